@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo`, `make test`. The rest is for those who work here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lab bench check prepare export readme clean
+
+demo: $(VENV)/.demo
+	$(BIN)/unde-recog demo --out demo-out
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n2 --dist loadfile
+
+lab: $(VENV)/.dev
+	$(BIN)/jupyter lab nbs
+
+check: $(VENV)/.dev
+	$(BIN)/python .ci/check.py
+
+bench: $(VENV)/.dev
+	$(BIN)/unde-recog report latency
+	$(BIN)/unde-recog report catalogue_retrieval
+
+# After editing notebooks: clean, export, README. Commit notebook and module together.
+prepare: $(VENV)/.dev
+	$(BIN)/nbdev-clean && $(BIN)/nbdev-export && $(BIN)/python .ci/readme.py
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev,export]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .ci-venv demo-out bench-out build dist *.egg-info

@@ -1,0 +1,68 @@
+"""Notebook examples as pytest items: each example cell is one test, exported cells (and earlier examples) are its set-up.
+
+`pytest nbs/12_search.ipynb -k cell_7`, `-n2 --dist loadfile` and the count at the end work as for any other test. Cells flagged
+`gpu` or `notest` are left out, `db` and `slow` ones run here (plain nbdev-test skips them). Notebooks are found in nbs/, flat.
+"""
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+_SKIP = ['notest', 'gpu']
+
+
+def tests_folder() -> Path:
+    "A data folder of the tests' own, one a checkout; as root under /var/lib, which the embedded server's user can reach."
+    base = Path('/var/lib') if hasattr(os, 'geteuid') and os.geteuid() == 0 else Path(tempfile.gettempdir())
+    return base/('unde-test-' + hashlib.sha256(str(ROOT).encode()).hexdigest()[:12])
+
+
+def pytest_configure(config):
+    os.environ['UNDE_DATA_DIR'] = os.environ.get('UNDE_TEST_DIR') or str(tests_folder())
+    from unde_recog.settings import Settings
+    for name in {*Settings.model_fields, 'UNDE_SETTINGS'} - {'UNDE_DATA_DIR'}: os.environ.pop(name, None)  # a developer's own keys and servers are never used
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == '.ipynb' and file_path.parent == ROOT/'nbs': return Notebook.from_parent(parent, path=file_path)
+
+
+class Notebook(pytest.File):
+    def collect(self):
+        from nbdev.test import nb_test_cells
+        self.cells, self.done, self.shell, self.failed = nb_test_cells(self.path, _SKIP), 0, None, None
+        examples = [i for i, c in enumerate(self.cells) if not {'export', 'exporti', 'exports', 'default_exp'} & (getattr(c, 'directives_', None) or {}).keys()]
+        for i in examples: yield Example.from_parent(self, name=f'cell_{self.cells[i].idx_}', index=i)
+
+    def run_to(self, index):
+        from execnb.shell import CaptureShell
+        here = Path.cwd()
+        os.chdir(self.path.parent)
+        try:
+            if self.shell is None: self.shell = CaptureShell(self.path, mpl_format='png', timeout=280)
+            while self.done <= index and self.failed is None:
+                cell, self.done = self.cells[self.done], self.done + 1
+                self.shell.run(cell.source)
+                if self.shell.exc: self.failed = CellError(cell.source, self.shell.prettytb())
+        finally: os.chdir(here)
+        if self.failed: raise self.failed
+
+    def teardown(self):
+        if self.shell is not None: self.shell.close()
+
+
+class CellError(Exception): pass
+
+
+class Example(pytest.Item):
+    def __init__(self, *, index, **kw):
+        super().__init__(**kw)
+        self.index = index
+
+    def runtest(self): self.parent.run_to(self.index)
+    def repr_failure(self, excinfo):
+        return '\n'.join(map(str, excinfo.value.args)) if isinstance(excinfo.value, CellError) else super().repr_failure(excinfo)
+    def reportinfo(self): return self.path, None, f'{self.path.name}::{self.name}'

@@ -1,0 +1,3 @@
+"""Street photo in, shop shelf out."""
+
+__version__ = "0.1.0"
