@@ -77,7 +77,7 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
         raise ValueError(f'box {list(box)} covers nothing of the {width}×{height} photo')
     return clipped
 
-# %% ../nbs/01_contracts.ipynb #d23f9c5b
+# %% ../nbs/01_contracts.ipynb #7a18b5c1
 @dataclass(slots=True)
 class Item:
     "One garment in one photo."
@@ -86,6 +86,7 @@ class Item:
     confidence: float
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
+    vector: 'np.ndarray | None' = field(default=None, repr=False)  # the crop's embedding, computed once
 
 # %% ../nbs/01_contracts.ipynb #303b3cd5
 @dataclass(slots=True)

@@ -6,12 +6,13 @@
 __all__ = ['Duration', 'AutoFloat', 'Share', 'Score100', 'parse_duration', 'format_duration', 'Settings', 'SettingsError',
            'read_ini', 'load_settings', 'mask_url', 'describe', 'data_dir', 'write_ini']
 
-# %% ../nbs/00_settings.ipynb #f08311d7
+# %% ../nbs/00_settings.ipynb #6434922d
 import difflib, os, re
+from collections.abc import Mapping
 from configparser import ConfigParser
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Mapping
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 # %% ../nbs/00_settings.ipynb #b37c2813
@@ -27,13 +28,13 @@ def parse_duration(text: 'str | timedelta') -> timedelta:
     if not found or float(found[1]) == 0: raise ValueError(f"{text!r} is not a duration: write a positive number with a unit, as 250ms, 6s, 90m, 24h or 2d")
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
-# %% ../nbs/00_settings.ipynb #2dcf99e5
+# %% ../nbs/00_settings.ipynb #5b38f26a
 def format_duration(value: timedelta) -> str:
     "The shortest way to write `value` that `parse_duration` reads back."
     seconds = value.total_seconds()
     for unit in ('d', 'h', 'm', 's'):
-        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0: return f'{seconds / _UNITS[unit]:g}{unit}'
-    return f'{seconds:g}s'
+        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0: return f'{seconds / _UNITS[unit]:.0f}{unit}'
+    return f'{seconds * 1000:.0f}ms'
 
 # %% ../nbs/00_settings.ipynb #d284ef26
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -61,13 +62,13 @@ class _Decision(BaseModel):
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
     EXPLORATION_SHARE: Share = _f(0., 'share of confident items that ask the booster after the answer, for research')
 
-# %% ../nbs/00_settings.ipynb #7c074aba
+# %% ../nbs/00_settings.ipynb #91d39aba
 class _Places(BaseModel):
     "Settings that say where things are."
     EMBEDDER_MODEL: str | None = _f(None, "model for building an index; queries always use the index's own")
-    DATABASE_URL: str | None = _f(None, 'request log; unset = embedded PostgreSQL')
-    PRODUCTION_DB_URL: str | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded')
-    STAGING_DB_URL: str | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded')
+    DATABASE_URL: str | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
+    PRODUCTION_DB_URL: str | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded', repr=False)
+    STAGING_DB_URL: str | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False)
     UNDE_DATA_DIR: Path | None = _f(None, "embedded database, models, caches; unset = the platform's place")
     ALLOW_PRIVATE_URLS: bool = _f(False, 'let photo URLs point into private networks')
     EMBEDDER_URL: str | None = _f(None, 'call the embedder over HTTP')
@@ -176,7 +177,7 @@ def data_dir(settings: Settings) -> Path:
     except OSError as e: raise SettingsError(f'UNDE_DATA_DIR={folder} cannot be made ({e.strerror}): choose a folder you can write to') from None
     return folder.resolve()
 
-# %% ../nbs/00_settings.ipynb #50159109
+# %% ../nbs/00_settings.ipynb #1179fcbf
 def write_ini(path: 'str | Path', **values: Any) -> None:
     "Set `values` in the section `[unde_recog]` of `path`, keeping everything else as it is; validated first, written atomically."
     path = Path(path)
@@ -184,9 +185,11 @@ def write_ini(path: 'str | Path', **values: Any) -> None:
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else ['[unde_recog]']
     for name, value in values.items():
         text = f'{name} = {format_duration(value) if isinstance(value, timedelta) else value}'
-        at = [i for i, line in enumerate(lines) if re.match(rf'\s*{name}\s*[=:]', line)]
+        start = next(i for i, line in enumerate(lines) if line.strip() == '[unde_recog]')
+        end = next((i for i, line in enumerate(lines) if i > start and line.lstrip().startswith('[')), len(lines))
+        at = [i for i in range(start, end) if re.match(rf'\s*{name}\s*[=:]', lines[i])]
         if at: lines[at[-1]] = text
-        else: lines.insert(lines.index('[unde_recog]') + 1, text)
+        else: lines.insert(start + 1, text)
     temporary = path.with_suffix('.tmp')
     temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     temporary.replace(path)

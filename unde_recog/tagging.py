@@ -37,7 +37,7 @@ def colour_name(rgb: Sequence[int]) -> str:
     "The nearest of the coarse names, by distance in Lab."
     return _ANCHORS[int(((_ANCHOR_LAB - rgb_to_lab(np.array(rgb))) ** 2).sum(-1).argmin())][0]
 
-# %% ../nbs/16_tagging.ipynb #4889d281
+# %% ../nbs/16_tagging.ipynb #974d996c
 def dominant_colours(crop: Image.Image, k: int = 5) -> list[tuple[tuple[int, int, int], float]]:
     "(RGB, weight) of a crop's colours, heaviest first, weights summing to 1."
     small = crop.convert('RGB').resize((48, 48), Image.Resampling.BOX)
@@ -52,10 +52,11 @@ def dominant_colours(crop: Image.Image, k: int = 5) -> list[tuple[tuple[int, int
     found = []
     for i in np.unique(index):
         w = weight * (index == i)
-        found.append((tuple(int(v) for v in np.average(pixels.reshape(-1, 3), 0, w.ravel()).round()), float(w.sum() / weight.sum())))
+        red, green, blue = (int(v) for v in np.average(pixels.reshape(-1, 3), 0, w.ravel()).round())
+        found.append(((red, green, blue), float(w.sum() / weight.sum())))
     return sorted(found, key=lambda c: (-c[1], c[0]))
 
-# %% ../nbs/16_tagging.ipynb #91fb4862
+# %% ../nbs/16_tagging.ipynb #b7b4cc07
 def colour_tags(crop: Image.Image, clear: float = .45) -> dict[str, str]:
     "`{'color', 'color_hex'}`, or nothing when no colour holds the share `clear` of the crop."
     shares: dict[str, float] = {}
@@ -64,14 +65,14 @@ def colour_tags(crop: Image.Image, clear: float = .45) -> dict[str, str]:
     best = max(shares, key=lambda n: (shares[n], n))
     if shares[best] < clear: return {}
     rgb = next(rgb for rgb, _ in found if colour_name(rgb) == best)
-    return {'color': best, 'color_hex': '#%02x%02x%02x' % rgb}
+    return {'color': best, 'color_hex': '#{:02x}{:02x}{:02x}'.format(*rgb)}
 
 class PixelTagger:
     "Exact tags without an account: colour only."
     name = 'pixels'
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]: return await asyncio.to_thread(colour_tags, crop)
 
-# %% ../nbs/16_tagging.ipynb #1e103cd0
+# %% ../nbs/16_tagging.ipynb #3a1b93e0
 SYNONYMS = {'gray': 'grey', 'ecru': 'beige', 'cream': 'beige', 'sand': 'beige', 'camel': 'brown', 'tan': 'brown', 'olive': 'khaki', 'burgundy': 'red', 'wine': 'red',
              'ivory': 'white', 'charcoal': 'grey', 'silver': 'grey', 'denim': 'blue', 'indigo': 'navy', 'violet': 'purple', 'lilac': 'purple', 'mustard': 'yellow',
              'rust': 'orange', 'coral': 'orange', 'fuchsia': 'pink', 'rose': 'pink', 'teal': 'green', 'mint': 'green', 'chocolate': 'brown', 'turquoise': 'blue', 'sky': 'blue'}
@@ -85,8 +86,8 @@ def agrees(attribute: str, ours: str | None, theirs: str | None) -> bool | None:
     "Whether two values of an attribute agree; None where one side does not know."
     if not ours or not theirs: return None
     if attribute in ('color', 'colour'):
-        a, b = colours_in(ours), colours_in(theirs)
-        return bool(a & b) if a and b else None
+        coarse = colours_in(ours), colours_in(theirs)
+        return bool(coarse[0] & coarse[1]) if all(coarse) else None
     a, b = ours.strip().lower(), theirs.strip().lower()
     return a in b or b in a
 
