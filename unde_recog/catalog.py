@@ -244,9 +244,12 @@ def _store_photos(values: dict[str, Any], line: int, images: Path, storage: Stor
         kept.append((f'storage:{key}', view))
     values['image_urls'], values['image_views'] = [n for n, _ in kept], [v for _, v in kept]
 
-# %% ../nbs/07_catalog.ipynb #8e5e8374
+# %% ../nbs/07_catalog.ipynb #383ef7a0
 _PRODUCT_COLUMNS = (*PRODUCTS.readers, 'category_canonical', 'image_status', 'index_scope')
 _NEW_PHOTOS = ''', updated_at = now(), ximilar_status = case when t.image_urls is distinct from excluded.image_urls and t.ximilar_status = 'synced' then 'partial' else t.ximilar_status end'''
+
+_TAKEN = '''delete from incoming i using (select source, external_id, brand, 0 as line from raw_products union all select source, external_id, brand, line from incoming) p
+    where p.source = i.source and p.external_id = i.external_id and p.brand <> i.brand and p.line < i.line returning i.line, i.external_id, p.brand'''
 
 def import_products(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str, str] | str | None' = None, brand: str | None = None, source: str | None = None,
                     images: 'str | Path | None' = None, storage: Storage | None = None, index_scope: str = 'pgvector', rejects: 'str | Path | None' = None,
@@ -271,7 +274,7 @@ def import_products(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str,
     report = ImportReport('raw_products', n, rejected=rejected)
     with db.connect('catalogue') as conn, conn.transaction():
         _copy(conn, 'raw_products', _PRODUCT_COLUMNS, ([*(v[c] for c in _PRODUCT_COLUMNS), line] for line, v in good))
-        taken = conn.execute('delete from incoming i using raw_products p where p.source = i.source and p.external_id = i.external_id and p.brand <> i.brand returning i.line, i.external_id, p.brand').fetchall()
+        taken = conn.execute(_TAKEN).fetchall()
         bad += [Rejected(line, 'external_id', ext, f'the source has this id already, for the brand {other}') for line, ext, other in taken]
         report.rejected += len(taken)
         report.inserted, report.updated = _merge(conn, 'raw_products', _PRODUCT_COLUMNS, '(brand, external_id)', _NEW_PHOTOS)

@@ -78,13 +78,13 @@ class World:
     def write(self, folder: 'str | Path', views: Sequence[str] = VIEWS, quality: int = 88, workers: int = 1, day: Date | None = None, progress: 'Callable[[int, int], None] | None' = None) -> Path:
         return write_world(self, Path(folder), views, quality, workers, day, progress)
 
-# %% ../../nbs/39_wardrobe.world.ipynb #4b974945
+# %% ../../nbs/39_wardrobe.world.ipynb #e78f3b28
 def image_name(key: SkuKey, view: str) -> str: return f'{key.brand}/{key.external_id}/{view}.jpg'
 
 def product_table(world: World, views: Sequence[str] = VIEWS) -> pd.DataFrame:
     "Rows for `unde-recog import products`; sizes, image_urls and image_views are lists."
     return pd.DataFrame([{
-        'source': 'wardrobe', 'external_id': p.key.external_id, 'brand': BRANDS[p.key.brand].spelling, 'style_id': p.style_id, 'name': p.name, 'description': p.description, 'price': p.price, 'currency': 'EUR',
+        'source': f'wardrobe_{p.key.brand}', 'external_id': p.key.external_id, 'brand': BRANDS[p.key.brand].spelling, 'style_id': p.style_id, 'name': p.name, 'description': p.description, 'price': p.price, 'currency': 'EUR',
         'category': p.category, 'gender': p.gender, 'colour': p.garment.colour, 'composition': p.composition, 'sizes': list(p.sizes),
         'image_urls': [image_name(p.key, v) for v in views], 'image_views': list(views)} for p in world.goods.values()])
 
