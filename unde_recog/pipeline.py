@@ -215,7 +215,7 @@ async def rerank_step(w: Walk, r: Request) -> None:
             w.ranked, w.reranked = [c for c in judged if c.in_mall is not False] + [c for c in judged if c.in_mall is False] + offered[20:], True
     w.times['rerank'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #676c5e28
+# %% ../nbs/20_pipeline.ipynb #5321cfad
 def bands_in_force(w: Walk, r: Request) -> 'Bands | None':
     return Bands(r.settings.CONFIDENCE_HIGH, r.settings.CONFIDENCE_MEDIUM) if w.reranked else r.bands
 
@@ -240,7 +240,9 @@ async def choose_step(w: Walk, r: Request) -> None:
     "Decide on the kind of the answer, and what is shown."
     w.kind, w.shown = pick(w.ranked, bands_in_force(w, r))
     if w.kind in ('style', 'none') or not w.shown:
-        w.shown = await fallback(w, r) or [c for c in w.ranked if c.in_mall is not False][:5] or w.ranked[:3]
+        found = await fallback(w, r)
+        near = [c for c in w.ranked if c.in_mall is not False and c.key not in {f.key for f in found}]
+        w.shown = found + near[:max(0, 5 - len(found))] or w.ranked[:3]
         w.kind = 'style' if w.shown else 'none'
 
 # %% ../nbs/20_pipeline.ipynb #5be29f8b
