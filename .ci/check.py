@@ -55,7 +55,10 @@ def arrows():
     for p in modules():
         parts = p.relative_to(PKG).with_suffix('').parts
         room = parts[0]
-        names = [n.module for n in ast.walk(ast.parse(p.read_text('utf-8'))) if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('unde_recog.')]
+        names = []
+        for n in ast.walk(ast.parse(p.read_text('utf-8'))):
+            if isinstance(n, ast.ImportFrom) and n.level: names.append('.'.join(('unde_recog', *parts[:len(parts) - n.level], n.module or '')))
+            elif isinstance(n, ast.ImportFrom) and (n.module or '').startswith('unde_recog.'): names.append(n.module)
         for name in names:
             other = name.split('.')[1]
             if other in FORBIDDEN.get(room, ()) and other != room: fail(f'{room} imports {name}: the arrow points the wrong way')

@@ -70,22 +70,24 @@ def migrations(logical: Logical) -> list[tuple[str, str]]:
     found = sorted((f for f in (files('unde_recog')/'sql'/logical).iterdir() if f.name.endswith('.sql')), key=lambda f: f.name)
     return [(f.name, f.read_text(encoding='utf-8')) for f in found]
 
-# %% ../nbs/02_database.ipynb #688ff38e
+# %% ../nbs/02_database.ipynb #2a573528
 _MARKS = 'create table if not exists unde_migrations (logical text, name text, md5 text, applied_at timestamptz not null default now(), primary key (logical, name))'
 _LOCK = 0x756e6465  # 'unde'
 
 def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
     "Apply what is missing; returns the names applied now. Safe to call from many processes at once."
-    done = []
+    done: list[str] = []
     with conn.transaction():
         conn.execute('select pg_advisory_xact_lock(%s)', (_LOCK,))
         conn.execute(_MARKS)
-        known = dict(conn.execute('select name, md5 from unde_migrations where logical = %s', (logical,)).fetchall())
+        known: dict[str, str] = dict(conn.execute('select name, md5 from unde_migrations where logical = %s', (logical,)).fetchall())
         for name, sql in migrations(logical):
             (md5,) = conn.execute('select md5(%s)', (sql,)).fetchone()  # type: ignore[misc]
             if known.get(name, md5) != md5: raise DatabaseError(f'sql/{logical}/{name} was changed after it had been applied: add a new migration instead')
             if name in known: continue
-            conn.execute(sql)  # type: ignore[call-overload]
+            try: conn.execute(sql)  # type: ignore[call-overload]
+            except psycopg.errors.FeatureNotSupported: raise  # no pgvector: said by the caller, who knows the address
+            except psycopg.Error as e: raise DatabaseError(f'sql/{logical}/{name} cannot be applied, nothing was changed ({str(e).splitlines()[0]})') from None
             conn.execute('insert into unde_migrations (logical, name, md5) values (%s, %s, %s)', (logical, name, md5))
             done.append(name)
     return done
@@ -101,7 +103,7 @@ def _vectors_ready(conn: psycopg.Connection) -> None:
 async def _vectors_ready_async(conn: psycopg.AsyncConnection) -> None:
     if await (await conn.execute("select 1 from pg_type where typname = 'vector'")).fetchone(): await register_vector_async(conn)
 
-# %% ../nbs/02_database.ipynb #e9738e9f
+# %% ../nbs/02_database.ipynb #d9717b97
 class Databases:
     "The three logical databases. Use as a context manager, or call `close` / `aclose`."
     def __init__(self, urls: Mapping[Logical, str], *, timeout: float = 10, statement_timeout: float = 30, max_size: int = 8, keep: Any = None):
@@ -153,7 +155,7 @@ class Databases:
 
     def migrate(self) -> dict[str, list[str]]:
         "Bring all three up to date; returns what was applied."
-        done = {}
+        done: dict[str, list[str]] = {}
         for logical in LOGICALS:
             try:
                 with psycopg.connect(self.urls[logical], **_kwargs(600)) as conn: done[logical] = migrate(conn, logical)

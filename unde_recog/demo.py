@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/91_demo.ipynb #c0893ec9
+# %% ../nbs/91_demo.ipynb #d7cdc6de
 import pandas as pd
 from PIL import Image
 from .catalog import import_availability, import_products, import_stores
 from .contracts import Answer, SkuKey
 from .database import Databases, open_databases
 from .embedder import load_embedder
-from .gallery import Entry, render_page
-from .images import ImageError
+from .gallery import Entry, draw_boxes, render_page
+from .images import ImageError, sheet
 from .index import index_catalogue
 from .pipeline import Session, open_recognizer
 from .settings import Settings, data_dir, load_settings
@@ -124,7 +124,7 @@ def demo_page(outcomes: Sequence[Outcome], world: World, storage: Storage, rates
              f"(guessing: {rates.loc['guessing', 'SKU at 1']:.1%}), among the first fifty for {overall['SKU at 50']:.0%}. Boxes were given; the model is the offline default.")
     return render_page(entries, picture_loader(storage), 'unde_recog: a drawn street, a drawn shop', intro)
 
-# %% ../nbs/91_demo.ipynb #c698b2d6
+# %% ../nbs/91_demo.ipynb #98c7509b
 @dataclass
 class DemoResult:
     "What a demo run found."
@@ -150,6 +150,7 @@ def run_demo(out: 'Path | str', *, seed: int = 0, skus: int = 300, scenes: int =
     done = time.monotonic()
     rows = pd.DataFrame([r for o in outcomes for r in o.rows])
     rates = hit_rates(rows, skus)
+    sheet([draw_boxes(o.scene.image, [i.box for i in o.scene.items]) for o in outcomes[:5]], height=360).save(out/'street.jpg', quality=85)
     page = out/'index.html'
     page.write_text(demo_page(outcomes[:10], world, storage, rates), encoding='utf-8')
     return DemoResult(outcomes, rates, rows, page, {'draw, import, index': filled - begun, 'recognise a scene': (done - asked)/max(1, scenes)})

@@ -36,11 +36,11 @@ def square(image: Image.Image, recipe: str, pre: Preprocessing) -> Image.Image:
     if recipe == 'centre': return centre_square(image, pre.size, resample)
     return pad_square(image).resize((pre.size, pre.size), resample)
 
-# %% ../nbs/10_embedder.ipynb #ee9424bc
+# %% ../nbs/10_embedder.ipynb #a83c5f1d
 def to_tensor(images: Sequence[Image.Image], recipe: str, pre: Preprocessing) -> np.ndarray:
     "RGB images → float32 [n, 3, size, size], normalised by the card's mean and std."
     pixels = np.stack([np.asarray(square(im.convert('RGB'), recipe, pre), np.float32) for im in images])/np.float32(255)
-    return np.ascontiguousarray(((pixels - np.float32(pre.mean))/np.float32(pre.std)).transpose(0, 3, 1, 2), np.float32)
+    return np.ascontiguousarray(((pixels - np.array(pre.mean, np.float32))/np.array(pre.std, np.float32)).transpose(0, 3, 1, 2), np.float32)
 
 # %% ../nbs/10_embedder.ipynb #de859a95
 Preset = Literal['runtime', 'batch']

@@ -276,13 +276,13 @@ async def walk_item(w: Walk, r: Request, tell: Listener) -> ItemAnswer:
             context.cancel()
             w.credits, w.tokens = spent.credits, dict(spent.tokens)
 
-# %% ../nbs/20_pipeline.ipynb #87c7e871
+# %% ../nbs/20_pipeline.ipynb #50aca72a
 LOGGED = ('SEARCH_BACKEND', 'FUSION', 'TAGGING_MODE', 'MIN_CANDIDATES', 'RERANK_VISUAL_WEIGHT', 'CONFIDENCE_HIGH', 'CONFIDENCE_MEDIUM', 'XIMILAR_CONFIDENCE_THRESHOLD', 'XIMILAR_MARGIN')
 
 def item_row(w: Walk, r: Request) -> ItemRow:
     "The log row of a garment."
     own, boost, pair = w.gate or Gate(False), w.booster_gate or Gate(False), r.pair
-    lists = {name: [c.logged(w.index) for c in group[:FIRST]] for name, group in (('pgvector_list', w.primary), ('ximilar_list', w.booster), ('merged_list', w.merged), ('final_matches', w.shown))}
+    lists: dict[str, Any] = {name: [c.logged(w.index) for c in group[:FIRST]] for name, group in (('pgvector_list', w.primary), ('ximilar_list', w.booster), ('merged_list', w.merged), ('final_matches', w.shown))}
     return ItemRow(w.index, w.item.category, list(w.item.box), r.parts.primary.version, w.kind, w.booster_asked, w.tagger_asked, own.top1, own.margin, own.style_margin, boost.top1, boost.margin,
                    len(w.stock.here), **lists, reranked=w.reranked, tags=w.tags, confidence_threshold=pair.threshold, margin_threshold=pair.margin,
                    settings={n: getattr(r.settings, n) for n in LOGGED}, gate_confident=w.gate.confident if w.gate else None, propensity=1. if w.booster_asked else 0.,

@@ -44,7 +44,7 @@ def exact_query(vector: np.ndarray, k: int, version: str, brands: 'Sequence[str]
     brand = '' if brands is None else ' and brand = any(%(brands)s)'
     return _query(f'select {_PHOTO} {_ROWS}{brand}', k, {}, vector=vector, version=version, brands=list(brands or ()))
 
-# %% ../nbs/12_search.ipynb #b5fb3fa6
+# %% ../nbs/12_search.ipynb #f0506d39
 @dataclass(frozen=True, slots=True)
 class Layout:
     "Which HNSW indexes a version has: rows in all, and rows of each brand with an index of its own."
@@ -63,7 +63,7 @@ def layout_query(version: str) -> Query:
                       and obj_description(c.oid)::jsonb->>'version' = %(version)s''', {'version': version})
 
 def parse_layout(version: str, rows: Iterable[Sequence]) -> Layout:
-    found = dict(rows)
+    found: dict[str | None, int] = {brand: n for brand, n in rows}
     return Layout(version, found.get(None, 0), {b: n for b, n in found.items() if b is not None})
 
 # %% ../nbs/12_search.ipynb #99ae3d1f

@@ -85,15 +85,16 @@ def typed(text: str, default: str) -> Any:
     if type(value) is not type(like): raise ValueError(f'{text!r} is no {type(like).__name__}')
     return value
 
-# %% ../../nbs/51_research.report.ipynb #cfc741a1
+# %% ../../nbs/51_research.report.ipynb #346af582
 def to_markdown(notebook: Path, out: Path) -> Path:
     "`report.md` and its pictures from an executed notebook; code is left out."
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     config = Config({'TemplateExporter': {'exclude_input': True, 'exclude_output_prompt': True}, 'ExtractOutputPreprocessor': {'output_filename_template': 'figure_{cell_index}_{index}{extension}'}})
     body, resources = MarkdownExporter(config=config).from_filename(str(notebook))
-    for old in out.glob('figure_*.png'): old.unlink()
-    for name, data in resources.get('outputs', {}).items(): (out/name).write_bytes(data)
+    for old in out.glob('figure_*'): old.unlink()
+    for name, data in resources.get('outputs', {}).items():
+        if name in body: (out/name).write_bytes(data)  # a picture is offered as JPEG too, and shown once
     path = out/'report.md'
     path.write_text('\n'.join(line.rstrip() for line in body.strip().splitlines()) + '\n', encoding='utf-8')
     return path

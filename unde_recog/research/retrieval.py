@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['scores_by_label', 'places', 'recall_at', 'Interval', 'by_cluster', 'Protocol', 'magento_protocol', 'garment_only',
-           'colour_distance', 'nearest_colour', 'study', 'summary', 'Pair', 'choose_pair']
+           'luma_category', 'colour_distance', 'nearest_colour', 'study', 'summary', 'Pair', 'choose_pair']
 
-# %% ../../nbs/50_research.retrieval.ipynb #96d24477
-import hashlib
+# %% ../../nbs/50_research.retrieval.ipynb #b988b6d2
+import hashlib, re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/50_research.retrieval.ipynb #b66ec3ee
+# %% ../../nbs/50_research.retrieval.ipynb #0b2c0ffb
 import numpy as np
 import pandas as pd
 from PIL import Image
 from ..descriptor import silhouette, skin
+from ..storage import load_image
 from ..tagging import dominant_colours, rgb_to_lab
 
 # %% ../../nbs/50_research.retrieval.ipynb #2c2a6b16
@@ -59,7 +60,7 @@ def by_cluster(values: Sequence[float], clusters: Sequence[str], draws: int = 20
     low, high = np.quantile(means, [(1 - level)/2, (1 + level)/2])
     return Interval(float(sums.sum()/sizes.sum()), float(low), float(high))
 
-# %% ../../nbs/50_research.retrieval.ipynb #37030a2f
+# %% ../../nbs/50_research.retrieval.ipynb #88f099ef
 @dataclass(frozen=True)
 class Protocol:
     "A retrieval task: two tables with the columns photo, sku, style, view, split."
@@ -68,7 +69,8 @@ class Protocol:
     queries: pd.DataFrame
 
     def load(self, photo: str) -> Image.Image:
-        with Image.open(self.folder/photo) as im: return im.convert('RGB')
+        "As the index loads it: a JPEG at reduced scale, at least 448 pixels."
+        return load_image(self.folder/photo, at_least=448)
 
     def overlap(self) -> int:
         "How many query photos are in the gallery, by SHA-256 of their bytes."
@@ -99,6 +101,14 @@ def garment_only(image: Image.Image, category: str) -> Image.Image:
     ys, xs = np.flatnonzero(keep.any(1)), np.flatnonzero(keep.any(0))
     out = np.where(keep[..., None], rgb, 1.)[ys[0]:ys[-1] + 1, xs[0]:xs[-1] + 1]
     return Image.fromarray((out*255).round().astype('uint8'))
+
+# %% ../../nbs/50_research.retrieval.ipynb #e5b33e03
+_LUMA = (('bottom', r'[mw](p|sh)\d'), ('outerwear', r'[mw]j\d'), ('bag', r'[mw]b\d'), ('top', r'[mw](h|s|t)\d'))
+
+def luma_category(style: str) -> str:
+    "Canonical category of a style code of Magento's Luma shop (`mh01`, `24-wb04`, …)."
+    code = style.lower().removeprefix('24-')
+    return next((c for c, pattern in _LUMA if re.match(pattern, code)), 'other')
 
 # %% ../../nbs/50_research.retrieval.ipynb #42b5d3bc
 def colour_distance(a: Image.Image, b: Image.Image) -> float:

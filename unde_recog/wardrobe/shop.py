@@ -165,7 +165,7 @@ def choose_outfit(draw: np.random.Generator, products: Sequence[Product], gender
         worn.append(max(few, key=lambda p: sum(harmony(p.garment, w.garment) for w in worn)))
     return worn
 
-# %% ../../nbs/39_wardrobe.shop.ipynb #af6605a4
+# %% ../../nbs/39_wardrobe.shop.ipynb #9615d5f4
 MALLS = (('Galería Norte', 'Madrid', 'ES', 40.4746, -3.6875, 'Avenida de los Olmos 12'), ('Marina Park', 'Valencia', 'ES', 39.4612, -.3341, 'Passeig del Far 4'), ('Arcadia Sul', 'Lisboa', 'PT', 38.7369, -9.1427, 'Rua das Amoreiras 30'),
          ('Lindenhof Center', 'Hamburg', 'DE', 53.5590, 9.9930, 'Lindenallee 7'))
 FLOORS = ('0', '1', '2', '-1')
@@ -177,7 +177,8 @@ def make_stores(brands: Sequence[str], malls: int, stores: int) -> list[dict[str
     first = [(b, i % malls) for i, b in enumerate(brands)]
     second = [(b, (i + 1) % malls) for i, b in enumerate(brands) if malls > 1 and i != 3]
     more = [(brands[i % len(brands)], i % malls) for i in range(stores)]
-    rows, seen = [], {}
+    rows: list[dict] = []
+    seen: dict[tuple[str, int], int] = {}
     for brand, m in (first + second + more)[:stores]:
         mall, city, country, lat, lon, street = MALLS[m]
         nth = seen[brand, m] = seen.get((brand, m), 0) + 1

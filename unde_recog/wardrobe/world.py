@@ -147,12 +147,15 @@ class Known:
     index: int | None
     distance: float
 
-# %% ../../nbs/39_wardrobe.world.ipynb #4d5e910e
+# %% ../../nbs/39_wardrobe.world.ipynb #33def223
 class Truth:
     "A register of pictures whose truth is known: add scenes and photos, then `recall` them from bytes, a URL or an image."
 
     def __init__(self, tolerance: float = .07):
-        self.tolerance, self.by_name, self.known, self.thumbs = tolerance, {}, [], []
+        self.tolerance = tolerance
+        self.by_name: dict[str, Known] = {}
+        self.known: list[Known] = []
+        self.thumbs: list[np.ndarray] = []
 
     def _add(self, known: Known, thumb: np.ndarray, *names: str) -> None:
         self.known.append(known)
