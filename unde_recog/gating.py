@@ -68,7 +68,7 @@ def _impute(c: Candidate, primary: float, ximilar: float) -> Candidate:
     marks = tuple(n for n in ('primary', 'ximilar') if getattr(c, n) is None)
     return replace(c, primary=primary if c.primary is None else c.primary, ximilar=ximilar if c.ximilar is None else c.ximilar, imputed=marks) if marks else c
 
-# %% ../nbs/13_gating.ipynb #bf78f3dc
+# %% ../nbs/13_gating.ipynb #cad8a5df
 def _ranks(candidates: Sequence[Candidate]) -> dict[SkuKey, int]: return {c.key: i for i, c in enumerate(distinct(candidates), 1)}
 
 def fuse(primary: Sequence[Candidate], booster: Sequence[Candidate], method: str = 'weighted', *, exact: 'Mapping[SkuKey, float] | None' = None,
@@ -84,8 +84,8 @@ def fuse(primary: Sequence[Candidate], booster: Sequence[Candidate], method: str
         rows = [replace(c, score=sum(1 / (rrf_k + r[c.key]) for r in (a, b) if c.key in r)) for c in rows]
     else:
         zero = method == 'weighted_zero'
-        last_p = 0. if zero or not primary else min(p.score for p in primary)
-        last_b = 0. if zero or not booster else min(b.score for b in booster)
+        last_p = 0. if zero or not primary else min(p.score for p in distinct(primary))
+        last_b = 0. if zero or not booster else min(b.score for b in distinct(booster))
         filled = [_impute(c, last_p, last_b) for c in rows]
         join = (lambda p, x: max(p, x)) if method == 'max' else (lambda p, x: weight * p + (1 - weight) * x)
         rows = [replace(c, score=join(float(c.primary or 0), float(c.ximilar or 0) / 100)) for c in filled]

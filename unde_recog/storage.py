@@ -6,9 +6,10 @@
 __all__ = ['Source', 'MAX_BYTES', 'is_public', 'check_url', 'fetch', 'Storage', 'check_key', 'original_key', 'collage_key',
            'FolderStorage', 'S3Storage', 'open_storage', 'read_bytes', 'load_image', 'make_collage']
 
-# %% ../nbs/05_storage.ipynb #d65a071d
-import asyncio, io, ipaddress, os, re, socket, ssl, tempfile, time
-from collections.abc import Iterable, Iterator, Sequence
+# %% ../nbs/05_storage.ipynb #3ca46649
+import io, ipaddress, os, re, socket, threading, time, uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 from urllib.parse import urljoin, urlsplit
@@ -19,19 +20,21 @@ from PIL import Image
 from .images import ImageError, decode, shrink
 from .settings import Settings, SettingsError, data_dir
 
-# %% ../nbs/05_storage.ipynb #9e67c478
+# %% ../nbs/05_storage.ipynb #903df5cb
 Source = str | os.PathLike[str] | bytes | BinaryIO
 MAX_BYTES = 20_000_000
-_SHARED = ipaddress.ip_network('100.64.0.0/10')  # carrier-grade NAT: neither private nor global
+_NO_HOSTS = [ipaddress.ip_network(n) for n in ('100.64.0.0/10', '192.0.0.0/24')]  # carrier-grade NAT, and where some clouds keep metadata
+_UNICAST, _NAT64 = ipaddress.ip_network('2000::/3'), ipaddress.ip_network('64:ff9b::/96')
 
 def is_public(address: str) -> bool:
     "Whether an IP address is a public host's: no loopback, private, link-local (cloud metadata), shared, reserved or multicast one, mapped or not."
     ip: Any = ipaddress.ip_address(address.split('%')[0])
     for inner in (getattr(ip, 'ipv4_mapped', None), getattr(ip, 'sixtofour', None), (getattr(ip, 'teredo', None) or (None, None))[1]):
         if inner is not None: ip = inner
-    return ip.is_global and not ip.is_multicast and not (ip.version == 4 and ip in _SHARED)
+    if ip in _NAT64: ip = ipaddress.IPv4Address(int(ip) & 0xffffffff)
+    return ip.is_global and not ip.is_multicast and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS))
 
-# %% ../nbs/05_storage.ipynb #21617fb6
+# %% ../nbs/05_storage.ipynb #0ee97a35
 def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     "(address to connect to, host) of an http(s) URL. Raises `ImageError` with kind `refused_url`."
     try: parts = urlsplit(url); port = parts.port or (443 if parts.scheme == 'https' else 80)
@@ -39,55 +42,83 @@ def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     if parts.scheme not in ('http', 'https') or not parts.hostname: raise ImageError('refused_url', 'a photo URL must begin with http:// or https://')
     if parts.username or parts.password: raise ImageError('refused_url', 'a photo URL must not carry a user name or password')
     try: found = [str(i[4][0]) for i in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError): raise ImageError('not_found', f'the host of the photo URL, {parts.hostname}, is not known') from None
+    except (OSError, ValueError): raise ImageError('not_found', f'the host of the photo URL, {parts.hostname}, is not known') from None
     if not allow_private and not all(map(is_public, found)):
         raise ImageError('refused_url', f'the photo URL points into a private network ({parts.hostname}): set ALLOW_PRIVATE_URLS to permit that')
     return found[0], parts.hostname
 
-# %% ../nbs/05_storage.ipynb #e774fcaa
+# %% ../nbs/05_storage.ipynb #e5c169ac
 def _pinned(url: str, address: str, host: str) -> dict[str, Any]:
     "Arguments that send a request for `url` to `address`, with the host's own name in Host and TLS."
     parts = urlsplit(url)
     bracketed = f'[{address}]' if ':' in address else address
     target = parts._replace(netloc=bracketed + (f':{parts.port}' if parts.port else '')).geturl()
-    return {'url': target, 'headers': {'Host': parts.netloc, 'User-Agent': 'unde-recog'}, 'extensions': {'sni_hostname': host}}
+    name = f'[{host}]' if ':' in host else host.encode('idna').decode()
+    headers = {'Host': name + (f':{parts.port}' if parts.port else ''), 'User-Agent': 'unde-recog', 'Accept-Encoding': 'identity'}
+    return {'url': target, 'headers': headers, 'extensions': {'sni_hostname': name}}
 
 def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
     "The next URL of a redirect, None for a page to read. Raises on an error status or a length over the limit."
-    if response.is_redirect and 'location' in response.headers: return urljoin(url, response.headers['location'])
+    if response.is_redirect and 'location' in response.headers:
+        try: return urljoin(url, response.headers['location'])
+        except ValueError: raise ImageError('refused_url', 'the photo URL redirects to one that cannot be read') from None
     if response.status_code in (404, 410): raise ImageError('not_found', f'the photo URL answers {response.status_code}: there is no photo')
     if not response.is_success: raise ImageError('http_error', f'the photo URL answers {response.status_code}')
     if int(response.headers.get('content-length') or 0) > max_bytes: raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return None
 
-# %% ../nbs/05_storage.ipynb #4135138f
+# %% ../nbs/05_storage.ipynb #da7b7ab5
+class _Clock:
+    "Shuts the connection of a fetch when its `seconds` are over."
+    def __init__(self, seconds: float):
+        self.over, self._stream, self._timer = False, None, threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event in ('connection.connect_tcp.complete', 'connection.start_tls.complete'): self._stream = info['return_value']
+    def _cut(self) -> None:
+        self.over = True
+        if self._stream is None: return
+        try: socket.socket.shutdown(self._stream.get_extra_info('socket'), socket.SHUT_RDWR)  # below TLS, whose own shutdown would wait
+        except OSError: pass
+    def __enter__(self) -> '_Clock':
+        self._timer.start()
+        return self
+    def __exit__(self, *exc: object) -> None: self._timer.cancel()
+
+# %% ../nbs/05_storage.ipynb #2b9a8134
 def fetch(url: str, *, timeout: float = 10, max_bytes: int = MAX_BYTES, redirects: int = 4, allow_private: bool = False) -> bytes:
     "The bytes behind an http(s) URL. Raises `ImageError` (refused_url, not_found, http_error, timeout, too_large)."
-    end = time.monotonic() + timeout
-    with httpx.Client(timeout=httpx.Timeout(timeout, connect=min(5, timeout)), trust_env=False) as session:
+    late = ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
+    with httpx.Client(timeout=httpx.Timeout(timeout, connect=min(5, timeout)), limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as session, _Clock(timeout) as clock:
         for _ in range(redirects + 1):
             address, host = check_url(url, allow_private)
-            try:
-                request = session.build_request('GET', **_pinned(url, address, host))
-                response = session.send(request, stream=True, follow_redirects=False)
-                try:
-                    if (following := _hop(response, url, max_bytes)) is None: return _drain(response.iter_bytes(65536), end, max_bytes)
-                    url = following
-                finally: response.close()
-            except httpx.TimeoutException: raise ImageError('timeout', f'the photo URL did not answer in {timeout:g} s') from None
-            except httpx.HTTPError as e: raise ImageError('http_error', f'the photo URL cannot be read ({type(e).__name__})') from None
+            if clock.over: raise late
+            try: found = _ask(session, _pinned(url, address, host), url, clock, max_bytes)
+            except httpx.InvalidURL: raise ImageError('refused_url', 'the photo URL, or one that it redirects to, cannot be read') from None
+            except httpx.HTTPError as e:
+                if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
+                raise ImageError('http_error', f'the photo URL cannot be read ({type(e).__name__})') from None
+            if clock.over: raise late  # a body that ends when the connection does would seem whole
+            if isinstance(found, bytes): return found
+            url = found
     raise ImageError('refused_url', f'the photo URL redirects more than {redirects} times')
 
-def _drain(chunks: Iterable[bytes], end: float, max_bytes: int) -> bytes:
-    "Join streamed chunks within the time and size limits."
+def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, max_bytes: int) -> 'bytes | str':
+    "One hop: the photo's bytes, or the URL to go to."
+    request['extensions']['trace'] = clock.trace
+    response = session.send(session.build_request('GET', **request), stream=True, follow_redirects=False)
+    try: return _drain(response.iter_bytes(), max_bytes) if (following := _hop(response, url, max_bytes)) is None else following
+    finally: response.close()
+
+def _drain(chunks: Iterable[bytes], max_bytes: int) -> bytes:
+    "Join streamed chunks up to the limit."
     data = bytearray()
     for chunk in chunks:
         data += chunk
         if len(data) > max_bytes: raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
-        if time.monotonic() > end: raise ImageError('timeout', 'the photo URL sends too slowly')
     return bytes(data)
 
-# %% ../nbs/05_storage.ipynb #b8f0d205
+# %% ../nbs/05_storage.ipynb #0134613f
 @runtime_checkable
 class Storage(Protocol):
     "Bytes by key. `get` raises `ImageError` (not_found)."
@@ -102,12 +133,12 @@ def check_key(key: str) -> str:
         raise ValueError(f'{key!r} is no storage key: relative, no empty, . or .. parts')
     return key
 
-def _part(text: str) -> str: return re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text).replace('..', '%2E%2E') or '_'
+def _part(text: str) -> str: return re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text).replace('..', '%2E%2E').replace('.', '%2E', text == '.') or '_'
 
 def original_key(brand: str, external_id: str, n: int) -> str: return f'originals/{_part(brand)}/{_part(external_id)}/{n}.jpg'
 def collage_key(brand: str, external_id: str) -> str: return f'collages/{_part(brand)}/{_part(external_id)}.jpg'
 
-# %% ../nbs/05_storage.ipynb #ae04889e
+# %% ../nbs/05_storage.ipynb #1c44334e
 class FolderStorage:
     "Storage in a local folder; writes are atomic."
     def __init__(self, folder: 'str | Path'): self.folder = Path(folder)
@@ -117,15 +148,31 @@ class FolderStorage:
     def put(self, key: str, data: bytes) -> None:
         target = self.folder/check_key(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent)
-        with os.fdopen(handle, 'wb') as f: f.write(data)
-        os.replace(temporary, target)
+        temporary = target.parent/f'.{uuid.uuid4().hex}.part'
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
+        finally: temporary.unlink(missing_ok=True)
     def exists(self, key: str) -> bool: return (self.folder/check_key(key)).is_file()
     def list(self, prefix: str = '') -> Iterator[str]:
         for p in sorted(self.folder.rglob('*')):
-            if p.is_file() and (key := p.relative_to(self.folder).as_posix()).startswith(prefix): yield key
+            if p.suffix != '.part' and p.is_file() and (key := p.relative_to(self.folder).as_posix()).startswith(prefix): yield key
 
-# %% ../nbs/05_storage.ipynb #5feebfab
+# %% ../nbs/05_storage.ipynb #ac3c22e8
+@contextmanager
+def _s3_errors(bucket: str, key: str) -> Iterator[None]:
+    "boto3's errors as `ImageError`: not_found for a missing key, http_error for the rest."
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    try: yield
+    except ClientError as e:
+        code = str(e.response.get('Error', {}).get('Code', ''))
+        if code == 'NoSuchKey': raise ImageError('not_found', f'bucket {bucket} holds no {key}') from None
+        raise ImageError('http_error', f'bucket {bucket} refuses {key or "to be listed"} ({code}): check S3_BUCKET and the credentials') from None
+    except (NoCredentialsError, PartialCredentialsError):
+        raise ImageError('http_error', 'object storage needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile') from None
+    except BotoCoreError as e: raise ImageError('http_error', f'object storage does not answer ({type(e).__name__}): check S3_ENDPOINT_URL and S3_BUCKET') from None
+
+# %% ../nbs/05_storage.ipynb #a8a7b2a7
 class S3Storage:
     "Storage in a bucket of any S3-compatible service; credentials as boto3 finds them. Needs the extra `cloud`."
     def __init__(self, bucket: str, endpoint_url: str | None = None, **client_options: Any):
@@ -134,22 +181,20 @@ class S3Storage:
         config = botocore.config.Config(connect_timeout=5, read_timeout=20, retries={'max_attempts': 3, 'mode': 'standard'}, max_pool_connections=32)
         self.bucket, self.client = bucket, boto3.client('s3', endpoint_url=endpoint_url, config=config, **client_options)
     def get(self, key: str) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError
-        try: return self.client.get_object(Bucket=self.bucket, Key=check_key(key))['Body'].read()
-        except ClientError as e:
-            code = e.response.get('Error', {}).get('Code', '')
-            raise ImageError('not_found' if code in ('NoSuchKey', '404') else 'http_error', f'bucket {self.bucket} gives no {key} ({code})') from None
-        except BotoCoreError as e: raise ImageError('http_error', f'object storage does not answer ({type(e).__name__}): check S3_ENDPOINT_URL') from None
-    def put(self, key: str, data: bytes) -> None: self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg')
+        with _s3_errors(self.bucket, key): return self.client.get_object(Bucket=self.bucket, Key=check_key(key))['Body'].read()
+    def put(self, key: str, data: bytes) -> None:
+        with _s3_errors(self.bucket, key): self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg')
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
-        try: return bool(self.client.head_object(Bucket=self.bucket, Key=check_key(key)))
-        except ClientError as e:
-            if e.response.get('ResponseMetadata', {}).get('HTTPStatusCode') == 404: return False
-            raise
+        with _s3_errors(self.bucket, key):
+            try: return bool(self.client.head_object(Bucket=self.bucket, Key=check_key(key)))
+            except ClientError as e:
+                if e.response.get('ResponseMetadata', {}).get('HTTPStatusCode') == 404: return False
+                raise
     def list(self, prefix: str = '') -> Iterator[str]:
-        for page in self.client.get_paginator('list_objects_v2').paginate(Bucket=self.bucket, Prefix=prefix):
-            for entry in page.get('Contents', ()): yield entry['Key']
+        with _s3_errors(self.bucket, prefix):
+            for page in self.client.get_paginator('list_objects_v2').paginate(Bucket=self.bucket, Prefix=prefix):
+                for entry in page.get('Contents', ()): yield entry['Key']
 
 # %% ../nbs/05_storage.ipynb #2b45f3ea
 def open_storage(settings: Settings) -> Storage:
@@ -157,7 +202,7 @@ def open_storage(settings: Settings) -> Storage:
     if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET: raise SettingsError('S3_ENDPOINT_URL is set but S3_BUCKET is not: name the bucket')
     return S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL) if settings.S3_BUCKET else FolderStorage(data_dir(settings)/'storage')
 
-# %% ../nbs/05_storage.ipynb #1775eeba
+# %% ../nbs/05_storage.ipynb #671ac4d2
 def read_bytes(source: Source, *, storage: Storage | None = None, max_bytes: int = MAX_BYTES, timeout: float = 10, allow_private: bool = False) -> bytes:
     "Bytes of a photo from anywhere. Raises `ImageError` naming what is wrong."
     if isinstance(source, (bytes, bytearray)): data = bytes(source)
@@ -165,9 +210,10 @@ def read_bytes(source: Source, *, storage: Storage | None = None, max_bytes: int
     else:
         text = os.fspath(source)  # type: ignore[arg-type]
         if re.match(r'https?://', text, re.I): return fetch(text, timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
-        if key := re.match(r'(?:storage:|s3://[^/]+/)(.+)', text, re.S):
+        if key := re.match(r'(?:storage:|s3://([^/]+)/)(.+)', text, re.S):
             if storage is None: raise ImageError('not_found', f'{text}: no object storage is open here')
-            data = storage.get(key[1])
+            if key[1] and key[1] != getattr(storage, 'bucket', None): raise ImageError('refused_url', f'{text}: the bucket {key[1]} is not the one that is open here (S3_BUCKET)')
+            data = storage.get(key[2])
         elif re.match(r'[a-z][a-z0-9+.-]+://', text, re.I): raise ImageError('refused_url', f'{text.split(":")[0]}: is no source of photos: a path, http(s):// or storage: is')
         else: data = _read_file(text, max_bytes)
     if len(data) > max_bytes: raise ImageError('too_large', f'the photo has more than {max_bytes:,} bytes')

@@ -32,13 +32,13 @@ def bench_settings(scale: float = 1.) -> Settings:
     if scale >= .5: (data_dir(settings)/'postgres.conf').write_text('shared_buffers = 2GB\n')  # both ways of every pair read from memory
     return settings
 
-# %% ../../nbs/52_research.latency.ipynb #7e1570ad
+# %% ../../nbs/52_research.latency.ipynb #90c4477b
 BRANDS = {'zara': 15000, 'bershka': 8000, 'pull_bear': 6000, 'stradivarius': 8000, 'massimo_dutti': 5000, 'oysho': 5000}  # SKUs
 VERSION, PHOTOS, DIMS = 'generated-1+none', 5, 512
 
 def _unit(x: np.ndarray) -> np.ndarray: return (x/np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
 
-def centres(n: int = 400, seed: int = 0) -> np.ndarray:
+def centres(n: int = 60, seed: int = 0) -> np.ndarray:
     "Cluster centres, float32 [n, 512]."
     return _unit(np.random.default_rng(seed).normal(size=(n, DIMS)))
 
@@ -47,7 +47,7 @@ def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, seed: int
     out = np.empty((count, PHOTOS, DIMS), 'float32')
     for i in range(count):
         rng = np.random.default_rng([seed, *brand.encode(), first + i])
-        sku = _unit(kinds[rng.integers(len(kinds))] + .045*rng.normal(size=DIMS))
+        sku = _unit(kinds[rng.integers(len(kinds))] + .06*rng.normal(size=DIMS))
         out[i] = _unit(sku + .0163*rng.normal(size=(PHOTOS, DIMS)))
     return out
 
