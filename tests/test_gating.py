@@ -1,97 +1,203 @@
-"Gate and merge under every order of ties, duplicates and missing scores."
-import math
-from itertools import permutations
+"""Gate and merge under every order of ties, duplicates and missing scores, against oracles that count in whole hundredths."""
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from unde_recog.contracts import Candidate, SkuKey
-from unde_recog.gating import distinct, fuse, gate
+from unde_recog.gating import Gate, distinct, fuse, gate, thresholds
+from unde_recog.settings import load_settings
 
-keys = st.builds(SkuKey, st.sampled_from(['hm', 'zara']), st.sampled_from('abcdef'))
-scores = st.one_of(st.sampled_from([0., .5, .8, .9, 1.]), st.floats(0, 1, allow_nan=False))
-
-
-@st.composite
-def candidates(draw, most=8):
-    return [Candidate(k := draw(keys), s := draw(scores), primary=s, style_id=draw(st.sampled_from([None, 's1', 's2'])) if k.external_id < 'd' else None) for _ in range(draw(st.integers(0, most)))]
+METHODS = ('weighted', 'weighted_zero', 'rrf', 'max')
+KEYS = [SkuKey(b, i) for b in ('bershka', 'zara') for i in ('1', '2', '3', '4')]
+STYLES = dict(zip(KEYS, ['s', 's', None, 't', 's', None, 'u', 'u']))  # the style `s` of one brand is not the `s` of the other
+HUNDREDTHS = st.sampled_from([0, 1, 10, 50, 79, 80, 81, 89, 90, 91, 99, 100]) | st.integers(0, 100)
 
 
-@st.composite
-def boosted(draw, most=8): return [Candidate(draw(keys), s := draw(st.sampled_from([0., 40., 80., 95., 100.])), ximilar=s) for _ in range(draw(st.integers(0, most)))]
+def candidate(key, score, photo=''): return Candidate(key, score, style_id=STYLES[key], image_url=photo)
 
 
-def best(group):
+def lists(scale=100, **sizes): return st.lists(st.builds(lambda k, s: candidate(k, s / scale), st.sampled_from(KEYS), HUNDREDTHS), **{'max_size': 10, **sizes})
+
+
+PRIMARY, BOOSTER = lists(), lists(1)
+EXACT = st.dictionaries(st.sampled_from(KEYS), HUNDREDTHS.map(lambda s: s / 100), max_size=4)
+
+
+def best(candidates, scale=100):
+    "Oracle: SKU → best score, in whole hundredths."
     found = {}
-    for c in group: found[c.key] = max(found.get(c.key, -1.), c.score)
+    for c in candidates: found[c.key] = max(found.get(c.key, -1), round(c.score * scale))
     return found
 
 
-@given(candidates(), st.randoms())
-def test_distinct_is_each_sku_once_with_its_best_score_in_any_order(group, rng):
-    shuffled = group[:]
-    rng.shuffle(shuffled)
-    once = distinct(group)
-    assert {c.key: c.score for c in once} == best(group) and len({c.key for c in once}) == len(once)
-    assert [(c.key, c.score) for c in once] == [(c.key, c.score) for c in distinct(shuffled)]
-    assert all(a.score >= b.score for a, b in zip(once, once[1:]))
+def said(candidates): return [(c.key, c.score) for c in candidates]
 
 
-@given(candidates(), scores, st.sampled_from([0., .05, .1, .5]), st.randoms())
-def test_gate_by_its_definition(group, threshold, margin, rng):
-    shuffled = group[:]
-    rng.shuffle(shuffled)
-    verdict, ranked = gate(group, threshold, margin), sorted(best(group).values(), reverse=True)
-    again = gate(shuffled, threshold, margin)
-    assert (verdict.confident, verdict.top1, verdict.margin) == (again.confident, again.top1, again.margin)
-    assert verdict.top1 == (ranked[0] if ranked else None)
-    assert verdict.margin == (ranked[0] - ranked[1] if len(ranked) > 1 else None)
-    assert verdict.confident == (len(ranked) > 1 and ranked[0] >= threshold and ranked[0] - ranked[1] >= margin)
-    if verdict.margin is not None: assert verdict.margin >= 0
-    if verdict.style_margin is not None: assert verdict.style_margin >= verdict.margin
-    assert not gate(group, None, None).confident
+@given(PRIMARY, st.randoms())
+def test_distinct_has_each_sku_once_with_its_best_score_in_any_order(found, random):
+    ranked, mixed = distinct(found), found.copy()
+    random.shuffle(mixed)
+    assert said(distinct(mixed)) == said(ranked) == said(distinct(ranked + found))
+    assert {c.key: round(c.score * 100) for c in ranked} == best(found) and len({c.key for c in ranked}) == len(ranked)
+    assert ranked == sorted(ranked, key=lambda c: (-c.score, c.key))
 
 
-@given(candidates())
-def test_duplicates_change_nothing(group):
-    assert gate(group, .5, .1) == gate(group + group, .5, .1)
+def test_the_best_photo_of_a_sku_is_the_one_kept():
+    photos = [candidate(KEYS[0], s, f'{s}.jpg') for s in (.2, .9, .5)]
+    assert all(distinct(order)[0].image_url == '0.9.jpg' for order in itertools.permutations(photos))
 
 
-def test_ties_in_every_order():
-    tied = [Candidate(SkuKey('hm', x), .9, style_id='s' if x < 'c' else None) for x in 'abc']
-    verdicts = {gate(list(p), .8, .0) for p in permutations(tied)}
-    assert len(verdicts) == 1 and verdicts.pop().margin == 0
+@given(PRIMARY, HUNDREDTHS, HUNDREDTHS, st.randoms())
+def test_the_gate_against_an_oracle_in_any_order(found, threshold, margin, random):
+    verdict, mixed = gate(found, threshold / 100, margin / 100), found.copy()
+    random.shuffle(mixed)
+    assert gate(mixed, threshold / 100, margin / 100) == verdict
+    scores = sorted(best(found).items(), key=lambda kv: (-kv[1], kv[0]))
+    if len(scores) < 2:
+        assert not verdict.confident and verdict.margin is None and verdict.style_margin is None
+        return
+    (first, top1), (_, top2) = scores[:2]
+    assert verdict.confident == (top1 >= threshold and top1 - top2 >= margin)
+    assert round(verdict.top1 * 100) == top1 and round(verdict.margin * 100) == top1 - top2 and verdict.margin >= 0
+    others = [s for k, s in scores[1:] if STYLES[first] is None or (k.brand, STYLES[k]) != (first.brand, STYLES[first])]
+    assert (verdict.style_margin is None) == (not others) and (not others or round(verdict.style_margin * 100) == top1 - others[0])
+    assert verdict.style_margin is None or verdict.style_margin >= verdict.margin
 
 
-@given(candidates(), boosted(), st.sampled_from(['weighted', 'weighted_zero', 'rrf', 'max']), st.dictionaries(keys, scores), st.randoms())
-def test_fuse_is_a_permutation_of_the_union(primary, booster, method, exact, rng):
+@given(PRIMARY)
+def test_more_photos_of_the_first_never_change_the_margin(found):
+    assume(found)
+    first = distinct(found)[0]
+    for worse in (first.score, first.score / 2, 0.): assert gate([*found, replace(first, score=worse)], .5, .1) == gate(found, .5, .1)
+
+
+@given(PRIMARY, HUNDREDTHS)
+def test_without_a_calibrated_pair_nothing_is_confident(found, number):
+    for pair in ((None, None), (None, number / 100), (number / 100, None)):
+        verdict = gate(found, *pair)
+        assert not verdict.confident and verdict[1:] == gate(found, 0, 0)[1:]
+
+
+def test_nothing_and_one_are_never_confident():
+    assert gate([], 0, 0) == Gate(False) and gate([candidate(KEYS[0], 1.)] * 3, 0, 0) == Gate(False, 1.)
+
+
+@pytest.mark.parametrize(('top1', 'top2', 'confident'), [(.9, .8, True), (.8, .7, True), (.8, .71, False), (.79, .1, False), (.8, .8, False)])
+def test_the_bounds_themselves_pass(top1, top2, confident):
+    "0.9 − 0.8 is less than 0.1 in binary; a person who writes 0.10 means that it passes."
+    assert gate([candidate(KEYS[0], top1), candidate(KEYS[1], top2)], .8, .1).confident == confident
+
+
+@given(st.lists(HUNDREDTHS, min_size=2, max_size=6))
+def test_the_boosters_scale_is_judged_by_its_own_pair(scores):
+    top = sorted(scores, reverse=True)
+    assert gate([candidate(k, float(s)) for k, s in zip(KEYS, scores)], 80, 10).confident == (top[0] >= 80 and top[0] - top[1] >= 10)
+
+
+@pytest.mark.parametrize(('values', 'expected'), [({}, (.9, .05)), ({'CONFIDENCE_THRESHOLD': '0.7'}, (.7, .05)), ({'MARGIN': '0'}, (.9, 0.)), ({'CONFIDENCE_THRESHOLD': '0', 'MARGIN': '1'}, (0., 1.))])
+def test_settings_win_over_the_card_each_for_itself(values, expected):
+    assert thresholds(load_settings(env=values), SimpleNamespace(threshold=.9, margin=.05)) == expected
+
+
+def test_an_uncalibrated_card_stays_uncalibrated():
+    assert thresholds(load_settings(env={}), SimpleNamespace(threshold=None, margin=None)) == (None, None)
+
+
+@given(PRIMARY, BOOSTER, EXACT, st.sampled_from(METHODS), st.randoms())
+def test_a_merge_has_every_sku_once_in_any_order_of_its_lists(primary, booster, exact, method, random):
     merged = fuse(primary, booster, method, exact=exact)
-    assert {c.key for c in merged} == {c.key for c in primary + booster} and len({c.key for c in merged}) == len(merged)
-    assert all(a.score >= b.score for a, b in zip(merged, merged[1:])) and all(math.isfinite(c.score) for c in merged)
-    p, b = primary[:], booster[:]
-    rng.shuffle(p); rng.shuffle(b)
-    assert [(c.key, c.score) for c in fuse(p, b, method, exact=exact)] == [(c.key, c.score) for c in merged]
+    a, b = primary.copy(), booster.copy()
+    random.shuffle(a)
+    random.shuffle(b)
+    assert said(fuse(a, b, method, exact=exact)) == said(merged)
+    assert sorted(c.key for c in merged) == sorted({c.key for c in primary + booster})
+    assert merged == sorted(merged, key=lambda c: (-c.score, c.key))
 
 
-@given(candidates(), boosted(), st.dictionaries(keys, scores))
-def test_weighted_by_an_independent_sum(primary, booster, exact):
-    own, boost = best(primary), best(booster)
-    for method, last_p, last_b in (('weighted', min(own.values(), default=0.), min(boost.values(), default=0.)), ('weighted_zero', 0., 0.)):
-        for c in fuse(primary, booster, method, exact=exact):
-            p = own.get(c.key, exact.get(c.key, last_p) if c.key in boost else last_p)
-            x = boost.get(c.key, last_b)
-            assert math.isclose(c.score, .5*p + .5*x/100, abs_tol=1e-9), method
-            marks = {n for n, known in (('primary', c.key in own or (c.key in boost and c.key in exact)), ('ximilar', c.key in boost)) if not known}
-            assert set(c.imputed) == marks
+@given(PRIMARY, BOOSTER, EXACT, st.sampled_from(['weighted', 'weighted_zero', 'max']))
+def test_measured_scores_are_kept_and_imputed_ones_are_marked(primary, booster, exact, method):
+    ours, theirs = best(primary), best(booster, 1)
+    for c in fuse(primary, booster, method, exact=exact):
+        known = {'primary': ours.get(c.key, round(exact[c.key] * 100) if c.key in exact else None), 'ximilar': theirs.get(c.key)}
+        assert set(c.imputed) == {name for name, value in known.items() if value is None}
+        if known['primary'] is not None: assert round(c.primary * 100) == known['primary']
+        else: assert round(c.primary * 100) == (0 if method == 'weighted_zero' else min(ours.values(), default=0))
+        if known['ximilar'] is not None: assert c.ximilar == known['ximilar']
+        else: assert c.ximilar == (0 if method == 'weighted_zero' else min(theirs.values(), default=0))
 
 
-@given(candidates(), boosted())
-def test_zero_never_beats_the_bound(primary, booster):
-    zero = {c.key: c.score for c in fuse(primary, booster, 'weighted_zero')}
-    for c in fuse(primary, booster, 'weighted'): assert c.score >= zero[c.key] - 1e-12
+@given(PRIMARY, BOOSTER, EXACT)
+def test_scores_are_what_the_formulas_say(primary, booster, exact):
+    for c in fuse(primary, booster, 'weighted', exact=exact): assert c.score == pytest.approx(.5 * c.primary + .5 * c.ximilar / 100)
+    for c in fuse(primary, booster, 'max', exact=exact): assert c.score == pytest.approx(max(c.primary, c.ximilar / 100))
+    for c in fuse(primary, booster, 'weighted', exact=exact, weight=1): assert c.score == pytest.approx(c.primary)
 
 
-@given(candidates(), boosted())
-def test_rrf_by_its_formula(primary, booster):
-    ranks = [{c.key: i for i, c in enumerate(distinct(g), 1)} for g in (primary, booster)]
-    for c in fuse(primary, booster, 'rrf'): assert math.isclose(c.score, sum(1/(60 + r[c.key]) for r in ranks if c.key in r))
+@given(PRIMARY, BOOSTER, EXACT)
+def test_a_missing_score_as_zero_never_ranks_higher_than_its_bound(primary, booster, exact):
+    zero = {c.key: c.score for c in fuse(primary, booster, 'weighted_zero', exact=exact)}
+    for c in fuse(primary, booster, 'weighted', exact=exact):
+        assert zero[c.key] <= c.score and (c.imputed or zero[c.key] == c.score)
+
+
+@given(PRIMARY, BOOSTER, EXACT, st.integers(1, 100))
+def test_reciprocal_ranks(primary, booster, exact, k):
+    a, b = ([c.key for c in distinct(x)] for x in (primary, booster))
+    for c in fuse(primary, booster, 'rrf', exact=exact, rrf_k=k):
+        assert c.score == pytest.approx(sum(1 / (k + 1 + x.index(c.key)) for x in (a, b) if c.key in x)) and not c.imputed
+
+
+@given(PRIMARY, st.sampled_from(METHODS))
+def test_without_the_booster_the_primarys_order_stays(primary, method):
+    assert [c.key for c in fuse(primary, [], method)] == [c.key for c in distinct(primary)]
+
+
+@given(BOOSTER, st.sampled_from(METHODS))
+def test_without_the_primary_the_boosters_order_stays(booster, method):
+    assert [c.key for c in fuse([], booster, method)] == [c.key for c in distinct(booster)]
+
+
+@given(PRIMARY, BOOSTER)
+def test_a_sku_that_is_better_on_both_scales_is_never_behind(primary, booster):
+    ours, theirs = best(primary), best(booster, 1)
+    both = ours.keys() & theirs.keys()
+    for method in METHODS:
+        place = {c.key: i for i, c in enumerate(fuse(primary, booster, method))}
+        for x, y in itertools.permutations(both, 2):
+            if ours[x] > ours[y] and theirs[x] > theirs[y]: assert place[x] < place[y]
+
+
+def test_a_brand_that_the_booster_does_not_know_is_not_buried():
+    "SPEC §6: what the booster did not find gets its last score under `weighted`, nothing under the plan's letter."
+    unknown, known = KEYS[0], KEYS[4:]
+    primary = [candidate(unknown, .95), *(candidate(k, .8) for k in known)]
+    booster = [candidate(k, s) for k, s in zip(known, (70., 60., 60., 60.))]
+    assert fuse(primary, booster, 'weighted')[0].key == unknown and fuse(primary, booster, 'weighted_zero')[-1].key == unknown
+
+
+@pytest.mark.parametrize('method', ['', 'mean', 'WEIGHTED', None])
+def test_an_unknown_method_is_named(method):
+    with pytest.raises(ValueError, match='FUSION'): fuse([], [], method)
+
+
+@given(PRIMARY, BOOSTER, EXACT, st.sampled_from(METHODS))
+def test_neither_gate_nor_merge_touches_its_input(primary, booster, exact, method):
+    before = [replace(c) for c in primary], [replace(c) for c in booster], dict(exact)
+    fuse(primary, booster, method, exact=exact)
+    gate(primary, .8, .1)
+    distinct(booster)
+    assert (primary, booster, exact) == before
+
+
+@given(PRIMARY)
+def test_duplicates_change_nothing(found): assert gate(found, .5, .1) == gate(found + found, .5, .1)
+
+
+def test_three_tied_in_every_order():
+    tied = [candidate(k, .9) for k in KEYS[:3]]
+    verdicts = {gate(order, .8, 0.) for order in itertools.permutations(tied)}
+    assert len(verdicts) == 1 and verdicts.pop().margin == 0

@@ -22,13 +22,15 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
         if c.key not in best or c.score > best[c.key].score: best[c.key] = c
     return sorted(best.values(), key=lambda c: (-c.score, c.key))
 
-# %% ../nbs/13_gating.ipynb #682f78e3
+# %% ../nbs/13_gating.ipynb #7c854829
 class Gate(NamedTuple):
     "The verdict on one ranked list, with what it was made from."
     confident: bool
     top1: float | None = None
     margin: float | None = None
     style_margin: float | None = None
+
+_HAIR = 1e-9  # 0.9 − 0.8 is less than 0.1 in binary
 
 def gate(candidates: Sequence[Candidate], threshold: float | None, margin: float | None) -> Gate:
     "Judge a list on its own scale. Without thresholds (a model that was never calibrated) nothing is confident."
@@ -39,7 +41,7 @@ def gate(candidates: Sequence[Candidate], threshold: float | None, margin: float
     gap = first.score - ranked[1].score
     style = (first.key.brand, first.style_id)
     other = next((r for r in ranked[1:] if first.style_id is None or (r.key.brand, r.style_id) != style), None)
-    passed = threshold is not None and margin is not None and first.score >= threshold and gap >= margin
+    passed = threshold is not None and margin is not None and first.score >= threshold and gap >= margin - _HAIR
     return Gate(passed, first.score, gap, None if other is None else first.score - other.score)
 
 # %% ../nbs/13_gating.ipynb #0aea175d

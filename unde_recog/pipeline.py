@@ -170,7 +170,7 @@ async def context_step(w: Walk, r: Request) -> None:
     found = await attempt(f'{tagger.name}_context', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), r.budget('tag'), w.degraded)
     w.tags = {**(found or {}), **w.tags}
 
-# %% ../nbs/20_pipeline.ipynb #073c0b4c
+# %% ../nbs/20_pipeline.ipynb #f6a908d5
 async def stock_of(w: Walk, r: Request, candidates: Sequence[Candidate]) -> 'Stock | None':
     async def ask(timeout: float) -> Stock:
         async with r.db.aconnect('catalogue', timeout) as conn: return await aavailable(conn, candidates, r.mall, r.settings.AVAILABILITY_WINDOW, r.now)
@@ -196,7 +196,9 @@ async def availability_step(w: Walk, r: Request) -> None:
         else: w.booster, w.leftovers = w.booster + w.leftovers, []
         await merge_step(w, r)
         if (stock := await stock_of(w, r, w.merged)) is not None: w.stock = add_finds(w.stock, stock)
-    if w.stock.feed == 'stopped' and 'stock_feed' not in w.degraded: w.degraded.append('stock_feed')
+    if w.stock.feed == 'stopped':  # nobody knows what is on the shelves: show the nearest, and say so
+        w.degraded.append('stock_feed')
+        w.stock.here = [replace(c, in_mall=None) for c in w.merged[:20]]
     w.times['availability'] = time.monotonic() - begun
 
 # %% ../nbs/20_pipeline.ipynb #dc55bc35
@@ -215,7 +217,7 @@ async def rerank_step(w: Walk, r: Request) -> None:
             w.ranked, w.reranked = [c for c in judged if c.in_mall is not False] + [c for c in judged if c.in_mall is False] + offered[20:], True
     w.times['rerank'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #5321cfad
+# %% ../nbs/20_pipeline.ipynb #24da7fd0
 def bands_in_force(w: Walk, r: Request) -> 'Bands | None':
     return Bands(r.settings.CONFIDENCE_HIGH, r.settings.CONFIDENCE_MEDIUM) if w.reranked else r.bands
 
@@ -242,7 +244,7 @@ async def choose_step(w: Walk, r: Request) -> None:
     if w.kind in ('style', 'none') or not w.shown:
         found = await fallback(w, r)
         near = [c for c in w.ranked if c.in_mall is not False and c.key not in {f.key for f in found}]
-        w.shown = found + near[:max(0, 5 - len(found))] or w.ranked[:3]
+        w.shown = found + near[:max(0, 5 - len(found))] or w.ranked[:3] or w.stock.gone[:3]
         w.kind = 'style' if w.shown else 'none'
 
 # %% ../nbs/20_pipeline.ipynb #5be29f8b

@@ -99,7 +99,7 @@ def write_request(conn: psycopg.Connection, row: RequestRow) -> bool:
             conn.execute(*_insert('recognition_items', {'request_id': row.id, 'created_at': row.created_at} | {f.name: getattr(item, f.name) for f in fields(item)}))
     return True
 
-# %% ../nbs/19_request_log.ipynb #2561fe4b
+# %% ../nbs/19_request_log.ipynb #def83cae
 log = logging.getLogger('unde_recog.request_log')
 
 class RequestLog:
@@ -110,7 +110,8 @@ class RequestLog:
         self._closing: float | None = None  # monotonic time at which draining gives up
         self._thread: threading.Thread | None = None
         self._current: RequestRow | None = None
-        self._lock = threading.Lock()
+        self._given_up = False  # what the writer still holds has been counted as lost
+        self._lock = threading.RLock()
 
     @property
     def waiting(self) -> int: return self._queue.qsize()
@@ -128,12 +129,14 @@ class RequestLog:
             except queue.Full: return self._lose(row, 'the queue is full' if self._closing is None else 'the log is closed')
 
     def _lose(self, row: RequestRow, why: str) -> bool:
-        self.lost += 1
-        log.error('log row of request %s lost (%d so far): %s', row.id, self.lost, why)
+        with self._lock:
+            if self._given_up and threading.current_thread() is self._thread: return False
+            self.lost += 1
+            log.error('log row of request %s lost (%d so far): %s', row.id, self.lost, why)
         return False
 
     def _work(self) -> None:
-        while (row := self._queue.get()) is not None:
+        while not self._given_up and (row := self._queue.get()) is not None:
             self._current = row
             self._write(row)
             self._current = None
@@ -163,9 +166,13 @@ class RequestLog:
                 except queue.Full: continue
                 break
             self._thread.join(max(0., self._closing - time.monotonic()) + self.db.timeout + self.retry + 1)
-        if self._current is not None and self._thread is not None and self._thread.is_alive(): self._lose(self._current, 'still being written at the end')
-        while not self._queue.empty():
-            if (left := self._queue.get_nowait()) is not None: self._lose(left, 'not written before the end')
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                if self._current is not None and not self._given_up: self._lose(self._current, 'still being written at the end')
+                self._given_up = True
+            while not self._queue.empty():
+                if (left := self._queue.get_nowait()) is not None: self._lose(left, 'not written before the end')
+            if self._given_up and self._current is None: self._queue.put_nowait(None)  # the writer waits for a row
         return self.lost
 
     def __enter__(self) -> 'RequestLog': return self

@@ -1,0 +1,246 @@
+"The whole walk on a real database: paths, faults, log rows, and what a person is told."
+import asyncio
+import uuid
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from PIL import Image
+
+from unde_recog.availability import UnknownMall
+from unde_recog.catalog import import_availability, import_products, import_stores
+from unde_recog.contracts import Candidate, SkuKey, Verdict
+from unde_recog.database import LOGICALS, DatabaseError, Databases
+from unde_recog.embedder import load_embedder
+from unde_recog.images import ImageError, to_jpeg
+from unde_recog.index import index_catalogue
+from unde_recog.pipeline import Parts, Recognizer, Session, own_parts
+from unde_recog.request_log import RequestLog
+from unde_recog.settings import load_settings
+from unde_recog.storage import FolderStorage
+from unde_recog.wardrobe.world import World
+
+NOW = datetime(2026, 11, 21, 18, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope='module')
+def world(): return World(seed=5, skus=40)
+
+
+@pytest.fixture(scope='module')
+def shop(world, server_url, template, tmp_path_factory):
+    "A drawn shop, imported and indexed once; (databases, storage)."
+    import psycopg
+    from .conftest import sibling
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute('drop database if exists test_pipeline with (force)')
+        conn.execute(f'create database test_pipeline template {template}')
+    folder = tmp_path_factory.mktemp('shop')
+    world.write(folder, views=('front', 'on_model'), day=NOW.date())
+    storage = FolderStorage(folder/'storage')
+    url = sibling(server_url, 'test_pipeline')
+    with Databases(dict.fromkeys(LOGICALS, url)) as db:
+        import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
+        import_stores(db, folder/'stores.csv')
+        import_availability(db, folder/'availability.csv')
+        index_catalogue(db, load_embedder(preset='batch'), storage=storage)
+    yield url, storage
+    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute('drop database if exists test_pipeline with (force)')
+
+
+@pytest.fixture
+def open_session(shop):
+    "Makes sessions: settings by keyword, parts by `plug`."
+    sessions = []
+
+    def make(plug=None, **values):
+        url, storage = shop
+        settings = load_settings(env={}, DATABASE_URL=url, **values)
+        db = Databases(dict.fromkeys(LOGICALS, url))
+        parts = own_parts(settings, db)
+        sessions.append(Session(Recognizer(settings, db, plug(parts) if plug else parts, log=RequestLog(db), storage=storage)))
+        return sessions[-1]
+    yield make
+    for s in sessions: s.close()
+
+
+def rows(session, answer, *columns):
+    "The item rows of an answer, once they are written."
+    session.recognizer.log.close()
+    with session.recognizer.db.connect('log') as conn:
+        return conn.execute(f'select {", ".join(columns)} from recognition_items where request_id = %s order by item_index', (uuid.UUID(answer.request_id),)).fetchall()
+
+
+def stocked(world, mall):
+    "A product with stock in a mall on the day."
+    table = world.availability(NOW.date(), NOW)
+    here = set(world.stores[world.stores.mall_name == mall].store_id)
+    return next(k for k in world.keys if any(s in here and sizes for s, sizes in table[(table.product_id == k.external_id) & (table.store_id.str.startswith(k.brand[:2].upper()))][['store_id', 'sizes_in_stock']].itertuples(index=False)))
+
+
+class Booster:
+    name = 'ximilar'
+
+    def __init__(self, found=(), fault=None): self.found, self.fault, self.calls = found, fault, 0
+    async def search(self, item, k, *, brands, timeout):
+        self.calls += 1
+        if self.fault: await self.fault()
+        return [Candidate(key, s, ximilar=s) for key, s in self.found][:k]
+
+
+class Judge:
+    name = 'judge'
+
+    def __init__(self, right=None, fault=None): self.right, self.fault = right, fault
+    async def rerank(self, crop, candidates, tags, *, timeout):
+        if self.fault: await self.fault()
+        return [Verdict(c.key, .95 if c.key == self.right else .1, 'looked') for c in candidates]
+
+
+async def hang(): await asyncio.sleep(60)
+async def broken(): raise ValueError('{"detail": "planted-secret"}')
+
+
+def test_a_catalogue_photo_finds_its_product(open_session, world):
+    session, mall = open_session(), world.mall_names[0]
+    key = stocked(world, mall)
+    answer = session.recognize(world.photo(key, 'front'), user_mall=mall, now=NOW, user_id='u1')  # not the bytes that are indexed
+    item = answer.items[0]
+    assert item.match_type == 'exact' and (item.matches[0].brand, item.matches[0].external_id) == tuple(key)
+    match = item.matches[0]
+    assert match.in_mall and match.stores[0].mall_name == mall and match.stores[0].sizes and match.price == world.product(key).price and answer.degraded == []
+    (confident, top1, threshold, version, here, kind), = rows(session, answer, 'gate_confident', 'pgvector_top1_score', 'confidence_threshold', 'model_version', 'candidates_after_availability', 'match_type')
+    assert top1 > .9 and threshold == session.recognizer.parts.primary.card.threshold and version == answer.model_version and here >= 1 and kind == 'exact'
+    with session.recognizer.db.connect('log') as conn:
+        assert conn.execute('select user_id, user_mall, items_detected, items_matched, used_ximilar_booster from recognition_requests where id = %s', (uuid.UUID(answer.request_id),)).fetchone() == ('u1', mall, 1, 1, False)
+
+
+def test_items_are_side_by_side_and_in_order(open_session, world):
+    session, scene = open_session(), world.scene(2)
+    boxes = [{'box': i.box, 'category': i.category} for i in scene.items]
+    answer = session.recognize(scene.data, user_mall=scene.mall, boxes=boxes, now=NOW)
+    assert [i.item_index for i in answer.items] == list(range(len(boxes))) and [i.category for i in answer.items] == [b['category'] for b in boxes]
+    assert all(i.matches for i in answer.items)
+
+
+def test_events_come_in_order(open_session, world):
+    told = []
+    open_session().recognize(world.photo(world.keys[0]), now=NOW, tell=lambda kind, body: told.append(kind))
+    assert told == ['detected', 'candidates', 'result']
+
+
+@pytest.mark.parametrize('backend, asked', [('pgvector', 0), ('conditional', 1), ('dual', 1), ('ximilar', 1)])
+def test_backends_ask_whom_they_should(open_session, world, backend, asked):
+    booster = Booster([(world.keys[3], 90.), (world.keys[4], 50.)])
+    session = open_session(lambda p: Parts(p.primary, booster=booster), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1.)  # never confident
+    answer = session.recognize(world.photo(world.keys[0]), now=NOW)
+    assert booster.calls == asked and answer.items[0].matches
+    (used, propensity, boosted), = rows(session, answer, 'used_ximilar_booster', 'propensity', 'ximilar_list')
+    assert used == bool(asked) and propensity == float(asked) and len(boosted) == (2 if asked else 0)
+
+
+def test_conditional_does_not_pay_when_sure(open_session, world):
+    booster = Booster([(world.keys[3], 90.)])
+    open_session(lambda p: Parts(p.primary, booster=booster), CONFIDENCE_THRESHOLD=.5, MARGIN=0).recognize(world.photo(world.keys[0]), now=NOW)
+    assert booster.calls == 0
+
+
+@pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
+@pytest.mark.parametrize('backend', ['conditional', 'dual', 'ximilar'])
+def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend, fault, caplog):
+    session = open_session(lambda p: Parts(p.primary, booster=Booster(fault=fault)), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1., REQUEST_DEADLINE='1s')
+    answer = session.recognize(world.photo(world.keys[0]), now=NOW)
+    assert answer.items[0].matches and answer.degraded == ['ximilar_search'] and 'planted-secret' not in caplog.text + answer.model_dump_json()
+    (degraded, used), = rows(session, answer, 'degraded', 'used_ximilar_booster')
+    assert degraded == ['ximilar_search'] and used
+
+
+def test_a_judge_reorders_and_says_so(open_session, world):
+    mall = world.mall_names[0]
+    first = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
+    session = open_session(lambda p: Parts(p.primary, reranker=Judge()))
+    ranked = session.run(_offered(session, world, mall))
+    wanted = ranked[min(3, len(ranked) - 1)]
+    answer = open_session(lambda p: Parts(p.primary, reranker=Judge(wanted))).recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
+    item = answer.items[0]
+    assert item.reranked and item.match_type == 'exact' and SkuKey(item.matches[0].brand, item.matches[0].external_id) == wanted and not first.items[0].reranked
+
+
+async def _offered(session, world, mall):
+    from unde_recog.contracts import Box, Item
+    from unde_recog.pipeline import Request, Walk, availability_step, search_step
+    from unde_recog.resilience import Deadline
+    r = session.recognizer
+    request = Request(r.settings, r.parts, r.db, Deadline(6), mall, now=NOW)
+    async with r.db.aconnect('catalogue') as conn: request.brands = await r.malls.brands(conn, mall)
+    photo = world.photo(world.keys[0])
+    w = Walk(0, Item(Box(0, 0, *photo.size), 'other', 1., photo))
+    await search_step(w, request)
+    await availability_step(w, request)
+    return [c.key for c in w.stock.here]
+
+
+@pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
+def test_a_broken_judge_leaves_the_order_of_retrieval(open_session, world, fault):
+    session = open_session(lambda p: Parts(p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s')
+    answer = session.recognize(world.photo(world.keys[0]), now=NOW)
+    assert answer.degraded == ['judge_rerank'] and not answer.items[0].reranked and answer.items[0].matches
+
+
+def test_too_few_in_the_mall_asks_the_booster_once(open_session, world):
+    mall, booster = world.mall_names[0], Booster([(k, 80. - i) for i, k in enumerate(world.keys)])
+    session = open_session(lambda p: Parts(p.primary, booster=booster), CONFIDENCE_THRESHOLD=0., MARGIN=0., MIN_CANDIDATES=50)
+    answer = session.recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
+    assert booster.calls == 1 and answer.items[0].matches
+
+
+def test_a_stopped_feed_is_told_from_an_empty_shelf(open_session, world):
+    mall = world.mall_names[0]
+    late = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW + timedelta(days=9))
+    assert 'stock_feed' in late.degraded and late.items[0].matches  # still something, marked as not in stock
+    assert not any(m.in_mall for m in late.items[0].matches)
+
+
+def test_bad_input_is_named(open_session, world):
+    session = open_session()
+    with pytest.raises(UnknownMall, match=world.mall_names[0]): session.recognize(world.photo(world.keys[0]), user_mall=world.mall_names[0][:-1])
+    with pytest.raises(ValueError, match='box 0'): session.recognize(world.photo(world.keys[0]), boxes=[[9000, 9000, 9999, 9999]])
+    with pytest.raises(ImageError): session.recognize(b'GIF89a')
+    with pytest.raises(ValueError, match='time zone'): session.recognize(world.photo(world.keys[0]), now=datetime(2026, 1, 1))
+    with pytest.raises(ImageError, match='no file'): session.recognize('nowhere.jpg')
+
+
+def test_without_a_database_the_error_names_it(shop, world):
+    url, storage = shop
+    settings = load_settings(env={}, DATABASE_URL=url)
+    with Databases(dict.fromkeys(LOGICALS, url)) as db: parts = own_parts(settings, db)
+    gone = Databases(dict.fromkeys(LOGICALS, 'postgresql://me:planted-secret@127.0.0.1:1/x'), timeout=1)
+    parts.primary.db = gone
+    session = Session(Recognizer(settings, gone, parts, storage=storage))
+    with pytest.raises(DatabaseError) as e: session.recognize(world.photo(world.keys[0]))
+    session.close()
+    assert 'planted-secret' not in str(e.value)
+
+
+def test_many_at_once_each_get_their_own(open_session, world):
+    session = open_session()
+
+    async def all_of():
+        photos = [world.photo(k) for k in world.keys[:12]]
+        return await asyncio.gather(*(session.recognizer.recognize(p, now=NOW) for p in photos))
+    answers = session.run(all_of())
+    firsts = [(a.items[0].matches[0].brand, a.items[0].matches[0].external_id) for a in answers]
+    assert firsts == [tuple(k) for k in world.keys[:12]]
+    session.recognizer.log.close()
+    assert session.recognizer.log.written == 12 and session.recognizer.log.lost == 0
+
+
+def test_json_is_the_contract(open_session, world):
+    from unde_recog.contracts import Answer
+    answer = open_session().recognize(to_jpeg(world.photo(world.keys[0])), now=NOW)
+    again = Answer.model_validate_json(answer.model_dump_json())
+    assert again == answer and set(answer.model_dump()) == {'request_id', 'model_version', 'degraded', 'total_ms', 'items'}
+    assert set(answer.model_dump()['items'][0]) == {'item_index', 'box', 'category', 'confidence', 'match_type', 'reranked', 'tags', 'matches'}
+
+
+def test_crop_of_any_mode(open_session):
+    assert open_session().recognize(Image.new('RGB', (3, 500), 'red'), now=NOW).items[0].box == (0, 0, 3, 500)
