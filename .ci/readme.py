@@ -9,9 +9,15 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def answer_only(cell):
+    "A cell flagged `#| answer` shows what it found (its Markdown), not how."
+    return nbformat.v4.new_markdown_cell('\n\n'.join(o.data['text/markdown'] for o in cell.outputs if 'text/markdown' in o.get('data', {})))
+
+
 def render() -> str:
     nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*hide', c.source, re.M)]
+    nb.cells = [answer_only(c) if re.search(r'^#\|\s*answer', c.source, re.M) else c for c in nb.cells]
     for c in nb.cells: c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
     nb.metadata['language_info'] = {'name': 'python'}  # or the code fences carry no language
     body, resources = MarkdownExporter().from_notebook_node(nb)

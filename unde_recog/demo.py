@@ -90,13 +90,13 @@ def recognise_scenes(session: Session, world: World, scenes: Sequence[Scene], te
             out.append(Outcome(scene, answer, judge(world, scene, answer, {i: merged for i, merged, *_ in found}, gates)))
     return out
 
-# %% ../nbs/91_demo.ipynb #ffba1d8c
+# %% ../nbs/91_demo.ipynb #0ed80afe
 def hit_rates(rows: pd.DataFrame, skus: int) -> pd.DataFrame:
     "Hit rates by category and in all, with the chance level of a blind guess."
     def line(g: pd.DataFrame) -> dict[str, Any]:
         hit = lambda column, k: ((g[column] > 0) & (g[column] <= k)).mean()
         sure = g[g.confident.fillna(False).astype(bool)]
-        return {'garments': len(g), 'SKU at 1': hit('place', 1), 'SKU at 5': hit('place', 5), 'SKU at 50': hit('place', 50), 'style at 5': hit('style_place', 5), 'confident': len(sure)/len(g),
+        return {'garments': len(g), 'SKU at 1': hit('place', 1), 'SKU at 5': hit('place', 5), 'SKU at 50': hit('place', 50), 'style at 5': hit('style_place', 5), 'shown': g.shown.mean(), 'confident': len(sure)/len(g),
                 'right when confident': (sure.place == 1).mean() if len(sure) else float('nan')}
     table = {c: line(g) for c, g in sorted(rows.groupby('category'), key=lambda x: -len(x[1]))}
     table['all'] = line(rows)

@@ -59,7 +59,7 @@ def _item(item: ItemAnswer, load: 'Callable[[str], Image.Image | None]', notes: 
     return (f'<section class=item style="--hue:{hue}"><h3><span class=dot>{item.item_index + 1}</span> {escape(item.category)} — {_WORDS[item.match_type]}'
             f'{"" if item.reranked else " <small>(order of retrieval)</small>"}</h3><small>{tags}</small><div class=cards>{cards or "<p>nothing in stock came near</p>"}</div></section>')
 
-# %% ../nbs/21_gallery.ipynb #e7c8291b
+# %% ../nbs/21_gallery.ipynb #46db0daa
 @dataclass
 class Entry:
     "One photo of the page with its answer; `notes` may add a word to a SKU (the demo says which one is right)."
@@ -71,8 +71,8 @@ class Entry:
 _STYLE = '''body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1180px;padding:24px;color:#1d2024;background:#f6f5f2}
 h1{font-weight:600}.entry{display:grid;grid-template-columns:300px 1fr;gap:24px;background:#fff;border-radius:14px;padding:20px;margin:18px 0;box-shadow:0 1px 4px #0001}
 .entry>img{width:100%;border-radius:8px}.item h3{margin:.2em 0;font-size:1rem}.dot{display:inline-block;width:1.5em;height:1.5em;line-height:1.5em;text-align:center;border-radius:50%;background:var(--hue);color:#fff;font-size:.85em}
-.item{border-left:4px solid var(--hue);padding-left:14px;margin-bottom:18px}.cards{display:flex;gap:14px;flex-wrap:wrap}.card{margin:8px 0;width:150px;font-size:.85rem}
-.card img,.gap{width:150px;height:200px;object-fit:cover;border-radius:6px;background:#eee}.gap{display:grid;place-items:center;color:#777}.where{color:#3d5a45}small{color:#666}
+.item{border-left:4px solid var(--hue);padding-left:14px;margin-bottom:18px}.cards{display:flex;gap:14px;flex-wrap:wrap}.card{margin:8px 0;width:140px;font-size:.85rem}
+.card img,.gap{width:140px;height:186px;object-fit:cover;border-radius:6px;background:#eee}.gap{display:grid;place-items:center;color:#777}.where{color:#3d5a45}small{color:#666}
 @media(max-width:700px){.entry{grid-template-columns:1fr}}@media(prefers-color-scheme:dark){body{background:#16181b;color:#e9e9e6}.entry{background:#202327}small{color:#aaa}.where{color:#9cc7a8}}'''
 
 def render_page(entries: Iterable[Entry], load: 'Callable[[str], Image.Image | None]', title: str = 'What was found', intro: str = '') -> str:

@@ -119,7 +119,7 @@ def pull(card: ModelCard, settings: Settings, progress: 'Callable[[str, int, int
         done.append(path)
     return done
 
-# %% ../nbs/08_models.ipynb #601a5d03
+# %% ../nbs/08_models.ipynb #f062c364
 def _download(file: ModelFile, path: Path, progress: 'Callable[[str, int, int], None] | None') -> None:
     part = path.with_suffix(path.suffix + '.part')
     have = part.stat().st_size if part.exists() else 0
@@ -129,7 +129,7 @@ def _download(file: ModelFile, path: Path, progress: 'Callable[[str, int, int], 
             answer.raise_for_status()
             if answer.status_code != 206: have = 0
             with open(part, 'ab' if have else 'wb') as f:
-                for chunk in answer.iter_bytes(1 << 20):
+                for chunk in answer.iter_bytes():
                     f.write(chunk)
                     have += len(chunk)
                     if progress: progress(file.name, have, file.bytes or have)

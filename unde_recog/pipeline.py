@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener', 'LOGGED', 'Parts', 'Request', 'Walk', 'ask_primary',
            'ask_booster', 'search_step', 'merge_step', 'tag_step', 'context_step', 'stock_of', 'add_finds',
-           'availability_step', 'rerank_step', 'bands_in_force', 'likely_category', 'fallback', 'choose_step',
-           'answer_step', 'walk_item', 'item_row', 'Recognizer', 'request_row', 'Session', 'own_parts',
+           'availability_step', 'by_category', 'rerank_step', 'bands_in_force', 'likely_category', 'fallback',
+           'choose_step', 'answer_step', 'walk_item', 'item_row', 'Recognizer', 'request_row', 'Session', 'own_parts',
            'open_recognizer']
 
 # %% ../nbs/20_pipeline.ipynb #14df394d
@@ -201,11 +201,16 @@ async def availability_step(w: Walk, r: Request) -> None:
         w.stock.here = [replace(c, in_mall=None) for c in w.merged[:20]]
     w.times['availability'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #dc55bc35
+# %% ../nbs/20_pipeline.ipynb #37ba41c0
+def by_category(candidates: Sequence[Candidate], category: str) -> list[Candidate]:
+    "The mall's own before the others, and of each the same category first; else the order stays."
+    other = lambda c: category != 'other' and c.metadata.get('category', category) != category
+    return sorted(candidates, key=lambda c: (c.in_mall is False, other(c)))
+
 async def rerank_step(w: Walk, r: Request) -> None:
     "Drop what contradicts exact tags, then let the judge order the best twenty."
     begun = time.monotonic()
-    offered = w.stock.offered
+    offered = by_category(w.stock.offered, w.item.category)
     if w.tagger_asked and not w.confident: offered = prefilter(offered, w.tags, r.settings.MIN_CANDIDATES)
     w.ranked = offered
     judge = r.parts.reranker
