@@ -133,3 +133,25 @@ def test_three_databases_on_one_server(server_url):
                 assert others == (1,)
     with psycopg.connect(server_url, autocommit=True) as conn:
         for n in names.values(): conn.execute(f'drop database if exists {n} with (force)')
+
+
+def test_many_threads_share_one_pool(fresh_url):
+    import threading
+    for _ in range(10):
+        with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db:
+            pools, gate = [], threading.Barrier(8)
+            threads = [threading.Thread(target=lambda: (gate.wait(), pools.append(db.pool('log')))) for _ in range(8)]
+            for t in threads: t.start()
+            for t in threads: t.join()
+            assert len(set(map(id, pools))) == 1
+
+
+def test_many_tasks_open_one_async_pool(fresh_url):
+    import asyncio
+
+    async def one(db):
+        async with db.aconnect('log') as conn: return (await (await conn.execute('select 1')).fetchone())[0]
+
+    async def all_of():
+        async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db: return await asyncio.gather(*(one(db) for _ in range(20)))
+    assert asyncio.run(all_of()) == [1]*20

@@ -70,7 +70,7 @@ class Bars:
     def __enter__(self) -> 'Bars': self.progress.start(); return self
     def __exit__(self, *exc: object) -> None: self.progress.stop()
 
-# %% ../nbs/90_cli.ipynb #20eed92d
+# %% ../nbs/90_cli.ipynb #543ab4fa
 import_app = typer.Typer(help='Import products, stores or stock readings from a CSV, TSV or Parquet file.', no_args_is_help=True)
 app.add_typer(import_app, name='import')
 File = Annotated[Path, typer.Argument(help='The file; its headers are our column names unless --map is given.')]
@@ -81,7 +81,7 @@ Rejects = Annotated[Optional[Path], typer.Option(help='Where rows that cannot be
 @import_app.command('products')
 def import_products_command(file: File, images: Annotated[Optional[Path], typer.Option(help='Folder of the photos that the file names.')] = None, mapping: Mapping_ = None, brand: Brand = None,
                             source: Annotated[Optional[str], typer.Option(help='Name of the shop system (default: the brand).')] = None,
-                            scope: Annotated[str, typer.Option(help='off, pgvector or pilot.')] = 'pgvector', rejects: Rejects = None) -> None:
+                            scope: Annotated[Optional[str], typer.Option(help='off, pgvector or pilot (default: pgvector for new products, others keep theirs).')] = None, rejects: Rejects = None) -> None:
     "Products, with their photos."
     from unde_recog.catalog import import_products
     from unde_recog.database import open_databases

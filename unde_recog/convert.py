@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTSIDE', 'BLOCKS', 'QKV', 'PARTS', 'HEAD', 'WEIGHTS', 'TOLERANCE', 'open_clip_name', 'layer_count', 'expected_keys',
            'check_keys', 'to_open_clip', 'config_of', 'uses_quick_gelu', 'need', 'import_torchvision',
-           'checkpoint_file', 'load_checkpoint', 'build_model', 'towers', 'difference', 'run_onnx', 'export_tower',
+           'checkpoint_file', 'load_checkpoint', 'difference', 'build_model', 'towers', 'run_onnx', 'export_tower',
            'export_towers', 'prepare', 'convert']
 
 # %% ../nbs/22_convert.ipynb #d52a0303
@@ -165,6 +165,14 @@ def load_checkpoint(path: 'Path | str') -> dict[str, Any]:
         raise ValueError(f'{path.name} is no state dict: names and tensors were expected, nothing else')
     return {k.removeprefix('module.'): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
+# %% ../nbs/22_convert.ipynb #89b85cfd
+TOLERANCE = 1e-4
+
+def difference(a: Any, b: Any) -> float:
+    "Largest difference between the unit rows of two [n, d]; NaN if a row has no direction."
+    a, b = (x/np.linalg.norm(x, axis=1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
+    return float(np.abs(a - b).max())
+
 # %% ../nbs/22_convert.ipynb #4c578131
 def build_model(state: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     "open_clip's CLIP with these weights, in eval mode, nothing downloaded. `config` as in open_clip_config.json's model_cfg. Raises `ValueError`."
@@ -195,14 +203,7 @@ def towers(model: Any) -> dict[str, tuple[Any, Any, str, str]]:
     ids = torch.randint(0, model.vocab_size, (2, model.context_length), generator=rng)
     return {'image': (Half('encode_image'), pixels, 'pixel_values', 'image_embeds'), 'text': (Half('encode_text'), ids, 'input_ids', 'text_embeds')}
 
-# %% ../nbs/22_convert.ipynb #9f6e4110
-TOLERANCE = 1e-4
-
-def difference(a: Any, b: Any) -> float:
-    "Largest difference between the unit rows of two [n, d]; NaN if a row has no direction."
-    a, b = (x/np.linalg.norm(x, axis=1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
-    return float(np.abs(a - b).max())
-
+# %% ../nbs/22_convert.ipynb #5b4d44dd
 def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
     "The output of a graph with one input."
     import onnxruntime as ort

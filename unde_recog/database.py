@@ -6,8 +6,8 @@
 __all__ = ['Logical', 'LOGICALS', 'database_url', 'Query', 'run', 'arun', 'DatabaseError', 'migrations', 'migrate', 'Databases',
            'open_databases']
 
-# %% ../nbs/02_database.ipynb #defb7a01
-import asyncio, logging, re
+# %% ../nbs/02_database.ipynb #f2ed0b45
+import asyncio, logging, re, threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -103,7 +103,7 @@ def _vectors_ready(conn: psycopg.Connection) -> None:
 async def _vectors_ready_async(conn: psycopg.AsyncConnection) -> None:
     if await (await conn.execute("select 1 from pg_type where typname = 'vector'")).fetchone(): await register_vector_async(conn)
 
-# %% ../nbs/02_database.ipynb #d9717b97
+# %% ../nbs/02_database.ipynb #7ccfd2cc
 class Databases:
     "The three logical databases. Use as a context manager, or call `close` / `aclose`."
     def __init__(self, urls: Mapping[Logical, str], *, timeout: float = 10, statement_timeout: float = 30, max_size: int = 8, keep: Any = None):
@@ -111,16 +111,18 @@ class Databases:
         self._keep = keep  # the embedded server's handle, released with us
         self._pools: dict[str, ConnectionPool] = {}
         self._apools: dict[str, AsyncConnectionPool] = {}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str: return f"Databases({', '.join(f'{k}={mask_url(v)}' for k, v in self.urls.items())})"
 
     def pool(self, logical: Logical) -> ConnectionPool:
         "The sync pool of a logical database; databases at one address share one."
         url = self.urls[logical]
-        if url not in self._pools:
-            self._pools[url] = ConnectionPool(url, min_size=0, max_size=self.max_size, timeout=self.timeout, kwargs=_kwargs(self.statement_timeout),
-                                              configure=_vectors_ready, open=True, name=f'unde-{logical}', check=ConnectionPool.check_connection)
-        return self._pools[url]
+        with self._lock:
+            if url not in self._pools:
+                self._pools[url] = ConnectionPool(url, min_size=0, max_size=self.max_size, timeout=self.timeout, kwargs=_kwargs(self.statement_timeout),
+                                                  configure=_vectors_ready, open=True, name=f'unde-{logical}', check=ConnectionPool.check_connection)
+            return self._pools[url]
 
     async def apool(self, logical: Logical) -> AsyncConnectionPool:
         "The async pool, opened in the running loop."
@@ -129,16 +131,17 @@ class Databases:
             pool = AsyncConnectionPool(url, min_size=0, max_size=self.max_size, timeout=self.timeout, kwargs=_kwargs(self.statement_timeout),
                                        configure=_vectors_ready_async, open=False, name=f'unde-{logical}', check=AsyncConnectionPool.check_connection)
             self._apools[url] = pool
-            await pool.open()
+        await self._apools[url].open()  # again does no harm, and waits for whoever opens it first
         return self._apools[url]
 
     @contextmanager
     def connect(self, logical: Logical, timeout: float | None = None) -> Iterator[psycopg.Connection]:
         "A connection from the sync pool. Raises `DatabaseError` if none comes in time."
-        try: conn = self.pool(logical).getconn(timeout or self.timeout)
+        pool = self.pool(logical)
+        try: conn = pool.getconn(timeout or self.timeout)
         except (PoolTimeout, psycopg.OperationalError) as e: raise self._no_connection(logical, e) from None
         try: yield conn
-        finally: self.pool(logical).putconn(conn)
+        finally: pool.putconn(conn)
 
     @asynccontextmanager
     async def aconnect(self, logical: Logical, timeout: float | None = None) -> AsyncIterator[psycopg.AsyncConnection]:

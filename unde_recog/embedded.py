@@ -127,7 +127,7 @@ def configure(pgdata: Path) -> None:
     if missing:
         with main.open('a') as out: out.write('\n'.join(['', *missing, '']))
 
-# %% ../nbs/03_embedded.ipynb #f0219aad
+# %% ../nbs/03_embedded.ipynb #375ce740
 def server_state(pgdata: Path) -> 'str | None':
     "`starting`, `ready` or `stopping`, if a server runs on this folder; None if not, whatever `postmaster.pid` says."
     import psutil
@@ -139,15 +139,17 @@ def server_state(pgdata: Path) -> 'str | None':
     except (OSError, ValueError, IndexError, psutil.Error): return None
 
 def settle(pgdata: Path, wait: float = 300) -> None:
-    "Wait while a server starts or stops; take away a `postmaster.pid` that is broken or names a stranger. Raises `EmbeddedError`."
+    "Wait while a server starts or stops; take away its lock files if they are broken, or name a stranger or a zombie. Raises `EmbeddedError`."
+    import psutil
     end = time.monotonic() + wait
     while (state := server_state(pgdata)) not in (None, 'ready'):
         if time.monotonic() > end: raise EmbeddedError(f'the embedded PostgreSQL in {pgdata} is {state} for more than {wait:g} s: see {pgdata}/log')
         time.sleep(.1)
-    path = pgdata/'postmaster.pid'
-    if state is None and path.exists():
+    for path in [pgdata/'postmaster.pid', *pgdata.glob('.s.PGSQL.*.lock')]:
+        if state == 'ready' or not path.exists(): continue
         lines = path.read_text().splitlines()
-        if len(lines) < 8 or not lines[0].strip().isdigit() or birth(int(lines[0])) is not None: path.unlink()
+        short = len(lines) < (8 if path.suffix == '.pid' else 1)
+        if short or not lines[0].strip().isdigit() or psutil.pid_exists(int(lines[0])): path.unlink()
 
 # %% ../nbs/03_embedded.ipynb #07bbf204
 def last_words(log: Path, since: int = 0, n: int = 3) -> str:

@@ -66,14 +66,14 @@ def parse_layout(version: str, rows: Iterable[Sequence]) -> Layout:
     found: dict[str | None, int] = {brand: n for brand, n in rows}
     return Layout(version, found.get(None, 0), {b: n for b, n in found.items() if b is not None})
 
-# %% ../nbs/12_search.ipynb #99ae3d1f
+# %% ../nbs/12_search.ipynb #93c60a12
 def skus_query(vector: np.ndarray, k: int, layout: Layout, brands: 'Sequence[str] | None' = None, fetch: int | None = None) -> Query:
     "The `k` nearest SKUs by the indexes of `layout`; `fetch` photos are looked at in each arm (default 6 × k)."
     fetch = min(EF_MAX, fetch or 6 * k)
     params = {'vector': vector, 'version': layout.version, 'fetch': fetch}
     nearest = f'order by {_DISTANCE} limit %(fetch)s'
     if not layout.rows: return exact_query(vector, k, layout.version, brands)
-    if brands is None: return _query(f'select {_PHOTO} {_ROWS} {nearest}', k, planner(fetch, False), **params)
+    if brands is None: return _query(f'select {_PHOTO} {_ROWS} {nearest}', k, planner(2 * fetch, False), **params)  # twice: from all brands, whole clusters are else missed (reports/latency)
     if layout.mostly(brands): return _query(f'select {_PHOTO} {_ROWS} and brand = any(%(brands)s) {nearest}', k, planner(fetch, True), **params, brands=list(brands))
     own, small = sorted(set(brands) & set(layout.brands)), sorted(set(brands) - set(layout.brands))
     arms = [f'(select {_PHOTO} {_ROWS} and brand = %(brand_{i})s {nearest})' for i in range(len(own))]
