@@ -1,19 +1,27 @@
 "Pools, migrations and constraints on a real PostgreSQL."
+import asyncio
 import multiprocessing
+import shutil
+import socket
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from unde_recog import database
-from unde_recog.database import LOGICALS, DatabaseError, Databases, migrate, open_databases
+from unde_recog.database import LOGICALS, DatabaseError, Databases, address, migrate, open_databases
+from unde_recog.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
+
+from .conftest import sibling
 
 
 @pytest.fixture
 def empty_url(server_url):
     "A database without our tables."
-    from .conftest import sibling
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute('drop database if exists test_empty_db with (force)')
         conn.execute('create database test_empty_db')
@@ -40,7 +48,28 @@ def test_a_broken_migration_leaves_nothing(empty_url, monkeypatch):
     monkeypatch.setattr(database, 'migrations', lambda logical: [('0001_good.sql', 'create table good (id int)'), ('0002_bad.sql', 'create table bad (id nonsense)')])
     with psycopg.connect(empty_url, autocommit=True) as conn:
         with pytest.raises(DatabaseError, match='0002_bad.sql'): migrate(conn, 'log')
-        assert conn.execute("select to_regclass('good'), to_regclass('bad')").fetchone() == (None, None)
+        assert conn.execute("select to_regclass('good'), to_regclass('bad'), to_regclass('unde_migrations')").fetchone() == (None, None, None)
+        monkeypatch.setattr(database, 'migrations', lambda logical: [('0001_good.sql', 'create table good (id int)'), ('0002_bad.sql', 'create table bad (id int)')])
+        assert migrate(conn, 'log') == ['0001_good.sql', '0002_bad.sql']  # once mended, all of it is applied
+
+
+def test_a_kill_in_the_middle_of_a_migration_leaves_nothing(empty_url):
+    slow = '''
+import sys, psycopg
+from unde_recog import database
+database.migrations = lambda logical: [('0001_a.sql', 'create table a (id int)'), ('0002_b.sql', 'create table b (id int); select pg_sleep(600)')]
+with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migration') as conn:
+    database.migrate(conn, 'log')
+'''
+    p = subprocess.Popen([sys.executable, '-c', slow, empty_url])
+    with psycopg.connect(empty_url, autocommit=True) as conn:
+        def sleeping(): return conn.execute("select count(*) from pg_stat_activity where application_name = 'slow migration' and wait_event = 'PgSleep'").fetchone() == (1,)
+        while not sleeping(): assert p.poll() is None
+        p.kill()
+        p.wait()
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'slow migration'")  # it would notice only after its sleep
+        with Databases(dict.fromkeys(LOGICALS, empty_url)) as db: assert all(db.migrate().values())  # the lock is free again
+        assert conn.execute("select to_regclass('a'), to_regclass('b')").fetchone() == (None, None)
 
 
 def test_an_edited_migration_is_refused(empty_url, monkeypatch):
@@ -51,19 +80,77 @@ def test_an_edited_migration_is_refused(empty_url, monkeypatch):
         with pytest.raises(DatabaseError, match='was changed'): migrate(conn, 'log')
 
 
+PRODUCT = "insert into raw_products (source, external_id, brand{0}) values ('s', '1', 'hm'{1})"
+PHOTO = "insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version) values ('hm', '1', 'u', {}, {}, array_fill({}, array[{}])::vector, {})"
+ITEM = "insert into item_embeddings (brand, item_id, version, modality, dims, vector) values ('hm', '1', 'v', {}, {}, '[1,2]')"
+
+
 @pytest.mark.parametrize('logical, statement', [
-    ('catalogue', "insert into raw_products (source, external_id, brand) values ('s', '1', 'Pull&Bear')"),
-    ('catalogue', "insert into raw_products (source, external_id, brand, category_canonical) values ('s', '1', 'hm', 'trousers')"),
-    ('catalogue', "insert into raw_products (source, external_id, brand, image_urls) values ('s', '1', 'hm', '[\"a\"]')"),
-    ('catalogue', "insert into raw_stores (brand, store_id, name) values ('H M', '1', 'x')"),
+    ('catalogue', PRODUCT.format(', category_canonical', ", 'trousers'")),
+    ('catalogue', PRODUCT.format(', image_urls', ", '[\"a\"]'")),  # views must be as many
+    ('catalogue', PRODUCT.format(', sizes', ", '{}'")),
+    ('catalogue', PRODUCT.format(', price', ', -1')),
+    ('catalogue', PRODUCT.format(', currency', ", 'euro'")),
+    ('catalogue', PRODUCT.format(', image_status', ", 'done'")),
+    ('catalogue', PRODUCT.format(', ximilar_status', ", 'done'")),
+    ('catalogue', PRODUCT.format(', index_scope', ", 'all'")),
+    ('catalogue', "insert into raw_products (source, external_id, brand) values ('s', '', 'hm')"),
+    ('catalogue', "insert into raw_stores (brand, store_id, name, latitude) values ('hm', '1', 'x', 91)"),
     ('catalogue', "insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values ('hm', '1', '1', '{}', now())"),
-    ('vectors', "insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version) values ('hm', '1', 'u', 7, repeat('a', 64), array_fill(0.1, array[512])::vector, 'm')"),
-    ('vectors', "insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version) values ('hm', '1', 'u', 0, 'short', array_fill(0.1, array[512])::vector, 'm')"),
-    ('vectors', "insert into item_embeddings (brand, item_id, version, modality, dims, vector) values ('hm', '1', 'v', 'image', 3, '[1,2]')"),
+    ('vectors', PHOTO.format(7, "repeat('a', 64)", .1, 512, "'m'")),
+    ('vectors', PHOTO.format(0, "'short'", .1, 512, "'m'")),
+    ('vectors', PHOTO.format(0, "repeat('a', 64)", .1, 512, "''")),
+    ('vectors', PHOTO.format(0, "repeat('a', 64)", .1, 511, "'m'")),
+    ('vectors', ITEM.format("'image'", 3)),
+    ('vectors', ITEM.format("'sound'", 2)),
     ('log', "insert into recognition_items (request_id, item_index, category, box, match_type, model_version) values (gen_random_uuid(), 0, 'top', '[]', 'perfect', 'm')"),
+    ('log', "insert into recognition_items (request_id, item_index, category, box, match_type, model_version) values (gen_random_uuid(), 0, 'top', '[]', 'exact', 'm')"),
 ])
 def test_constraints_refuse(db, logical, statement):
-    with db.connect(logical) as conn, pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation)): conn.execute(statement)
+    with db.connect(logical) as conn, pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation, psycopg.errors.DataException)): conn.execute(statement)
+
+
+BRANDED = {
+    'catalogue': ["insert into raw_products (source, external_id, brand) values ('s', '1', %s)", "insert into raw_stores (brand, store_id, name) values (%s, '1', 'x')",
+                  "insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values (%s, '1', '1', '[]', now())"],
+    'vectors': [PHOTO.format(0, "repeat('a', 64)", .1, 512, "'m'").replace("'hm'", '%s'), ITEM.format("'image'", 2).replace("'hm'", '%s')]}
+
+
+def test_only_canonical_brands(db):
+    for logical, statements in BRANDED.items():
+        for statement in statements:
+            with db.connect(logical) as conn:
+                for bad in ('Pull&Bear', 'HM', 'h m', '_hm', 'hm_', 'pull__bear', 'zoë', '', 'hm\n'):
+                    with pytest.raises(psycopg.errors.CheckViolation): conn.execute(statement, (bad,))
+                for good in ('hm', 'pull_bear', '7_for_all'): conn.execute(statement, (good,))
+
+
+@pytest.mark.parametrize('logical, first, second', [
+    ('catalogue', PRODUCT.format('', ''), "insert into raw_products (source, external_id, brand) values ('other', '1', 'hm')"),
+    ('catalogue', PRODUCT.format('', ''), "insert into raw_products (source, external_id, brand) values ('s', '1', 'zara')"),
+    ('catalogue', "insert into raw_stores (brand, store_id, name) values ('hm', '1', 'x')", "insert into raw_stores (brand, store_id, name) values ('hm', '1', 'y')"),
+    ('vectors', PHOTO.format(0, "repeat('a', 64)", .1, 512, "'m'"), PHOTO.format(1, "repeat('a', 64)", .2, 512, "'m'")),
+    ('vectors', ITEM.format("'image'", 2), ITEM.format("'image'", 2)),
+])
+def test_one_row_a_key(db, logical, first, second):
+    with db.connect(logical) as conn:
+        conn.execute(first)
+        with pytest.raises(psycopg.errors.UniqueViolation): conn.execute(second)
+
+
+def test_the_same_photo_in_two_versions_and_an_item_in_two_modalities(db):
+    with db.connect('vectors') as conn:
+        for version in ("'m'", "'n'"): conn.execute(PHOTO.format(0, "repeat('a', 64)", .1, 512, version))
+        for modality in ("'image'", "'text'"): conn.execute(ITEM.format(modality, 2))
+        assert conn.execute("select attstorage from pg_attribute where attrelid = 'sku_image_embeddings'::regclass and attname = 'embedding'").fetchone() == ('p',)
+        assert conn.execute('select distinct org_id::text, image_hash, namespace from item_embeddings').fetchall() == [('00000000-0000-0000-0000-000000000000', '', 'default')]
+
+
+def test_defaults_of_a_product(db):
+    with db.connect('catalogue') as conn:
+        conn.execute(PRODUCT.format('', ''))
+        row = conn.execute('select image_status, ximilar_status, index_scope, ximilar_synced_urls, ximilar_target_count, category_canonical from raw_products').fetchone()
+    assert row == ('pending', 'pending', 'pgvector', [], 2, 'other')
 
 
 def test_one_reading_a_utc_day(db):
@@ -91,13 +178,41 @@ def test_a_connection_that_died_is_replaced(db):
     with db.connect('log') as conn: assert conn.execute('select 1').fetchone() == (1,) and conn.info.backend_pid != pid
 
 
+def test_a_connection_that_dies_in_use_fails_there_only(db):
+    with pytest.raises(psycopg.OperationalError), db.connect('log') as conn:
+        with psycopg.connect(db.urls['log'], autocommit=True) as other: other.execute('select pg_terminate_backend(%s)', (conn.info.backend_pid,))
+        conn.execute('select 1')
+    with db.connect('log') as conn: assert conn.execute('select 1').fetchone() == (1,)
+
+
+def test_the_async_pool_rolls_back_and_replaces_the_dead(fresh_url):
+    async def rounds():
+        async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db:
+            with pytest.raises(KeyError):
+                async with db.aconnect('catalogue') as conn:
+                    await conn.execute('begin')
+                    await conn.execute("insert into raw_stores (brand, store_id, name) values ('hm', '1', 'x')")
+                    raise KeyError
+            async with db.aconnect('catalogue') as conn:
+                assert await (await conn.execute('select count(*) from raw_stores')).fetchone() == (0,)
+                pid = conn.info.backend_pid
+            async with await psycopg.AsyncConnection.connect(fresh_url, autocommit=True) as other: await other.execute('select pg_terminate_backend(%s)', (pid,))
+            async with db.aconnect('catalogue') as conn: return await (await conn.execute('select 1')).fetchone()
+    assert asyncio.run(rounds()) == (1,)
+
+
+def test_a_statement_that_takes_too_long_is_ended(fresh_url):
+    with Databases(dict.fromkeys(LOGICALS, fresh_url), statement_timeout=.2) as db:
+        with pytest.raises(psycopg.errors.QueryCanceled), db.connect('log') as conn: conn.execute('select pg_sleep(60)')
+        with db.connect('log') as conn: assert conn.execute('select 1').fetchone() == (1,)
+
+
 async def _async_round(url):
     async with Databases(dict.fromkeys(LOGICALS, url)) as db:
         async with db.aconnect('vectors') as conn: return await (await conn.execute("select '[1,2]'::vector")).fetchone()
 
 
 def test_async_pool(fresh_url):
-    import asyncio
     (vector,) = asyncio.run(_async_round(fresh_url))
     assert list(vector.to_list() if hasattr(vector, 'to_list') else vector) == [1, 2]
 
@@ -108,19 +223,79 @@ def test_a_full_pool_times_out_with_a_name(fresh_url):
             with db.connect('log'): pass
 
 
-@pytest.mark.parametrize('url', ['postgresql://me:planted-secret@127.0.0.1:1/x', 'postgresql://me:planted-secret@no-such-host.invalid/x'])
-def test_no_server_no_secret(url):
-    with pytest.raises(DatabaseError) as e: open_databases(load_settings(env={}, DATABASE_URL=url), timeout=1)
-    assert 'planted-secret' not in str(e.value) and 'DATABASE_URL' in str(e.value) + 'DATABASE_URL'
+def refusal(url, **options):
+    "What `open_databases` says about an address."
+    with pytest.raises((DatabaseError, SettingsError)) as e: open_databases(load_settings(env={}, DATABASE_URL=url), **options)
+    text = str(e.value)
+    assert 'DATABASE_URL' in text and 'planted' not in text and 'secret' not in text and e.value.__cause__ is None
+    return text
 
 
-def test_no_postgresql_address_is_refused():
-    with pytest.raises(SettingsError, match='DATABASE_URL') as e: open_databases(load_settings(env={}, DATABASE_URL='mysql://me:planted-secret@host/x'))
-    assert 'planted-secret' not in str(e.value)
+@pytest.mark.parametrize('url, why', [
+    ('postgresql://me:planted-secret@127.0.0.1:1/x', 'connection refused'),
+    ('postgresql://me:planted-secret@no-such-host.invalid/x', 'unknown host name'),
+    ('postgresql://me:planted@secret@127.0.0.1/x', '%40'),
+    ('postgresql://me:planted/secret@127.0.0.1/x', '%2F'),
+    ('postgresql://me:100%planted@127.0.0.1/x', '%25'),
+    ('mysql://me:planted-secret@host/x', 'PostgreSQL'),
+    ('host=127.0.0.1 password=planted-secret', 'PostgreSQL'),
+])
+def test_wrong_addresses_are_told_without_their_secrets(url, why): assert why in refusal(url)
+
+
+def test_a_hash_in_the_password_is_no_harm():
+    assert address('postgresql://me:planted#secret@db:5432/unde') == 'postgresql://me:•••@db:5432/unde'
+    db = Databases(dict.fromkeys(LOGICALS, 'postgresql://me:planted#secret@127.0.0.1:1/x'), timeout=.2)
+    with closing(db), pytest.raises(DatabaseError) as e, db.connect('log'): pass
+    assert 'planted' not in str(e.value) + repr(db) and 'secret' not in str(e.value) + repr(db)
+
+
+@pytest.mark.parametrize('through', ['migrate', 'pool', 'async pool'])
+def test_a_server_that_never_answers(through, caplog):
+    with socket.create_server(('127.0.0.1', 0)) as silent:  # takes the connection and says nothing
+        url = f'postgresql://me:planted-secret@127.0.0.1:{silent.getsockname()[1]}/x'
+        with Databases(dict.fromkeys(LOGICALS, url), timeout=.3) as db, pytest.raises(DatabaseError, match='no answer') as e:
+            if through == 'migrate': db.migrate()
+            elif through == 'pool':
+                with db.connect('log'): pass
+            else:
+                async def ask():
+                    async with db, db.aconnect('log'): pass
+                asyncio.run(ask())
+    assert 'planted' not in str(e.value) + caplog.text
+
+
+def test_what_the_server_says_is_passed_on(settings):
+    "A server that asks for passwords, on a data folder of its own."
+    folder = Path(settings.UNDE_DATA_DIR).with_name('unde-e-passwords')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder/'hba.conf').write_text('local all postgres trust\nlocal all all scram-sha-256\n')
+    (folder/'hba.conf').chmod(0o644)
+    (folder/'postgres.conf').write_text(f"hba_file = '{folder}/hba.conf'\n")
+    with start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder)) as server:
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute("create role me login password 'right-one'")
+            conn.execute('create database hers owner me')
+        def url(password, name): return sibling(server.url, name).replace('postgres@', f'me:{password}@')
+        assert 'password authentication failed for user "me"' in refusal(url('planted-secret', 'hers'))
+        assert 'database "missing" does not exist' in refusal(url('right-one', 'missing'))
+        with closing(open_databases(load_settings(env={}, DATABASE_URL=url('right-one', 'hers')))) as db, db.connect('log') as conn:  # pgvector is trusted: no superuser is needed
+            assert conn.execute('select current_user').fetchone() == ('me',) and 'right-one' not in repr(db)
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute("create database others")
+            conn.execute("revoke create on schema public from public")
+        assert 'catalogue' in refused(url('right-one', 'others'))
+    shutil.rmtree(folder)
+
+
+def refused(url):
+    with pytest.raises(DatabaseError) as e: open_databases(load_settings(env={}, DATABASE_URL=url))
+    return str(e.value)
 
 
 def test_three_databases_on_one_server(server_url):
-    from .conftest import sibling
     names = {x: f'test_three_{x}' for x in LOGICALS}
     with psycopg.connect(server_url, autocommit=True) as conn:
         for n in names.values(): conn.execute(f'drop database if exists {n} with (force)'); conn.execute(f'create database {n}')
@@ -147,7 +322,6 @@ def test_many_threads_share_one_pool(fresh_url):
 
 
 def test_many_tasks_open_one_async_pool(fresh_url):
-    import asyncio
 
     async def one(db):
         async with db.aconnect('log') as conn: return (await (await conn.execute('select 1')).fetchone())[0]
