@@ -64,7 +64,8 @@ def real(tmp_path_factory):
             if p.ndim == 1: p.add_(torch.randn_like(p)*.1)
             if '.mlp.' in name: p.mul_(2)  # trained activations are larger than fresh ones
     model.save_pretrained(folder, safe_serialization=True)
-    pixels, ids = torch.randn(3, 3, 224, 224), sentences(3, 77, 49406, 49407)
+    pixels = torch.randn(3, 3, 7, 7).repeat_interleave(32, 2).repeat_interleave(32, 3) + torch.randn(3, 3, 224, 224)/4  # large fields, some noise
+    ids = sentences(3, 77, 49406, 49407)
     theirs = answers(model, pixels, ids)
     del model
     paths = c.convert(folder, folder/'onnx')
@@ -90,7 +91,7 @@ def test_real_size_equals_transformers(real, tower, rows):
 
 def test_random_weights_tell_rows_apart(real):
     "Else equal vectors would prove nothing."
-    for vectors in real[2]: assert all(c.difference(vectors[[i]], vectors[[j]]) > .01 for i in range(3) for j in range(i))
+    for vectors in real[2]: assert min(c.difference(vectors[[i]], vectors[[j]]) for i in range(3) for j in range(i)) > 10*c.TOLERANCE
 
 
 def test_plain_gelu_would_differ(real):
@@ -183,10 +184,11 @@ def test_config_json_decides_the_activation(tiny, tmp_path):
     pixels, ids = torch.randn(2, 3, 32, 32), sentences(2, 12, 97, 98)
     for got, wanted in zip((c.run_onnx(paths['image'], pixels), c.run_onnx(paths['text'], ids)), answers(model, pixels, ids)): assert c.difference(got, wanted) < 1e-4
     (tmp_path/'config.json').unlink()
-    assert c.difference(c.run_onnx(c.convert(tmp_path, tmp_path/'quick')['image'], pixels), answers(model, pixels, ids)[0]) > 1e-4
+    with torch.inference_mode(): quick = c.build_model(*c.prepare(model.state_dict(), tmp_path)).encode_image(pixels)
+    assert c.difference(quick, answers(model, pixels, ids)[0]) > 10*c.TOLERANCE
 
 
-def test_open_clip_format_with_an_attention_pooling_of_its_own(tmp_path):
+def test_open_clip_format_with_a_text_tower_of_its_own(tmp_path):
     "What Marqo publishes: open_clip's names and open_clip_config.json; here with a text tower as FashionSigLIP has it (own module, no causal mask, last token, bias)."
     torch.manual_seed(0)
     config = {'embed_dim': 64, 'init_logit_bias': -10, 'custom_text': True, 'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 64, 'patch_size': 8},
@@ -203,12 +205,12 @@ def test_open_clip_format_with_an_attention_pooling_of_its_own(tmp_path):
 
 def test_weights_that_are_not_numbers_leave_nothing(tiny, tmp_path):
     bad = {k: v.clone() for k, v in tiny[1].items()}
-    bad['text_model.final_layer_norm.weight'][0] = float('nan')
+    bad['vision_model.post_layernorm.weight'][0] = float('nan')
     torch.save(bad, tmp_path/'pytorch_model.bin')
-    with pytest.raises(ValueError, match='finite'): c.convert(tmp_path, tmp_path/'onnx')
-    assert not [p for p in (tmp_path/'onnx').iterdir() if p.suffix != '.onnx'] and not (tmp_path/'onnx'/'text.onnx').exists()
+    with pytest.raises(ValueError, match='image.onnx: .* not finite'): c.convert(tmp_path, tmp_path/'onnx')
+    assert list((tmp_path/'onnx').iterdir()) == []
 
 
 def test_the_module_needs_no_torch_until_it_is_used():
     code = 'import sys, unde_recog.convert; sys.exit(", ".join(m for m in ("torch", "open_clip", "transformers", "onnxruntime", "matplotlib") if m in sys.modules))'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120).stderr == ''
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120).stderr.strip() == ''

@@ -65,6 +65,7 @@ def open_session(shop):
 
 def rows(session, answer, *columns):
     "The item rows of an answer, once they are written."
+    session.drain()
     session.recognizer.log.close()
     with session.recognizer.db.connect('log') as conn:
         return conn.execute(f'select {", ".join(columns)} from recognition_items where request_id = %s order by item_index', (uuid.UUID(answer.request_id),)).fetchall()
@@ -228,6 +229,7 @@ def test_many_at_once_each_get_their_own(open_session, world):
         photos = [world.photo(k) for k in world.keys[:12]]
         return await asyncio.gather(*(session.recognizer.recognize(p, now=NOW) for p in photos))
     answers = session.run(all_of())
+    session.drain()
     firsts = [(a.items[0].matches[0].brand, a.items[0].matches[0].external_id) for a in answers]
     assert firsts == [tuple(k) for k in world.keys[:12]]
     session.recognizer.log.close()

@@ -185,10 +185,10 @@ def build_model(state: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     except RuntimeError as e: raise ValueError(f'the weights do not fit the configuration: {" ".join(str(e).split(":", 1)[-1].split())[:300]}') from None
     return model.eval()
 
-# %% ../nbs/22_convert.ipynb #b08ff087
+# %% ../nbs/22_convert.ipynb #973d7c34
 def towers(model: Any) -> dict[str, tuple[Any, Any, str, str]]:
     "An open_clip model → `image` and `text`: network, example of two rows, input name, output name."
-    torch, = need('torch')
+    torch: Any = need('torch')[0]
 
     class Half(torch.nn.Module):
         def __init__(self, name: str):
@@ -212,7 +212,7 @@ def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
     session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return session.run(None, {session.get_inputs()[0].name: np.asarray(rows)})[0]
 
-# %% ../nbs/22_convert.ipynb #fe44d025
+# %% ../nbs/22_convert.ipynb #d699a554
 def export_tower(network: Any, example: Any, input_name: str, output_name: str, path: 'Path | str') -> Path:
     "One network → an ONNX file with free batch size, checked against torch within 1e-4. Raises `ValueError`, leaving nothing."
     torch, _ = need('torch', 'onnxscript')
@@ -220,7 +220,8 @@ def export_tower(network: Any, example: Any, input_name: str, output_name: str, 
     rows = torch.cat([example, example[:1].flip(-1)])
     try:
         with torch.no_grad():
-            program = torch.onnx.export(network.eval(), (example,), input_names=[input_name], output_names=[output_name], dynamic_shapes=({0: torch.export.Dim('n')},), dynamo=True, verbose=False)
+            program = torch.onnx.export(network.eval(), (example,), input_names=[input_name], output_names=[output_name], dynamic_shapes=({0: torch.export.Dim('n')},),
+                dynamo=True, opset_version=18, verbose=False, optimize=False)  # ONNX Runtime optimises when it loads
             wanted = network(rows)
         program.save(part, external_data=False)
         off = max(difference(run_onnx(part, rows[:n]), wanted[:n]) for n in (1, 3))

@@ -82,7 +82,7 @@ def migrations(logical: Logical) -> list[tuple[str, str]]:
     found = sorted((f for f in (files('unde_recog')/'sql'/logical).iterdir() if f.name.endswith('.sql')), key=lambda f: f.name)
     return [(f.name, f.read_text(encoding='utf-8')) for f in found]
 
-# %% ../nbs/02_database.ipynb #8ca6b320
+# %% ../nbs/02_database.ipynb #f9c5b97c
 _MARKS = 'create table if not exists unde_migrations (logical text, name text, md5 text, applied_at timestamptz not null default now(), primary key (logical, name))'
 _LOCK = 0x756e6465  # 'unde'
 _NO_PGVECTOR = psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile  # of newer and of older servers
@@ -100,7 +100,9 @@ def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
             if name in known: continue
             try: conn.execute(sql)  # type: ignore[call-overload]
             except _NO_PGVECTOR: raise  # no pgvector: said by the caller, who knows the address
-            except psycopg.Error as e: raise DatabaseError(f'sql/{logical}/{name} cannot be applied, nothing was changed ({str(e).splitlines()[0]})') from None
+            except psycopg.Error as e:
+                why = '; '.join(filter(None, (str(e).split('\n')[0], e.diag.message_hint)))
+                raise DatabaseError(f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})') from None
             conn.execute('insert into unde_migrations (logical, name, md5) values (%s, %s, %s)', (logical, name, md5))
             done.append(name)
     return done

@@ -72,13 +72,14 @@ def judge(world: World, scene: Scene, answer: Answer, lists: Mapping[int, Sequen
                      'match_type': told.match_type, 'first_is_right': bool(shown) and shown[0] == item.key, 'shown': item.key in shown, **gates.get(i, {})})
     return rows
 
-# %% ../nbs/91_demo.ipynb #4c6d5923
+# %% ../nbs/91_demo.ipynb #977d0817
 def recognise_scenes(session: Session, world: World, scenes: Sequence[Scene], tell: Tell) -> list[Outcome]:
     "Every scene through the pipeline, with the boxes of its garments given."
     told = []
     for n, scene in enumerate(scenes, 1):
         told.append((scene, session.recognize(scene.data, user_mall=scene.mall, user_id='demo', boxes=[{'box': i.box, 'category': i.category} for i in scene.items])))
         tell('recognising', n, len(scenes))
+    session.drain()
     log = session.recognizer.log
     if log is not None: log.close()  # waits until all rows are written
     out = []

@@ -80,7 +80,7 @@ class _Places(BaseModel):
     BRAND_ALIASES: Path | None = _f(None, 'CSV alias,brand; unset = the one in the package')
     CATEGORY_MAP: Path | None = _f(None, 'CSV pattern,category; unset = the one in the package')
 
-# %% ../nbs/00_settings.ipynb #82b0a17d
+# %% ../nbs/00_settings.ipynb #9087c202
 class _Vendors(BaseModel):
     "Settings of paid and remote parts; no key: that step is off, not broken."
     XIMILAR_API_URL: str = _f('https://api.ximilar.com/', 'base address')
@@ -90,6 +90,14 @@ class _Vendors(BaseModel):
     GEMINI_API_KEY: SecretStr | None = _f(None, 'no key: no context tags, no visual rerank')
     GEMINI_MODEL: str = _f('gemini-3.5-flash-lite', 'vision model')
     ANTHROPIC_API_KEY: SecretStr | None = _f(None, "second judge of the council")
+    ANTHROPIC_API_URL: str | None = _f(None, "unset = the SDK's own")
+    ANTHROPIC_MODEL: str = _f('claude-haiku-4-5', "the second judge's model")
+    COUNCIL: bool = _f(False, 'two judges: within 0.15 their mean, else the lower')
+    ADVICE: bool = _f(False, 'two sentences on wearing the finds, after the result')
+    CREDIT_BUDGET: Annotated[int, Field(ge=0)] | None = _f(None, 'Ximilar credits a calendar month (UTC)')
+    TOKEN_BUDGET: Annotated[int, Field(ge=0)] | None = _f(None, 'language-model tokens a calendar month (UTC)')
+    BUDGET_AT_80: Literal['nothing', 'stop_tagging', 'pgvector'] = _f('stop_tagging', 'what stops when 80 % of a budget is spent')
+    BUDGET_AT_100: Literal['nothing', 'stop_tagging', 'pgvector'] = _f('pgvector', 'what stops when a budget is spent')
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')

@@ -106,7 +106,7 @@ def ranked_by_truth(eyes: Eyes, known: 'Known | None', digest: str, k: int) -> l
     gaps[0], gaps[1] = 0, luck.uniform(.06, .18) if right_first else luck.uniform(.0, .05)
     return [(key, round(float(min(d, 1.5)), 6)) for key, d in zip(order[:k], start + np.cumsum(gaps))]
 
-# %% ../../nbs/61_sandbox.vendors.ipynb #a1737d28
+# %% ../../nbs/61_sandbox.vendors.ipynb #eb439611
 class Collection:
     "The similarity collection: insert, delete, get, update, list, search; credits are counted."
     def __init__(self, eyes: Eyes):
@@ -126,7 +126,7 @@ class Collection:
         return all(record.get(k) in (v['$in'] if isinstance(v, Mapping) and '$in' in v else v if isinstance(v, list) else [v]) for k, v in wanted.items())
 
     def insert(self, records: Sequence[Mapping[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
-        out = []
+        out: list[dict[str, Any]] = []
         for r in records:
             duplicate = r.get('_id') in self.records
             if not duplicate and r.get('_id'): self.records[str(r['_id'])] = {k: v for k, v in r.items() if k not in ('_base64',)}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Kind', 'BLAMED', 'RETRIED', 'T', 'FAIR', 'LEAST', 'VendorError', 'safe_code', 'kind_of_status', 'retry_after',
            'Breaker', 'Limiter', 'RetryBudget', 'Guard', 'outcome', 'pause_before', 'call', 'Reply', 'http_error',
-           'Http']
+           'Connections', 'Http']
 
 # %% ../../nbs/40_vendors.calls.ipynb #7aa2e231
 import asyncio, json, random, re, time
@@ -163,7 +163,7 @@ async def _once(vendor: str, attempt: Callable[[float], Awaitable[T]], left: flo
     assert timed_out
     raise VendorError(vendor, 'timeout', f'no answer within {left:.2f} s')  # raised here, so that it drags no context along
 
-# %% ../../nbs/40_vendors.calls.ipynb #11303913
+# %% ../../nbs/40_vendors.calls.ipynb #d7e924d6
 def pause_before(error: VendorError, tried: int) -> float:
     "Seconds before attempt number `tried` + 1."
     return error.retry_after if error.retry_after is not None else random.uniform(.5, 1)*.1*2**tried
@@ -176,20 +176,27 @@ async def call(vendor: str, attempt: Callable[[float], Awaitable[T]], *, timeout
     guard.retries.earn()
     while True:
         if (left := ends - time.monotonic()) < LEAST: raise VendorError(vendor, 'timeout', 'no time left for a call')
+        if guard.breaker.state == 'open': raise VendorError(vendor, 'circuit_open', f'resting after {guard.breaker.count} failures')
         if not await guard.limiter.acquire(left - LEAST): raise VendorError(vendor, 'rate_limited', 'our own rate limit leaves no room in time')
-        if not guard.breaker.allow(): raise VendorError(vendor, 'circuit_open', f'resting after {guard.breaker.count} failures')
+        if not guard.breaker.allow(): raise VendorError(vendor, 'circuit_open', 'somebody else has gone to see whether it is back')
         try: return await _once(vendor, attempt, max(LEAST, ends - time.monotonic()), guard.breaker)
         except VendorError as e:
             tried, pause = tried + 1, pause_before(e, tried)
             if e.kind not in RETRIED or tried >= attempts or pause + LEAST > ends - time.monotonic() or not guard.retries.take(): raise
         await asyncio.sleep(pause)
 
-# %% ../../nbs/40_vendors.calls.ipynb #0a31c4e2
+# %% ../../nbs/40_vendors.calls.ipynb #10ca9fb7
 class _Span:
     "The end of one request, and the reads and writes that wait for it."
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, sent: 'Callable[[], None] | None' = None):
         self.end: float = asyncio.get_running_loop().time() + seconds
         self.waiting: set[asyncio.Timeout] = set()
+        self.sent = sent
+
+    def leaves(self) -> None:
+        "The first bytes go out: from here on it may be billed."
+        tell, self.sent = self.sent, None
+        if tell: tell()
 
     def hurry(self) -> None:
         "The caller has gone: end now."
@@ -209,13 +216,14 @@ async def _within(work: Callable[[], Awaitable[T]], error: type[Exception]) -> T
             finally: span.waiting.discard(t)
     except TimeoutError: raise error('the request has ended') from None
 
-# %% ../../nbs/40_vendors.calls.ipynb #035c6588
+# %% ../../nbs/40_vendors.calls.ipynb #a3713463
 class _Stream(httpcore.AsyncNetworkStream):
     "A socket whose reads and writes end with the request."
     def __init__(self, inner: httpcore.AsyncNetworkStream): self.inner = inner
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return await _within(lambda: self.inner.read(max_bytes, timeout), httpcore.ReadTimeout)
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        _span.get().leaves()
         await _within(lambda: self.inner.write(buffer, timeout), httpcore.WriteTimeout)
     async def aclose(self) -> None: await self.inner.aclose()
     async def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> httpcore.AsyncNetworkStream:
@@ -240,7 +248,9 @@ class _Transport(httpx.AsyncHTTPTransport):
         "Connections that are neither idle nor closed."
         return sum(not (c.is_idle() or c.is_closed()) for c in self._pool.connections)  # type: ignore[union-attr]
 
-# %% ../../nbs/40_vendors.calls.ipynb #519c8d1e
+# %% ../../nbs/40_vendors.calls.ipynb #dd38f5c6
+def _no_number(text: str) -> Any: raise ValueError(text)  # NaN and Infinity are not JSON
+
 @dataclass(frozen=True)
 class Reply:
     "What came back."
@@ -254,8 +264,8 @@ class Reply:
 
     def json(self) -> Any:
         "The body. Raises `VendorError` (`bad_answer`)."
-        try: return json.loads(self.body)
-        except (ValueError, RecursionError): value = None
+        try: return json.loads(self.body, parse_constant=_no_number)
+        except (ValueError, RecursionError): pass
         raise VendorError(self.vendor, 'bad_answer', 'the answer is no JSON', code=self.status)
 
 # %% ../../nbs/40_vendors.calls.ipynb #cc1de065
@@ -290,16 +300,31 @@ class _Home:
         task.add_done_callback(over)
         return task
 
-# %% ../../nbs/40_vendors.calls.ipynb #3ddb0249
-class Http:
-    "JSON over HTTP to one base address: `size` requests at once, `max_bytes` an answer, survives callers who time out or go away."
+# %% ../../nbs/40_vendors.calls.ipynb #a2922a27
+async def _exchange(http: 'Connections', client: httpx.AsyncClient, method: str, path: str, body: Any, headers: Mapping[str, str], timeout: float) -> 'Reply | VendorError':
+    data = None if body is None else json.dumps(body).encode()
+    sent = {**headers, **({'Content-Type': 'application/json'} if data else {})}
+    try:
+        async with client.stream(method, http.base_url + path.lstrip('/'), content=data, headers=sent, timeout=timeout) as answer:
+            if answer.headers.get('content-encoding', 'identity') != 'identity': return VendorError(http.vendor, 'bad_answer', 'packed, though we asked for plain')
+            chunks, size = [], 0
+            async for chunk in answer.aiter_raw():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > http.max_bytes: return VendorError(http.vendor, 'bad_answer', f'longer than {http.max_bytes:,} bytes')
+            return Reply(http.vendor, answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, b''.join(chunks))
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as e: return http_error(http.vendor, e, timeout)
+
+# %% ../../nbs/40_vendors.calls.ipynb #232d4e1f
+class Connections:
+    "Connections to one base address, a set of them for each event loop."
     def __init__(self, vendor: str, base_url: str, *, headers: 'Mapping[str, str] | None' = None, size: int = 10, max_bytes: int = 8_000_000):
         if not re.match(r'https?://[^/\s]+', base_url): raise ValueError(f'{vendor}: {mask_url(base_url)!r} is no http(s) address')
         self.vendor, self.base_url, self.size, self.max_bytes = vendor, base_url.rstrip('/') + '/', size, max_bytes
-        self._headers = {'Accept': 'application/json', 'Accept-Encoding': 'identity', **(headers or {})}
+        self._headers = dict(headers or {})
         self._homes: 'WeakKeyDictionary[asyncio.AbstractEventLoop, _Home]' = WeakKeyDictionary()
 
-    def __repr__(self) -> str: return f'Http({self.vendor}, {mask_url(self.base_url)})'
+    def __repr__(self) -> str: return f'{type(self).__name__}({self.vendor}, {mask_url(self.base_url)})'
 
     def _home(self) -> _Home:
         loop = asyncio.get_running_loop()
@@ -311,41 +336,30 @@ class Http:
         "No request under way, no connection in use, every permit free (on all loops)."
         return all(not h.tasks and not h.transport.busy and h.permits._value == self.size for h in self._homes.values())
 
-    async def request(self, method: str, path: str, *, body: Any = None, headers: 'Mapping[str, str] | None' = None, timeout: float) -> Reply:
-        "One request, all of it within `timeout` seconds; any HTTP status is a `Reply`. Raises `VendorError`: timeout, unavailable, bad_answer, refused."
-        home, ends, got = self._home(), asyncio.get_running_loop().time() + timeout, False
+    async def aclose(self) -> None:
+        "Let what is under way end, then close the connections of this loop."
+        if (home := self._homes.pop(asyncio.get_running_loop(), None)) is None: return
+        if home.tasks: await asyncio.wait(home.tasks)
+        await home.client.aclose()
+
+# %% ../../nbs/40_vendors.calls.ipynb #5e91dfd1
+class Http(Connections):
+    "JSON over HTTP to one base address: `size` requests at once, `max_bytes` an answer, survives callers who time out or go away."
+    async def request(self, method: str, path: str, *, body: Any = None, headers: 'Mapping[str, str] | None' = None, timeout: float,
+                      sent: 'Callable[[], None] | None' = None) -> Reply:
+        """One request, all of it within `timeout` seconds; any HTTP status is a `Reply`. `sent` is told once, when the first bytes go out.
+        Raises `VendorError`: timeout, unavailable, bad_answer, refused."""
+        home, begun, got = self._home(), asyncio.get_running_loop().time(), False
         try:
             async with asyncio.timeout(timeout): got = await home.permits.acquire()
         except TimeoutError: pass
         if not got: raise VendorError(self.vendor, 'timeout', f'no free connection within {timeout:.2f} s')
-        span = _Span(ends - asyncio.get_running_loop().time())
-        task = home.start(span, lambda: self._exchange(home.client, method, path, body, headers, timeout))
+        span = _Span(begun + timeout - asyncio.get_running_loop().time(), sent)
+        all_headers = {'Accept': 'application/json', 'Accept-Encoding': 'identity', **self._headers, **(headers or {})}
+        task = home.start(span, lambda: _exchange(self, home.client, method, path, body, all_headers, timeout))
         try: result = await asyncio.shield(task)
         except asyncio.CancelledError:
             span.hurry()
             raise
         if isinstance(result, VendorError): raise result
         return result
-
-    async def _exchange(self, client: httpx.AsyncClient, method: str, path: str, body: Any, headers: 'Mapping[str, str] | None', timeout: float) -> 'Reply | VendorError':
-        data = b'' if body is None else json.dumps(body).encode()
-        sent = {**self._headers, **({'Content-Type': 'application/json'} if data else {}), **(headers or {})}
-        try:
-            async with client.stream(method, self.base_url + path.lstrip('/'), content=data or None, headers=sent, timeout=timeout) as answer:
-                return await self._read(answer)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as e: return http_error(self.vendor, e, timeout)
-
-    async def _read(self, answer: httpx.Response) -> 'Reply | VendorError':
-        if answer.headers.get('content-encoding', 'identity') != 'identity': return VendorError(self.vendor, 'bad_answer', 'packed, though we asked for plain')
-        chunks, size = [], 0
-        async for chunk in answer.aiter_raw():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self.max_bytes: return VendorError(self.vendor, 'bad_answer', f'longer than {self.max_bytes:,} bytes')
-        return Reply(self.vendor, answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, b''.join(chunks))
-
-    async def aclose(self) -> None:
-        "Let what is under way end, then close the connections of this loop."
-        if (home := self._homes.pop(asyncio.get_running_loop(), None)) is None: return
-        if home.tasks: await asyncio.wait(home.tasks)
-        await home.client.aclose()
