@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from contextlib import closing
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_two_processes_migrate_at_once(empty_url):
     queue = context.Queue()
     both = [context.Process(target=_migrate_all, args=(empty_url, queue)) for _ in range(2)]
     for p in both: p.start()
-    applied = [queue.get(timeout=30) for _ in both]
+    applied = [queue.get(timeout=90) for _ in both]
     assert sorted(applied[0] + applied[1]) == sorted((x, name) for x in LOGICALS for name, _ in database.migrations(x))  # each by one of them
     for p in both: p.join(60)
     assert [p.exitcode for p in both] == [0, 0]
@@ -267,12 +268,19 @@ def test_a_server_that_never_answers(through, caplog):
     assert 'planted' not in str(e.value) + caplog.text
 
 
-def test_what_the_server_says_is_passed_on(settings):
-    "A server that asks for passwords, on a data folder of its own."
-    folder = Path(settings.UNDE_DATA_DIR).with_name('unde-e-passwords')
-    shutil.rmtree(folder, ignore_errors=True)
+@pytest.fixture
+def own_folder(settings):
+    "A data folder for a server of the test's own."
+    folder = Path(settings.UNDE_DATA_DIR).with_name(f'unde-e-{uuid.uuid4().hex[:8]}')
     folder.mkdir()
     folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_the_server_says_is_passed_on(own_folder):
+    "A server that asks for passwords."
+    folder = own_folder
     (folder/'hba.conf').write_text('local all postgres trust\nlocal all all scram-sha-256\n')
     (folder/'hba.conf').chmod(0o644)
     (folder/'postgres.conf').write_text(f"hba_file = '{folder}/hba.conf'\n")
@@ -288,7 +296,6 @@ def test_what_the_server_says_is_passed_on(settings):
         with psycopg.connect(sibling(server.url, 'hers'), autocommit=True) as conn: conn.execute('create extension vector')
         with closing(open_databases(load_settings(env={}, DATABASE_URL=url('right-one', 'hers')))) as db, db.connect('log') as conn:
             assert conn.execute('select current_user').fetchone() == ('me',) and 'right-one' not in repr(db)
-    shutil.rmtree(folder)
 
 
 def test_three_databases_on_one_server(server_url):

@@ -14,7 +14,7 @@ import psutil
 import psycopg
 import pytest
 
-from unde_recog.embedded import EmbeddedError, birth, closed_parent, read_users, server_state, start_embedded
+from unde_recog.embedded import EmbeddedError, birth, closed_parent, read_users, server_library, server_state, start_embedded
 from unde_recog.settings import SettingsError, load_settings
 
 needs_root = pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root can')
@@ -296,6 +296,20 @@ def test_root_opens_no_folder_of_var_lib_either(folder):
     assert closed_parent(folder/'x') is None
     start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder)).release()
     assert modes == [p.stat().st_mode for p in (folder, *folder.parents)]
+
+
+@needs_root
+def test_programs_in_a_closed_home_are_copied_to_where_the_server_can_run_them(folder, user, tmp_path):
+    package = Path(server_library().__file__).parent
+    home = tmp_path/'home'
+    home.mkdir(mode=0o700)
+    for part in (package, package.with_name(f'{package.name}.libs')): shutil.copytree(part, home/part.name, symlinks=True)
+    a = user({'PYTHONPATH': str(home)})
+    assert Path(psutil.Process(postmaster(folder)).exe()).is_relative_to(folder) and home.stat().st_mode & 0o777 == 0o700
+    assert ask(a, 'create extension vector; select 1') == '1'
+    leave(a)
+    leave(user({'PYTHONPATH': str(home)}))  # the copy is found again
+    assert stopped(folder)
 
 
 @needs_root

@@ -8,10 +8,11 @@ __all__ = ['OUTSIDE', 'BLOCKS', 'QKV', 'PARTS', 'HEAD', 'WEIGHTS', 'TOLERANCE', 
            'checkpoint_file', 'load_checkpoint', 'difference', 'build_model', 'towers', 'run_onnx', 'export_tower',
            'export_towers', 'prepare', 'convert']
 
-# %% ../nbs/22_convert.ipynb #d52a0303
-import hashlib, importlib, json, os, re
+# %% ../nbs/22_convert.ipynb #855ed81b
+import importlib, json, os, re, warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # %% ../nbs/22_convert.ipynb #84e35360
@@ -33,10 +34,11 @@ OUTSIDE = {
     'text_projection.weight': 'text_projection',
 }
 
-# %% ../nbs/22_convert.ipynb #15b93f8c
+# %% ../nbs/22_convert.ipynb #e9891964
 BLOCKS = {'vision_model': 'visual.transformer', 'text_model': 'transformer'}
 QKV = ('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj')  # in this order in the stack
-PARTS = {**dict.fromkeys(QKV, 'attn.in_proj_'), 'self_attn.out_proj': 'attn.out_proj.', 'layer_norm1': 'ln_1.', 'layer_norm2': 'ln_2.', 'mlp.fc1': 'mlp.c_fc.', 'mlp.fc2': 'mlp.c_proj.'}
+PARTS = {**dict.fromkeys(QKV, 'attn.in_proj_'), 'self_attn.out_proj': 'attn.out_proj.',
+    'layer_norm1': 'ln_1.', 'layer_norm2': 'ln_2.', 'mlp.fc1': 'mlp.c_fc.', 'mlp.fc2': 'mlp.c_proj.'}
 _LAYER = re.compile(r'(vision_model|text_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)')
 
 def open_clip_name(key: str) -> str | None:
@@ -58,15 +60,18 @@ def expected_keys(vision_layers: int, text_layers: int) -> list[str]:
               for i in range(n) for part in PARTS for kind in ('weight', 'bias')]
     return [*OUTSIDE, *layers]
 
-# %% ../nbs/22_convert.ipynb #44d48b72
+# %% ../nbs/22_convert.ipynb #02b7b281
 def _some(names: list[str]) -> str: return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 def check_keys(keys: Iterable[str]) -> list[str]:
     "The weights' names, `position_ids` left out. Raises `ValueError` naming what is missing or unknown."
     keys = [k for k in keys if not k.endswith('.position_ids')]
-    if any(k.startswith(('visual.', 'transformer.')) for k in keys): raise ValueError('these are open_clip names already: build_model takes them as they are')
+    if any(k.startswith(('visual.', 'transformer.')) for k in keys):
+        raise ValueError('these are open_clip names already: build_model takes them as they are')
     layers = layer_count(keys, 'vision_model'), layer_count(keys, 'text_model')
-    if 0 in layers: raise ValueError(f'not a CLIP checkpoint of transformers: no layers of the {"text" if layers[0] else "image"} tower; its names begin {_some(keys) or "nowhere, it is empty"}')
+    if 0 in layers:
+        raise ValueError(f'not a CLIP checkpoint of transformers: no layers of the {"text" if layers[0] else "image"} tower; '
+                         f'its names begin {_some(keys) or "nowhere, it is empty"}')
     expected = expected_keys(*layers)
     missing, unknown = [k for k in expected if k not in set(keys)], [k for k in keys if k not in set(expected)]
     wrong = [f'{what}: {_some(which)}' for what, which in (('missing', missing), ('unknown', unknown)) if which]
@@ -90,40 +95,45 @@ def to_open_clip(state: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in new: new[name] = state[key].T if key.endswith('_projection.weight') else state[key]
     return new
 
-# %% ../nbs/22_convert.ipynb #606fc6a8
+# %% ../nbs/22_convert.ipynb #cec6d52f
 HEAD = 64
 
 def config_of(state: Mapping[str, Any], *, quick_gelu: bool = True) -> dict[str, Any]:
     "open_clip state → open_clip's model configuration, heads taken as 64 wide. Raises `ValueError` for widths that no such heads fill."
     width, _, patch, _ = state['visual.conv1.weight'].shape
     context, text_width = state['positional_embedding'].shape
+    grid = round((state['visual.positional_embedding'].shape[0] - 1)**.5)
     for name, w in (('image', width), ('text', text_width)):
         if w % HEAD: raise ValueError(f'the {name} tower is {w} wide: not a multiple of {HEAD}, the width of a CLIP head')
     def depth(at: str) -> int: return sum(k.startswith(at) and k.endswith('.ln_1.weight') for k in state)
     return {'embed_dim': state['visual.proj'].shape[1], 'quick_gelu': quick_gelu,
-        'vision_cfg': {'image_size': round((state['visual.positional_embedding'].shape[0] - 1)**.5)*patch, 'layers': depth('visual.transformer.'), 'width': width, 'patch_size': patch},
-        'text_cfg': {'context_length': context, 'vocab_size': state['token_embedding.weight'].shape[0], 'width': text_width, 'heads': text_width//HEAD, 'layers': depth('transformer.')}}
+        'vision_cfg': {'image_size': grid*patch, 'layers': depth('visual.transformer.'), 'width': width, 'patch_size': patch},
+        'text_cfg': {'context_length': context, 'vocab_size': state['token_embedding.weight'].shape[0], 'width': text_width,
+            'heads': text_width//HEAD, 'layers': depth('transformer.')}}
 
-# %% ../nbs/22_convert.ipynb #7d17cb46
+# %% ../nbs/22_convert.ipynb #700188cd
 def uses_quick_gelu(folder: 'Path | str') -> bool:
     "What the transformers `config.json` in `folder` says of the activation; True without one. Raises `ValueError` for one that cannot be converted."
     path = Path(folder)/'config.json'
     if not path.is_file(): return True
     try: config = json.loads(path.read_text('utf-8'))
-    except ValueError as e: raise ValueError(f'{path.name} beside the checkpoint is not JSON ({e}): fetch it again, or take it away') from None
+    except ValueError as e:
+        raise ValueError(f'{path.name} beside the checkpoint is not JSON ({e}): fetch it again, or take it away') from None
     towers = [config.get(f'{t}_config') or {} for t in ('vision', 'text')]
     acts = {t.get('hidden_act', 'quick_gelu') for t in towers}
-    if len(acts) > 1 or not acts <= {'quick_gelu', 'gelu'}: raise ValueError(f'{path.name}: hidden_act is {" and ".join(sorted(acts))}; quick_gelu or gelu, in both towers, can be converted')
+    if len(acts) > 1 or not acts <= {'quick_gelu', 'gelu'}:
+        raise ValueError(f'{path.name}: hidden_act is {" and ".join(sorted(acts))}; quick_gelu or gelu, in both towers, can be converted')
     for t, (width, heads) in zip(towers, ((768, 12), (512, 8))):
         width, heads = t.get('hidden_size', width), t.get('num_attention_heads', heads)
         if heads*HEAD != width: raise ValueError(f'{path.name}: {heads} heads of a width of {width}: only heads of {HEAD} can be converted')
     return acts == {'quick_gelu'}
 
-# %% ../nbs/22_convert.ipynb #d588f82a
+# %% ../nbs/22_convert.ipynb #917bd951
 def need(*modules: str) -> list[Any]:
     "Import packages of the export extra. Raises `ImportError` naming the extra."
     try: return [importlib.import_module(m) for m in modules]
-    except ModuleNotFoundError as e: raise ImportError(f"{e.name} is not installed: converting a model needs `pip install 'unde_recog[export]'`") from None
+    except ModuleNotFoundError as e:
+        raise ImportError(f"{e.name} is not installed: converting a model needs `pip install 'unde_recog[export]'`") from None
 
 # %% ../nbs/22_convert.ipynb #378d2a2f
 _declared: list[Any] = []  # a torch library lives as long as somebody holds it
@@ -153,13 +163,15 @@ def checkpoint_file(path: 'Path | str') -> Path:
     if head.startswith(b'version https://git-lfs'): raise ValueError(f'{path.name} is a Git LFS pointer, not the weights: run `git lfs pull` where it came from')
     return path
 
-# %% ../nbs/22_convert.ipynb #65fef53c
+# %% ../nbs/22_convert.ipynb #680d4774
 def load_checkpoint(path: 'Path | str') -> dict[str, Any]:
     "Weights of a `.safetensors` or a torch file (or its folder) → names and float32 tensors on the CPU. Raises `ValueError` for a broken one."
     torch, safe = need('torch', 'safetensors.torch')
     path = checkpoint_file(path)
     try: state = safe.load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{path.name} cannot be read ({type(e).__name__}): it is cut off, or holds more than tensors; fetch it again, as .safetensors if there is a choice') from e
+    except Exception as e:
+        raise ValueError(f'{path.name} cannot be read ({type(e).__name__}): it is cut off, '
+                         f'or holds more than tensors; fetch it again, as .safetensors if there is a choice') from e
     if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']  # a training run's checkpoint
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'{path.name} is no state dict: names and tensors were expected, nothing else')
@@ -173,16 +185,20 @@ def difference(a: Any, b: Any) -> float:
     a, b = (x/np.linalg.norm(x, axis=1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
     return float(np.abs(a - b).max())
 
-# %% ../nbs/22_convert.ipynb #4c578131
+# %% ../nbs/22_convert.ipynb #6e60e216
 def build_model(state: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     "open_clip's CLIP with these weights, in eval mode, nothing downloaded. `config` as in open_clip_config.json's model_cfg. Raises `ValueError`."
     import_torchvision()
     clip, = need('open_clip.model')
-    if (config.get('text_cfg') or {}).get('hf_model_name'): raise ValueError('this text tower is a model of the hub, which would have to be downloaded: only open_clip\'s own text towers can be converted')
-    config = {**config, 'vision_cfg': {**config['vision_cfg'], 'timm_model_pretrained': False}} if config['vision_cfg'].get('timm_model_name') else dict(config)
+    if (config.get('text_cfg') or {}).get('hf_model_name'):
+        raise ValueError('this text tower is a model of the hub, which would have to be downloaded: '
+                         'only open_clip\'s own text towers can be converted')
+    config = dict(config)
+    if config['vision_cfg'].get('timm_model_name'): config['vision_cfg'] = {**config['vision_cfg'], 'timm_model_pretrained': False}
     model = (clip.CustomTextCLIP if config.pop('custom_text', False) else clip.CLIP)(**config)
     try: model.load_state_dict(state, strict=True)
-    except RuntimeError as e: raise ValueError(f'the weights do not fit the configuration: {" ".join(str(e).split(":", 1)[-1].split())[:300]}') from None
+    except RuntimeError as e:
+        raise ValueError(f'the weights do not fit the configuration: {" ".join(str(e).split(":", 1)[-1].split())[:300]}') from None
     return model.eval()
 
 # %% ../nbs/22_convert.ipynb #973d7c34
@@ -212,41 +228,46 @@ def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
     session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return session.run(None, {session.get_inputs()[0].name: np.asarray(rows)})[0]
 
-# %% ../nbs/22_convert.ipynb #d699a554
+# %% ../nbs/22_convert.ipynb #59f471d1
 def export_tower(network: Any, example: Any, input_name: str, output_name: str, path: 'Path | str') -> Path:
-    "One network → an ONNX file with free batch size, checked against torch within 1e-4. Raises `ValueError`, leaving nothing."
+    "One network → an ONNX file with free batch size, checked against torch within 1e-4. Raises `ValueError`."
     torch, _ = need('torch', 'onnxscript')
-    path, part = Path(path), Path(f'{path}.part')
-    rows = torch.cat([example, example[:1].flip(-1)])
-    try:
-        with torch.no_grad():
-            program = torch.onnx.export(network.eval(), (example,), input_names=[input_name], output_names=[output_name], dynamic_shapes=({0: torch.export.Dim('n')},),
-                dynamo=True, opset_version=18, verbose=False, optimize=False)  # ONNX Runtime optimises when it loads
-            wanted = network(rows)
-        program.save(part, external_data=False)
-        off = max(difference(run_onnx(part, rows[:n]), wanted[:n]) for n in (1, 3))
-        if not off < TOLERANCE: raise ValueError(f'{path.name}: the exported tower is off by {off:.1g}, more than {TOLERANCE:g}: are the weights finite?')
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    path, rows = Path(path), torch.cat([example, example[:1].flip(-1)])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # torch's exporter warns of its own insides
+        wanted = network.eval()(rows)
+        if not torch.isfinite(wanted).all():
+            raise ValueError(f'{path.name}: the network gives numbers that are not finite: the weights are broken')
+        program = torch.onnx.export(network, (example,), input_names=[input_name], output_names=[output_name],
+            dynamic_shapes=({0: torch.export.Dim('n')},), dynamo=True, opset_version=18, verbose=False, optimize=False)  # ONNX Runtime optimises when it loads
+    program.save(path, external_data=False)
+    off = max(difference(run_onnx(path, rows[:n]), wanted[:n]) for n in (1, 3))
+    if not off < TOLERANCE:
+        raise ValueError(f'{path.name}: the exported tower is off by {off:.1g}, more than {TOLERANCE:g}: report it with the versions of torch and onnxruntime')
     return path
 
-# %% ../nbs/22_convert.ipynb #9fc13fd5
+# %% ../nbs/22_convert.ipynb #ee1e1949
 def export_towers(model: Any, folder: 'Path | str') -> dict[str, Path]:
-    "An open_clip model → `image.onnx` (pixel_values [n, 3, s, s] → image_embeds [n, d]), `text.onnx` (input_ids [n, context] → text_embeds [n, d]) and SHA256SUMS. Vectors are not normalised."
+    """An open_clip model → `image.onnx` (pixel_values [n, 3, s, s] → image_embeds [n, d]),
+    `text.onnx` (input_ids [n, context] → text_embeds [n, d]) and SHA256SUMS. Vectors are not normalised."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: export_tower(*parts, folder/f'{name}.onnx') for name, parts in towers(model).items()}
-    (folder/'SHA256SUMS').write_text(''.join(f'{sha256_of(p)}  {p.name}\n' for p in paths.values()), encoding='utf-8')
-    return paths
+    with TemporaryDirectory(prefix='.part-', dir=folder) as aside:
+        made = [export_tower(*parts, Path(aside)/f'{name}.onnx') for name, parts in towers(model).items()]
+        sums = Path(aside)/'SHA256SUMS'
+        sums.write_text(''.join(f'{sha256_of(p)}  {p.name}\n' for p in made), encoding='utf-8')
+        for p in (*made, sums): os.replace(p, folder/p.name)
+    return {p.stem: folder/p.name for p in made}
 
-# %% ../nbs/22_convert.ipynb #5d77c305
+# %% ../nbs/22_convert.ipynb #7c9ebb46
 def prepare(state: Mapping[str, Any], folder: 'Path | str') -> tuple[Mapping[str, Any], dict[str, Any]]:
     "Weights in either format, and the folder of their configuration → open_clip's state and configuration. Raises `ValueError`."
     if not any(k.startswith('visual.') for k in state):
         state = to_open_clip(state)
         return state, config_of(state, quick_gelu=uses_quick_gelu(folder))
     path = Path(folder)/'open_clip_config.json'
-    if not path.is_file(): raise ValueError(f'weights in open_clip\'s format need their {path.name} beside them: activation and pooling cannot be seen in the tensors')
+    if not path.is_file():
+        raise ValueError(f'weights in open_clip\'s format need their {path.name} beside them: activation and pooling cannot be seen in the tensors')
     try: return state, json.loads(path.read_text('utf-8'))['model_cfg']
     except (ValueError, KeyError, TypeError): raise ValueError(f'{path.name} is not JSON with a model_cfg: fetch it again') from None
 

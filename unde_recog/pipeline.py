@@ -5,35 +5,34 @@
 # %% auto #0
 __all__ = ['PAID', 'T', 'CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener', 'LOGGED', 'Budget', 'Advisor', 'Parts',
            'Request', 'Walk', 'ask_primary', 'ask_booster', 'search_step', 'merge_step', 'tag_step', 'context_step',
-           'stock_of', 'add_finds', 'availability_step', 'by_category', 'rerank_step', 'bands_in_force',
-           'likely_category', 'fallback', 'choose_step', 'answer_step', 'walk_item', 'item_row', 'exploration_chance',
-           'explore', 'Recognizer', 'request_row', 'Session', 'own_parts', 'open_recognizer']
+           'stock_of', 'add_finds', 'availability_step', 'by_category', 'with_model_photos', 'rerank_step',
+           'bands_in_force', 'likely_category', 'fallback', 'choose_step', 'answer_step', 'walk_item', 'item_row',
+           'exploration_chance', 'explore', 'Recognizer', 'request_row']
 
-# %% ../nbs/20_pipeline.ipynb #fcae707a
-import asyncio, logging, math, random, threading, time, uuid
+# %% ../nbs/20_pipeline.ipynb #4a451eb6
+import asyncio, logging, math, random, time, uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-# %% ../nbs/20_pipeline.ipynb #75e92025
+# %% ../nbs/20_pipeline.ipynb #78c9738c
 from PIL import Image
 from .availability import Malls, Stock, aavailable, aware, next_round
-from .contracts import Answer, Candidate, Detector, Item, ItemAnswer, MatchType, Reranker, Retriever, SkuKey, Tagger
-from .database import DatabaseError, Databases, arun, open_databases
+from .contracts import Answer, Candidate, Detector, Item, ItemAnswer, Match, MatchType, Reranker, Retriever, SkuKey, Tagger
+from .database import DatabaseError, Databases, arun
 from .detect import WholePhoto, given_items
-from .embedder import Embedder, embedder_for
 from .gating import Gate, Thresholds, distinct, fuse, gate, thresholds
 from .products import Product, colours_query, fallback_query, parse_colours, parse_products, products_query
 from .request_log import ItemRow, RequestLog, RequestRow
 from .rerank import Bands, apply_verdicts, pick, to_match
 from .resilience import Deadline, Usual, attempt, purse
-from .search import PgRetriever, current_version
-from .settings import Settings, load_settings
-from .storage import Storage, load_image, open_storage
+from .search import PgRetriever
+from .settings import Settings
+from .storage import Storage, load_image
 from .tagging import PixelTagger, prefilter
 
-# %% ../nbs/20_pipeline.ipynb #1264ec6a
+# %% ../nbs/20_pipeline.ipynb #245934d0
 @runtime_checkable
 class Budget(Protocol):
     "Whether a paid step (detect, booster, tag, context, rerank, advice) may still be paid for."
@@ -43,7 +42,7 @@ class Budget(Protocol):
 class Advisor(Protocol):
     "Two or three sentences on wearing the finds."
     name: str
-    async def advise(self, answer: Answer, *, timeout: float) -> str: ...
+    async def advise(self, finds: Sequence[Match], *, timeout: float) -> str: ...
 
 @dataclass
 class Parts:
@@ -57,6 +56,7 @@ class Parts:
     reranker: Reranker | None = None
     advisor: 'Advisor | None' = None
     budget: 'Budget | None' = None
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
 # %% ../nbs/20_pipeline.ipynb #6e25c1d8
 PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
@@ -238,11 +238,18 @@ async def availability_step(w: Walk, r: Request) -> None:
         w.stock.here = [replace(c, in_mall=None) for c in w.merged[:20]]
     w.times['availability'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #16d46394
+# %% ../nbs/20_pipeline.ipynb #46ea3607
 def by_category(candidates: Sequence[Candidate], category: str) -> list[Candidate]:
     "The mall's own before the others, and of each the same category first; else the order stays."
     other = lambda c: category != 'other' and c.metadata.get('category', category) != category
     return sorted(candidates, key=lambda c: (c.in_mall is False, other(c)))
+
+async def with_model_photos(r: Request, candidates: Sequence[Candidate], degraded: list[str]) -> list[Candidate]:
+    "Candidates with their on-model photo (front if none) for the judge to look at; as they are if the catalogue cannot be asked."
+    async def ask(timeout: float) -> dict[SkuKey, Product]:
+        async with r.db.aconnect('catalogue', timeout) as conn: return parse_products(await arun(conn, products_query([c.key for c in candidates])))
+    known = (await r.attempt('products', 'availability', ask, degraded) if r.db is not None else None) or {}
+    return [replace(c, image_url=known[c.key].photo('on_model', 'front') or c.image_url) if c.key in known else c for c in candidates]
 
 async def rerank_step(w: Walk, r: Request) -> None:
     "Drop what contradicts exact tags, then let the judge order the best twenty."
@@ -252,7 +259,7 @@ async def rerank_step(w: Walk, r: Request) -> None:
     w.ranked = offered
     judge = r.parts.reranker
     if judge is not None and offered:
-        best = offered[:20]
+        best = await with_model_photos(r, offered[:20], w.degraded)
         verdicts = await r.attempt(f'{judge.name}_rerank', 'rerank', lambda timeout: judge.rerank(w.item.crop, best, w.tags, timeout=timeout), w.degraded)
         if verdicts:
             judged = apply_verdicts(best, verdicts, w.tags, r.settings.RERANK_VISUAL_WEIGHT)
@@ -349,7 +356,7 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
 
-# %% ../nbs/20_pipeline.ipynb #4407dd2d
+# %% ../nbs/20_pipeline.ipynb #8837455d
 class Recognizer:
     "The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and scripts."
     def __init__(self, settings: Settings, db: Databases, parts: Parts, *, log: RequestLog | None = None, storage: Storage | None = None):
@@ -383,8 +390,9 @@ class Recognizer:
         finally:
             if self.log is not None: self.log.put(request_row(answer, walks, r, user_id, photo_url, detect_ms))
         advisor = r.parts.advisor
-        if advisor is not None and r.settings.ADVICE and (r.parts.budget is None or r.parts.budget.allows('advice')) and any(i.matches for i in answer.items):
-            if text := await attempt(f'{advisor.name}_advice', lambda timeout: advisor.advise(answer, timeout=timeout), 10, []): tell('advice', text)
+        finds = [i.matches[0] for i in answer.items if i.matches]
+        if advisor is not None and finds and r.settings.ADVICE and (r.parts.budget is None or r.parts.budget.allows('advice')):
+            if text := await attempt(f'{advisor.name}_advice', lambda timeout: advisor.advise(finds, timeout=timeout), 10, []): tell('advice', text)
 
     async def drain(self) -> None:
         "Wait for what goes on after answers."
@@ -402,51 +410,3 @@ def request_row(answer: Answer, walks: Sequence[Walk], r: Request, user_id: str 
     "The log row of a request; step times are those of the slowest garment."
     most = lambda step: round(1000*max((w.times.get(step, 0.) for w in walks), default=0.))
     return RequestRow(uuid.UUID(answer.request_id), [item_row(w, r) for w in walks], user_id, photo_url, r.mall, detect_ms, most('tag'), most('search'), most('availability'), most('rerank'), answer.total_ms)
-
-# %% ../nbs/20_pipeline.ipynb #176a8702
-class Session:
-    "A recognizer that blocks. Use as a context manager."
-    def __init__(self, recognizer: Recognizer):
-        self.recognizer, self.loop = recognizer, asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name='recognizer', daemon=True)
-        self._thread.start()
-
-    def run(self, work: Awaitable) -> Any: return asyncio.run_coroutine_threadsafe(work, self.loop).result()  # type: ignore[arg-type]
-    def recognize(self, photo: Any, **how: Any) -> Answer:
-        "As `Recognizer.recognize`."
-        return self.run(self.recognizer.recognize(photo, **how))
-
-    def drain(self) -> None:
-        "Wait until everything asked so far is in the log's queue."
-        self.run(self.recognizer.drain())
-
-    def close(self) -> None:
-        "Write what is still to be logged, then close everything."
-        if not self._thread.is_alive(): return
-        self.drain()
-        if self.recognizer.log is not None: self.recognizer.log.close()
-        self.run(self.recognizer.db.aclose())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-
-    def __enter__(self) -> 'Session': return self
-    def __exit__(self, *exc: object) -> None: self.close()
-
-# %% ../nbs/20_pipeline.ipynb #87b663fd
-def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) -> Parts:
-    "The parts that need no account: the index's own model and the primary over it. Raises `VectorSpaceError` if nothing is indexed."
-    with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
-    embedder: Embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
-    return Parts(PgRetriever(db, embedder, version.version))
-
-def open_recognizer(settings: 'Settings | None' = None, *, logged: bool = True, plug: 'Callable[[Parts], Parts] | None' = None, **keywords: Any) -> Session:
-    "A ready `Session` over the settings (or `keywords` for `load_settings`). `plug` may replace parts."
-    settings = settings or load_settings(**keywords)
-    db = open_databases(settings)
-    try:
-        parts = own_parts(settings, db)
-        return Session(Recognizer(settings, db, plug(parts) if plug else parts, log=RequestLog(db) if logged else None, storage=open_storage(settings)))
-    except BaseException:
-        db.close()
-        raise

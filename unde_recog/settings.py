@@ -80,7 +80,7 @@ class _Places(BaseModel):
     BRAND_ALIASES: Path | None = _f(None, 'CSV alias,brand; unset = the one in the package')
     CATEGORY_MAP: Path | None = _f(None, 'CSV pattern,category; unset = the one in the package')
 
-# %% ../nbs/00_settings.ipynb #9087c202
+# %% ../nbs/00_settings.ipynb #f5953d3a
 class _Vendors(BaseModel):
     "Settings of paid and remote parts; no key: that step is off, not broken."
     XIMILAR_API_URL: str = _f('https://api.ximilar.com/', 'base address')
@@ -91,7 +91,7 @@ class _Vendors(BaseModel):
     GEMINI_MODEL: str = _f('gemini-3.5-flash-lite', 'vision model')
     ANTHROPIC_API_KEY: SecretStr | None = _f(None, "second judge of the council")
     ANTHROPIC_API_URL: str | None = _f(None, "unset = the SDK's own")
-    ANTHROPIC_MODEL: str = _f('claude-haiku-4-5', "the second judge's model")
+    ANTHROPIC_MODEL: str = _f('claude-haiku-5-5', "the second judge's model")
     COUNCIL: bool = _f(False, 'two judges: within 0.15 their mean, else the lower')
     ADVICE: bool = _f(False, 'two sentences on wearing the finds, after the result')
     CREDIT_BUDGET: Annotated[int, Field(ge=0)] | None = _f(None, 'Ximilar credits a calendar month (UTC)')

@@ -91,10 +91,10 @@ def claude_answer(eyes: Eyes, body: Mapping[str, Any]) -> dict[str, Any]:
     return {'id': 'msg_sandbox', 'type': 'message', 'role': 'assistant', 'model': 'sandbox-simulated', 'content': said, 'stop_reason': 'tool_use' if tool else 'end_turn', 'stop_sequence': None,
             'usage': {'input_tokens': _tokens(text, len(pictures)), 'output_tokens': _tokens(json.dumps(told), 0)}}
 
-# %% ../../nbs/62_sandbox.server.ipynb #cb15ff39
+# %% ../../nbs/62_sandbox.server.ipynb #649c2b9d
 log = logging.getLogger('unde_recog.sandbox')
 _ROUTES = (('ximilar', re.compile(r'/(?:tagging/fashion/v2|similarity/fashion-new/v2)/(\w+)/?$')), ('gemini', re.compile(r'/(?:v\w+/)?models/[^/]+:(generateContent)$')), ('claude', re.compile(r'/v1/(messages)$')), ('ximilar', re.compile(r'/account/v2/(details)/?$')))
-_KEYS = {'ximilar': b'authorization', 'gemini': b'x-goog-api-key', 'claude': b'x-api-key'}
+_KEYS = {'ximilar': (b'authorization',), 'gemini': (b'x-goog-api-key',), 'claude': (b'x-api-key', b'authorization')}
 
 class App:
     "The vendors as one ASGI application."
@@ -111,7 +111,7 @@ class App:
         if scope['path'].startswith('/_sandbox'): return await respond(send, *self._own(scope['path'], body))
         vendor, operation = next(((v, m[1]) for v, pattern in _ROUTES if (m := pattern.search(scope['path']))), ('', ''))
         if not vendor: return await respond(send, 404, b'{"detail": "Not found.", "sandbox": true}')
-        if not dict(scope['headers']).get(_KEYS[vendor]): return await respond(send, 401, b'{"detail": "Authentication credentials were not provided.", "sandbox": true}')
+        if not any(dict(scope['headers']).get(k) for k in _KEYS[vendor]): return await respond(send, 401, b'{"detail": "Authentication credentials were not provided.", "sandbox": true}')
         self.calls[vendor, operation] += 1
         await asyncio.sleep(float(self._luck.uniform(*getattr(self.latency, vendor))))
         status, answer = await asyncio.to_thread(self._answer, vendor, operation, body)

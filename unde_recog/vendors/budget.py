@@ -31,7 +31,7 @@ def action(used: float, settings: Settings) -> str:
 
 STOPS: Mapping[str, frozenset[str]] = {'nothing': frozenset(), 'stop_tagging': frozenset({'tag', 'context'}), 'pgvector': frozenset({'detect', 'booster', 'tag', 'context', 'rerank', 'advice'})}
 
-# %% ../../nbs/46_vendors.budget.ipynb #2ce5d77f
+# %% ../../nbs/46_vendors.budget.ipynb #275de05a
 log = logging.getLogger('unde_recog.budget')
 _MONTH = Query('''select coalesce(sum(credits), 0)::bigint, coalesce(sum((select sum(value::bigint) from jsonb_each_text(tokens))), 0)::bigint from recognition_items
                   where created_at >= date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' ''')
@@ -39,7 +39,8 @@ _MONTH = Query('''select coalesce(sum(credits), 0)::bigint, coalesce(sum((select
 class MonthlyBudget:
     "Implements the pipeline's `Budget` over the request log."
     def __init__(self, db: Databases, settings: Settings, *, every: float = 30):
-        self.db, self.settings, self.every, self.known, self.own, self._task = db, settings, every, Spent(), Spent(), None  # type: ignore[var-annotated]
+        self.db, self.settings, self.every, self.known, self.own = db, settings, every, Spent(), Spent()
+        self._task: 'asyncio.Task[None] | None' = None
         with db.connect('log') as conn: self.known = Spent(*run(conn, _MONTH)[0])
         self._read = time.monotonic()
 

@@ -7,13 +7,14 @@ __all__ = ['Kind', 'BLAMED', 'RETRIED', 'T', 'FAIR', 'LEAST', 'VendorError', 'sa
            'Breaker', 'Limiter', 'RetryBudget', 'Guard', 'outcome', 'pause_before', 'call', 'Reply', 'http_error',
            'Connections', 'Http']
 
-# %% ../../nbs/40_vendors.calls.ipynb #7aa2e231
-import asyncio, json, random, re, time
+# %% ../../nbs/40_vendors.calls.ipynb #01a97e0a
+import asyncio, json, random, re, ssl, time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -216,7 +217,7 @@ async def _within(work: Callable[[], Awaitable[T]], error: type[Exception]) -> T
             finally: span.waiting.discard(t)
     except TimeoutError: raise error('the request has ended') from None
 
-# %% ../../nbs/40_vendors.calls.ipynb #a3713463
+# %% ../../nbs/40_vendors.calls.ipynb #ae6627e6
 class _Stream(httpcore.AsyncNetworkStream):
     "A socket whose reads and writes end with the request."
     def __init__(self, inner: httpcore.AsyncNetworkStream): self.inner = inner
@@ -236,11 +237,15 @@ class _Backend(httpcore.AnyIOBackend):
         connect = super().connect_tcp
         return _Stream(await _within(lambda: connect(host, port, timeout, local_address, socket_options), httpcore.ConnectTimeout))
 
+@lru_cache
+def _tls() -> ssl.SSLContext: return httpx.create_ssl_context()  # reads all root certificates: a quarter of a second, so once
+
 class _Transport(httpx.AsyncHTTPTransport):
-    "httpx's own transport, over our sockets."
-    def __init__(self, size: int):
-        super().__init__()
-        self._pool = httpcore.AsyncConnectionPool(ssl_context=httpx.create_ssl_context(), max_connections=size + 2, max_keepalive_connections=size,
+    "httpx's own transport, over our sockets; `tls` only where it is needed."
+    def __init__(self, size: int, tls: 'ssl.SSLContext | None' = None):
+        tls = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        super().__init__(verify=tls)
+        self._pool = httpcore.AsyncConnectionPool(ssl_context=tls, max_connections=size + 2, max_keepalive_connections=size,
                                                   keepalive_expiry=20., network_backend=_Backend())
 
     @property
@@ -278,11 +283,11 @@ def http_error(vendor: str, error: Exception, timeout: float) -> VendorError:
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError): return VendorError(vendor, 'unavailable', 'connection lost')
     return VendorError(vendor, 'refused', f'the request could not be sent: {type(error).__name__}')
 
-# %% ../../nbs/40_vendors.calls.ipynb #48cfebcb
+# %% ../../nbs/40_vendors.calls.ipynb #6d2945bd
 class _Home:
     "A client, its permits and its requests under way, on one event loop."
-    def __init__(self, size: int):
-        self.transport, self.permits = _Transport(size), asyncio.Semaphore(size)
+    def __init__(self, size: int, tls: 'ssl.SSLContext | None' = None):
+        self.transport, self.permits = _Transport(size, tls), asyncio.Semaphore(size)
         self.client = httpx.AsyncClient(transport=self.transport, follow_redirects=False)
         self.tasks: set[asyncio.Task] = set()
 
@@ -315,20 +320,21 @@ async def _exchange(http: 'Connections', client: httpx.AsyncClient, method: str,
             return Reply(http.vendor, answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, b''.join(chunks))
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as e: return http_error(http.vendor, e, timeout)
 
-# %% ../../nbs/40_vendors.calls.ipynb #232d4e1f
+# %% ../../nbs/40_vendors.calls.ipynb #a7eb2b73
 class Connections:
     "Connections to one base address, a set of them for each event loop."
     def __init__(self, vendor: str, base_url: str, *, headers: 'Mapping[str, str] | None' = None, size: int = 10, max_bytes: int = 8_000_000):
         if not re.match(r'https?://[^/\s]+', base_url): raise ValueError(f'{vendor}: {mask_url(base_url)!r} is no http(s) address')
         self.vendor, self.base_url, self.size, self.max_bytes = vendor, base_url.rstrip('/') + '/', size, max_bytes
         self._headers = dict(headers or {})
+        self._tls = _tls() if base_url.startswith('https') else None
         self._homes: 'WeakKeyDictionary[asyncio.AbstractEventLoop, _Home]' = WeakKeyDictionary()
 
     def __repr__(self) -> str: return f'{type(self).__name__}({self.vendor}, {mask_url(self.base_url)})'
 
     def _home(self) -> _Home:
         loop = asyncio.get_running_loop()
-        if loop not in self._homes: self._homes[loop] = _Home(self.size)
+        if loop not in self._homes: self._homes[loop] = _Home(self.size, self._tls)
         return self._homes[loop]
 
     @property

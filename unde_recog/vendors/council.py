@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'log', 'LONGEST', 'HEADROOM', 'Prompt', 'read_prompt', 'read_prices', 'price', 'photo_bytes', 'content_key',
-           'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember', 'Slots', 'PhotoJudge', 'settle',
+           'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember', 'Slots', 'PhotoJudge', 'why', 'settle',
            'agreed', 'confer', 'Council']
 
-# %% ../../nbs/44_vendors.council.ipynb #9a1fdab6
+# %% ../../nbs/44_vendors.council.ipynb #556c22b5
 import asyncio, hashlib, json, logging, math, re, time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -103,17 +104,24 @@ def remember(cache: 'Cache | None', key: str, value: dict[str, Any]) -> None:
         if cache is not None: cache.put(key, value)
     except Exception as e: log.warning('cache not written: %s', type(e).__name__)
 
-# %% ../../nbs/44_vendors.council.ipynb #b5198fb1
+# %% ../../nbs/44_vendors.council.ipynb #806fc4ca
 class Slots:
-    "`here()`: the semaphore of `size` of the running loop."
+    "So many at once, on each event loop."
     def __init__(self, size: int):
         if size < 1: raise ValueError(f'parallel={size}: at least one call at a time is needed')
         self.size, self._of = size, WeakKeyDictionary()  # type: ignore[var-annotated]
 
-    def here(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        if loop not in self._of: self._of[loop] = asyncio.Semaphore(self.size)
-        return self._of[loop]
+    @asynccontextmanager
+    async def hold(self, vendor: str, timeout: float) -> AsyncIterator[float]:
+        "A slot, and the seconds that are left of `timeout`. Raises `VendorError` (`timeout`) if none comes free."
+        ends, here = time.monotonic() + timeout, self._of.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.size))
+        got = False
+        try:
+            async with asyncio.timeout(timeout): got = await here.acquire()
+        except TimeoutError: pass
+        if not got: raise VendorError(vendor, 'timeout', f'no free slot within {timeout:.2f} s')
+        try: yield ends - time.monotonic()
+        finally: here.release()
 
 # %% ../../nbs/44_vendors.council.ipynb #68a291da
 HEADROOM = .95  # of the caller's time
@@ -170,14 +178,18 @@ class PhotoJudge:
             said = await asyncio.gather(*tasks, return_exceptions=True)  # none is left running behind our back
         return settle(self.name, said)
 
-# %% ../../nbs/44_vendors.council.ipynb #2e8ff4e9
+# %% ../../nbs/44_vendors.council.ipynb #248a4431
+def why(error: BaseException) -> str:
+    "What may be logged of a failure: its kind or class, never its text."
+    return error.kind if isinstance(error, VendorError) else type(error).__name__
+
 def settle(name: str, said: 'Sequence[Verdict | BaseException | None]') -> list[Verdict]:
     "The verdicts among `said`. Raises the first `VendorError` if there are errors and no verdict, and at once what is no failure of a vendor."
     for s in said:
         if isinstance(s, BaseException) and not isinstance(s, VendorError | asyncio.CancelledError): raise s
     verdicts = [s for s in said if isinstance(s, Verdict)]
     failed = [s for s in said if isinstance(s, BaseException)]
-    if failed: log.warning('%s: %d of %d calls failed', name, len(failed), len(said))
+    if failed: log.warning('%s: %d of %d calls failed: %s', name, len(failed), len(said), ', '.join(sorted({why(s) for s in failed})))
     if failed and not verdicts:
         first = next((s for s in failed if isinstance(s, VendorError)), None)
         raise VendorError(name, first.kind if first else 'timeout', f'none of {len(failed)} calls gave a verdict', code=first.code if first else None)
@@ -199,7 +211,7 @@ def confer(first: Sequence[Verdict], second: Sequence[Verdict], names: tuple[str
         return Verdict(key, agreed(a[key].score, b[key].score, gap), '; '.join(f'{n} {v.score:.2f}: {v.reason}' for n, v in said))
     return [together(key) for key in dict.fromkeys([*a, *b])]
 
-# %% ../../nbs/44_vendors.council.ipynb #0bc77ac3
+# %% ../../nbs/44_vendors.council.ipynb #c26d853b
 class Council:
     "A `Reranker` of two. Raises `VendorError` if both judges fail."
     name = 'council'
@@ -216,8 +228,10 @@ class Council:
             async with asyncio.timeout(.98*timeout): return await judge.rerank(crop, candidates, tags, timeout=.98*timeout)  # one may hang: the other's word is waiting
         first, second = await asyncio.gather(ask(self.a), ask(self.b), return_exceptions=True)
         for judge, said in ((self.a, first), (self.b, second)):
-            if isinstance(said, BaseException): log.warning('council: %s left out: %s', judge.name, type(said).__name__)
+            if isinstance(said, BaseException): log.warning('council: %s left out: %s', judge.name, why(said))
         if isinstance(first, BaseException) and isinstance(second, BaseException):
+            for said in (first, second):
+                if not isinstance(said, VendorError | TimeoutError): raise said  # a mistake of our own is no vendor's failure
             kind: Kind = next((e.kind for e in (first, second) if isinstance(e, VendorError)), 'timeout')
             raise VendorError(self.name, kind, f'neither {self.a.name} nor {self.b.name} gave a verdict')
         lists = [said if isinstance(said, list) else [] for said in (first, second)]

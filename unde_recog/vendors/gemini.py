@@ -74,7 +74,7 @@ def gemini_error(error: Exception, timeout: float) -> VendorError:
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError): return VendorError('gemini', 'unavailable', 'no connection, or it was lost')
     return VendorError('gemini', 'bad_answer', f'the answer could not be read: {type(error).__name__}')
 
-# %% ../../nbs/42_vendors.gemini.ipynb #c2826dff
+# %% ../../nbs/42_vendors.gemini.ipynb #8c5deed4
 ATTEMPTS_OF_SDK = 1  # the SDK's own retries are off: ours are budgeted
 
 class Gemini:
@@ -110,8 +110,7 @@ class Gemini:
             except Exception as e: failure = gemini_error(e, left)
             finally: spend(f'gemini:{operation}', **tokens)
             raise failure  # out here it drags no context of the SDK's along
-        ends = time.monotonic() + timeout
-        async with self.slots.here(): return await call('gemini', attempt, timeout=ends - time.monotonic(), guard=self.guard)
+        async with self.slots.hold('gemini', timeout) as left: return await call('gemini', attempt, timeout=left, guard=self.guard)
 
     async def aclose(self) -> None: await self._client.aio.aclose()
 
@@ -139,7 +138,7 @@ def read_tags(schema: type[BaseModel], said: Mapping[str, Any]) -> dict[str, str
     words = {name: clean(str(said[name]), 40).lower() for name in schema.model_fields if name in said and name not in bad}
     return {name: word for name, word in words.items() if word not in ('', 'unknown', 'none', 'n/a')}
 
-# %% ../../nbs/42_vendors.gemini.ipynb #656db351
+# %% ../../nbs/42_vendors.gemini.ipynb #b4ace7a4
 class GeminiTagger:
     "Context tags: style, occasion, brand_style, season. `name` says which vendor is left out when it fails."
     name = 'gemini'
@@ -156,7 +155,7 @@ class GeminiTagger:
         ends = time.monotonic() + timeout
         data = await asyncio.to_thread(photo_bytes, crop)
         key = content_key(data, self.prompt.version, self.client.model)
-        if known := await asyncio.to_thread(recall, self.cache, key): return read_tags(self.schema, known)
+        if (known := await asyncio.to_thread(recall, self.cache, key)) is not None: return read_tags(self.schema, known)
         said = await self.client.ask(self.operation, self.prompt.text, [data], self.schema, timeout=ends - time.monotonic())
         tags = read_tags(self.schema, said)
         if not set(said) & set(self.schema.model_fields): raise VendorError('gemini', 'bad_answer', 'none of the tags')
