@@ -13,7 +13,8 @@ from unde_recog.database import LOGICALS, DatabaseError, Databases
 from unde_recog.embedder import load_embedder
 from unde_recog.images import ImageError, to_jpeg
 from unde_recog.index import index_catalogue
-from unde_recog.pipeline import Parts, Recognizer
+from unde_recog.pipeline import Parts
+from unde_recog.recognizer import Recognizer
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
 from unde_recog.settings import load_settings

@@ -72,7 +72,7 @@ def test_exact_equals_brute_force(loaded, brands):
 @pytest.mark.parametrize('brands', FILTERS, ids=str)
 def test_search_gives_distinct_skus_and_never_fewer(loaded, brands):
     db, rows = loaded
-    rng, shares = np.random.default_rng(3), []
+    rng, shares, best = np.random.default_rng(3), [], []
     there = sum(n for b, n in SIZES.items() if brands is None or b in brands)
     with db.connect('vectors') as conn:
         layout = parse_layout(VERSION, run(conn, layout_query(VERSION)))
@@ -83,9 +83,11 @@ def test_search_gives_distinct_skus_and_never_fewer(loaded, brands):
                 found, (wanted, scores) = search(conn, q, k, layout=layout, brands=brands), brute(rows, q, k, brands)
                 assert len(found) == min(k, there) == len({c.key for c in found})
                 assert all(brands is None or c.key.brand in brands for c in found)
-                assert all(abs(c.score - min(1, max(0, scores[c.key]))) < 2e-6 for c in found) and all(a.score >= b.score for a, b in zip(found, found[1:]))
+                close = [abs(c.score - min(1, max(0, scores[c.key]))) < 2e-6 for c in found]
+                assert all(c.score <= min(1, max(0, scores[c.key])) + 2e-6 for c in found) and all(a.score >= b.score for a, b in zip(found, found[1:]))
+                if close: best.append(np.mean(close))  # HNSW may pass by a SKU's best photo and give its next one
                 if there: shares.append(len({c.key for c in found} & set(wanted))/len(wanted))
-    if shares: assert np.mean(shares) > .9
+    if shares: assert np.mean(shares) > .9 and np.mean(best) > .95
 
 
 @pytest.mark.parametrize('brands, index', [(None, None), (['big'], 'big'), (['mid'], 'mid')], ids=str)

@@ -6,7 +6,7 @@
 __all__ = ['app', 'out', 'err', 'settings_app', 'import_app', 'File', 'Mapping_', 'Brand', 'Rejects', 'WORDS', 'models_app',
            'settings', 'Bars', 'import_products_command', 'import_stores_command', 'import_availability_command',
            'index', 'where_lines', 'item_table', 'parse_box', 'recognize', 'show_answer', 'answer_page', 'models_list',
-           'models_info', 'models_pull', 'pairs', 'report', 'demo']
+           'models_info', 'models_pull', 'pairs', 'report', 'demo', 'sandbox']
 
 # %% ../nbs/90_cli.ipynb #d049c7cc
 import json, sys
@@ -258,3 +258,25 @@ def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page 
             out.print(routes)
             out.print('[dim]The simulated booster puts the right SKU first in about 80 % of clear views, by setting; times at a third of the real latencies. The oracle asks the booster only where that turns a wrong first answer into a right one.[/]')
         out.print(f"{result.seconds['draw, import, index']:.0f} s to draw, import and index; {1000*result.seconds['recognise a scene']:.0f} ms a scene. Pictures: {result.page}", highlight=False)
+
+# %% ../nbs/90_cli.ipynb #ea822989
+@app.command()
+def sandbox(photos: Annotated[Path, typer.Option(help='Where drawn street photos that the sandbox knows are written.')] = Path('sandbox-photos'), port: Annotated[int, typer.Option(min=0, max=65535)] = 8900,
+            seed: int = 0, skus: int = 240, scenes: Annotated[int, typer.Option(min=1, max=500)] = 8, search: Annotated[float, typer.Option(min=0, max=1, help='How often the simulated booster puts the right SKU first.')] = .8,
+            realistic: Annotated[bool, typer.Option(help='Answer as slowly as the vendors are said to.')] = True, fault: Annotated[Optional[list[str]], typer.Option(help='vendor:kind[:seconds]; may be repeated.')] = None) -> None:
+    "Simulated Ximilar, Gemini and Claude on loopback, from the demo's drawn wardrobe; until Ctrl+C."
+    import time
+    with _said():
+        from unde_recog.demo import demo_sandbox, demo_settings, parse_fault
+        from unde_recog.sandbox.server import REALISTIC, Latency
+        from unde_recog.sandbox.vendors import Quality
+        faults, settings = [parse_fault(f) for f in fault or ()], demo_settings()
+        with Bars() as bars: box = demo_sandbox(settings, photos, seed=seed, skus=skus, scenes=scenes, quality=Quality(search=search), latency=REALISTIC if realistic else Latency(), port=port, tell=bars.tell)
+        for vendor, what in faults: box.app.faults.always(vendor, what)
+        with box:
+            out.print(f'# simulated vendors at {box.url}; in another terminal:', highlight=False)
+            for name, value in {'UNDE_DATA_DIR': settings.UNDE_DATA_DIR, **box.settings()}.items(): print(f'export {name}={value}', flush=True)
+            print(f'unde-recog recognize {photos}/street-0.jpg', flush=True)
+            try:
+                while True: time.sleep(3600)
+            except KeyboardInterrupt: out.print(f'# {box.app.ximilar.spent.total()} simulated credits asked for', highlight=False)

@@ -7,17 +7,19 @@ __all__ = ['EF_MAX', 'planner', 'exact_query', 'Layout', 'layout_query', 'parse_
            'asearch', 'exact_scores_query', 'parse_scores', 'VectorSpaceError', 'Version', 'current_version',
            'PgRetriever']
 
-# %% ../nbs/12_search.ipynb #d5243d2a
+# %% ../nbs/12_search.ipynb #42b15e03
 import asyncio, json, time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# %% ../nbs/12_search.ipynb #47a59966
+# %% ../nbs/12_search.ipynb #7292a25d
 import numpy as np
 import psycopg
 from .contracts import Candidate, Item, SkuKey
 from .database import Databases, Query, arun, run
+from .images import pixel_hash
 
 # %% ../nbs/12_search.ipynb #11cc5656
 EF_MAX = 1000  # pgvector's own limit
@@ -136,7 +138,7 @@ def current_version(conn: psycopg.Connection, pinned: str | None = None, namespa
     if row is None: raise VectorSpaceError('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
     return Version(*row[:3])
 
-# %% ../nbs/12_search.ipynb #5b76844f
+# %% ../nbs/12_search.ipynb #f19bfee9
 class PgRetriever:
     "The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`, `model_version`, `dims`."
     name = 'pgvector'
@@ -146,13 +148,18 @@ class PgRetriever:
         if embedder.dims != 512: raise VectorSpaceError(f'{version} has {embedder.dims} dimensions; sku_image_embeddings holds 512')
         self.db, self.embedder, self.version, self.layout_ttl = db, embedder, version, layout_ttl
         self._layout: tuple[float, Layout] | None = None
+        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
 
     @property
     def card(self) -> Any: return self.embedder.card
 
     async def embed(self, item: Item) -> np.ndarray:
         "The item's vector, computed once."
-        if item.vector is None: item.vector = (await asyncio.to_thread(self.embedder.embed, [item.crop]))[0]
+        if item.vector is None:
+            known = pixel_hash(item.crop)  # the same crop comes again when a person retries, or picks one garment
+            if known not in self._vectors: self._vectors[known] = (await asyncio.to_thread(self.embedder.embed, [item.crop]))[0]
+            item.vector = self._vectors[known]
+            while len(self._vectors) > 1000: self._vectors.popitem(last=False)
         return item.vector
 
     async def layout(self, conn: psycopg.AsyncConnection) -> Layout:

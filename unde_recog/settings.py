@@ -80,7 +80,7 @@ class _Places(BaseModel):
     BRAND_ALIASES: Path | None = _f(None, 'CSV alias,brand; unset = the one in the package')
     CATEGORY_MAP: Path | None = _f(None, 'CSV pattern,category; unset = the one in the package')
 
-# %% ../nbs/00_settings.ipynb #f5953d3a
+# %% ../nbs/00_settings.ipynb #69ed8bcf
 class _Vendors(BaseModel):
     "Settings of paid and remote parts; no key: that step is off, not broken."
     XIMILAR_API_URL: str = _f('https://api.ximilar.com/', 'base address')
@@ -101,12 +101,22 @@ class _Vendors(BaseModel):
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')
+
+# %% ../nbs/00_settings.ipynb #f8d88377
+class _Service(BaseModel):
+    "Settings of the live service."
     HOST: str = _f('127.0.0.1', 'address to serve on')
     PORT: Annotated[int, Field(ge=1, le=65535)] = _f(8000, 'port to serve on')
     WORKERS: Annotated[int, Field(ge=1, le=64)] = _f(1, 'server processes')
+    API_KEYS_FILE: Path | None = _f(None, 'hashed API keys; unset = only loopback is served')
+    ROLE_API_KEY: SecretStr | None = _f(None, 'API key that this process shows to the other roles')
+    MAX_REQUESTS: Annotated[int, Field(ge=1, le=10_000)] = _f(64, 'photos worked on at once; more are refused')
+    RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
+    BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
+    FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')
 
-# %% ../nbs/00_settings.ipynb #72364156
-class Settings(_Decision, _Places, _Vendors):
+# %% ../nbs/00_settings.ipynb #1fbb13a6
+class Settings(_Decision, _Places, _Vendors, _Service):
     "All settings, frozen. Build with `load_settings`; `origin(name)` says where a value came from."
     model_config = ConfigDict(extra='forbid', frozen=True, hide_input_in_errors=True)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -158,11 +168,14 @@ def load_settings(ini: 'str | Path | None' = None, env: 'Mapping[str, str] | Non
     settings._origins.update(origins)
     return settings
 
-# %% ../nbs/00_settings.ipynb #b9b48347
+# %% ../nbs/00_settings.ipynb #75f53eda
 def mask_url(url: str) -> str:
-    "`url` without its password and without its query, safe to print."
+    "`url` without its password and without its query, safe to print; only the scheme if it cannot be told where the password ends."
     parts = urlsplit(url)
-    host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+    try: port = parts.port
+    except ValueError: port = None
+    if '@' in parts.path + parts.query + parts.fragment: return f'{parts.scheme}://•••'
+    host = f"{parts.hostname or ''}{f':{port}' if port else ''}"
     user = f"{parts.username}:•••@" if parts.password else f'{parts.username}@' if parts.username else ''
     return urlunsplit((parts.scheme, user + host, parts.path, '', ''))
 

@@ -79,15 +79,15 @@ def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, patience: 
                 credits = conn.execute('select coalesce(sum(credits), 0) from recognition_items where request_id = %s', (uuid.UUID(answer.request_id),)).fetchone()[0]  # type: ignore[index]
     return answer, seconds, {'rows': rows, 'credits': int(credits), 'idle': idle}
 
-# %% ../../nbs/63_research.fault_matrix.ipynb #0219e827
+# %% ../../nbs/63_research.fault_matrix.ipynb #3e65b84a
 def try_corner(settings: Settings, world: World, scene: Scene, vendor: str, fault: str, backend: str, seconds: float = 30.) -> Cell:
-    "One corner of the matrix; boxes are given, so that what is paid belongs to the garments."
+    "One corner of the matrix."
     truth = Truth()
     truth.add_scene(scene)
     app = App(world, truth)
     app.faults.always(vendor, Fault(fault, seconds))  # type: ignore[arg-type]
     own = settings.model_copy(update={'SEARCH_BACKEND': backend, 'COUNCIL': vendor == 'claude'})
-    answer, took, seen = ask_once(own, app, scene, boxes=True)
+    answer, took, seen = ask_once(own, app, scene, boxes=False)
     return Cell(vendor, fault, backend, took, all(i.matches for i in answer.items), seen['rows'], seen['credits'], app.ximilar.spent.total(), seen['idle'], len(app.faults.played), answer.degraded)
 
 def run_matrix(settings: Settings, world: World, cells: Sequence[tuple[str, str, str]], tell: 'Callable[[int, int], None] | None' = None, first_scene: int = 50_000) -> list[Cell]:

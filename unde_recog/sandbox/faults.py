@@ -45,7 +45,7 @@ class Faults:
             if fault: self.played.append((vendor, fault.kind))
             return fault
 
-# %% ../../nbs/50_sandbox.faults.ipynb #aad24962
+# %% ../../nbs/50_sandbox.faults.ipynb #1fa4f693
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 _ERRORS = {'rate_limited': (429, 'too many requests'), 'rate_limited_retry_after': (429, 'too many requests'), 'no_credit': (402, 'no credits left'), 'server_error': (500, 'internal error')}
 
@@ -68,7 +68,7 @@ async def play(fault: Fault, send: Send, answer: bytes) -> None:
     if fault.kind == 'wrong_schema': return await respond(send, 200, b'{"hello": ["world"], "sandbox": true}')
     if fault.kind in ('hang', 'slow_headers'): await asyncio.sleep(fault.seconds if fault.kind == 'slow_headers' else 3600)
     if fault.kind == 'slow_headers': return await respond(send, 200, answer)
-    start = {'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'application/json'), (b'content-length', str(len(answer)).encode())]}
+    start = {'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'application/json'), (b'content-length', str(len(answer)).encode()), (b'x-sandbox', b'unde_recog: simulated')]}
     await send(start)
     if fault.kind == 'reset':
         await send({'type': 'http.response.body', 'body': answer[:len(answer)//2], 'more_body': True})

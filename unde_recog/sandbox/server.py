@@ -28,7 +28,7 @@ class Latency:
 
 REALISTIC = Latency(ximilar=(.2, .5), gemini=(.7, 1.3), claude=(1., 2.))
 
-# %% ../../nbs/52_sandbox.server.ipynb #f40ef454
+# %% ../../nbs/52_sandbox.server.ipynb #63a515e7
 CREDITS = {'detect': 5, 'detect_tags': 20, 'tags': 15, 'detect_tags_all': 60, 'visual_search': 10, 'insert': 10}
 
 class Ximilar:
@@ -58,7 +58,7 @@ class Ximilar:
 
     def _tagged(self, operation: str, record: Mapping[str, Any]) -> dict[str, Any]:
         found = ximilar_detect(self.eyes, record, tagged=operation != 'detect')
-        if operation == 'tags' and found['_objects']: found |= {k: v for k, v in found['_objects'][0].items() if k.startswith('_tags') or k == 'Top Category'}
+        if operation == 'tags': found |= {'_tags': {}, '_tags_map': {}, '_tags_simple': []} | {k: v for o in found['_objects'][:1] for k, v in o.items() if k.startswith('_tags') or k == 'Top Category'}
         return found
 
     def details(self) -> dict[str, Any]:
