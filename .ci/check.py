@@ -31,7 +31,9 @@ def state(): return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in [*so
 
 def notebooks():
     before = state()
+    project, was = ROOT/'pyproject.toml', (ROOT/'pyproject.toml').stat()
     for tool in (['nbdev-clean'], ['nbdev-clean', '--fname', 'eval'], ['nbdev-export']): sh(BIN/tool[0], *tool[1:], check=True)
+    os.utime(project, ns=(was.st_atime_ns, was.st_mtime_ns))  # nbdev-export writes it anew, unchanged; make would install everything again
     after = state()
     for p in sorted({p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}): fail(f'{p.relative_to(ROOT)} was not clean, or not in sync with its notebook (mended now: commit it)')
     exported = Counter()

@@ -89,7 +89,7 @@ def test_a_corner_of_the_fault_matrix(shop, world):
     "Two vendors' every fault, once each under changing backends; reports/fault_matrix has them all."
     wanted = [c for n, c in enumerate(corners()) if c[0] == 'ximilar' and n % 4 == (n//4) % 4] + [('gemini', f, 'conditional') for f in ('hang', 'broken_json', 'reset')] + [('claude', 'server_error', 'conditional')]
     assert {f for v, f, _ in wanted if v == 'ximilar'} == set(FAULTS)
-    hurried = shop.model_copy(update={'REQUEST_DEADLINE': load_settings(env={}, REQUEST_DEADLINE='2s').REQUEST_DEADLINE})
+    hurried = shop.model_copy(update={'REQUEST_DEADLINE': load_settings(env={}, REQUEST_DEADLINE='4s').REQUEST_DEADLINE})
     with open_databases(shop) as db, db.connect('log') as conn: conn.execute('truncate paid_answers')
     cells = run_matrix(hurried, world, wanted)
     assert all(c.kept for c in cells), [c for c in cells if not c.kept]

@@ -191,7 +191,7 @@ class IndexReport:
         if self.indexes_built: lines.append(f"HNSW built: {', '.join(self.indexes_built)}")
         return '\n'.join(lines)
 
-# %% ../nbs/11_index.ipynb #87329b06
+# %% ../nbs/11_index.ipynb #444fbd97
 class IndexBusy(RuntimeError):
     "Another run is indexing this version."
 
@@ -201,7 +201,8 @@ def only_run(db: Databases, version: str) -> Iterator[None]:
     with psycopg.connect(db.urls['vectors'], autocommit=True, connect_timeout=5) as conn:
         if not conn.execute('select pg_try_advisory_lock(hashtextextended(%s, 0))', (f'unde index {version}',)).fetchone()[0]:  # type: ignore[index]
             raise IndexBusy(f'another `unde-recog index` is at work on {version}: wait for it, or stop it')
-        yield
+        try: yield
+        finally: conn.execute('select pg_advisory_unlock(hashtextextended(%s, 0))', (f'unde index {version}',))  # the server notices a closed connection only later
 
 # %% ../nbs/11_index.ipynb #98bdfefb
 Progress = Callable[[int, int, int], None]  # photos done, photos to do, failed

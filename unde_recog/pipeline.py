@@ -284,7 +284,7 @@ async def rerank_step(w: Walk, r: Request) -> None:
             w.ranked, w.reranked = [c for c in judged if c.in_mall is not False] + [c for c in judged if c.in_mall is False] + offered[20:], True
     w.times['rerank'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #4e6cafe6
+# %% ../nbs/20_pipeline.ipynb #0b39bf08
 def bands_in_force(w: Walk, r: Request) -> 'Bands | None':
     return Bands(r.settings.CONFIDENCE_HIGH, r.settings.CONFIDENCE_MEDIUM) if w.reranked else r.bands
 
@@ -297,7 +297,8 @@ def likely_category(w: Walk) -> str:
 async def fallback(w: Walk, r: Request) -> list[Candidate]:
     "Products of the same category and colour that the mall has, cheapest first; [] if there are none."
     async def ask(timeout: float) -> list[Product]:
-        query = fallback_query(likely_category(w), w.tags.get('color'), r.mall, r.settings.AVAILABILITY_WINDOW, aware(r.now))
+        category = likely_category(w) if w.merged or w.item.category != 'other' else None  # nobody knows: any goods of that colour
+        query = fallback_query(category, w.tags.get('color'), r.mall, r.settings.AVAILABILITY_WINDOW, aware(r.now))
         async with r.db.aconnect('catalogue', timeout) as conn: return list(parse_products(await arun(conn, query)).values())
     found = await r.attempt('fallback', 'answer', ask, w.degraded) or []
     scores = await r.attempt('fallback', 'answer', lambda timeout: r.parts.primary.exact_scores(w.item, [p.key for p in found], timeout=timeout), w.degraded) if found else {}

@@ -70,9 +70,9 @@ def parse_colours(rows: Iterable[Sequence]) -> dict[SkuKey, list[Colour]]:
     for brand, external_id, other, colour, url in rows: found[SkuKey(brand, external_id)].append(Colour(external_id=other, colour=colour, image_url=url))
     return dict(found)
 
-# %% ../nbs/17_products.ipynb #29447292
-def fallback_query(category: str, colour: str | None, mall: str | None, window: timedelta, now: 'datetime | None' = None, limit: int = 10) -> Query:
-    "Products of `category` (and `colour`, if known) whose newest reading in `window` shows stock in `mall`, cheapest first. No mall: stock is not asked."
+# %% ../nbs/17_products.ipynb #0d15ade5
+def fallback_query(category: str | None, colour: str | None, mall: str | None, window: timedelta, now: 'datetime | None' = None, limit: int = 10) -> Query:
+    "Products of `category` (and `colour`, if known) whose newest reading in `window` shows stock in `mall`, cheapest first. No mall: stock is not asked; no category: any."
     stocked = '''and exists (select from raw_stores s cross join lateral (
                      select a.sizes_in_stock from raw_availability a
                      where a.brand = s.brand and a.store_id = s.store_id and a.product_id = p.external_id
@@ -80,6 +80,6 @@ def fallback_query(category: str, colour: str | None, mall: str | None, window: 
                    where s.brand = p.brand and s.mall_name = %(mall)s and jsonb_array_length(r.sizes_in_stock) > 0)'''
     now = now or datetime.now(timezone.utc)
     return Query(f'''select {_COLUMNS} from raw_products p
-                     where p.category_canonical = %(category)s {'and p.colour ~* %(pattern)s' if colour_pattern(colour) else ''} {stocked if mall else ''}
+                     where {'p.category_canonical = %(category)s' if category else 'true'} {'and p.colour ~* %(pattern)s' if colour_pattern(colour) else ''} {stocked if mall else ''}
                      order by p.price nulls last, p.brand, p.external_id limit %(limit)s''',
                  {'category': category, 'pattern': colour_pattern(colour), 'mall': mall, 'since': now - window, 'now': now, 'limit': limit})

@@ -40,7 +40,7 @@ def item_row(w: Walk, r: Request) -> ItemRow:
                    propensity=1. if w.booster_asked else w.propensity, explored_list=w.explored_list, credits=w.credits + credits, tokens=dict(Counter(w.tokens) + tokens),
                    degraded=list(dict.fromkeys([*r.degraded, *w.degraded])))
 
-# %% ../nbs/21_recognizer.ipynb #c5865d05
+# %% ../nbs/21_recognizer.ipynb #90461cd9
 def exploration_chance(share: float, g: Gate, pair: Thresholds, width: float = .05) -> float:
     "Chance of exploring a confident item: `share`, rising to four times that at the thresholds; at most 1."
     if share <= 0 or not g.confident or g.top1 is None or g.margin is None: return 0.
@@ -51,8 +51,9 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     "Perhaps ask the booster about a confident item, for the log only."
     booster = r.parts.booster
     if booster is None or w.gate is None or w.booster_asked or r.settings.SEARCH_BACKEND != 'conditional': return
+    if r.parts.budget is not None and not r.parts.budget.allows('booster'): return  # no chance, and so logged
     w.propensity = exploration_chance(r.settings.EXPLORATION_SHARE, w.gate, r.pair)
-    if dice.random() >= w.propensity or (r.parts.budget is not None and not r.parts.budget.allows('booster')): return
+    if dice.random() >= w.propensity: return
     with purse() as spent: found = await attempt('exploration', lambda timeout: booster.search(w.item, ASKED, brands=r.brands, timeout=timeout), 10, w.degraded)
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
