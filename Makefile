@@ -19,8 +19,8 @@ check: $(VENV)/.dev
 	$(BIN)/python .ci/check.py
 
 bench: $(VENV)/.dev
-	$(BIN)/unde-recog report latency
-	$(BIN)/unde-recog report catalogue_retrieval
+	for name in latency catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
+	$(BIN)/unde-recog report biased_logs -p runs 1000
 
 # After editing notebooks: clean, export, README. Commit notebook and module together.
 prepare: $(VENV)/.dev

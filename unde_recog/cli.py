@@ -6,7 +6,8 @@
 __all__ = ['app', 'out', 'err', 'settings_app', 'import_app', 'File', 'Mapping_', 'Brand', 'Rejects', 'WORDS', 'models_app',
            'settings', 'Bars', 'import_products_command', 'import_stores_command', 'import_availability_command',
            'index', 'where_lines', 'item_table', 'parse_box', 'recognize', 'show_answer', 'answer_page', 'models_list',
-           'models_info', 'models_pull', 'pairs', 'report', 'demo', 'sandbox']
+           'models_info', 'models_pull', 'pairs', 'report', 'demo', 'settings_apply', 'quality', 'make_log_command',
+           'sandbox']
 
 # %% ../nbs/90_cli.ipynb #d049c7cc
 import json, sys
@@ -24,7 +25,7 @@ from .contracts import Answer, ItemAnswer, Match
 from .gallery import Entry, price_text, render_page
 from .settings import Settings, SettingsError, describe, load_settings, write_ini
 
-# %% ../nbs/90_cli.ipynb #ee31670d
+# %% ../nbs/90_cli.ipynb #450e561f
 app = typer.Typer(help='A street photo in, the same garments from the shops of your mall out.', no_args_is_help=True, pretty_exceptions_enable=False)
 out, err = Console(force_jupyter=False), Console(stderr=True, force_jupyter=False)
 _debug = False
@@ -35,13 +36,13 @@ def _main(debug: Annotated[bool, typer.Option(help='Show the traceback of an err
     _debug = debug
 
 @contextmanager
-def _said() -> Iterator[None]:
-    "Turn an expected error into one line and exit code 2."
+def _said(code: int = 2) -> Iterator[None]:
+    "Turn an expected error into one line and an exit code."
     try: yield
     except (ValueError, OSError, RuntimeError, ImportError, LookupError) as e:
         if _debug: raise
         err.print(f'[bold red]unde-recog:[/] {e}' if str(e) else f'unde-recog: {type(e).__name__}', markup=True, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(code) from None
 
 # %% ../nbs/90_cli.ipynb #583c8c84
 settings_app = typer.Typer(help='Show the settings, or apply a calibrated fragment.', invoke_without_command=True)
@@ -258,6 +259,70 @@ def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page 
             out.print(routes)
             out.print('[dim]The simulated booster puts the right SKU first in about 80 % of clear views, by setting; times at a third of the real latencies. The oracle asks the booster only where that turns a wrong first answer into a right one.[/]')
         out.print(f"{result.seconds['draw, import, index']:.0f} s to draw, import and index; {1000*result.seconds['recognise a scene']:.0f} ms a scene. Pictures: {result.page}", highlight=False)
+
+# %% ../nbs/90_cli.ipynb #31091c18
+@settings_app.command('apply')
+def settings_apply(fragment: Annotated[Path, typer.Argument(help='The fragment that a calibration report wrote; its certificate lies beside it.')],
+                   ini: Annotated[Optional[Path], typer.Option(help='The settings file (default: UNDE_SETTINGS, else settings.ini here).')] = None,
+                   model_version: Annotated[Optional[str], typer.Option(help='The version in force (default: that of the index that is read).')] = None) -> None:
+    "Take a calibrated pair of thresholds into the settings file."
+    import os
+    with _said():
+        from unde_recog.database import open_databases
+        from unde_recog.research.calibration import apply_fragment, in_words
+        from unde_recog.search import current_version
+        target, now = ini or Path(os.environ.get('UNDE_SETTINGS') or 'settings.ini'), load_settings()
+        if model_version is None:
+            with open_databases(now) as db, db.connect('vectors') as conn: model_version = current_version(conn, now.BLEND_EMBEDDING_VERSION).version
+        done = apply_fragment(fragment, target, model_version)
+        out.print(f'{target}: CONFIDENCE_THRESHOLD = {done.threshold:g}, MARGIN = {done.margin:g}', highlight=False, soft_wrap=True)
+        out.print(in_words(done.certificate), highlight=False)
+        for note in done.notes: err.print(f'[yellow]note:[/] {note}', highlight=False, soft_wrap=True)
+
+# %% ../nbs/90_cli.ipynb #c869d981
+@app.command()
+def quality(days: Annotated[int, typer.Option(min=1, max=400)] = 30, until: Annotated[Optional[str], typer.Option(help='Last day, YYYY-MM-DD, UTC (default: today).')] = None,
+            model_version: Annotated[Optional[str], typer.Option(help='Only this version.')] = None, reference: Annotated[Optional[str], typer.Option(help='FIRST:END, the days that the gate was calibrated on, to see drift.')] = None,
+            plan_limits: Annotated[bool, typer.Option(help="The plan's 0.65 for the primary score instead of a limit on the model's own scale.")] = False,
+            prometheus: Annotated[Optional[Path], typer.Option(help="Write the alerts in Prometheus' text format (for the node exporter's text files).")] = None) -> None:
+    "Daily figures of the request log and their alerts. Exit code 0 fine, 1 yellow, 2 red, 3 cannot be told, 4 an error."
+    from datetime import date
+    with _said(4):
+        from unde_recog.database import open_databases
+        from unde_recog.research.quality import parse_span, quality as ask, quality_metrics_text
+        try: end = date.fromisoformat(until) if until else None
+        except ValueError: raise ValueError(f'--until {until}: a day is written YYYY-MM-DD') from None
+        with open_databases(load_settings()) as db: found = ask(db, days=days, until=end, model_version=model_version, reference=parse_span(reference) if reference else None, relative=not plan_limits)
+        shown = found.days[found.days.queries > 0].round(3)
+        for frame, title in ((shown.reset_index(), 'A day a row'), (found.table(), 'Alerts')):
+            table = Table(*map(str, frame.columns), title=title, title_justify='left', title_style='bold', box=None)
+            for row in frame.itertuples(index=False): table.add_row(*('' if v is None or v != v else str(v) for v in row))
+            out.print(table)
+        for note in found.notes: out.print(f'[dim]{note}[/]', highlight=False, soft_wrap=True)
+        if prometheus:
+            new = prometheus.with_name(prometheus.name + '.new')
+            new.write_text(quality_metrics_text(found), encoding='utf-8')
+            new.replace(prometheus)
+    raise typer.Exit(found.code)
+
+# %% ../nbs/90_cli.ipynb #33e4e114
+@app.command('make-log')
+def make_log_command(labels: Annotated[Path, typer.Option(help='Where the true answers are written.')] = Path('simulated-labels.csv'), photos: Annotated[int, typer.Option(min=1, max=100_000)] = 100, days: Annotated[float, typer.Option(min=.01)] = 30,
+                     seed: int = 0, skus: Annotated[int, typer.Option(min=12, max=20000)] = 240, backend: Annotated[str, typer.Option(help='SEARCH_BACKEND of the requests; dual labels every list.')] = 'dual',
+                     explore: Annotated[float, typer.Option(min=0, max=1, help='EXPLORATION_SHARE, for backend conditional.')] = 0., darker: Annotated[float, typer.Option(min=0, max=1, help='Drift: how much darker the second half of the photos is.')] = 0.,
+                     judge: Annotated[bool, typer.Option(help='Rerank by the simulated vision model.')] = True, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
+    "A simulated request log with labels, in a data folder of its own; stopped, it goes on where it was."
+    with _said():
+        from unde_recog.research.logmaker import Drift, Plan, make_log
+        from unde_recog.settings import data_dir
+        from unde_recog.wardrobe.world import World
+        base = data_dir(load_settings())
+        place = base.with_name(f'{base.name}-simulated')
+        settings = load_settings(env={}, UNDE_DATA_DIR=place, SEARCH_BACKEND=backend, EXPLORATION_SHARE=explore)
+        plan = Plan(photos, days=days, seed=seed, drift=Drift(after=days/2, darker=darker) if darker else None)
+        with Bars() as bars: made = make_log(settings, World(seed=seed, skus=skus), plan, labels, judge=judge, workers=workers, tell=bars.tell)
+        out.print(f'SIMULATED: {made.items} garments of {photos} photos logged now, {made.found} photos had been; labels in {labels}. To use them:', highlight=False, soft_wrap=True)
+        print(f'export UNDE_DATA_DIR={place}\nunde-recog report ab_test -p log database -p labels {labels}')
 
 # %% ../nbs/90_cli.ipynb #ea822989
 @app.command()
