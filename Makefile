@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lab bench check prepare export readme clean
+.PHONY: demo test lab bench reports check prepare export readme clean
 
 demo: $(VENV)/.demo
 	$(BIN)/unde-recog demo --out demo-out
@@ -21,6 +21,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	for name in latency catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
 	$(BIN)/unde-recog report biased_logs -p runs 1000
+
+# Every report of the research loop on simulated data; on the real log: unde-recog report NAME -p log database -p labels FILE.
+reports: $(VENV)/.dev
+	for name in ab_test threshold_calibration biased_logs credit_cost daily_quality model_comparison; do $(BIN)/unde-recog report $$name || exit 1; done
 
 # After editing notebooks: clean, export, README. Commit notebook and module together.
 prepare: $(VENV)/.dev
