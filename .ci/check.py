@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PKG = ROOT/'unde_recog'
 BIN = Path(sys.executable).parent
 # room → rooms that it must never import (SPEC: vendors and steps know nothing of serving, serving nothing of research)
-FACES = {'cli', 'serving', 'worker', 'demo'}
+FACES = {'cli', 'serving', 'web', 'worker', 'demo'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
-             'serving': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
+             'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'worker': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
 GROUND = {'contracts', 'settings', 'database', 'embedded', 'images', 'storage'}
 failures: list[str] = []
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'out', 'err', 'settings_app', 'import_app', 'File', 'Mapping_', 'Brand', 'Rejects', 'WORDS', 'models_app',
-           'settings', 'Bars', 'import_products_command', 'import_stores_command', 'import_availability_command',
-           'index', 'where_lines', 'item_table', 'parse_box', 'recognize', 'show_answer', 'answer_page', 'models_list',
-           'models_info', 'models_pull', 'pairs', 'report', 'demo', 'settings_apply', 'quality', 'make_log_command',
-           'sandbox']
+           'keys_app', 'settings', 'Bars', 'import_products_command', 'import_stores_command',
+           'import_availability_command', 'index', 'where_lines', 'item_table', 'parse_box', 'recognize', 'show_answer',
+           'answer_page', 'models_list', 'models_info', 'models_pull', 'pairs', 'report', 'demo', 'settings_apply',
+           'quality', 'serve', 'keys_add', 'keys_remove', 'keys_list', 'purge', 'forget', 'make_log_command', 'sandbox']
 
 # %% ../nbs/90_cli.ipynb #d049c7cc
 import json, sys
@@ -304,6 +304,63 @@ def quality(days: Annotated[int, typer.Option(min=1, max=400)] = 30, until: Anno
             new.write_text(quality_metrics_text(found), encoding='utf-8')
             new.replace(prometheus)
     raise typer.Exit(found.code)
+
+# %% ../nbs/90_cli.ipynb #c75b67ca
+@app.command()
+def serve(role: Annotated[str, typer.Option(help='app, gateway, reranker, embedder, embed-batch or all.')] = 'all', host: Annotated[Optional[str], typer.Option(help='Default: HOST.')] = None,
+          port: Annotated[Optional[int], typer.Option(min=1, max=65535, help='Default: PORT.')] = None) -> None:
+    "Serve live requests, with the page at / and the data scientist's at /lab."
+    with _said():
+        from unde_recog.serving import ROLES, serve as run_service
+        if role not in ROLES: raise ValueError(f"--role {role}: one of {', '.join(ROLES)} is needed")
+        run_service(None, role, host, port)
+
+keys_app = typer.Typer(help='API keys of the service; only their hashes are kept, in API_KEYS_FILE.', no_args_is_help=True)
+app.add_typer(keys_app, name='keys')
+
+def _keys_file() -> Path:
+    path = load_settings().API_KEYS_FILE
+    if path is None: raise ValueError('API_KEYS_FILE is not set: name the file that keeps the hashes of the keys')
+    return path
+
+@keys_app.command('add')
+def keys_add(name: str, right: Annotated[Optional[list[str]], typer.Option(help='What it may do; may be repeated (default: recognize).')] = None, per_minute: Annotated[int, typer.Option(min=1, max=1_000_000)] = 600) -> None:
+    "Make a key and show it, once."
+    with _said():
+        from unde_recog.web.keys import add_key
+        print(add_key(_keys_file(), name, right or ['recognize'], per_minute))
+
+@keys_app.command('remove')
+def keys_remove(name: str) -> None:
+    "A key that opens nothing any more."
+    with _said():
+        from unde_recog.web.keys import remove_key
+        remove_key(_keys_file(), name)
+
+@keys_app.command('list')
+def keys_list() -> None:
+    "Names, rights and limits."
+    with _said():
+        from unde_recog.web.keys import read_keys
+        for k in read_keys(_keys_file()): out.print(f"{k.name}: {', '.join(k.rights)}; {k.per_minute} a minute", highlight=False)
+
+# %% ../nbs/90_cli.ipynb #0fbf8f35
+@app.command()
+def purge(delete: Annotated[bool, typer.Option(help='Delete the rows instead of untying them from the person.')] = False) -> None:
+    "Let go of requests older than RETENTION."
+    with _said():
+        from unde_recog.database import open_databases
+        from unde_recog.web.privacy import purge as let_go
+        settings = load_settings()
+        with open_databases(settings) as db: out.print(let_go(db, settings, delete=delete), highlight=False)
+
+@app.command()
+def forget(user: Annotated[str, typer.Argument(help='The user_id as the log has it.')]) -> None:
+    "Let go of everything that is tied to one person."
+    with _said():
+        from unde_recog.database import open_databases
+        from unde_recog.web.privacy import forget as let_go
+        with open_databases(load_settings()) as db: out.print(f'{let_go(db, user)} requests of {user} let go of', highlight=False)
 
 # %% ../nbs/90_cli.ipynb #33e4e114
 @app.command('make-log')

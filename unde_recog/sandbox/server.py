@@ -134,13 +134,13 @@ class App:
             except (KeyError, ValueError) as e: return 400, json.dumps({'detail': str(e)}).encode()
         return 200, json.dumps({'sandbox': 'simulated by unde_recog', 'quality': asdict(self.eyes.quality), 'latency': asdict(self.latency), 'calls': {f'{v} {o}': n for (v, o), n in self.calls.items()}, 'credits': self.ximilar.spent.total()}).encode()
 
-# %% ../../nbs/52_sandbox.server.ipynb #7854d6bc
+# %% ../../nbs/52_sandbox.server.ipynb #515af045
 class Sandbox:
     "The application on a loopback port. Use as a context manager; `.url` is its address, `.app` its controls."
     def __init__(self, app: App, port: int = 0):
         try: import uvicorn
         except ImportError: raise ImportError("the sandbox needs uvicorn: pip install 'unde_recog[serving]'") from None
-        self.app, self.socket = app, socket.socket()
+        self.app, self.socket = app, socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only where the protocol is named
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(('127.0.0.1', port))
         self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}'

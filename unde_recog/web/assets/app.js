@@ -1,0 +1,557 @@
+// The shop's page: a photo goes in, garments with their finds come out, as soon as each is known.
+import {
+  HUES, Problem, accessKey, ago, brandName, category, getJson, h, headers, icon, languageSwitch, listed, money, number, productPicture, recall, remember, repaint, say, serverEvents, t, term,
+} from '/assets/kit.js';
+
+const $ = (id) => document.getElementById(id);
+const CATEGORIES = ['top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag', 'hat', 'accessory', 'other'];
+const SIZES = ['XS', 'S', 'M', 'L', 'XL', 'XXL'];
+const LONGEST = 1600, LEAST = 24; // pixels: the longest side that is sent, the least side of a photo or a box
+const SLOW = 8000; // ms without a result, then a kind word
+const WAITS = 8; // how often a busy or waking service is asked again
+
+const state = { photo: null, rounds: [], items: [], only: null, drawing: null, malls: [], samples: [], startProblem: '', keyFor: null };
+const wishes = { mall: '', sizes: [], other: '', gender: '', min: '', max: '', ...recall('wishes', {}) };
+
+// --- wishes: mall, size, gender, price ------------------------------------------------------------------------------
+const price = (text) => { const value = Number(String(text).replace(',', '.').trim()); return String(text).trim() !== '' && Number.isFinite(value) && value >= 0 ? value : null; };
+const mySizes = () => [...new Set([...wishes.sizes, ...wishes.other.toUpperCase().split(/[\s,;]+/).filter(Boolean)])];
+const wished = () => JSON.stringify([wishes.mall, mySizes(), wishes.gender, price(wishes.min), price(wishes.max)]);
+const pricesWrong = () => price(wishes.min) != null && price(wishes.max) != null && price(wishes.min) > price(wishes.max);
+
+function paintWishes() {
+  const malls = [...new Set([...state.malls, ...(wishes.mall && !state.malls.length ? [wishes.mall] : [])])];
+  repaint($('mall'), h('option', { value: '' }, t('mallAny')), malls.map((m) => h('option', { value: m }, m)));
+  $('mall').value = malls.includes(wishes.mall) ? wishes.mall : '';
+  const toggle = (name, on, press, key) => h('button', { type: 'button', class: 'pill', 'aria-pressed': String(on), 'data-key': key, onclick: press }, name);
+  repaint($('sizes'), SIZES.map((s) => toggle(s, wishes.sizes.includes(s), () => wish({ sizes: wishes.sizes.includes(s) ? wishes.sizes.filter((x) => x !== s) : [...wishes.sizes, s] }), `size-${s}`)));
+  repaint($('gender'), [['', 'genderAny'], ['women', 'genderWomen'], ['men', 'genderMen'], ['kids', 'genderKids']].map(([g, name]) => toggle(t(name), wishes.gender === g, () => wish({ gender: g }), `gender-${g}`)));
+  for (const [id, name] of [['sizes-other', 'other'], ['price-min', 'min'], ['price-max', 'max']]) if ($(id) !== document.activeElement) $(id).value = wishes[name];
+  const n = (mySizes().length ? 1 : 0) + (wishes.gender ? 1 : 0) + (price(wishes.min) != null ? 1 : 0) + (price(wishes.max) != null ? 1 : 0);
+  $('filters-name').textContent = n ? t('filtersOn', { n }) : t('filters');
+  $('price-wrong').textContent = pricesWrong() ? t('priceWrong') : '';
+  $('apply').hidden = !state.photo;
+  $('apply').disabled = pricesWrong();
+}
+function wish(change) {
+  Object.assign(wishes, change);
+  remember('wishes', wishes);
+  paintWishes();
+  if (state.photo) paintStatus();
+}
+
+// --- the photo ------------------------------------------------------------------------------------------------------
+async function openPhoto(blob) { // → {canvas, blob, width, height}; drawing it anew turns it upright and leaves its EXIF behind
+  const bitmap = await createImageBitmap(blob);
+  const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
+  const canvas = Object.assign(document.createElement('canvas'), { width: Math.max(1, Math.round(bitmap.width * scale)), height: Math.max(1, Math.round(bitmap.height * scale)) });
+  const pen = canvas.getContext('2d');
+  pen.fillStyle = '#fff'; // what is see-through in a PNG
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingQuality = 'high';
+  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  return canvas;
+}
+
+async function begin(blob, sample = null) {
+  state.startProblem = '';
+  try {
+    const canvas = await openPhoto(blob);
+    if (Math.min(canvas.width, canvas.height) < LEAST) throw new RangeError('small');
+    const sent = sample ? blob : await new Promise((done) => { canvas.toBlob(done, 'image/jpeg', 0.9); });
+    reset();
+    state.photo = { canvas, sent, width: canvas.width, height: canvas.height };
+  } catch (e) {
+    state.startProblem = e instanceof RangeError ? 'tooSmall' : 'notPhoto';
+    if (state.photo) { reset(); history.replaceState(null, ''); }
+    paintStart();
+    return;
+  }
+  if (!history.state?.photo) history.pushState({ photo: true }, '');
+  paintAll();
+  $('results').focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+  ask(newRound(sample?.boxes?.length ? sample.boxes : null));
+}
+
+function reset() {
+  for (const round of state.rounds) round.stop();
+  Object.assign(state, { photo: null, rounds: [], items: [], only: null, drawing: null, keyFor: null });
+}
+function leavePhoto() {
+  reset();
+  paintAll();
+  $('choose').focus();
+}
+
+// --- asking: a round is one request; "try again" repeats it under the same key ----------------------------------------
+function newRound(boxes, items = []) {
+  const round = { key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(36).slice(2)}`, boxes, wished: wished(), status: 'sending', items: [...items], id: null, scale: null, degraded: [], advice: '', ms: null, problem: null, wait: 0, tries: 0, slow: false, answered: false };
+  round.form = () => {
+    const form = new FormData();
+    form.append('image', round.photo.sent, 'photo.jpg');
+    const [mall, sizes, gender, min, max] = JSON.parse(round.wished);
+    const fields = { user_mall: mall, boxes: boxes && JSON.stringify(boxes), sizes: sizes.length && JSON.stringify(sizes), gender, min_price: min, max_price: max };
+    for (const [name, value] of Object.entries(fields)) if (value != null && value !== '' && value !== 0) form.append(name, value);
+    return form;
+  };
+  round.photo = state.photo;
+  round.stop = () => { round.controller?.abort(); round.wake?.(); };
+  items.forEach((item, index) => Object.assign(item, { round, index, type: null, first: null, matches: null, reranked: false, tags: {}, feedback: null }));
+  state.rounds = [...state.rounds.filter((r) => state.items.some((i) => i.round === r)), round];
+  return round;
+}
+const working = (round) => ['sending', 'looking', 'waiting'].includes(round.status);
+const current = (round) => state.rounds.includes(round);
+
+function itemOf(round, index, seen = {}) {
+  let item = round.items.find((i) => i.index === index);
+  if (!item) {
+    item = { n: Math.max(0, ...state.items.map((i) => i.n)) + 1, round, index, box: null, category: 'other', type: null, first: null, matches: null, reranked: false, tags: {}, feedback: null };
+    round.items.push(item);
+    state.items.push(item);
+  }
+  if (seen.box) Object.assign(item, { box: seen.box, category: seen.category ?? item.category });
+  return item;
+}
+
+async function ask(round) {
+  Object.assign(round, { status: 'sending', problem: null, slow: false, controller: new AbortController() });
+  if (round.tries === 0) say(t('sending'));
+  const late = setTimeout(() => { round.slow = true; if (current(round)) { paintStatus(); say(t('slow')); } }, SLOW);
+  paintFinds();
+  try {
+    const response = await fetch('/api/v1/recognize', { method: 'POST', body: round.form(), signal: round.controller.signal, headers: headers({ Accept: 'text/event-stream', 'Idempotency-Key': round.key }) });
+    if (!response.ok) throw await Problem.of(response);
+    round.status = 'looking';
+    paintStatus();
+    if (response.headers.get('content-type')?.startsWith('text/event-stream')) for await (const { event, data } of serverEvents(response)) { if (current(round)) take(round, event, data); }
+    else take(round, 'result', await response.json());
+    if (!round.answered) throw new Error('cut');
+    round.status = 'done';
+  } catch (e) {
+    if (!current(round)) return;
+    if (round.answered) round.status = 'done'; // only the advice is missing
+    else if (round.controller.signal.aborted) round.status = 'stopped';
+    else if (e instanceof Problem && [409, 425, 429, 503].includes(e.status) && round.tries < WAITS && !round.begun) return void later(round, e);
+    else Object.assign(round, e instanceof Problem ? { status: 'failed', problem: e } : { status: 'cut' });
+    if (e instanceof Problem && e.status === 401) state.keyFor = round; // a shop with keys
+    if (round.status !== 'done') say(troubleOf(round));
+  } finally { clearTimeout(late); }
+  if (current(round)) paintFinds();
+}
+
+async function later(round, problem) { // the service is waking up or busy: count down, then ask again
+  Object.assign(round, { status: 'waiting', why: { 409: 'going', 425: 'going', 503: problem.type.endsWith('not_ready') ? 'waking' : 'busy' }[problem.status] ?? 'busy', tries: round.tries + 1, wait: Math.min(60, Math.max(1, Math.ceil(problem.retryAfter ?? 2 ** round.tries))) });
+  say(t(round.why, { n: round.wait }));
+  for (; round.wait > 0 && current(round); round.wait -= 1) {
+    paintStatus();
+    await new Promise((wake) => { round.wake = wake; setTimeout(wake, 1000); });
+    if (round.controller.signal.aborted) { round.status = 'stopped'; if (current(round)) paintFinds(); return; }
+  }
+  if (current(round)) ask(round);
+}
+
+function take(round, event, data) {
+  round.begun = true;
+  if (event === 'detected') {
+    Object.assign(round, { id: data.request_id ?? round.id, scale: data.width && data.height ? [data.width, data.height] : null });
+    for (const seen of data.items) itemOf(round, seen.item_index, seen);
+    round.begun = false; // nothing is shown yet that a repeat could take away
+    if (!state.items.length) say(t('foundNone')); else if (!round.boxes) say(t('foundCount', { n: data.items.length }));
+    paintFinds();
+  } else if (event === 'candidates') {
+    const item = itemOf(round, data.item_index);
+    item.first = data.matches ?? [];
+    paintItem(item);
+    paintTools();
+  } else if (event === 'result') {
+    Object.assign(round, { id: data.request_id, degraded: data.degraded ?? [], ms: data.total_ms, answered: true, status: 'done' });
+    for (const told of data.items) Object.assign(itemOf(round, told.item_index, told), { type: told.match_type, matches: told.matches, reranked: told.reranked, tags: told.tags ?? {} });
+    const answered = new Set(data.items.map((i) => i.item_index));
+    state.items = state.items.filter((i) => i.round !== round || answered.has(i.index));
+    round.items = round.items.filter((i) => answered.has(i.index));
+    say([summary(), ...round.items.map((i) => `${t('garment', { n: i.n, category: nameOf(i) })}: ${t(i.type)}`)].join('. '));
+    paintFinds();
+  } else if (event === 'advice') {
+    round.advice = typeof data === 'string' ? data : data.text ?? '';
+    paintAfter();
+  } else if (event === 'done') {
+    round.ms = data.total_ms ?? round.ms;
+  } else if (event === 'error') throw new Problem(data.status ?? 500, data);
+}
+
+// --- words about a round --------------------------------------------------------------------------------------------
+const partOf = (round, item) => { const [w, hgt] = round.scale ?? [state.photo.width, state.photo.height]; return [item.box[0] / w, item.box[1] / hgt, item.box[2] / w, item.box[3] / hgt]; };
+const whole = (item) => { if (!item.box) return false; const [a, b, c, d] = partOf(item.round, item); return (c - a) * (d - b) > 0.96 && item.category === 'other'; };
+const nameOf = (item) => (whole(item) ? t('wholePhoto') : category(item.category));
+const summary = () => { const done = state.rounds.filter((r) => r.answered); return t('summaryDone', { n: done.reduce((n, r) => n + r.items.length, 0), s: number(Math.max(...done.map((r) => r.ms ?? 0)) / 1000, 1) }); };
+function troubleOf(round) {
+  if (round.status === 'stopped') return t(round.items.some((i) => i.first) ? 'stopped' : 'stoppedEmpty');
+  if (round.status === 'failed') return round.problem.kind;
+  return `${navigator.onLine ? '' : `${t('offline')} `}${t(round.items.some((i) => i.first || i.matches) || (round.items.length && !round.boxes) ? 'cut' : 'cutEmpty')}`;
+}
+
+const KINDLY = [[/_detect$/, 'detect'], [/_search$/, 'search'], [/_tagging$|^local_tags$/, 'tagging'], [/_context$/, 'context'], [/_rerank$/, 'rerank'], [/^availability$/, 'availability'], [/^stock_feed$/, 'stock_feed'], [/^products$/, 'products'],
+  [/^fallback$/, 'fallback'], [/^exact_scores$/, 'scores'], [/^budget$/, 'budget'], [/face/, 'faces'], [/^exploration$|_advice$/, null]];
+export function kindly(codes) { // degraded codes → sentences, each once; what concerns nobody is not told
+  const kinds = codes.map((code) => (KINDLY.find(([pattern]) => pattern.test(code)) ?? [null, 'other'])[1]).filter(Boolean);
+  return [...new Set(kinds)].map((kind) => t(`d_${kind}`));
+}
+
+// --- painting: start ------------------------------------------------------------------------------------------------
+function paintStart() {
+  $('start').hidden = !!state.photo;
+  $('work').hidden = !state.photo;
+  document.body.classList.toggle('at-work', !!state.photo);
+  $('start-problem').textContent = state.startProblem ? t(state.startProblem) : '';
+  $('samples').hidden = !state.samples.length;
+  const title = (s) => (document.documentElement.lang === 'ru' && s.title_ru) || s.title || '';
+  repaint($('samples-list'), state.samples.map((s) => h('li', {}, h('button', { type: 'button', class: 'sample', 'aria-label': t('sampleUse', { title: title(s) }), title: title(s), 'data-key': s.url, onclick: () => trySample(s) },
+    h('img', { src: s.url, alt: '', width: s.width ?? 512, height: s.height ?? 768, decoding: 'async' })))));
+}
+async function trySample(sample) {
+  try {
+    const response = await fetch(sample.url);
+    if (!response.ok) throw await Problem.of(response);
+    await begin(await response.blob(), sample);
+  } catch { state.startProblem = 'failed'; paintStart(); }
+}
+
+// --- painting: the photo, its boxes, its tools ----------------------------------------------------------------------
+function paintPhoto() {
+  const { canvas, width, height } = state.photo, shown = $('photo');
+  Object.assign(shown, { width, height });
+  shown.getContext('2d').drawImage(canvas, 0, 0);
+  $('frame').style.setProperty('--ratio', (width / height).toFixed(4));
+}
+const hue = (item) => `var(--hue-${(item.n - 1) % HUES})`;
+function choose(item) {
+  state.only = state.only === item?.n || !item ? null : item.n;
+  paintStage();
+  for (const el of $('items').children) el.hidden = state.only != null && el.dataset.n !== String(state.only);
+  say(state.only == null ? t('shownAll') : t('shownOnly', { n: state.only }));
+}
+function paintStage() {
+  $('photo').setAttribute('aria-label', t('photoAlt', { n: state.items.length }));
+  $('frame').classList.toggle('searching', state.rounds.some((r) => working(r) && !r.items.length));
+  const area = ([a, b, c, d]) => (c - a) * (d - b);
+  const boxes = state.items.filter((i) => i.box && !whole(i)).map((item) => ({ item, at: partOf(item.round, item) })).sort((a, b) => area(b.at) - area(a.at)); // the small above the large
+  repaint($('boxes'), boxes.map(({ item, at: [x0, y0, x1, y1] }) => h('button', {
+    type: 'button', class: `box${state.only != null && state.only !== item.n ? ' dim' : ''}`, 'aria-pressed': String(state.only === item.n), 'data-key': `box-${item.n}`, onclick: () => choose(item),
+    'aria-label': t('only', { n: item.n, category: nameOf(item) }), vars: { left: `${x0 * 100}%`, top: `${y0 * 100}%`, width: `${(x1 - x0) * 100}%`, height: `${(y1 - y0) * 100}%`, '--hue': hue(item) },
+  }, h('span', { class: 'dot' }, item.n))));
+  $('boxes').inert = !!state.drawing;
+  paintDrawing();
+  paintTools();
+}
+function paintTools() {
+  if (state.drawing) return repaint($('tools'), drawPanel());
+  const chip = (item) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only === item.n), 'data-key': `chip-${item.n}`, 'data-n': item.n, vars: { '--hue': hue(item) }, onclick: () => choose(item), 'aria-label': t('only', { n: item.n, category: nameOf(item) }) },
+    h('span', { class: 'dot' }, item.n), nameOf(item));
+  repaint($('tools'),
+    state.items.length > 1 && h('div', { class: 'chips' }, h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only == null), 'data-key': 'chip-all', onclick: () => choose(null) }, t('all')), [...state.items].sort((a, b) => a.n - b.n).map(chip)),
+    state.items.length === 1 && h('div', { class: 'chips' }, state.items.map(chip)),
+    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain', 'data-key': 'draw', onclick: () => startDrawing() }, icon('frame'), t('draw')), h('button', { type: 'button', class: 'plain', 'data-key': 'new', onclick: () => history.back() }, t('newPhoto'))));
+}
+
+// --- drawing a box, by pointer or keyboard --------------------------------------------------------------------------
+function startDrawing(item = null) {
+  const { width, height } = state.photo;
+  const [w, hgt] = item?.round.scale ?? [width, height];
+  const box = item?.box ? [item.box[0] / w * width, item.box[1] / hgt * height, item.box[2] / w * width, item.box[3] / hgt * height] : [width * 0.25, height * 0.25, width * 0.75, height * 0.65];
+  state.drawing = { item: item && !whole(item) ? item : null, box, category: item && !whole(item) ? item.category : '', wrong: false };
+  paintStage();
+  $('stage').scrollIntoView({ block: 'nearest' });
+  $('drawing').focus({ preventScroll: true });
+}
+function stopDrawing(back = 'draw') {
+  state.drawing = null;
+  paintStage();
+  document.querySelector(`[data-key="${back}"]`)?.focus();
+}
+function setBox([x0, y0, x1, y1]) {
+  const { width, height } = state.photo, clip = (v, most) => Math.max(0, Math.min(most, v));
+  state.drawing.box = [clip(Math.min(x0, x1), width), clip(Math.min(y0, y1), height), clip(Math.max(x0, x1), width), clip(Math.max(y0, y1), height)];
+  paintDrawing();
+}
+function paintDrawing() {
+  const layer = $('drawing');
+  layer.hidden = !state.drawing;
+  if (!state.drawing) return;
+  const { width, height } = state.photo, [x0, y0, x1, y1] = state.drawing.box;
+  if (!layer.firstChild) {
+    layer.append(h('div', { class: 'drawn' }, ['nw', 'ne', 'sw', 'se'].map((c) => h('i', { class: c }))));
+    for (const [name, value] of Object.entries({ tabindex: '0', role: 'application', 'data-key': 'drawing' })) layer.setAttribute(name, value);
+  }
+  for (const [name, value] of Object.entries({ left: x0 / width, top: y0 / height, width: (x1 - x0) / width, height: (y1 - y0) / height })) layer.firstChild.style.setProperty(name, `${value * 100}%`);
+  layer.setAttribute('aria-label', t('drawBox', { w: Math.round(x1 - x0), h: Math.round(y1 - y0), x: Math.round(x0), y: Math.round(y0) }));
+}
+function drawPanel() {
+  const select = h('select', { id: 'draw-is', onchange: (e) => { state.drawing.category = e.target.value; }, 'data-key': 'draw-is' }, h('option', { value: '' }, t('drawAny')), CATEGORIES.filter((c) => c !== 'other').map((c) => h('option', { value: c }, category(c))));
+  select.value = CATEGORIES.includes(state.drawing.category) && state.drawing.category !== 'other' ? state.drawing.category : '';
+  return h('div', { class: 'draw-panel' }, h('h2', {}, t('drawTitle')), h('p', {}, t('drawHelp'), ' ', h('span', { class: 'no-touch' }, t('drawKeys'))), h('label', { class: 'stack' }, h('span', {}, t('drawIs')), select),
+    h('p', { class: 'wrong', role: 'alert', id: 'draw-wrong' }, state.drawing.wrong ? t('drawSmall') : ''),
+    h('p', { class: 'row' }, h('button', { type: 'button', class: 'main', 'data-key': 'draw-go', onclick: searchDrawn }, t('drawGo')), h('button', { type: 'button', class: 'plain', 'data-key': 'draw-leave', onclick: () => stopDrawing() }, t('drawCancel'))));
+}
+function searchDrawn() {
+  const { box, category: is, item } = state.drawing, whole4 = box.map(Math.round);
+  if (whole4[2] - whole4[0] < LEAST || whole4[3] - whole4[1] < LEAST) { state.drawing.wrong = true; $('draw-wrong').textContent = t('drawSmall'); return; }
+  let target = item;
+  if (target) { // the rest of its old round stands
+    target.round.items = target.round.items.filter((i) => i !== target);
+  } else {
+    const others = state.items.filter((i) => !(whole(i) && state.items.length === 1)); // a drawn piece takes the place of "the whole photo"
+    state.items = others;
+    target = { n: Math.max(0, ...others.map((i) => i.n)) + 1 };
+    state.items.push(target);
+  }
+  Object.assign(target, { box: whole4, category: is || 'other' });
+  const round = newRound([{ box: whole4, category: is || null }], [target]);
+  state.drawing = null;
+  state.only = state.items.length > 1 ? target.n : null;
+  paintAll();
+  $('results').focus({ preventScroll: true });
+  ask(round);
+}
+function watchPointer() {
+  const layer = $('drawing');
+  let from = null;
+  const at = (e) => { const r = layer.getBoundingClientRect(); return [(e.clientX - r.left) / r.width * state.photo.width, (e.clientY - r.top) / r.height * state.photo.height]; };
+  layer.addEventListener('pointerdown', (e) => {
+    if (!state.drawing || e.button > 0) return;
+    const [x, y] = at(e), [x0, y0, x1, y1] = state.drawing.box, near = 20 / layer.clientWidth * state.photo.width;
+    const cornerX = Math.abs(x - x0) < near ? x1 : Math.abs(x - x1) < near ? x0 : null, cornerY = Math.abs(y - y0) < near ? y1 : Math.abs(y - y1) < near ? y0 : null;
+    if (cornerX != null && cornerY != null) from = { fixed: [cornerX, cornerY] };
+    else if (x > x0 && x < x1 && y > y0 && y < y1) from = { moved: [x, y], box: state.drawing.box, touched: false };
+    else from = { fixed: [x, y] };
+    layer.setPointerCapture(e.pointerId);
+    e.preventDefault();
+    layer.focus({ preventScroll: true });
+  });
+  layer.addEventListener('pointermove', (e) => {
+    if (!from || !state.drawing) return;
+    const [x, y] = at(e);
+    if (from.fixed) return setBox([...from.fixed, x, y]);
+    moveBox(from.box, x - from.moved[0], y - from.moved[1]);
+  });
+  for (const end of ['pointerup', 'pointercancel']) layer.addEventListener(end, () => { from = null; });
+  layer.addEventListener('keydown', (e) => {
+    if (!state.drawing) return;
+    const step = Math.max(state.photo.width, state.photo.height) * 0.02, move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[e.key];
+    if (move) {
+      const [x0, y0, x1, y1] = state.drawing.box;
+      if (e.shiftKey) setBox([x0, y0, Math.max(x0 + LEAST, x1 + move[0]), Math.max(y0 + LEAST, y1 + move[1])]); else moveBox(state.drawing.box, ...move);
+    } else if (e.key === 'Enter') searchDrawn();
+    else if (e.key !== 'Escape') return; // Escape is listened to on the whole page
+    if (e.key !== 'Escape') e.preventDefault();
+  });
+}
+function moveBox([x0, y0, x1, y1], dx, dy) {
+  const { width, height } = state.photo, mx = Math.max(-x0, Math.min(width - x1, dx)), my = Math.max(-y0, Math.min(height - y1, dy));
+  setBox([x0 + mx, y0 + my, x1 + mx, y1 + my]);
+}
+
+// --- painting: status and notes -------------------------------------------------------------------------------------
+function paintStatus() {
+  const busy = state.rounds.filter(working), last = busy.at(-1);
+  $('finds').setAttribute('aria-busy', String(busy.length > 0));
+  const words = !last ? (state.rounds.some((r) => r.answered) ? summary() : '') : last.status === 'waiting' ? t(last.why, { n: last.wait }) : last.slow ? t('slow') : last.status === 'sending' ? t('sending') : t(last.items.length ? 'lookingShops' : 'lookingPhoto');
+  repaint($('status'), last && h('span', { class: 'spin', 'aria-hidden': 'true' }), h('span', { id: 'status-words' }, words), last && h('button', { type: 'button', class: 'plain small', 'data-key': 'stop', onclick: () => { for (const r of busy) r.stop(); $('results').focus(); } }, t('stop')),
+    !last && state.rounds.length > 0 && state.rounds.some((r) => r.wished !== wished()) && !pricesWrong() && h('button', { type: 'button', class: 'main small', 'data-key': 'apply', onclick: searchAgain }, t('apply')));
+}
+function searchAgain() { // the same garments, new wishes: the boxes are known, so nobody is paid to find them twice
+  if (!state.photo || pricesWrong()) return;
+  const kept = state.items.filter((i) => i.box).sort((a, b) => a.n - b.n), all = kept.length > 0 && !(kept.length === 1 && whole(kept[0]));
+  const boxes = kept.map((i) => { const [x0, y0, x1, y1] = partOf(i.round, i), { width, height } = state.photo; return { box: [x0 * width, y0 * height, x1 * width, y1 * height].map(Math.round), category: i.category === 'other' ? null : i.category }; });
+  for (const round of state.rounds) round.stop();
+  state.rounds = [];
+  state.items = all ? kept : [];
+  if (all) kept.forEach((item, k) => { item.box = boxes[k].box; });
+  $('filters').open = false;
+  const round = newRound(all ? boxes : null, all ? kept : []);
+  if (state.only != null && !state.items.some((i) => i.n === state.only)) state.only = null;
+  paintAll();
+  $('results').focus({ preventScroll: true });
+  ask(round);
+}
+function again(round) {
+  round.tries = 0;
+  $('results').focus({ preventScroll: true });
+  ask(round);
+}
+function problemNote(round) {
+  const p = round.problem;
+  return h('div', { class: 'problem' }, h('p', {}, h('b', {}, troubleOf(round))),
+    state.keyFor === round ? h('form', { class: 'row', onsubmit: (e) => { e.preventDefault(); accessKey(e.target.elements.key.value.trim()); state.keyFor = null; loadLists(); again(round); } },
+      h('label', { class: 'stack' }, h('span', {}, t('key')), h('input', { type: 'password', name: 'key', required: true, autocomplete: 'off', 'data-key': 'key' })), h('button', { type: 'submit', class: 'main' }, t('keySend')), h('small', {}, t('keyNote')))
+      : h('p', { class: 'row' }, h('button', { type: 'button', class: 'main', 'data-key': `again-${round.key}`, onclick: () => again(round) }, t('again')), round.status === 'cut' && h('small', {}, t('againHint'))),
+    p && (p.detail || p.requestId) && h('details', {}, h('summary', {}, t('details')), h('p', {}, [p.message, p.detail].filter(Boolean).join(': ')), p.requestId && h('p', {}, `${t('request')}: `, h('code', {}, p.requestId))));
+}
+function paintNotes() {
+  const codes = state.rounds.flatMap((r) => r.degraded), told = kindly(codes), one = state.items.length === 1 && whole(state.items[0]);
+  repaint($('notes'), state.rounds.filter((r) => ['cut', 'failed', 'stopped'].includes(r.status)).map(problemNote),
+    one && h('div', { class: 'note' }, icon('frame'), h('div', {}, h('p', {}, t('wholeHint')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-hint', onclick: () => startDrawing() }, t('draw'))))),
+    told.length > 0 && h('div', { class: 'note', id: 'degraded', 'data-codes': codes.join(' ') }, icon('note'), h('div', {}, h('h2', { class: 'note-name' }, t('note')), told.filter((said) => !(one && said === t('d_detect'))).map((said) => h('p', {}, said)))));
+}
+
+// --- painting: the finds --------------------------------------------------------------------------------------------
+const noPicture = () => h('span', { class: 'picture empty' }, icon('hanger'), h('span', {}, t('noPicture')));
+function picture(brand, id, alt, kind = 'picture') {
+  return productPicture(brand, id, { class: kind, alt, width: 300, height: 400 }, () => (kind === 'picture' ? noPicture() : h('span', { class: 'swatch-gap' }, alt)));
+}
+function sureness(score, type, best) { // in words; how far behind the best it lies, for each model has a scale of its own
+  const part = best > 0 ? score / best : 1;
+  if (type === 'similar') return part >= 0.75 ? 'sureSimilar' : part >= 0.4 ? 'sureSome' : 'sureLittle';
+  if (type === 'style') return part >= 0.6 ? 'sureStyle' : 'sureLittle';
+  return { exact: 'sureExact', none: 'sureNone' }[type] ?? 'sureFirst';
+}
+function likeness(score, type, best) {
+  const p = Math.round(Math.max(0, Math.min(1, score ?? 0)) * 100);
+  return h('p', { class: `likeness ${type ?? 'first'}` }, h('b', {}, t(sureness(score ?? 0, type, best))), h('span', {}, t('likeness', { p })), h('span', { class: 'meter', 'aria-hidden': 'true', vars: { '--part': `${p}%` } }));
+}
+function storeOf(store, mine, full) {
+  const place = [store.mall_name, store.floor && t('floor', { floor: store.floor })].filter(Boolean).join(', ');
+  const hours = (Date.now() - new Date(store.fetched_at).getTime()) / 3600000;
+  const { latitude: y, longitude: x } = store;
+  return h('div', { class: 'store' }, h('p', { class: 'where' }, h('b', {}, store.name), place && h('span', {}, place), store.address && (full || !place) && h('span', { class: 'address' }, store.address),
+    Number.isFinite(y) && Number.isFinite(x) && y != null && x != null && h('a', { href: `https://www.openstreetmap.org/?mlat=${y}&mlon=${x}#map=18/${y}/${x}`, target: '_blank', rel: 'noopener noreferrer', 'aria-label': t('mapOf', { store: store.name }) }, icon('pin'), t('map'))),
+    store.sizes?.length ? h('ul', { class: 'size-list', 'aria-label': t('sizesIn') }, store.sizes.map((s) => { const my = mine.has(String(s).toUpperCase()); return h('li', { class: my ? 'mine' : null }, s, my && h('span', { class: 'unseen' }, ` (${t('yourSize')})`)); })) : h('p', { class: 'soft' }, t('noSizes')),
+    store.fetched_at && h('p', { class: 'soft' }, t(hours > 24 ? 'stockOld' : 'stockSeen', { ago: ago(store.fetched_at) })));
+}
+function storesOf(match, full) {
+  const mine = new Set(mySizes()), [first, ...more] = match.stores ?? [];
+  const malls = match.other_malls ?? [];
+  return [first && storeOf(first, mine, full), more.length > 0 && h('details', { class: 'more' }, h('summary', {}, t('moreStores', { n: more.length })), more.map((s) => storeOf(s, mine, full))),
+    malls.length > 0 && h('p', { class: match.in_mall === false ? 'elsewhere' : 'soft' }, t(match.in_mall === false ? 'otherMalls' : 'inOtherMalls', { malls: listed(malls) })),
+    !first && !malls.length && h('p', { class: 'soft' }, t('noStock'))];
+}
+function coloursOf(match) {
+  const all = match.other_colours ?? [];
+  if (!all.length) return null;
+  return h('div', { class: 'colours' }, h('p', { class: 'soft' }, t('colours')), h('ul', {}, all.slice(0, 5).map((c) => h('li', { title: term(c.colour) || c.external_id }, picture(match.brand, c.external_id, term(c.colour) || c.external_id, 'swatch'))), all.length > 5 && h('li', { class: 'soft' }, t('moreColours', { n: all.length - 5 }))));
+}
+function noneButton(item, words) {
+  const fb = item.feedback;
+  return [h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(fb?.choice === 'none'), 'aria-label': t('noneOfTheseOf', { n: item.n }), 'data-key': `none-${item.n}`, onclick: () => feedback(item, { none: true }, 'none') }, icon('cross'), t(words)),
+    h('span', { class: fb?.failed ? 'wrong' : 'thanks' }, fb?.failed ? t('feedbackFailed') : fb?.choice && !fb.busy ? t('thanks') : '')];
+}
+const alone = (item) => item.type === 'exact' && item.matches?.length === 1;
+function card(item, match, final) {
+  const name = match.name || match.external_id, choice = `${match.brand}/${match.external_id}`, chosen = item.feedback?.choice === choice;
+  return h('li', { class: `card${chosen ? ' chosen' : ''}`, 'data-sku': choice }, h('article', {}, picture(match.brand, match.external_id, name),
+    h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(match.brand)), h('h3', {}, name), h('p', { class: 'price' }, money(match.price, match.currency) || h('span', { class: 'soft' }, t('noPrice'))),
+      likeness(match.score, final ? item.type : null, final && Math.max(...item.matches.map((m) => m.score)))),
+    final && h('div', { class: 'at-hand' }, storesOf(match, alone(item)), coloursOf(match),
+      h('p', { class: 'row it' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(chosen), 'aria-label': t('thisIsItOf', { name }), 'data-key': `it-${item.n}-${choice}`, onclick: () => feedback(item, { brand: match.brand, external_id: match.external_id }, choice) }, icon('check'), t('thisIsIt')), alone(item) && noneButton(item, 'notThis')))));
+}
+const skeletons = (n) => h('ul', { class: 'cards', 'aria-hidden': 'true' }, Array.from({ length: n }, () => h('li', { class: 'card skeleton' }, h('span', { class: 'picture' }), h('div', { class: 'facts' }, h('i', {}), h('i', {}), h('i', {})))));
+function tagsOf(item) {
+  const tags = item.tags ?? {}, words = [tags.color, tags.material, tags.pattern, tags.style].filter(Boolean).map(term);
+  if (!words.length) return null;
+  const hex = /^#[0-9a-f]{6}$/i.test(tags.color_hex ?? '') && tags.color_hex;
+  return h('p', { class: 'tags' }, hex && h('span', { class: 'ink', 'aria-hidden': 'true', vars: { '--ink-colour': hex } }), h('span', { class: 'unseen' }, `${t('tags')}: `), words.join(' · '));
+}
+function itemKids(item) {
+  const busy = working(item.round), final = item.matches != null, shown = final ? item.matches : item.first;
+  const word = final ? t(item.type === 'none' && shown.length ? 'none' : item.type) : busy ? t('searching') : t('firstLook');
+  const long = final ? (item.type === 'none' && shown.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
+  const most = !final ? 3 : item.type === 'style' && !item.all ? 3 : 12, hidden = shown ? Math.max(0, shown.length - most) : 0;
+  return [h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${final ? item.type : busy ? 'busy' : 'first'}` }, word), tagsOf(item),
+    item.box && h('button', { type: 'button', class: 'quiet', 'aria-label': t('adjustOf', { n: item.n }), 'data-key': `adjust-${item.n}`, onclick: () => startDrawing(item) }, t(whole(item) ? 'draw' : 'adjust'))),
+  long && h('p', { class: 'long' }, long, final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
+  shown ? shown.length > 0 && h('ul', { class: `cards${alone(item) ? ' one' : ''}` }, shown.slice(0, shown.length - hidden).map((m) => card(item, m, final))) : busy && skeletons(3),
+  final && shown.length > 0 && !alone(item) && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
+    noneButton(item, 'noneOfThese'))];
+}
+function paintItem(item) {
+  let place = [...$('items').children].find((el) => el.dataset.n === String(item.n));
+  if (!place) {
+    place = h('section', { class: 'item', 'data-n': item.n, 'aria-labelledby': `item-${item.n}` });
+    const after = [...$('items').children].find((el) => Number(el.dataset.n) > item.n);
+    $('items').insertBefore(place, after ?? null);
+  }
+  place.style.setProperty('--hue', hue(item));
+  place.dataset.state = item.matches ? item.type : item.first ? 'first' : working(item.round) ? 'busy' : 'unknown';
+  place.hidden = state.only != null && state.only !== item.n;
+  repaint(place, itemKids(item));
+}
+function paintAfter() {
+  const advice = state.rounds.map((r) => r.advice).filter(Boolean), ids = state.rounds.filter((r) => r.answered && r.id);
+  const unjudged = state.items.some((i) => i.matches?.length > 1) && !state.items.some((i) => i.reranked);
+  repaint($('after'), unjudged && h('p', { class: 'quiet-note' }, t('notJudged')), advice.length > 0 && h('section', { class: 'advice', 'aria-labelledby': 'advice' }, h('h2', { id: 'advice' }, t('advice')), advice.map((text) => h('p', {}, text)), h('small', {}, t('adviceNote'))),
+    ids.length > 0 && h('p', { class: 'trail' }, ids.map((r) => h('a', { href: `/lab?id=${encodeURIComponent(r.id)}`, 'data-key': `lab-${r.id}` }, t('lab')))));
+}
+function paintFinds() {
+  const known = new Set(state.items.map((i) => String(i.n)));
+  for (const el of [...$('items').children]) if (!known.has(el.dataset.n)) el.remove();
+  const nobody = !state.items.length && state.rounds.some(working);
+  if (nobody) $('items').append(h('section', { class: 'item', 'data-n': 'skeleton' }, skeletons(3)));
+  paintStatus();
+  paintNotes();
+  paintStage();
+  for (const item of state.items) paintItem(item);
+  paintAfter();
+}
+async function feedback(item, body, choice) {
+  const before = item.feedback;
+  if (before?.busy) return;
+  item.feedback = { choice, busy: true };
+  paintItem(item);
+  try {
+    const response = await fetch(`/api/v1/requests/${encodeURIComponent(item.round.id)}/feedback`, { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: JSON.stringify({ item_index: item.index, ...body }) });
+    if (!response.ok) throw await Problem.of(response);
+    item.feedback = { choice };
+    say(t('thanks'));
+  } catch {
+    item.feedback = { choice: before?.choice, failed: true };
+    say(t('feedbackFailed'));
+  }
+  paintItem(item);
+}
+
+function paintAll() {
+  paintWishes();
+  paintStart();
+  if (!state.photo) { $('items').replaceChildren(); return; }
+  paintPhoto();
+  paintFinds();
+}
+
+// --- the page's own events ------------------------------------------------------------------------------------------
+async function loadLists() {
+  const [malls, samples] = await Promise.allSettled([getJson('/api/v1/malls'), getJson('/api/v1/samples')]);
+  if (malls.status === 'fulfilled') state.malls = malls.value.malls ?? [];
+  if (samples.status === 'fulfilled') state.samples = samples.value.samples ?? [];
+  if (state.malls.length && wishes.mall && !state.malls.includes(wishes.mall)) wish({ mall: '' });
+  paintWishes();
+  paintStart();
+}
+const firstImage = (files) => [...(files ?? [])].find((f) => f.type.startsWith('image/')) ?? files?.[0];
+const fromUser = (files) => { const file = firstImage(files); if (file) begin(file); };
+
+$('choose').addEventListener('click', () => $('file').click());
+$('snap').addEventListener('click', () => $('camera').click());
+for (const id of ['file', 'camera']) $(id).addEventListener('change', (e) => { fromUser(e.target.files); e.target.value = ''; });
+addEventListener('paste', (e) => { if (e.clipboardData?.files?.length) { e.preventDefault(); fromUser(e.clipboardData.files); } });
+let over = 0;
+addEventListener('dragenter', (e) => { if (e.dataTransfer?.types.includes('Files')) { over += 1; document.body.classList.add('dropping'); } });
+addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) document.body.classList.remove('dropping'); });
+addEventListener('dragover', (e) => { if (e.dataTransfer?.types.includes('Files')) e.preventDefault(); });
+addEventListener('drop', (e) => { over = 0; document.body.classList.remove('dropping'); if (e.dataTransfer?.files.length) { e.preventDefault(); fromUser(e.dataTransfer.files); } });
+addEventListener('popstate', () => { if (state.photo) leavePhoto(); });
+addEventListener('keydown', (e) => {
+  if (e.key !== 'Escape') return;
+  if (state.drawing) stopDrawing(); else if ($('filters').open) { $('filters').open = false; $('filters').querySelector('summary').focus(); }
+});
+document.addEventListener('pointerdown', (e) => { if ($('filters').open && !$('filters').contains(e.target)) $('filters').open = false; });
+$('wishes').addEventListener('submit', (e) => { e.preventDefault(); if (state.photo) searchAgain(); else $('filters').open = false; });
+$('mall').addEventListener('change', (e) => wish({ mall: e.target.value }));
+for (const [id, name] of [['sizes-other', 'other'], ['price-min', 'min'], ['price-max', 'max']]) $(id).addEventListener('input', (e) => wish({ [name]: e.target.value }));
+$('forget').addEventListener('click', () => wish({ sizes: [], other: '', gender: '', min: '', max: '' }));
+watchPointer();
+if (navigator.maxTouchPoints > 0) { document.documentElement.classList.add('touch'); document.querySelector('.drop-name').dataset.t = 'start'; }
+languageSwitch($('languages'), paintAll);
+if (history.state?.photo) history.replaceState(null, ''); // reloaded: the photo is gone
+loadLists();
