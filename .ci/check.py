@@ -18,6 +18,8 @@ BIN = Path(sys.executable).parent
 FACES = {'cli', 'serving', 'web', 'worker', 'demo'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
              'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'worker': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
+# rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large to fetch for a look)
+EXTRAS = {'research': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'training': 'train'}
 GROUND = {'contracts', 'settings', 'database', 'embedded', 'images', 'storage'}
 failures: list[str] = []
 
@@ -84,10 +86,15 @@ def wheel():
         python = f'{d}/venv/bin/python'
         (built,) = Path(d).glob('*.whl')
         sh(python, '-m', 'pip', 'install', '-q', '-c', 'constraints.txt', built, check=True)
-        names = sorted('.'.join(('unde_recog', *p.relative_to(PKG).with_suffix('').parts)) for p in modules() if p.name != '_modidx.py')
-        code = f'import importlib\nfor n in {[n.removesuffix(".__init__") for n in names]!r}: importlib.import_module(n)\nfrom unde_recog.database import migrations\nassert migrations("vectors")'
+        names = sorted('.'.join(('unde_recog', *p.relative_to(PKG).with_suffix('').parts)).removesuffix('.__init__') for p in modules() if p.name != '_modidx.py')
+        core = [n for n in names if n.split('.')[1:2] not in [[room] for room in EXTRAS]]
+        load = lambda those: f'import importlib\nfor n in {those!r}: importlib.import_module(n)\n'
+        code = load(core) + 'from unde_recog.database import migrations\nassert migrations("vectors")'
         if subprocess.run([python, '-c', code], cwd=d).returncode: fail('the wheel, installed alone, does not import')
         if subprocess.run([f'{d}/venv/bin/unde-recog', 'settings'], cwd=d, stdout=subprocess.DEVNULL).returncode: fail('the wheel, installed alone, does not run')
+        extras = ','.join(sorted({e for e in EXTRAS.values() if e != 'train'}))
+        sh(python, '-m', 'pip', 'install', '-q', '-c', 'constraints.txt', f'{built}[{extras}]', check=True)
+        if subprocess.run([python, '-c', load([n for n in names if EXTRAS.get((n.split('.') + [''])[1]) != 'train'])], cwd=d).returncode: fail(f'the wheel with its extras {extras} does not import')
 
 
 if __name__ == '__main__':

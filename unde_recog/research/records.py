@@ -145,15 +145,16 @@ def booster_any(items: pd.DataFrame) -> pd.Series:
     "The booster's list of each item, however it came: asked by the gate, or explored; None where unknown."
     return items.booster.where(items.booster.notna(), items.explored_list)
 
-# %% ../../nbs/64_research.records.ipynb #edae7b55
+# %% ../../nbs/64_research.records.ipynb #f635cd46
 def unknown(items: pd.DataFrame) -> list[str]:
     "Sentences saying what these rows cannot tell; [] if nothing is missing."
     own, said = items[items['shape'] == 'items'], []
     def say(n: int, of: int, text: str) -> None:
         if n: said.append(f'{n} of {of} {text}')
     say(int((items['shape'] == 'request').sum()), len(items), 'rows come from a log in the older shape, a row a request: their scores are the least of the photo\'s garments, and gate, margins to the next style, lists of single retrievers, model version, thresholds, propensity, credits and tokens are not known.')
-    say(int(booster_any(own).isna().sum()), len(own), 'items were neither sent to the booster nor explored: what it would have said of them is not known.')
-    say(int((own.boosted.fillna(False) & own.booster.isna()).sum()), len(own), 'items were sent to the booster and got no answer.')
+    boosted, explored = own.boosted.fillna(False).astype(bool), own.explored.fillna(False).astype(bool)
+    say(int((~(boosted | explored)).sum()), len(own), 'items were neither sent to the booster nor explored: what it would have said of them is not known.')
+    say(int((boosted & own.booster.isna() & own.booster_top1.isna()).sum()), len(own), 'items were sent to the booster and got no answer.')
     say(int(own.confidence_threshold.isna().sum()), len(own), 'items were judged without thresholds in force.')
     say(int(own.propensity.isna().sum()), len(own), 'items have no propensity: they cannot be reweighted.')
     if own.model_version.nunique() > 1: said.append(f'{own.model_version.nunique()} model versions are mixed ({", ".join(sorted(own.model_version.dropna().unique()))}): scores of different versions are not comparable.')
