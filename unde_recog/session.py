@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
-# %% ../nbs/49_session.ipynb #99d3db64
+# %% ../nbs/49_session.ipynb #f7fd5cf2
 from .contracts import Answer
 from .database import Databases, open_databases
 from .embedder import Embedder, embedder_for
@@ -22,6 +22,7 @@ from .request_log import RequestLog
 from .search import PgRetriever, current_version
 from .settings import Settings, load_settings
 from .storage import Storage, open_storage
+from .tagging import LocalTagger, PixelTagger, ZeroShotTagger
 from .vendors.parts import paid_parts
 
 # %% ../nbs/49_session.ipynb #9ac2ed94
@@ -69,12 +70,13 @@ class Session:
     def __enter__(self) -> 'Session': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/49_session.ipynb #beb4cd15
+# %% ../nbs/49_session.ipynb #96af3a44
 def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) -> Parts:
     "The parts that need no account: the index's own model and the primary over it. Raises `VectorSpaceError` if nothing is indexed."
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     embedder: Embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
-    return Parts(PgRetriever(db, embedder, version.version))
+    primary = PgRetriever(db, embedder, version.version)
+    return Parts(primary, local_tagger=LocalTagger(PixelTagger(), ZeroShotTagger(embedder))) if hasattr(embedder, 'embed_text') else Parts(primary)
 
 log = logging.getLogger('unde_recog')
 
