@@ -59,11 +59,11 @@ class Parts:
     budget: 'Budget | None' = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
-# %% ../nbs/20_pipeline.ipynb #6094d439
+# %% ../nbs/20_pipeline.ipynb #a792c4de
 PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
 T = TypeVar('T')
-CAPS = {'detect': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
-RESERVE = {'detect': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
+CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
+RESERVE = {'detect': .45, 'find': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
 
 @dataclass
 class Request:

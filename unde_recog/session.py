@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
-# %% ../nbs/49_session.ipynb #f7fd5cf2
+# %% ../nbs/49_session.ipynb #ea93b189
 from .contracts import Answer
 from .database import Databases, open_databases
 from .embedder import Embedder, embedder_for
+from .onnx_detect import local_detector
 from .pipeline import Parts
 from .recognizer import Recognizer
 from .request_log import RequestLog
@@ -70,13 +71,14 @@ class Session:
     def __enter__(self) -> 'Session': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/49_session.ipynb #96af3a44
+# %% ../nbs/49_session.ipynb #b8378cd3
 def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) -> Parts:
     "The parts that need no account: the index's own model and the primary over it. Raises `VectorSpaceError` if nothing is indexed."
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     embedder: Embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
     primary = PgRetriever(db, embedder, version.version)
-    return Parts(primary, local_tagger=LocalTagger(PixelTagger(), ZeroShotTagger(embedder))) if hasattr(embedder, 'embed_text') else Parts(primary)
+    tagger = LocalTagger(PixelTagger(), ZeroShotTagger(embedder)) if hasattr(embedder, 'embed_text') else PixelTagger()
+    return Parts(primary, detector=local_detector(settings), local_tagger=tagger)
 
 log = logging.getLogger('unde_recog')
 

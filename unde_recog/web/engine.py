@@ -18,16 +18,17 @@ from .lanes import Lane, cores
 from .problems import Problem, problem_of
 from .watch import CountedLog, Metrics, Watched, measure_lag
 
-# %% ../../nbs/86_web.engine.ipynb #ca8cd7c2
+# %% ../../nbs/86_web.engine.ipynb #58c98e57
 if TYPE_CHECKING:  # these take a second to import, and the door opens before
     from unde_recog.database import Databases
+    from unde_recog.onnx_detect import local_detector
     from unde_recog.pipeline import Parts
     from unde_recog.recognizer import Recognizer
     from unde_recog.search import Version
     from unde_recog.session import Session
     from unde_recog.storage import Storage
 
-# %% ../../nbs/86_web.engine.ipynb #9fc893c9
+# %% ../../nbs/86_web.engine.ipynb #e187cd81
 _METHODS = (('detector', 'detect', 'detect'), ('booster', 'search', 'booster'), ('tagger', 'tag', 'tag'), ('context_tagger', 'tag', 'context'), ('reranker', 'rerank', 'rerank'), ('advisor', 'advise', 'advice'))
 
 def watched_parts(parts: 'Parts', metrics: Metrics) -> 'Parts':
@@ -50,7 +51,7 @@ def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version:
     from unde_recog.vendors.parts import paid_parts
     from unde_recog.web.faces import guard_faces
     from unde_recog.web.remote import remote_parts
-    parts = Parts(primary_of(settings, db, version, lane, role) if version else None)
+    parts = Parts(primary_of(settings, db, version, lane, role) if version else None, detector=local_detector(settings))
     if role in ('embedder', 'embed-batch'): return parts
     elsewhere = {} if role in ('gateway', 'reranker') else {'XIMILAR_API_TOKEN': settings.XIMILAR_GW_URL, 'GEMINI_API_KEY': settings.LLM_RERANKER_URL}
     parts = paid_parts(settings.model_copy(update={key: None for key, url in elsewhere.items() if url}), parts, db, storage)
