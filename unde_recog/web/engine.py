@@ -18,17 +18,16 @@ from .lanes import Lane, cores
 from .problems import Problem, problem_of
 from .watch import CountedLog, Metrics, Watched, measure_lag
 
-# %% ../../nbs/86_web.engine.ipynb #58c98e57
+# %% ../../nbs/86_web.engine.ipynb #ca8cd7c2
 if TYPE_CHECKING:  # these take a second to import, and the door opens before
     from unde_recog.database import Databases
-    from unde_recog.onnx_detect import local_detector
     from unde_recog.pipeline import Parts
     from unde_recog.recognizer import Recognizer
     from unde_recog.search import Version
     from unde_recog.session import Session
     from unde_recog.storage import Storage
 
-# %% ../../nbs/86_web.engine.ipynb #e187cd81
+# %% ../../nbs/86_web.engine.ipynb #7f773339
 _METHODS = (('detector', 'detect', 'detect'), ('booster', 'search', 'booster'), ('tagger', 'tag', 'tag'), ('context_tagger', 'tag', 'context'), ('reranker', 'rerank', 'rerank'), ('advisor', 'advise', 'advice'))
 
 def watched_parts(parts: 'Parts', metrics: Metrics) -> 'Parts':
@@ -47,6 +46,7 @@ def primary_of(settings: Settings, db: 'Databases', version: 'Version', lane: La
 
 def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version: 'Version | None', lane: Lane, metrics: Metrics, role: str = 'app') -> 'Parts':
     "What a role needs to answer; without a `version` no primary. Raises what loading raises."
+    from unde_recog.onnx_detect import local_detector
     from unde_recog.pipeline import Parts
     from unde_recog.vendors.parts import paid_parts
     from unde_recog.web.faces import guard_faces
