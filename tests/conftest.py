@@ -3,6 +3,7 @@ import itertools
 import os
 import re
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,17 @@ def template(server_url):
             with Databases(dict.fromkeys(LOGICALS, sibling(server_url, 'making_template'))) as making: making.migrate()
             conn.execute(sql.SQL('alter database making_template rename to {}').format(sql.Identifier(name)))
     return name
+
+
+@contextmanager
+def named_database(server_url, template, name):
+    "Address of a migrated, empty database for the tests of a file."
+    def drop(conn): conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        drop(conn)
+        conn.execute(sql.SQL('create database {} template {}').format(sql.Identifier(name), sql.Identifier(template)))
+    yield sibling(server_url, name)
+    with psycopg.connect(server_url, autocommit=True) as conn: drop(conn)
 
 
 @pytest.fixture

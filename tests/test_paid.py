@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 
-import psycopg
 import pytest
 
 from unde_recog.database import open_databases
@@ -15,11 +14,13 @@ from unde_recog.demo import demo_sandbox, fill, learn_photos, parse_fault
 from unde_recog.research.fault_matrix import connections, corners, run_matrix
 from unde_recog.sandbox.faults import FAULTS, Fault
 from unde_recog.sandbox.server import App, Latency, Sandbox
-from unde_recog.session import DECISIONS, PLACES, change_settings, open_recognizer, watch_settings
-from unde_recog.settings import Settings, data_dir, load_settings
+from unde_recog.session import change_settings, open_recognizer, watch_settings
+from unde_recog.settings import DECISIONS, RESTART, Settings, data_dir, load_settings
 from unde_recog.storage import open_storage
 from unde_recog.vendors.budget import MonthlyBudget
 from unde_recog.wardrobe.world import Truth, World
+
+from .conftest import named_database
 
 
 @pytest.fixture(scope='module')
@@ -29,14 +30,10 @@ def world(): return World(seed=7, skus=24)
 @pytest.fixture(scope='module')
 def shop(world, server_url, template, tmp_path_factory):
     "Settings of a drawn shop, imported and indexed once."
-    from .conftest import sibling
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute('drop database if exists test_paid with (force)')
-        conn.execute(f'create database test_paid template {template}')
-    settings = load_settings(env={}, DATABASE_URL=sibling(server_url, 'test_paid'), UNDE_DATA_DIR=tmp_path_factory.mktemp('paid'), REQUEST_DEADLINE='20s')
-    with open_databases(settings) as db: fill(db, world, data_dir(settings)/'world', open_storage(settings), lambda *_: None)
-    yield settings
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute('drop database if exists test_paid with (force)')
+    with named_database(server_url, template, 'test_paid') as url:
+        settings = load_settings(env={}, DATABASE_URL=url, UNDE_DATA_DIR=tmp_path_factory.mktemp('paid'), REQUEST_DEADLINE='20s')
+        with open_databases(settings) as db: fill(db, world, data_dir(settings)/'world', open_storage(settings), lambda *_: None)
+        yield settings
 
 
 @pytest.fixture
@@ -148,7 +145,7 @@ FLAGS = {'SEARCH_BACKEND': 'pgvector', 'CONFIDENCE_THRESHOLD': .123, 'MARGIN': .
 
 def test_every_flag_rolls_back_under_load_without_a_failed_request(street, tmp_path):
     box, scenes, values = street
-    assert set(FLAGS) == DECISIONS and not DECISIONS & PLACES and DECISIONS | PLACES <= set(Settings.model_fields)
+    assert set(FLAGS) == DECISIONS and not DECISIONS & RESTART and DECISIONS | RESTART <= set(Settings.model_fields)
     ini = tmp_path/'settings.ini'
     values = {k: v for k, v in values.items() if k not in FLAGS}
     load = lambda: load_settings(ini=ini, env={}, **values)

@@ -21,6 +21,8 @@ from unde_recog.settings import load_settings
 from unde_recog.storage import FolderStorage
 from unde_recog.wardrobe.world import World
 
+from .conftest import named_database
+
 NOW = datetime(2026, 11, 21, 18, tzinfo=timezone.utc)
 
 
@@ -31,22 +33,16 @@ def world(): return World(seed=5, skus=40)
 @pytest.fixture(scope='module')
 def shop(world, server_url, template, tmp_path_factory):
     "A drawn shop, imported and indexed once; (databases, storage)."
-    import psycopg
-    from .conftest import sibling
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute('drop database if exists test_pipeline with (force)')
-        conn.execute(f'create database test_pipeline template {template}')
     folder = tmp_path_factory.mktemp('shop')
     world.write(folder, views=('front', 'on_model'), day=NOW.date())
     storage = FolderStorage(folder/'storage')
-    url = sibling(server_url, 'test_pipeline')
-    with Databases(dict.fromkeys(LOGICALS, url)) as db:
-        import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
-        import_stores(db, folder/'stores.csv')
-        import_availability(db, folder/'availability.csv')
-        index_catalogue(db, load_embedder(preset='batch'), storage=storage)
-    yield url, storage
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute('drop database if exists test_pipeline with (force)')
+    with named_database(server_url, template, 'test_pipeline') as url:
+        with Databases(dict.fromkeys(LOGICALS, url)) as db:
+            import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
+            import_stores(db, folder/'stores.csv')
+            import_availability(db, folder/'availability.csv')
+            index_catalogue(db, load_embedder(preset='batch'), storage=storage)
+        yield url, storage
 
 
 @pytest.fixture

@@ -1550,6 +1550,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'unde_recog.session.Session.run': ('session.html#session.run', 'unde_recog/session.py'),
                                     'unde_recog.session.change_settings': ('session.html#change_settings', 'unde_recog/session.py'),
                                     'unde_recog.session.changed': ('session.html#changed', 'unde_recog/session.py'),
+                                    'unde_recog.session.local_parts': ('session.html#local_parts', 'unde_recog/session.py'),
                                     'unde_recog.session.open_recognizer': ('session.html#open_recognizer', 'unde_recog/session.py'),
                                     'unde_recog.session.own_parts': ('session.html#own_parts', 'unde_recog/session.py'),
                                     'unde_recog.session.watch_settings': ('session.html#watch_settings', 'unde_recog/session.py')},

@@ -59,11 +59,11 @@ class Parts:
     budget: 'Budget | None' = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
-# %% ../nbs/20_pipeline.ipynb #a792c4de
+# %% ../nbs/20_pipeline.ipynb #2b62f198
 PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
 T = TypeVar('T')
-CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
-RESERVE = {'detect': .45, 'find': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
+CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'local_tags': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
+RESERVE = {'detect': .45, 'find': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'local_tags': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
 
 @dataclass
 class Request:
@@ -96,7 +96,7 @@ class Request:
 
     async def attempt(self, name: str, step: str, call: Callable[[float], Awaitable[T]], degraded: list[str]) -> 'T | None':
         "`resilience.attempt` within the step's budget; a paid step is not begun if no money is left for it, or if it usually takes too long."
-        timeout, paid = self.budget(step), step in PAID and name != 'local_tags'
+        timeout, paid = self.budget(step), step in PAID
         if paid and self.parts.budget is not None and not self.parts.budget.allows(step):
             degraded += [d for d in (name, 'budget') if d not in degraded]
             return None
@@ -205,11 +205,11 @@ async def merge_step(w: Walk, r: Request) -> None:
         exact = await r.attempt('exact_scores', 'availability', lambda timeout: r.parts.primary.exact_scores(w.item, new, timeout=timeout), w.degraded) if new else {}
         w.merged = fuse(w.primary, w.booster, r.settings.FUSION, exact=exact or {})
 
-# %% ../nbs/20_pipeline.ipynb #25c7e084
+# %% ../nbs/20_pipeline.ipynb #26c48aae
 async def tag_step(w: Walk, r: Request) -> None:
     "Exact tags when they are worth their price; they win over context tags."
     begun = time.monotonic()
-    local = await r.attempt('local_tags', 'tag', lambda timeout: r.parts.local_tagger.tag(w.item.crop, timeout=timeout), w.degraded)
+    local = await r.attempt('local_tags', 'local_tags', lambda timeout: r.parts.local_tagger.tag(w.item.crop, timeout=timeout), w.degraded)
     exact: 'dict[str, str] | None' = None
     if r.parts.tagger is not None and (r.settings.TAGGING_MODE == 'always' or not w.confident):
         tagger, w.tagger_asked = r.parts.tagger, r.parts.budget is None or r.parts.budget.allows('tag')

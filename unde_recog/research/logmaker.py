@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/74_research.logmaker.ipynb #d75a67b3
+# %% ../../nbs/74_research.logmaker.ipynb #e0d01dc0
 import numpy as np
 import pandas as pd
 import psycopg
@@ -32,8 +32,8 @@ from .records import write_labels
 from ..sandbox.faults import Fault
 from ..sandbox.server import App, Sandbox
 from ..sandbox.vendors import Quality
-from ..session import DECISIONS, Session, open_recognizer
-from ..settings import Settings, data_dir, load_settings
+from ..session import Session, open_recognizer
+from ..settings import DECISIONS, Settings, data_dir, load_settings
 from ..storage import Storage, open_storage, read_bytes
 from ..wardrobe.palette import chance
 from ..wardrobe.shop import choose_outfit

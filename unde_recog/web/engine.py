@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these take a second to import, and the door opens before
     from unde_recog.session import Session
     from unde_recog.storage import Storage
 
-# %% ../../nbs/86_web.engine.ipynb #7f773339
+# %% ../../nbs/86_web.engine.ipynb #b694aca8
 _METHODS = (('detector', 'detect', 'detect'), ('booster', 'search', 'booster'), ('tagger', 'tag', 'tag'), ('context_tagger', 'tag', 'context'), ('reranker', 'rerank', 'rerank'), ('advisor', 'advise', 'advice'))
 
 def watched_parts(parts: 'Parts', metrics: Metrics) -> 'Parts':
@@ -46,13 +46,14 @@ def primary_of(settings: Settings, db: 'Databases', version: 'Version', lane: La
 
 def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version: 'Version | None', lane: Lane, metrics: Metrics, role: str = 'app') -> 'Parts':
     "What a role needs to answer; without a `version` no primary. Raises what loading raises."
-    from unde_recog.onnx_detect import local_detector
     from unde_recog.pipeline import Parts
+    from unde_recog.session import local_parts
     from unde_recog.vendors.parts import paid_parts
     from unde_recog.web.faces import guard_faces
     from unde_recog.web.remote import remote_parts
-    parts = Parts(primary_of(settings, db, version, lane, role) if version else None, detector=local_detector(settings))
-    if role in ('embedder', 'embed-batch'): return parts
+    primary = primary_of(settings, db, version, lane, role) if version else None
+    if role in ('embedder', 'embed-batch'): return Parts(primary)
+    parts = local_parts(settings, primary)
     elsewhere = {} if role in ('gateway', 'reranker') else {'XIMILAR_API_TOKEN': settings.XIMILAR_GW_URL, 'GEMINI_API_KEY': settings.LLM_RERANKER_URL}
     parts = paid_parts(settings.model_copy(update={key: None for key, url in elsewhere.items() if url}), parts, db, storage)
     if elsewhere: parts = remote_parts(settings, parts)
