@@ -137,11 +137,8 @@ def test_our_maps_read_back_the_boxes_they_were_drawn_from(tmp_path):
         (found,) = detector.find(PHOTO)
         assert found.category == 'top' and np.abs(np.array(found.box)/np.array(PHOTO.size*2) - box).max() < .02
     assert detector.find(PHOTO, least=.999) == []
-    kinds = np.concatenate([outputs['kinds'], np.zeros((1, 2, 64, 40))], 1)  # skin and hair: none
-    def lonely(**reading): return open_toy(tmp_path, outputs | {'kinds': kinds}, convention='garments', size=(160, 256), classes=['top', 'bag'], categories={}, reading=reading).find(PHOTO)
-    assert lonely(person=.01) == [] and len(lonely(person=.01, outfit=1)) == len(lonely()) == 1
-    kinds[0, 3, :10] = .9
-    assert len(lonely(person=.01)) == 1
+    def worn(p, **reading): return open_toy(tmp_path, outputs | {'presence': np.array([[1., 1., p]])}, convention='garments', size=(160, 256), classes=['top', 'bag'], categories={}, reading=reading).find(PHOTO)
+    assert worn(.4) == [] and len(worn(.6)) == len(worn(.4, worn=.3)) == 1 and worn(.6, worn=.7) == []
 
 
 def test_peaks_and_masks_at_the_edges():

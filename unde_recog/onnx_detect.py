@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Rgb', 'Outputs', 'READERS', 'OWN_DETECTOR', 'InputCard', 'DetectorCard', 'read_detector_card', 'Frame', 'frame',
            'to_photo', 'input_tensor', 'Finds', 'corners', 'read_detr', 'read_rf_detr', 'read_yolo', 'peaks',
-           'peak_box', 'mask_box', 'not_a_street', 'read_garments', 'overlaps', 'suppress', 'join_pairs', 'Found',
-           'gather', 'OnnxDetector', 'detector_paths', 'open_detector', 'local_detector']
+           'peak_box', 'mask_box', 'read_garments', 'overlaps', 'suppress', 'join_pairs', 'Found', 'gather',
+           'OnnxDetector', 'detector_paths', 'open_detector', 'local_detector']
 
 # %% ../nbs/23_onnx_detect.ipynb #64677cc1
 import asyncio
@@ -213,16 +213,10 @@ def mask_box(mask: np.ndarray, box: np.ndarray, grow: float = .2, level: float =
     if across is None or down is None: return None, share
     return np.array([x0 + across[0], y0 + down[0], x0 + across[1], y0 + down[1]], np.float32)/size, share
 
-# %% ../nbs/23_onnx_detect.ipynb #f5ac5789
-def not_a_street(kinds: np.ndarray, found: Finds, card: DetectorCard) -> bool:
-    "Less skin and hair (the two kinds after the garments) than the card's `person` share, and fewer categories above their thresholds than its `outfit`."
-    n = len(card.classes) + 1
-    if float((kinds[n:n + 2].sum(0) > .5).mean()) >= card.reading.get('person', 0.): return False
-    sure = {int(c) for c, s in zip(found.classes, found.scores) if s >= card.least(str(card.category(int(c))))}
-    return len(sure) < card.reading.get('outfit', 3)
-
+# %% ../nbs/23_onnx_detect.ipynb #eb47ad8c
 def read_garments(outputs: Outputs, card: DetectorCard) -> Finds:
-    "`heat`, `boxes`, `kinds`, `presence` of our own detector. `reading`: powers of heat, presence, mask in the score; by category, `blend`, the mask's part in a box, and `level`, where the mask's edge is read."
+    """`heat`, `boxes`, `kinds`, `presence` of our own detector. `reading`: powers of heat, presence, mask in the score; by category, `blend`, the mask's part in a box, and `level`, where the mask's edge is read;
+    `worn`, the probability that somebody wears it under which nothing is found."""
     heat, boxes, kinds, presence = (_output(outputs, n, card)[0] for n in ('heat', 'boxes', 'kinds', 'presence'))
     if len(heat) != len(card.classes): raise ValueError(f'{card.name}: the file knows {len(heat)} categories, its card {len(card.classes)}')
     powers, blend, level, rows = card.reading.get('powers', (.4, .2, .4)), card.reading.get('blend', {}), card.reading.get('level', {}), []
@@ -233,8 +227,8 @@ def read_garments(outputs: Outputs, card: DetectorCard) -> Finds:
         score = float(heat[c, y, x])**powers[0]*float(presence[c])**powers[1]*max(share, 1e-3)**powers[2]
         rows.append((*(box if edge is None else (1 - part)*box + part*edge), c, score))
     a = np.array(rows, np.float32).reshape(-1, 6)
-    found = Finds(a[:, :4], a[:, 4].astype(int), a[:, 5])
-    return Finds(*(v[:0] for v in found)) if not_a_street(kinds, found, card) else found
+    if len(presence) > len(heat) and float(presence[-1]) < card.reading.get('worn', .5): a = a[:0]
+    return Finds(a[:, :4], a[:, 4].astype(int), a[:, 5])
 
 READERS: Mapping[str, Callable[[Outputs, DetectorCard], Finds]] = {'detr': read_detr, 'rf-detr': read_rf_detr, 'yolo': read_yolo, 'garments': read_garments}
 
@@ -320,7 +314,7 @@ class OnnxDetector:
         if not found and self.card.fallback == 'whole': return await WholePhoto().detect(photo, timeout=timeout)
         return [cut(photo, g.box, g.category, min(1., g.score), g.label) for g in found]
 
-# %% ../nbs/23_onnx_detect.ipynb #7d0ce75b
+# %% ../nbs/23_onnx_detect.ipynb #bbd2697d
 OWN_DETECTOR = 'street-garments'
 
 def detector_paths(settings: Settings) -> dict[str, Path]:
@@ -342,5 +336,5 @@ def open_detector(settings: 'Settings | None' = None, card: 'str | Path | None' 
     return OnnxDetector(read_detector_card(path), path.parent, threads=threads)
 
 def local_detector(settings: Settings) -> Detector:
-    "What DETECTOR_MODEL names; unset, the whole photo is one item."
-    return open_detector(settings, settings.DETECTOR_MODEL, threads=1) if settings.DETECTOR_MODEL else WholePhoto()
+    "What DETECTOR_MODEL names; unset, or `whole_photo`, the whole photo is one item."
+    return WholePhoto() if settings.DETECTOR_MODEL in (None, WholePhoto.name) else open_detector(settings, settings.DETECTOR_MODEL, threads=1)
