@@ -52,6 +52,7 @@ def test_compose_names_what_there_is():
         assert set(s['environment']) <= set(Settings.model_fields), name
     targets = yaml.safe_load((DEPLOY/'prometheus/prometheus.yml').read_text())['scrape_configs'][0]['static_configs'][0]['targets']
     assert {t.split(':')[0] for t in targets} <= set(ours)
+    assert services['redis']['command'] == ['redis-server', '--appendonly', 'yes'] and services['redis']['volumes'] == ['redis:/data']  # else a killed Redis forgets what it had confirmed (test_killed)
     for s in services.values(): assert all(p.startswith('127.0.0.1:') for p in s.get('ports', []))
 
 

@@ -361,19 +361,76 @@ def test_a_service_that_is_not_ready_is_waited_for(visit, fresh_url, shop):
         assert page.get_by_role('button', name='Try again').is_visible()
 
 
-def test_a_shop_with_keys_asks_for_one(visit, shop, tmp_path):
+@pytest.fixture(scope='module')
+def locked(shop, tmp_path_factory):
+    "A service with keys: (address, keys by right, where a line of its log goes)."
+    import logging
+
     from unde_recog.web.keys import add_key
-    key = add_key(tmp_path/'keys.json', 'page')
-    with serving(load_settings(env={}, **shop[1] | {'API_KEYS_FILE': tmp_path/'keys.json'})) as url:
-        page = visit(at=url)
-        page.locator('.sample').first.click()
-        page.wait_for_selector('input[name=key]')
-        assert 'access key' in page.locator('.problem').inner_text()
-        page.fill('input[name=key]', key)
-        page.keyboard.press('Enter')
-        settled(page)
-        until(page, "[...document.querySelectorAll('.card img.picture')].some((i) => i.naturalWidth > 50)", 'pictures behind the key')
-        assert page.locator('#mall option').count() == 3 and key not in page.content()
+    file, lines = tmp_path_factory.mktemp('keys')/'keys.json', []
+    keys = {'page': add_key(file, 'page'), 'lab': add_key(file, 'lab', ['recognize', 'lab']), 'metrics': add_key(file, 'prometheus', ['metrics'])}
+    class Lines(logging.Handler):
+        def emit(self, record): lines.append(record.getMessage() + repr(vars(record)))
+    hears = Lines()
+    logging.getLogger().addHandler(hears)
+    with serving(load_settings(env={}, **shop[1] | {'API_KEYS_FILE': file})) as url: yield url, keys, lines
+    logging.getLogger().removeHandler(hears)
+
+
+def give(page, key):
+    page.wait_for_selector('input[name=key]')
+    page.fill('input[name=key]', key)
+    page.keyboard.press('Enter')
+
+
+def test_a_shop_with_keys_asks_for_one(visit, locked, shop):
+    url, keys, lines = locked
+    page, addresses = visit(at=url), []
+    page.on('request', lambda r: addresses.append(r.url))
+    until(page, "document.querySelector('#start-key').innerText.includes('asks for an access key')")  # at once, not after the photo
+    give(page, keys['page'])
+    until(page, "document.querySelectorAll('#mall option').length === 3 && !document.querySelector('#start-key form')")
+    page.locator('.sample').first.click()
+    settled(page)
+    until(page, "[...document.querySelectorAll('.card img.picture')].some((i) => i.naturalWidth > 50)", 'pictures behind the key')
+    page.get_by_role('button', name='This is it').first.click()
+    assert logged(shop, request_of(page), 'user_feedback')
+    page.goto(url)
+    until(page, "document.querySelectorAll('#mall option').length === 3")  # asked for once a tab
+    assert page.locator('input[name=key]').count() == 0 and page.evaluate('[sessionStorage.length, Object.values(sessionStorage)[0]]') == [1, keys['page']]
+    assert keys['page'] not in page.content() + page.url + page.evaluate('JSON.stringify(localStorage) + document.cookie') + ''.join(addresses)
+    assert lines and not any(keys['page'] in line for line in lines)
+
+
+@pytest.mark.parametrize('locale, unknown, poor', [('en-GB', 'not known here', 'does not open this'), ('ru-RU', 'Такого ключа здесь не знают', 'сюда он не пускает')], ids=['en', 'ru'])
+def test_a_wrong_key_is_told_kindly(visit, locked, locale, unknown, poor):
+    url, keys, _ = locked
+    page = visit(at=url, locale=locale)
+    for wrong, said in (('unde_wrong', unknown), ('ключ', unknown), (keys['metrics'], poor)):
+        give(page, wrong)
+        until(page, f"document.querySelector('.key-form')?.innerText.includes('{said}')", said)
+        assert page.evaluate('document.activeElement.name') == 'key'
+        assert page.evaluate('sessionStorage.length') == 0  # it is not sent again and again
+    page.evaluate("sessionStorage.setItem('unde.key', 'unde_taken_back')")  # a key that was good when the tab was opened
+    page.reload()
+    page.wait_for_selector('.sample')
+    until(page, f"document.querySelector('#start-key').innerText.includes('{unknown}')")
+    page.locator('.sample').first.click()
+    give(page, keys['page'])
+    settled(page)
+    assert page.locator('.problem').count() == 0
+
+
+def test_lab_behind_a_key(visit, locked):
+    url, keys, _ = locked
+    page = visit('/lab', at=url)
+    give(page, keys['page'])
+    until(page, "document.querySelector('.key-form').innerText.includes('does not open this')")
+    give(page, keys['lab'])
+    until(page, "document.querySelectorAll('#latest table tbody tr').length > 0")
+    page.locator('#latest a').first.click()
+    page.wait_for_selector('.lab-item')
+    assert page.locator('.key-form').count() == 0 and keys['lab'] not in page.url + page.content()
 
 
 def test_what_is_no_photo_is_told_at_once(visit):
@@ -520,10 +577,35 @@ def test_lab_shows_the_trail(visit, scene):
     page.wait_for_selector('.lab-item')
     assert page.locator('.lab-item').count() == 3 and page.locator('.scene rect').count() == 3 and page.locator('.chart .bar-of').count() >= 5
     assert page.locator('.gate').first.inner_text().count('against') == 2 and page.locator('table .told').count() > 0
+    assert page.locator('#latest tbody tr.told').count() == 1
+    canvas = page.evaluate("document.querySelector('.scene').getAttribute('viewBox')").split()
+    sent = page.evaluate("fetch('/api/v1/requests/' + document.querySelector('#id').value).then((r) => r.json()).then((r) => [r.width, r.height, r.photo])")
+    assert [int(v) for v in canvas[2:]] == sent[:2] and sent[0] > 300 and sent[2] is None and page.locator('.scene image').count() == 0  # an upload is not kept; its size is
+    page.set_input_files('.lab-top input[type=file]', photo_file(scene.data))
+    page.wait_for_selector('.scene image[href^="blob:"]')  # chosen here, it stays here
     page.fill('#id', '00000000-0000-4000-8000-000000000000')
     page.get_by_role('button', name='Show', exact=True).click()
     page.wait_for_selector('.problem')
     assert 'No such request' in page.locator('#trouble').inner_text()
+
+
+def test_lab_draws_a_photo_that_is_kept_to_scale(visit, scene, shop, site):
+    import httpx
+
+    from unde_recog.storage import open_storage
+    settings = load_settings(env={}, **shop[1])
+    open_storage(settings).put('street/kept.jpg', scene.data)
+    rid = httpx.post(f'{site}/api/v1/recognize', files={'image': scene.data}, timeout=30).json()['request_id']
+    logged(shop, rid, 'created_at')
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db, db.connect('log') as conn: conn.execute("update recognition_requests set photo_url = 'storage:street/kept.jpg' where id = %s", (rid,))
+    page = visit(f'/lab?id={rid}')
+    page.wait_for_selector('.scene image[href^="blob:"]')
+    seen, kept = httpx.get(f'{site}/api/v1/requests/{rid}/photo'), scene.image.size
+    assert seen.headers['content-type'] == 'image/jpeg' and seen.headers['cache-control'] == 'no-store' and Image.open(io.BytesIO(seen.content)).size == kept
+    assert page.evaluate("['width', 'height'].map((n) => +document.querySelector('.scene image').getAttribute(n))") == list(kept)
+    listed = httpx.get(f'{site}/api/v1/requests', params={'limit': 1}).json()['requests']
+    assert [r['request_id'] for r in listed] == [rid] and listed[0]['items_detected'] == len(listed[0]['match_types']) and 'storage' not in str(listed)
+    assert httpx.get(f'{site}/api/v1/requests', params={'limit': 0}).status_code == 422
 
 
 # --- the parts, asked in the browser that runs them -----------------------------------------------------------------------

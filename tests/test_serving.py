@@ -564,36 +564,6 @@ def test_uploads_leave_nothing_behind(app, shop):
     with shop.running('gateway') as (client, _): assert b'planted-camera' not in client.get(client.post('/detect', files={'image': buffer.getvalue()}).json()['items'][0]['crop_url']).content
 
 
-def test_faces_are_blurred_by_a_real_network_file(shop, tmp_path):
-    "A network in YuNet's format whose weights say: a face in row 2, column 4 of the coarse grid."
-    onnx = pytest.importorskip('onnx')
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-    from PIL import Image
-    from unde_recog.settings import load_settings
-    from unde_recog.web.faces import FaceFinder, blur
-    outputs, tensors = [], []
-    for s in (8, 16, 32):
-        n = (640//s)**2
-        for kind, width in (('cls', 1), ('obj', 1), ('bbox', 4), ('kps', 10)):
-            value = np.zeros((1, n, width), np.float32)
-            if s == 32 and kind in ('cls', 'obj'): value[0, 2*20 + 4] = .95
-            if s == 32 and kind == 'bbox': value[0, 2*20 + 4] = .5, .5, np.log(2), np.log(2)
-            tensors.append(numpy_helper.from_array(value, f'{kind}_{s}_value'))
-            outputs.append((f'{kind}_{s}', value.shape))
-    nodes = [helper.make_node('ReduceSum', ['input'], ['sum'], keepdims=0), helper.make_node('Mul', ['sum', 'nought'], ['none'])]
-    nodes += [helper.make_node('Add', [f'{name}_value', 'none'], [name]) for name, _ in outputs]
-    graph = helper.make_graph(nodes, 'yunet', [helper.make_tensor_value_info('input', TensorProto.FLOAT, [1, 3, 640, 640])], [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(shape)) for n, shape in outputs], [*tensors, numpy_helper.from_array(np.float32(0), 'nought')])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8), tmp_path/'yunet.onnx')
-    photo = Image.effect_noise((320, 640), 80).convert('RGB')
-    faces = FaceFinder(tmp_path/'yunet.onnx')(photo)
-    assert [tuple(f) for f in faces] == [(112, 48, 176, 112)]
-    spread = lambda image: np.asarray(image.crop(faces[0]), float).std()
-    assert spread(blur(photo, faces)) < .2*spread(photo)
-    with pytest.raises(ValueError, match='no such file'): FaceFinder(tmp_path/'absent.onnx')
-    assert load_settings(env={}, BLUR_FACES='1', FACE_MODEL=str(tmp_path/'yunet.onnx')).BLUR_FACES
-
-
 def test_blur_without_a_detector_sends_nothing(shop, vendors):
     before = dict(vendors.app.calls)
     with shop.running(BLUR_FACES=True, **vendors.settings()) as (client, _):

@@ -56,7 +56,7 @@ def wait_written(session: 'Session', rid: uuid.UUID, seconds: float = 10.) -> No
         ends.wait(.05)
     raise TimeoutError(f'the log row of request {rid} was not written in {seconds:g} s')
 
-# %% ../nbs/89_worker.ipynb #7e7b496f
+# %% ../nbs/89_worker.ipynb #55c8324b
 def make_celery(settings: 'Settings | None' = None, open_session: 'Callable[[], Session] | None' = None) -> 'Celery':
     "A Celery application with the task `recognize_photo`. Raises `ImportError` without the extra, `SettingsError` without a broker."
     try: from celery import Celery
@@ -66,7 +66,8 @@ def make_celery(settings: 'Settings | None' = None, open_session: 'Callable[[], 
     app = Celery('unde_recog', broker=settings.CELERY_BROKER_URL.get_secret_value(), backend=settings.CELERY_RESULT_BACKEND.get_secret_value() if settings.CELERY_RESULT_BACKEND else None)
     app.conf.update(task_default_queue=QUEUE, task_routes={'recognize_photo': {'queue': QUEUE}}, task_soft_time_limit=SOFT, task_time_limit=HARD, task_acks_late=True, task_reject_on_worker_lost=True,
                     worker_prefetch_multiplier=1, task_serializer='json', accept_content=['json'], result_serializer='json', result_expires=24*3600, broker_connection_retry_on_startup=True,
-                    broker_transport_options={'visibility_timeout': 3*HARD}, worker_hijack_root_logger=False)
+                    broker_transport_options={'visibility_timeout': 3*HARD, 'unacked_restore_throttle': 1}, result_backend_always_retry=True,
+                    worker_hijack_root_logger=False)
     opened: list['Session'] = []
     def session() -> 'Session':
         if not opened:

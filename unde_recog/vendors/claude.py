@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-# %% ../../nbs/43_vendors.claude.ipynb #90f82a43
+# %% ../../nbs/43_vendors.claude.ipynb #ce75b9f4
 import base64
 from PIL import Image
+from ..faces import face_blur
 from ..resilience import spend
 from ..settings import Settings, mask_url
 from .calls import Guard, Kind, Limiter, VendorError, call, kind_of_status, retry_after
@@ -79,12 +80,12 @@ def claude_error(error: Exception, timeout: float) -> VendorError:
     if isinstance(error, sdk.APIConnectionError): return VendorError('claude', 'unavailable', 'no connection, or it was lost')
     return VendorError('claude', 'bad_answer', f'the answer could not be read: {type(error).__name__}')
 
-# %% ../../nbs/43_vendors.claude.ipynb #8dcfce2f
+# %% ../../nbs/43_vendors.claude.ipynb #12b07f5b
 class Claude:
     "A client. Raises `ValueError` without ANTHROPIC_API_KEY, `ImportError` without the SDK. `base_url`: None = the SDK's own."
     def __init__(self, settings: Settings, *, model: str = MODEL, base_url: str | None = None, guard: 'Guard | None' = None, parallel: int = 20):
         if settings.ANTHROPIC_API_KEY is None: raise ValueError('Claude needs ANTHROPIC_API_KEY: without it, there is no council')
-        self.sdk, self.model, self.base_url, self._key = anthropic_sdk(), model, base_url, settings.ANTHROPIC_API_KEY
+        self.sdk, self.model, self.base_url, self._key, self.private = anthropic_sdk(), model, base_url, settings.ANTHROPIC_API_KEY, face_blur(settings)
         self.guard, self.slots, self._of = guard or Guard(limiter=Limiter(25, 50)), Slots(parallel), WeakKeyDictionary()  # type: ignore[var-annotated]
 
     def __repr__(self) -> str: return f"Claude({self.model}{f', {mask_url(self.base_url)}' if self.base_url else ''})"
@@ -113,12 +114,12 @@ class Claude:
     async def aclose(self) -> None:
         if (client := self._of.pop(asyncio.get_running_loop(), None)) is not None: await client.close()
 
-# %% ../../nbs/43_vendors.claude.ipynb #422c5f5b
+# %% ../../nbs/43_vendors.claude.ipynb #01de9570
 class ClaudeReranker(PhotoJudge):
     "`ClaudeReranker(client, load, photo_of=…, cache=…)`: see `PhotoJudge`."
     name = 'claude'
     def __init__(self, client: Claude, load: 'Callable[[str], Image.Image | None]', **how: Any):
         super().__init__(load, **how)
-        self.client, self.model = client, client.model
+        self.client, self.model, self.private = client, client.model, client.private
 
     async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any: return await self.client.look(self.prompt.text, crop, photo, timeout=timeout)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
-# %% ../../nbs/44_vendors.council.ipynb #c7e59efb
+# %% ../../nbs/44_vendors.council.ipynb #bd7cff25
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 from ..contracts import Candidate, Reranker, SkuKey, Verdict
+from ..faces import unchanged
 from ..images import shrink, to_jpeg
 from .calls import Kind, VendorError
 
@@ -123,7 +124,7 @@ class Slots:
         try: yield ends - time.monotonic()
         finally: here.release()
 
-# %% ../../nbs/44_vendors.council.ipynb #68a291da
+# %% ../../nbs/44_vendors.council.ipynb #c5347910
 HEADROOM = .95  # of the caller's time
 
 class PhotoJudge:
@@ -131,6 +132,7 @@ class PhotoJudge:
     `photo_of(candidate)` → its URL, on-model if there is one. Raises `VendorError` if no call succeeded."""
     name = 'judge'
     model = ''
+    private: 'Callable[[Image.Image], Image.Image]' = staticmethod(unchanged)  # what makes the person's photo fit to leave
 
     def __init__(self, load: 'Callable[[str], Image.Image | None]', *, photo_of: 'Callable[[Candidate], str | None]' = lambda c: c.image_url or None,
                  prompt: 'str | Path' = 'rerank-1', cache: 'Cache | None' = None, most: int = 20, loaders: int = 16):
@@ -169,7 +171,7 @@ class PhotoJudge:
     async def rerank(self, crop: Image.Image, candidates: Sequence[Candidate], tags: Mapping[str, str], *, timeout: float) -> list[Verdict]:
         "Verdicts on the first `most` candidates, in their order."
         ends = time.monotonic() + HEADROOM*timeout
-        mine = await asyncio.to_thread(photo_bytes, crop)
+        mine = await asyncio.to_thread(lambda: photo_bytes(self.private(crop)))
         tasks = [asyncio.create_task(self._judge(mine, c, ends)) for c in candidates[:self.most]]
         try:
             if tasks: await asyncio.wait(tasks, timeout=max(0., ends - time.monotonic()) + .02*timeout)

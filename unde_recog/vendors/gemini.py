@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-# %% ../../nbs/42_vendors.gemini.ipynb #d2f660a5
+# %% ../../nbs/42_vendors.gemini.ipynb #3e70d45d
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 from ..contracts import Candidate, Match
+from ..faces import face_blur
 from ..resilience import spend
 from ..settings import Settings, mask_url
 from .calls import Guard, Kind, Limiter, VendorError, call, kind_of_status, retry_after
@@ -74,7 +75,7 @@ def gemini_error(error: Exception, timeout: float) -> VendorError:
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError): return VendorError('gemini', 'unavailable', 'no connection, or it was lost')
     return VendorError('gemini', 'bad_answer', f'the answer could not be read: {type(error).__name__}')
 
-# %% ../../nbs/42_vendors.gemini.ipynb #8c5deed4
+# %% ../../nbs/42_vendors.gemini.ipynb #80b7bb8c
 ATTEMPTS_OF_SDK = 1  # the SDK's own retries are off: ours are budgeted
 
 class Gemini:
@@ -82,7 +83,7 @@ class Gemini:
     def __init__(self, settings: Settings, *, api_version: str = 'v1beta', guard: 'Guard | None' = None, parallel: int = 40, most_tokens: int = 1024):
         if settings.GEMINI_API_KEY is None: raise ValueError('Gemini needs GEMINI_API_KEY: without it, context tags and the visual rerank are off')
         genai, self._types, _ = genai_sdk()
-        self.model, self.base_url, self.most_tokens = settings.GEMINI_MODEL, settings.GEMINI_API_URL, most_tokens
+        self.model, self.base_url, self.most_tokens, self.private = settings.GEMINI_MODEL, settings.GEMINI_API_URL, most_tokens, face_blur(settings)
         self.guard, self.slots = guard or Guard(limiter=Limiter(50, 100)), Slots(parallel)
         options = self._types.HttpOptions(base_url=self.base_url, api_version=api_version, timeout=30_000, async_client_args={'follow_redirects': False},
                                           retry_options=self._types.HttpRetryOptions(attempts=ATTEMPTS_OF_SDK))
@@ -138,7 +139,7 @@ def read_tags(schema: type[BaseModel], said: Mapping[str, Any]) -> dict[str, str
     words = {name: clean(str(said[name]), 40).lower() for name in schema.model_fields if name in said and name not in bad}
     return {name: word for name, word in words.items() if word not in ('', 'unknown', 'none', 'n/a')}
 
-# %% ../../nbs/42_vendors.gemini.ipynb #b4ace7a4
+# %% ../../nbs/42_vendors.gemini.ipynb #a4bda15b
 class GeminiTagger:
     "Context tags: style, occasion, brand_style, season. `name` says which vendor is left out when it fails."
     name = 'gemini'
@@ -153,7 +154,7 @@ class GeminiTagger:
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]:
         "attribute → word. Raises `VendorError`."
         ends = time.monotonic() + timeout
-        data = await asyncio.to_thread(photo_bytes, crop)
+        data = await asyncio.to_thread(lambda: photo_bytes(self.client.private(crop)))
         key = content_key(data, self.prompt.version, self.client.model)
         if (known := await asyncio.to_thread(recall, self.cache, key)) is not None: return read_tags(self.schema, known)
         said = await self.client.ask(self.operation, self.prompt.text, [data], self.schema, timeout=ends - time.monotonic())
@@ -166,13 +167,13 @@ class GeminiExactTagger(GeminiTagger):
     "Exact attributes: type, color, color_hex, material, pattern."
     operation, schema, asset = 'exact', ExactTags, 'exact-1'
 
-# %% ../../nbs/42_vendors.gemini.ipynb #310aefdb
+# %% ../../nbs/42_vendors.gemini.ipynb #0afd462c
 class GeminiReranker(PhotoJudge):
     "`GeminiReranker(client, load, photo_of=…, cache=…)`: see `PhotoJudge`."
     name = 'gemini'
     def __init__(self, client: Gemini, load: 'Callable[[str], Image.Image | None]', **how: Any):
         super().__init__(load, **how)
-        self.client, self.model = client, client.model
+        self.client, self.model, self.private = client, client.model, client.private
 
     async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any:
         return await self.client.ask('rerank', self.prompt.text, ['street photo:', crop, 'catalogue photo:', photo], Judgement, timeout=timeout)

@@ -19,11 +19,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-# %% ../../nbs/41_vendors.ximilar.ipynb #2539b804
+# %% ../../nbs/41_vendors.ximilar.ipynb #fc559904
 from PIL import Image
 from ..catalog import canonical_category
 from ..contracts import CATEGORIES, Box, Candidate, Item, SkuKey, canonical_brand
 from ..detect import cut
+from ..faces import face_blur, unchanged
 from ..images import shrink, to_jpeg
 from ..resilience import spend
 from ..settings import Settings
@@ -169,13 +170,14 @@ def in_order(sent: Sequence[Mapping[str, Any]], raw: Any) -> list[Record]:
     if len(got) != len(sent): raise VendorError(VENDOR, 'bad_answer', f'{len(got)} records for {len(sent)}')
     return got
 
-# %% ../../nbs/41_vendors.ximilar.ipynb #7cff1839
+# %% ../../nbs/41_vendors.ximilar.ipynb #e518f1f5
 Photo = Image.Image | str  # a picture, or an address that the vendor can reach
 
-def photo_record(photo: Photo, longest: int, quality: int, **fields: Any) -> dict[str, Any]:
-    "`{_base64 | _url, …fields}` for a picture, or the address of one."
+def photo_record(photo: Photo, longest: int, quality: int, private: Callable[[Image.Image], Image.Image] = unchanged, **fields: Any) -> dict[str, Any]:
+    "`{_base64 | _url, …fields}` for a picture, made fit to leave by `private`, or the address of one. Raises `VendorError` for an address of what must be made fit first."
+    if isinstance(photo, str) and private is not unchanged: raise VendorError(VENDOR, 'refused', 'BLUR_FACES is on: send the picture, not its address')
     if isinstance(photo, str): return {**fields, '_url': photo}
-    return {**fields, '_base64': base64.b64encode(to_jpeg(shrink(photo, longest), quality)).decode()}
+    return {**fields, '_base64': base64.b64encode(to_jpeg(private(shrink(photo, longest)), quality)).decode()}
 
 def sku_record(key: SkuKey, photo: Photo, number: int = 1, terms: 'Terms | None' = None, **fields: Any) -> dict[str, Any]:
     "A record to insert: photo `number` of a product. Brand and id are fields; `_id` is a hash of them, from which nothing is ever read back."
@@ -183,18 +185,18 @@ def sku_record(key: SkuKey, photo: Photo, number: int = 1, terms: 'Terms | None'
     unique = hashlib.sha256(json.dumps([*key, number]).encode()).hexdigest()[:32]
     return photo_record(photo, terms.longest['insert'], terms.jpeg_quality, _id=unique, brand=key.brand, external_id=key.external_id, **fields)
 
-# %% ../../nbs/41_vendors.ximilar.ipynb #60439311
+# %% ../../nbs/41_vendors.ximilar.ipynb #81475697
 TAGGING, SEARCHING = 'tagging/fashion/v2/', 'similarity/fashion-new/v2/'
 BATCH = 10  # records a request, the vendor's limit
 R = TypeVar('R')
 
 class Caller:
-    "What all operations of the client share: settings, guard, ledger."
+    "What all operations of the client share: settings, guard, ledger. Raises `ValueError` for settings that cannot be used."
     def __init__(self, settings: Settings, http: 'Http | None' = None, *, terms: 'Terms | None' = None, ledger: 'Ledger | None' = None, guard: 'Guard | None' = None):
         if settings.XIMILAR_API_TOKEN is None: raise ValueError('XIMILAR_API_TOKEN is not set: without it there is no booster')
         self._token, self.collection = settings.XIMILAR_API_TOKEN, settings.XIMILAR_COLLECTION_ID
         if not re.fullmatch(r'[\x21-\x7e]+', self._token.get_secret_value()): raise ValueError('XIMILAR_API_TOKEN has characters that no token has: was it copied whole?')
-        self.category_map = settings.CATEGORY_MAP
+        self.category_map, self.private = settings.CATEGORY_MAP, face_blur(settings)
         self.http = http or Http(VENDOR, settings.XIMILAR_API_URL)
         self.terms, self.ledger, self.guard = terms or load_terms(), ledger or Ledger(), guard or Guard()
 
@@ -213,14 +215,13 @@ class Caller:
             return read(check_reply(await self.http.request(method, path, body=body, headers=headers, timeout=left, sent=billed), needs_status=needs_status))
         return await call(VENDOR, attempt, timeout=timeout, guard=self.guard)
 
-# %% ../../nbs/41_vendors.ximilar.ipynb #ef69f7c1
+# %% ../../nbs/41_vendors.ximilar.ipynb #8244f55f
 class Batches(Caller):
     "Calls with many records."
     async def records(self, operation: str, path: str, records: Sequence[Mapping[str, Any]], *, timeout: float, collection: bool = False) -> list[Record]:
         "One `Record` for each of `records`. Raises `VendorError` if no batch came through."
         async def batch(part: Sequence[Mapping[str, Any]]) -> 'list[Record] | VendorError':
-            try:
-                return await self.ask(operation, path, {'records': list(part)}, lambda body: in_order(part, body.get('records')), records=len(part), timeout=timeout, collection=collection)
+            try: return await self.ask(operation, path, {'records': list(part)}, lambda body: in_order(part, body.get('records')), records=len(part), timeout=timeout, collection=collection)
             except VendorError as e: return e
         parts = [records[i:i + BATCH] for i in range(0, len(records), BATCH)]
         done = await asyncio.gather(*(batch(p) for p in parts))
@@ -230,8 +231,7 @@ class Batches(Caller):
 
     async def photos(self, operation: str, photos: Sequence[Photo], timeout: float) -> list[Record]:
         "`operation` of the tagging service on `photos`."
-        longest = self.terms.longest['detect' if operation.startswith('detect') else 'tags']
-        sent = await asyncio.to_thread(lambda: [photo_record(p, longest, self.terms.jpeg_quality) for p in photos])
+        sent = await asyncio.to_thread(lambda: [photo_record(p, self.terms.longest[operation[:6] if operation.startswith('detect') else 'tags'], self.terms.jpeg_quality, self.private) for p in photos])
         return await self.records(operation, TAGGING + operation, sent, timeout=timeout)
 
 # %% ../../nbs/41_vendors.ximilar.ipynb #0338cc06
@@ -282,7 +282,7 @@ class Collection(Batches):
             seen.update(r['_id'] for r in new)
             for r in new: yield r
 
-# %% ../../nbs/41_vendors.ximilar.ipynb #599d913e
+# %% ../../nbs/41_vendors.ximilar.ipynb #2717ec63
 class Ximilar(Collection):
     "The vendor's operations; `timeout` is for the whole call, lists of `Record` are in the order asked. All raise `VendorError`."
     async def detect(self, photos: Sequence[Photo], *, timeout: float = 10.) -> list[Record]: return await self.photos('detect', photos, timeout)
@@ -292,7 +292,7 @@ class Ximilar(Collection):
 
     async def visual_search(self, photo: Photo, k: int, *, fields: Sequence[str] = FIELDS, where: 'Mapping[str, Any] | None' = None, timeout: float = 10.) -> list[tuple[Mapping[str, Any], float]]:
         "(record, distance) of the `k` nearest in the collection, nearest first; `where`: a filter on metadata."
-        query = await asyncio.to_thread(photo_record, photo, self.terms.longest['search'], self.terms.jpeg_quality)
+        query = await asyncio.to_thread(photo_record, photo, self.terms.longest['search'], self.terms.jpeg_quality, self.private)
         body = {'query_record': query, 'k': k, 'fields_to_return': list(fields), **({'filter': dict(where)} if where else {})}
         return await self.ask('search', SEARCHING + 'visual_search', body, read_hits, timeout=timeout, collection=True)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these take a second to import, and the door opens before
     from unde_recog.session import Session
     from unde_recog.storage import Storage
 
-# %% ../../nbs/86_web.engine.ipynb #b694aca8
+# %% ../../nbs/86_web.engine.ipynb #6b1c0861
 _METHODS = (('detector', 'detect', 'detect'), ('booster', 'search', 'booster'), ('tagger', 'tag', 'tag'), ('context_tagger', 'tag', 'context'), ('reranker', 'rerank', 'rerank'), ('advisor', 'advise', 'advice'))
 
 def watched_parts(parts: 'Parts', metrics: Metrics) -> 'Parts':
@@ -49,7 +49,6 @@ def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version:
     from unde_recog.pipeline import Parts
     from unde_recog.session import local_parts
     from unde_recog.vendors.parts import paid_parts
-    from unde_recog.web.faces import guard_faces
     from unde_recog.web.remote import remote_parts
     primary = primary_of(settings, db, version, lane, role) if version else None
     if role in ('embedder', 'embed-batch'): return Parts(primary)
@@ -57,7 +56,7 @@ def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version:
     elsewhere = {} if role in ('gateway', 'reranker') else {'XIMILAR_API_TOKEN': settings.XIMILAR_GW_URL, 'GEMINI_API_KEY': settings.LLM_RERANKER_URL}
     parts = paid_parts(settings.model_copy(update={key: None for key, url in elsewhere.items() if url}), parts, db, storage)
     if elsewhere: parts = remote_parts(settings, parts)
-    return watched_parts(guard_faces(settings, parts), metrics)
+    return watched_parts(parts, metrics)
 
 # %% ../../nbs/86_web.engine.ipynb #7911dd9f
 def reason_of(error: BaseException) -> str:

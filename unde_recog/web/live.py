@@ -96,7 +96,7 @@ EXAMPLE = {'request_id': '3f0e8a52-9b3c-4d58-8f5e-2f6f3f0c1d7a', 'model_version'
             {'store_id': 'NO-1', 'name': 'Nord', 'mall_name': 'Aurora', 'floor': '2', 'address': 'Harbour Street 4', 'latitude': 59.91, 'longitude': 10.75, 'sizes': ['S', 'M'], 'fetched_at': '2026-11-21T08:00:00Z'}],
          'other_malls': [], 'other_colours': []}]}]}
 
-# %% ../../nbs/87_web.live.ipynb #25f7a009
+# %% ../../nbs/87_web.live.ipynb #aba8411b
 Tell = Callable[[str, Any], None]
 
 def advice_due(recognizer: Any, answer: Answer) -> bool:
@@ -112,15 +112,15 @@ async def recognise(house: House, asked: Asked, image: Image.Image, rid: uuid.UU
     boxes = boxes_of(question, image)
     with house.door.enter():
         return await house.engine.call(lambda recognizer: recognizer.recognize(image, user_mall=question.user_mall, user_id=question.user_id, boxes=boxes, request_id=rid, wishes=question.wishes,
-                                                                               photo_url=question.url if question.url and question.url.startswith('http') else None, tell=repeat))
+                                                                               photo_url=question.url if question.url and question.url.startswith('http') else None, tell=repeat if tell is not None else None))
 
-# %% ../../nbs/87_web.live.ipynb #20cc1e10
+# %% ../../nbs/87_web.live.ipynb #001311e1
 class Repeatable:
     "The claim on an Idempotency-Key, or nothing at all if there is none."
     def __init__(self, house: House, request: Request, caller: Caller, asked: Asked):
         given = request.headers.get('idempotency-key', '')
         if len(given) > 200: raise Problem(422, 'invalid', 'Idempotency-Key: at most 200 characters')
-        self.house, self.asked, self.answered = house, asked.fingerprint, False
+        self.house, self.asked, self.answered = house, asked.fingerprint if given else '', False  # a hash of the whole photo
         self.key = answer_key(caller.name, given) if given else ''
         self.rid = uuid.uuid5(uuid.NAMESPACE_URL, self.key + self.asked) if given else uuid.UUID(request.scope.get('unde_id') or uuid.uuid4().hex)
         request.scope['unde_id'] = str(self.rid)  # one id for the answer, its log row, the lines of the log and X-Request-ID
@@ -210,7 +210,7 @@ def body_schema() -> dict[str, Any]:
     example = {'url': 'https://example.com/look.jpg', 'user_mall': 'Aurora', 'sizes': ['M']}
     return {'required': True, 'content': {'multipart/form-data': {'schema': form, 'encoding': {'boxes': {'contentType': 'application/json'}, 'sizes': {'contentType': 'application/json'}}}, 'application/json': {'schema': whole, 'example': example}}}
 
-# %% ../../nbs/87_web.live.ipynb #22345611
+# %% ../../nbs/87_web.live.ipynb #0a61cdb7
 async def answer_request(house: House, request: Request) -> Response:
     "What POST /api/v1/recognize does."
     caller = house.caller(request)
@@ -224,9 +224,10 @@ async def answer_request(house: House, request: Request) -> Response:
         boxes_of(asked.question, image)
         house.check()
         heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        task = asyncio.create_task(_whole(house, again, asked, image, heard))
+        streamed = wants_events(request)
+        task = asyncio.create_task(_whole(house, again, asked, image, heard if streamed else None))
         task.add_done_callback(lambda t: again.give_up())
-        if wants_events(request): return Events(grow(house, request, again.rid, image.size, heard, task), task)
+        if streamed: return Events(grow(house, request, again.rid, image.size, heard, task), task)
         answer = await while_there(request, task)
     except Gone: return Response(status_code=499)
     except BaseException:
@@ -234,8 +235,8 @@ async def answer_request(house: House, request: Request) -> Response:
         raise
     return Response(answer.model_dump_json(), media_type='application/json', headers={'Cache-Control': 'no-store'})
 
-async def _whole(house: House, again: Repeatable, asked: Asked, image: Image.Image, heard: 'asyncio.Queue[tuple[str, Any]]') -> Answer:
-    answer = await recognise(house, asked, image, again.rid, lambda kind, body: heard.put_nowait((kind, body)))
+async def _whole(house: House, again: Repeatable, asked: Asked, image: Image.Image, heard: 'asyncio.Queue[tuple[str, Any]] | None') -> Answer:
+    answer = await recognise(house, asked, image, again.rid, None if heard is None else lambda kind, body: heard.put_nowait((kind, body)))
     await again.keep(answer)
     return answer
 

@@ -6,24 +6,26 @@
 __all__ = ['SPENT', 'LEFT_OUT', 'data_address', 'role_headers', 'Role', 'RemoteDetector', 'RemoteTagger', 'RemoteBooster',
            'RemoteReranker', 'RemoteEmbedder', 'parts_of', 'remote_parts']
 
-# %% ../../nbs/85_web.remote.ipynb #f7efe6c2
-import base64, json, logging
+# %% ../../nbs/85_web.remote.ipynb #db7ae04a
+import asyncio, base64, json, logging, time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-# %% ../../nbs/85_web.remote.ipynb #cc44607b
+# %% ../../nbs/85_web.remote.ipynb #1aa65737
 import httpx
 import numpy as np
 from PIL import Image
 from ..contracts import CATEGORIES, Candidate, Item, SkuKey, Verdict
 from ..detect import cut
+from ..faces import face_blur
 from ..images import shrink, to_jpeg
 from ..models import get_card
 from ..resilience import spend
 from ..search import Version
 from ..settings import Settings
 from ..vendors.calls import Guard, Http, Limiter, Reply, VendorError, call, kind_of_status
+from ..vendors.parts import may_ask
 from .watch import current_id
 
 # %% ../../nbs/85_web.remote.ipynb #496c9196
@@ -31,7 +33,7 @@ def data_address(image: Image.Image, longest: int = 768, quality: int = 90) -> s
     "`image` as a data: address, no longer than `longest` pixels."
     return 'data:image/jpeg;base64,' + base64.b64encode(to_jpeg(shrink(image, longest), quality)).decode()
 
-# %% ../../nbs/85_web.remote.ipynb #3ecf94a4
+# %% ../../nbs/85_web.remote.ipynb #848eb3ed
 SPENT = 'x-unde-spent'  # {"credits": …, "tokens": {…}} that a role has paid for an answer
 LEFT_OUT = 'x-unde-left-out'  # what a role has left out of an answer
 
@@ -43,7 +45,11 @@ class Role:
     "Another role over HTTP; `name` is what it is called in errors."
     def __init__(self, name: str, url: str, settings: Settings):
         self.name, self.http = name, Http(name, url, headers=role_headers(settings), size=64)
-        self.guard = Guard(limiter=Limiter(1000, 1000))
+        self.guard, self._private = Guard(limiter=Limiter(1000, 1000)), face_blur(settings)
+
+    async def address(self, image: Image.Image, longest: int = 768) -> str:
+        "`image` as a data: address, fit to leave for a vendor."
+        return await asyncio.to_thread(lambda: data_address(self._private(shrink(image, longest)), longest))
 
     async def ask(self, path: str, body: Mapping[str, Any], timeout: float) -> Any:
         "The JSON answer. Raises `VendorError`."
@@ -62,14 +68,14 @@ class Role:
             spend(f'{self.name}:{path}', int(told.get('credits', 0)), **{str(k): int(v) for k, v in dict(told.get('tokens', {})).items()})
         except (ValueError, TypeError): logging.getLogger('unde_recog.web').warning('%s tells its costs in a way that cannot be read', self.name)
 
-# %% ../../nbs/85_web.remote.ipynb #c5a65771
+# %% ../../nbs/85_web.remote.ipynb #36078730
 class RemoteDetector:
     "A `Detector` behind XIMILAR_GW_URL."
     name = 'ximilar'
     def __init__(self, role: Role): self.role = role
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]:
         small = shrink(photo, 1600)
-        told = await self.role.ask('detect', {'url': data_address(small, 1600)}, timeout)
+        told = await self.role.ask('detect', {'url': await self.role.address(small, 1600)}, timeout)
         grown, items = photo.width/small.width, []
         for i in told['items']:
             try: items.append(cut(photo, [v*grown for v in i['bbox']], i['category'] if i['category'] in CATEGORIES else 'other', float(i['confidence'])))
@@ -80,7 +86,7 @@ class RemoteTagger:
     "A `Tagger` behind a role's /tag."
     def __init__(self, role: Role, name: str): self.role, self.name = role, name
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]:
-        return {str(k): str(v) for k, v in (await self.role.ask('tag', {'url': data_address(crop)}, timeout)).items() if v}
+        return {str(k): str(v) for k, v in (await self.role.ask('tag', {'url': await self.role.address(crop)}, timeout)).items() if v}
 
 class RemoteBooster:
     "The booster behind XIMILAR_GW_URL; scores 0–100."
@@ -88,20 +94,20 @@ class RemoteBooster:
     def __init__(self, role: Role): self.role = role
     async def search(self, item: Item, k: int, *, brands: 'Sequence[str] | None', timeout: float) -> list[Candidate]:
         if brands is not None and not brands: return []
-        body = {'crop_url': data_address(item.crop), 'category': item.category, 'top_k': k, 'force_ximilar': True, 'brands': None if brands is None else sorted(brands)}
+        body = {'crop_url': await self.role.address(item.crop), 'category': item.category, 'top_k': k, 'force_ximilar': True, 'brands': None if brands is None else sorted(brands)}
         told = await self.role.ask('search', body, timeout)
         found = [(c, c['metadata'].pop('ximilar_score', None)) for c in told['candidates']]
         ranked = [Candidate(SkuKey(c['brand'], c['external_id']), float(s), ximilar=float(s), image_url=(c['image_urls'] or [''])[0], metadata=c['metadata']) for c, s in found if s is not None]
         return sorted(ranked, key=lambda c: (-c.score, c.key))
 
-# %% ../../nbs/85_web.remote.ipynb #5ff03ada
+# %% ../../nbs/85_web.remote.ipynb #6bfc7057
 class RemoteReranker:
     "A `Reranker` behind LLM_RERANKER_URL."
     name = 'gemini'
     def __init__(self, role: Role): self.role = role
     async def rerank(self, crop: Image.Image, candidates: Sequence[Candidate], tags: Mapping[str, str], *, timeout: float) -> list[Verdict]:
         listed = [{'brand': c.key.brand, 'external_id': c.key.external_id, 'image_urls': [c.image_url] if c.image_url else []} for c in candidates]
-        told = await self.role.ask('rerank', {'crop_url': data_address(crop), 'candidates': listed, 'tags': dict(tags)}, timeout)
+        told = await self.role.ask('rerank', {'crop_url': await self.role.address(crop), 'candidates': listed, 'tags': dict(tags)}, timeout)
         return [Verdict(SkuKey(r['brand'], r['external_id']), float(r['score']), str(r.get('reason', ''))) for r in told['ranked']]
 
 # %% ../../nbs/85_web.remote.ipynb #b3cc201b
@@ -129,14 +135,21 @@ class RemoteEmbedder:
         if vector.shape != (self.dims,) or not np.isfinite(vector).all(): raise VendorError('embedder', 'bad_answer', 'no vector of the right size')
         return vector
 
-# %% ../../nbs/85_web.remote.ipynb #d5748fc4
-def parts_of(url: str, settings: Settings) -> 'set[str] | None':
-    "The parts that a role says it has; None if it does not say."
-    try: return set(httpx.get(url.rstrip('/') + '/health', headers=role_headers(settings), timeout=2, trust_env=False).json()['parts'])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError): return None
+# %% ../../nbs/85_web.remote.ipynb #2541b449
+def parts_of(url: str, settings: Settings, patience: float = 6.) -> 'set[str] | None':
+    "The parts that a role says it has once it is ready; None if it does not say so within `patience` seconds."
+    ends = time.monotonic() + patience
+    while True:
+        try:
+            told = httpx.get(url.rstrip('/') + '/health', headers=role_headers(settings), timeout=2, trust_env=False)
+            if told.status_code == 200: return set(told.json()['parts'])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError): pass
+        if time.monotonic() > ends: return None
+        time.sleep(.2)
 
 def remote_parts(settings: Settings, parts: Any) -> Any:
-    "`parts` with those replaced that a role's address is set for."
+    "`parts` with those replaced that a role's address is set for; none if faces must be blurred and cannot be."
+    if not may_ask(settings): return parts
     if url := settings.XIMILAR_GW_URL:
         gateway, has = Role('ximilar', url, settings), parts_of(url, settings)
         there: dict[str, Any] = {'detector': RemoteDetector(gateway), 'booster': RemoteBooster(gateway), 'tagger': RemoteTagger(gateway, 'ximilar')}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASSETS', 'ROUTED', 'Brand', 'ExternalId', 'Most', 'Pictures', 'picture', 'MallsAnswer', 'Sample', 'SamplesAnswer',
            'Feedback', 'Found', 'samples', 'near_in', 'version_of', 'near_primary', 'similar', 'as_matches', 'by_image',
-           'by_text', 'clean_id', 'shop_routes', 'search_routes']
+           'why_no_words', 'by_text', 'clean_id', 'shop_routes', 'kept_photo', 'lab_routes', 'search_routes']
 
 # %% ../../nbs/87_web.shop.ipynb #a99e3a37
 import asyncio, json, threading, uuid
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-# %% ../../nbs/87_web.shop.ipynb #32a22c4a
+# %% ../../nbs/87_web.shop.ipynb #4c57a2cb
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
@@ -22,15 +22,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..contracts import Box, Candidate, Item, Match, SkuKey
 from ..database import arun, run
 from ..images import ImageError, shrink, to_jpeg
-from ..models import cards
+from ..models import ModelCard, cards
 from ..products import colours_query, parse_colours, parse_products, products_query
 from ..rerank import to_match
 from ..search import asearch, current_version, layout_query, parse_layout, search
+from ..settings import Settings, data_dir
 from ..storage import load_image
+from ..text_tower import why_no_text
 from .asking import Text, boxes_of, read_question
 from .live import Gone, House, body_schema, while_there
 from .problems import Problem, brand_or_problem, problem_responses
-from .rows import keep_feedback, malls, photo_url, trail
+from .rows import keep_feedback, latest, malls, photo_of, photo_url, trail
 
 # %% ../../nbs/87_web.shop.ipynb #109e3973
 class Pictures:
@@ -174,20 +176,26 @@ def _search(item: Item, k: int) -> Any:
         return primary.version, await primary.search(item, k, brands=None, timeout=recognizer.settings.REQUEST_DEADLINE.total_seconds())
     return work
 
-# %% ../../nbs/87_web.shop.ipynb #f6eaa9b9
+# %% ../../nbs/87_web.shop.ipynb #9f8fa303
+def why_no_words(card: ModelCard, settings: Settings) -> str:
+    "Why there is no search by text over an index by the model of `card`."
+    if not card.text: return f"search by text needs an index by a model that reads text ({', '.join(c.name for c in cards().values() if c.text)}); this one is by {card.name}"
+    if settings.EMBEDDER_URL: return f'{card.name} reads text, but its embedder is another process, which is asked with photos only'
+    folder = data_dir(settings)/'models'/card.name
+    return f"{card.name} reads text, but {why_no_text(folder, joint=not (folder/'image.onnx').is_file()) or 'its words are still being loaded: restart the service'}"
+
 async def by_text(house: House, words: str, k: int) -> Found:
     "The products nearest to words. Raises `Problem` (503) while the model of the index reads none."
     async def work(recognizer: Any) -> tuple[str, list[Candidate]]:
         primary = recognizer.parts.primary
-        if not primary.card.text or not hasattr(primary.embedder, 'embed_text'):
-            raise Problem(503, 'no_model', f"search by text needs an index by a model that reads text ({', '.join(c.name for c in cards().values() if c.text)}); this one is by {primary.card.name}", retry_after=3600)
+        if not hasattr(primary.embedder, 'embed_text'): raise Problem(503, 'no_model', why_no_words(primary.card, house.settings), retry_after=3600)
         vector = (await primary.lane.run(primary.embedder.embed_text, [words]))[0]
         async with primary.db.aconnect('vectors') as conn: return primary.version, await asearch(conn, vector, k, layout=await primary.layout(conn))
     version, found = await house.engine.call(work)
     matches = await house.small.run(as_matches, house, found)
     return Found(search_id=str(uuid.uuid4()), count=len(matches), model_version=version, matches=matches)
 
-# %% ../../nbs/87_web.shop.ipynb #074a97b3
+# %% ../../nbs/87_web.shop.ipynb #2e77f015
 Brand = Annotated[str, InPath(max_length=100, pattern='^[a-z0-9]+(_[a-z0-9]+)*$', examples=['nord'])]
 ExternalId = Annotated[str, InPath(max_length=200, examples=['N1042'])]
 Most = Annotated[int, Query(ge=1, le=50)]
@@ -223,12 +231,34 @@ def shop_routes(house: House) -> APIRouter:
         await house.small.run(keep_feedback, house.engine.db, request_id, said.item_index, found)
         return Response(status_code=204)
 
-    @router.get('/api/v1/requests/{request_id}', tags=['recognition'], summary='The trail of a request, for the lab', responses={**_USUAL, **problem_responses(404)})
+    lab_routes(house, router)
+    search_routes(house, router)
+    return router
+
+# %% ../../nbs/87_web.shop.ipynb #e4616a51
+def kept_photo(house: House, request_id: uuid.UUID, size: int = 960) -> bytes:
+    "JPEG of a request's photo, read again from where it lay. Raises `Problem` (404)."
+    try: image = load_image(photo_of(house.engine.db, request_id), storage=house.engine.storage, at_least=size, timeout=4, allow_private=house.settings.ALLOW_PRIVATE_URLS)
+    except ImageError: raise Problem(404, 'no_picture', 'the photo of this request cannot be read now') from None
+    return to_jpeg(shrink(image, size), 82)
+
+def lab_routes(house: House, router: APIRouter) -> None:
+    "The latest requests, the trail of one, and its photo where it can be read again."
+    @router.get('/api/v1/requests', tags=['lab'], summary='The latest requests', responses=_USUAL)
+    async def recent(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
+        house.caller(request, 'lab')
+        return {'requests': await house.small.run(latest, house.engine.db, limit)}
+
+    @router.get('/api/v1/requests/{request_id}', tags=['lab'], summary='The trail of a request', responses={**_USUAL, **problem_responses(404)})
     async def one(request: Request, request_id: uuid.UUID) -> dict[str, Any]:
         house.caller(request, 'lab')
         return await house.small.run(trail, house.engine.db, request_id)
-    search_routes(house, router)
-    return router
+
+    @router.get('/api/v1/requests/{request_id}/photo', tags=['lab'], summary="A request's photo, if it is kept somewhere", response_class=Response,
+                responses={200: {'content': {'image/jpeg': {'schema': {'type': 'string', 'format': 'binary'}}}}, **problem_responses(401, 403, 404, 422, 429, 503)})
+    async def its_photo(request: Request, request_id: uuid.UUID) -> Response:
+        house.caller(request, 'lab')
+        return Response(await house.pictures.run(kept_photo, house, request_id), media_type='image/jpeg', headers={'Cache-Control': 'no-store'})
 
 # %% ../../nbs/87_web.shop.ipynb #1456ba7d
 def search_routes(house: House, router: APIRouter) -> None:

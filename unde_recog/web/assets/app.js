@@ -1,6 +1,6 @@
 // The shop's page: a photo goes in, garments with their finds come out, as soon as each is known.
 import {
-  HUES, Problem, accessKey, ago, brandName, category, getJson, h, headers, icon, languageSwitch, listed, money, number, productPicture, recall, remember, repaint, say, serverEvents, t, term,
+  HUES, Problem, accessKey, ago, brandName, category, getJson, h, headers, icon, keyForm, languageSwitch, listed, locked, money, number, productPicture, recall, remember, repaint, say, serverEvents, t, term,
 } from '/assets/kit.js';
 
 const $ = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ const LONGEST = 1600, LEAST = 24; // pixels: the longest side that is sent, the 
 const SLOW = 8000; // ms without a result, then a kind word
 const WAITS = 8; // how often a busy or waking service is asked again
 
-const state = { photo: null, rounds: [], items: [], only: null, drawing: null, malls: [], samples: [], startProblem: '', keyFor: null };
+const state = { photo: null, rounds: [], items: [], only: null, drawing: null, malls: [], samples: [], startProblem: '', locked: null };
 const wishes = { mall: '', sizes: [], other: '', gender: '', min: '', max: '', ...recall('wishes', {}) };
 
 // --- wishes: mall, size, gender, price ------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ async function begin(blob, sample = null) {
 
 function reset() {
   for (const round of state.rounds) round.stop();
-  Object.assign(state, { photo: null, rounds: [], items: [], only: null, drawing: null, keyFor: null });
+  Object.assign(state, { photo: null, rounds: [], items: [], only: null, drawing: null });
 }
 function leavePhoto() {
   reset();
@@ -117,8 +117,9 @@ function itemOf(round, index, seen = {}) {
 }
 
 async function ask(round) {
-  Object.assign(round, { status: 'sending', problem: null, slow: false, controller: new AbortController() });
+  Object.assign(round, { status: 'sending', problem: null, locked: null, slow: false, controller: new AbortController() });
   if (round.tries === 0) say(t('sending'));
+  const key = accessKey();
   const late = setTimeout(() => { round.slow = true; if (current(round)) { paintStatus(); say(t('slow')); } }, SLOW);
   paintFinds();
   try {
@@ -136,7 +137,7 @@ async function ask(round) {
     else if (round.controller.signal.aborted) round.status = 'stopped';
     else if (e instanceof Problem && [409, 425, 429, 503].includes(e.status) && round.tries < WAITS && !round.begun) return void later(round, e);
     else Object.assign(round, e instanceof Problem ? { status: 'failed', problem: e } : { status: 'cut' });
-    if (e instanceof Problem && e.status === 401) state.keyFor = round; // a shop with keys
+    round.locked = locked(e, key); // a shop with keys
     if (round.status !== 'done') say(troubleOf(round));
   } finally { clearTimeout(late); }
   if (current(round)) paintFinds();
@@ -189,7 +190,7 @@ const nameOf = (item) => (whole(item) ? t('wholePhoto') : category(item.category
 const summary = () => { const done = state.rounds.filter((r) => r.answered); return t('summaryDone', { n: done.reduce((n, r) => n + r.items.length, 0), s: number(Math.max(...done.map((r) => r.ms ?? 0)) / 1000, 1) }); };
 function troubleOf(round) {
   if (round.status === 'stopped') return t(round.items.some((i) => i.first) ? 'stopped' : 'stoppedEmpty');
-  if (round.status === 'failed') return round.problem.kind;
+  if (round.status === 'failed') return round.locked ? t(round.locked) : round.problem.kind;
   return `${navigator.onLine ? '' : `${t('offline')} `}${t(round.items.some((i) => i.first || i.matches) || (round.items.length && !round.boxes) ? 'cut' : 'cutEmpty')}`;
 }
 
@@ -205,6 +206,7 @@ function paintStart() {
   $('start').hidden = !!state.photo;
   $('work').hidden = !state.photo;
   document.body.classList.toggle('at-work', !!state.photo);
+  repaint($('start-key'), state.locked && !state.photo && h('div', { class: state.locked === 'e401' ? 'key-ask' : 'problem' }, keyForm(state.locked, loadLists)));
   $('start-problem').textContent = state.startProblem ? t(state.startProblem) : '';
   $('samples').hidden = !state.samples.length;
   const title = (s) => (document.documentElement.lang === 'ru' && s.title_ru) || s.title || '';
@@ -383,9 +385,8 @@ function again(round) {
 }
 function problemNote(round) {
   const p = round.problem;
-  return h('div', { class: 'problem' }, h('p', {}, h('b', {}, troubleOf(round))),
-    state.keyFor === round ? h('form', { class: 'row', onsubmit: (e) => { e.preventDefault(); accessKey(e.target.elements.key.value.trim()); state.keyFor = null; loadLists(); again(round); } },
-      h('label', { class: 'stack' }, h('span', {}, t('key')), h('input', { type: 'password', name: 'key', required: true, autocomplete: 'off', 'data-key': 'key' })), h('button', { type: 'submit', class: 'main' }, t('keySend')), h('small', {}, t('keyNote')))
+  return h('div', { class: 'problem' }, !round.locked && h('p', {}, h('b', {}, troubleOf(round))),
+    round.locked ? keyForm(round.locked, () => { loadLists(); again(round); })
       : h('p', { class: 'row' }, h('button', { type: 'button', class: 'main', 'data-key': `again-${round.key}`, onclick: () => again(round) }, t('again')), round.status === 'cut' && h('small', {}, t('againHint'))),
     p && (p.detail || p.requestId) && h('details', {}, h('summary', {}, t('details')), h('p', {}, [p.message, p.detail].filter(Boolean).join(': ')), p.requestId && h('p', {}, `${t('request')}: `, h('code', {}, p.requestId))));
 }
@@ -521,12 +522,15 @@ function paintAll() {
 
 // --- the page's own events ------------------------------------------------------------------------------------------
 async function loadLists() {
+  const key = accessKey(), before = state.locked;
   const [malls, samples] = await Promise.allSettled([getJson('/api/v1/malls'), getJson('/api/v1/samples')]);
+  state.locked = malls.status === 'rejected' ? locked(malls.reason, key) : null;
   if (malls.status === 'fulfilled') state.malls = malls.value.malls ?? [];
   if (samples.status === 'fulfilled') state.samples = samples.value.samples ?? [];
   if (state.malls.length && wishes.mall && !state.malls.includes(wishes.mall)) wish({ mall: '' });
   paintWishes();
   paintStart();
+  if (before && !state.locked && !state.photo) { say(t('keyTaken')); $('choose').focus(); }
 }
 const firstImage = (files) => [...(files ?? [])].find((f) => f.type.startsWith('image/')) ?? files?.[0];
 const fromUser = (files) => { const file = firstImage(files); if (file) begin(file); };

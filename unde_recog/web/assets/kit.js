@@ -115,10 +115,27 @@ export function say(text) { // for screen readers; emptied first, or the same se
 }
 
 // --- asking the service ---------------------------------------------------------------------------------------------
-export function accessKey(value) {
-  if (value !== undefined) try { sessionStorage.setItem('unde.key', value); } catch { /* then for this page only */ }
+export function accessKey(value) { // kept until the tab is closed; '' forgets it
+  if (value !== undefined) try { if (value) sessionStorage.setItem('unde.key', value); else sessionStorage.removeItem('unde.key'); } catch { /* then for this page only */ }
   accessKey.now = value ?? accessKey.now ?? recalled('unde.key', null, () => sessionStorage);
   return accessKey.now;
+}
+export function locked(problem, key) { // what a refusal says of the `key` that was shown: null if it is about something else
+  if (problem?.status !== 401 && !(problem?.status === 403 && key)) return null;
+  if (key && accessKey() === key) accessKey('');
+  return problem.status === 403 ? 'e403' : key ? 'keyWrong' : 'e401';
+}
+export function keyForm(why, given) { // asks for the key; `why` is the word that says what is the matter
+  const told = h('p', { class: 'key-why', role: 'alert' }, h('b', {}, t(why)));
+  const submit = (e) => {
+    e.preventDefault();
+    const key = e.target.elements.key.value.trim();
+    if (!/^[\x21-\x7e]+$/.test(key)) { told.replaceChildren(h('b', {}, t('keyWrong'))); return; } // such a thing cannot even be sent
+    accessKey(key);
+    given();
+  };
+  return h('form', { class: 'key-form', onsubmit: submit }, told, h('div', { class: 'row' },
+    h('label', { class: 'stack' }, h('span', {}, t('key')), h('input', { type: 'password', name: 'key', required: true, autocomplete: 'off', spellcheck: 'false', 'data-key': 'key' })), h('button', { type: 'submit', class: 'main' }, t('keySend'))), h('small', {}, t('keyNote')));
 }
 export const headers = (more = {}) => (accessKey() ? { Authorization: `Bearer ${accessKey()}`, ...more } : more);
 
@@ -134,7 +151,10 @@ export class Problem extends Error { // what RFC 9457 says, or what can be made 
     const wait = Number(response.headers.get('retry-after') ?? NaN);
     return new Problem(response.status, { ...body, detail: typeof body.detail === 'string' ? body.detail : '' }, Number.isFinite(wait) ? wait : null);
   }
-  get kind() { return t(knows(`e${this.status}`) ? `e${this.status}` : this.status >= 500 ? 'e500' : 'failed'); }
+  get kind() {
+    if (this.status === 403 && !accessKey()) return t('e403none');
+    return t(knows(`e${this.status}`) ? `e${this.status}` : this.status >= 500 ? 'e500' : 'failed');
+  }
 }
 
 export async function getJson(path) {

@@ -1,9 +1,9 @@
 // The lab: one request as the log tells it, for the data scientist.
-import { HUES, Problem, accessKey, brandName, category, getJson, h, languageSwitch, moment, number, productPicture, repaint, say, svg, t } from '/assets/kit.js';
+import { HUES, Problem, accessKey, brandName, category, getJson, h, headers, keyForm, languageSwitch, locked, moment, number, productPicture, repaint, say, svg, t } from '/assets/kit.js';
 
 const $ = (id) => document.getElementById(id);
 const FIRST = 10; // rows of a list that are shown at once
-const state = { id: '', trail: null, latest: null, problem: null, all: new Set() };
+const state = { id: '', trail: null, latest: null, problem: null, locked: null, photo: null, all: new Set() };
 const hue = (n) => `var(--hue-${n % HUES})`;
 const known = (value) => value !== null && value !== undefined;
 const score = (value) => (known(value) ? number(value, Math.abs(value) > 1.5 ? 1 : 3) : '–');
@@ -13,9 +13,11 @@ const keyOf = (row) => `${row.brand}/${row.external_id}`;
 function paintLatest() {
   if (state.latest === null) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_noList')));
   if (!state.latest.length) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_emptyList')));
+  const kinds = (r) => [...new Set(r.match_types ?? [])].map((kind) => { const n = r.match_types.filter((k) => k === kind).length; return h('span', { class: `verdict ${kind}` }, `${t(kind)}${n > 1 ? ` ×${n}` : ''}`); });
   const rows = state.latest.map((r) => h('tr', { class: r.request_id === state.id ? 'told' : null }, h('td', {}, h('a', { href: `/lab?id=${encodeURIComponent(r.request_id)}`, 'data-key': `open-${r.request_id}`, onclick: (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); open(r.request_id); } }, h('code', {}, r.request_id.slice(0, 8)), '…')),
-    h('td', {}, known(r.created_at) ? moment(r.created_at) : '–'), h('td', {}, r.user_mall ?? '–'), h('td', { class: 'num' }, r.items_detected ?? '–'), h('td', { class: 'num' }, r.items_matched ?? '–'), h('td', { class: 'num' }, known(r.total_time_ms) ? t('lab_ms', { n: number(r.total_time_ms) }) : '–')));
-  repaint($('latest-list'), table([['lab_id'], ['lab_when'], ['lab_mall'], ['lab_garments', 'num'], ['lab_matched', 'num'], ['lab_total', 'num']], rows, t('lab_latest')));
+    h('td', {}, known(r.created_at) ? moment(r.created_at) : '–'), h('td', {}, r.user_mall ?? '–'), h('td', {}, h('span', { class: 'kinds' }, kinds(r))), h('td', { class: 'num' }, score(r.pgvector_top1_score)), h('td', {}, yes(r.used_ximilar_booster) ?? '–'), h('td', { class: 'num' }, r.credits ?? '–'),
+    h('td', {}, (r.degraded ?? []).join(', ') || '–'), h('td', { class: 'num' }, known(r.total_time_ms) ? t('lab_ms', { n: number(r.total_time_ms) }) : '–')));
+  repaint($('latest-list'), table([['lab_id'], ['lab_when'], ['lab_mall'], ['lab_garments'], ['lab_least', 'num'], ['lab_booster'], ['lab_credits', 'num'], ['lab_degraded'], ['lab_total', 'num']], rows, t('lab_latest')));
 }
 const table = (columns, rows, name) => h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': name }, h('table', {}, h('thead', {}, h('tr', {}, columns.map(([key, kind]) => h('th', { scope: 'col', class: kind }, t(key))))), h('tbody', {}, rows)));
 
@@ -24,10 +26,25 @@ function scene(trail) { // the boxes, over the photo if it is kept
   const items = trail.items.filter((i) => i.box);
   const width = trail.width ?? Math.max(1, ...items.map((i) => i.box[2])), height = trail.height ?? Math.max(1, ...items.map((i) => i.box[3])), unit = Math.max(width, height) / 40;
   const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, class: 'scene', role: 'img', 'aria-label': t('photoAlt', { n: items.length }) },
-    trail.photo && svg('image', { href: trail.photo, width, height }),
+    state.photo && trail.width && svg('image', { href: state.photo, width, height, preserveAspectRatio: 'none' }),
     items.map((i) => svg('g', { vars: { '--hue': hue(i.item_index) } }, svg('rect', { x: i.box[0], y: i.box[1], width: i.box[2] - i.box[0], height: i.box[3] - i.box[1], rx: unit / 3 }),
       svg('circle', { cx: i.box[0] + unit * 1.2, cy: i.box[1] + unit * 1.2, r: unit, vars: { fill: hue(i.item_index) } }), svg('text', { x: i.box[0] + unit * 1.2, y: i.box[1] + unit * 1.65, 'text-anchor': 'middle', vars: { 'font-size': `${unit * 1.25}px` } }, i.item_index + 1))));
-  return h('div', {}, h('h2', {}, t('lab_photo')), picture, !trail.photo && h('p', { class: 'quiet-note' }, t('lab_photoGone')));
+  const pick = h('input', { type: 'file', accept: 'image/*', hidden: true, onchange: (e) => show(e.target.files[0]) });
+  const note = state.photo ? null : trail.photo ? state.photoLost && t('lab_photoLost') : t('lab_photoGone');
+  return h('div', {}, h('h2', {}, t('lab_photo')), picture, note && h('p', { class: 'quiet-note' }, note), note && trail.width && h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'pick', onclick: () => pick.click() }, t('lab_photoPick')), pick));
+}
+function show(file) { // a picture of this device or of the service, under the boxes
+  if (state.photo) URL.revokeObjectURL(state.photo);
+  state.photo = file ? URL.createObjectURL(file) : null;
+  if (state.trail) paintTrail();
+}
+async function fetchPhoto(trail) { // with the key, which an address could not carry
+  try {
+    const response = await fetch(trail.photo, { headers: headers() });
+    if (!response.ok) throw await Problem.of(response);
+    const photo = await response.blob();
+    if (state.trail === trail) show(photo);
+  } catch { if (state.trail === trail) { state.photoLost = true; paintTrail(); } }
 }
 const STEPS = [['lab_detect', 'detection_time_ms'], ['lab_search', 'search_time_ms'], ['lab_tag', 'tagging_time_ms'], ['lab_availability', 'availability_time_ms'], ['lab_rerank', 'rerank_time_ms'], ['lab_total', 'total_time_ms']];
 function times(trail) {
@@ -60,7 +77,7 @@ function rows(list, shown, name, index) {
 function thumb(c) {
   return productPicture(c.brand, c.external_id, { class: 'thumb', alt: '', width: 34, height: 45 }, () => h('span', { class: 'thumb' }));
 }
-const facts = (pairs) => h('dl', { class: 'fact-row' }, pairs.filter(([, value]) => known(value) && value !== '').map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+const facts = (pairs) => h('dl', { class: 'fact-row' }, pairs.filter(([, value]) => known(value) && value !== '').map(([name, value]) => h('div', { class: String(value).length > 60 ? 'wide' : null }, h('dt', {}, name), h('dd', {}, value))));
 const tokens = (of) => Object.entries(of ?? {}).map(([name, n]) => `${name} ${number(n)}`).join(', ');
 const yes = (value) => (known(value) ? t(value ? 'lab_yes' : 'lab_no') : null);
 function garment(item) {
@@ -76,8 +93,7 @@ function garment(item) {
 // --- the whole trail ------------------------------------------------------------------------------------------------
 function paintTrail() {
   const p = state.problem, trail = state.trail;
-  repaint($('trouble'), p && h('div', { class: 'problem' }, h('p', {}, h('b', {}, p.status === 404 ? t('lab_missing') : [400, 422].includes(p.status) ? t('lab_bad') : p.kind)),
-    p.status === 401 && h('form', { class: 'row', onsubmit: (e) => { e.preventDefault(); accessKey(e.target.elements.key.value.trim()); start(); } }, h('label', { class: 'stack' }, h('span', {}, t('key')), h('input', { type: 'password', name: 'key', required: true, autocomplete: 'off', 'data-key': 'key' })), h('button', { type: 'submit', class: 'main' }, t('keySend')), h('small', {}, t('keyNote')))));
+  repaint($('trouble'), state.locked ? h('div', { class: state.locked === 'e401' ? 'key-ask' : 'problem' }, keyForm(state.locked, start)) : p && h('div', { class: 'problem' }, h('p', {}, h('b', {}, p.status === 404 ? t('lab_missing') : [400, 422].includes(p.status) ? t('lab_bad') : p.kind))));
   if (!trail) return repaint($('trail'));
   const sum = (column) => trail.items.reduce((all, i) => all + (i[column] ?? 0), 0), spent = {};
   for (const i of trail.items) for (const [name, n] of Object.entries(i.tokens ?? {})) spent[name] = (spent[name] ?? 0) + n;
@@ -88,19 +104,24 @@ function paintTrail() {
   h('section', { class: 'lab-top' }, scene(trail), times(trail)), trail.items.map(garment), h('details', {}, h('summary', { 'data-key': 'raw' }, t('lab_raw')), h('pre', { tabindex: '0' }, JSON.stringify(trail, null, 2))));
 }
 async function open(id) {
-  Object.assign(state, { id: id.trim(), trail: null, problem: null, all: new Set() });
+  const key = accessKey();
+  Object.assign(state, { id: id.trim(), trail: null, problem: null, photoLost: false, all: new Set() });
+  show(null);
   $('id').value = state.id;
   history.replaceState(null, '', state.id ? `/lab?id=${encodeURIComponent(state.id)}` : '/lab');
-  if (state.id) try {
+  if (state.id && !state.locked) try {
     const told = await getJson(`/api/v1/requests/${encodeURIComponent(state.id)}`);
     state.trail = { ...told.request, ...told, items: [...(told.items ?? [])].sort((a, b) => a.item_index - b.item_index) };
-  } catch (e) { state.problem = e instanceof Problem ? e : new Problem(0); }
+    if (state.trail.photo) fetchPhoto(state.trail);
+  } catch (e) { state.problem = e instanceof Problem ? e : new Problem(0); state.locked = locked(e, key); }
   paintTrail();
   paintLatest();
-  if (state.trail) $('trail-name').focus(); else if (state.problem) say(state.problem.status === 404 ? t('lab_missing') : state.problem.kind);
+  if (state.trail) $('trail-name').focus(); else if (state.locked) say(t(state.locked)); else if (state.problem) say(state.problem.status === 404 ? t('lab_missing') : state.problem.kind);
 }
 async function start() {
-  try { state.latest = (await getJson('/api/v1/requests?limit=20')).requests ?? []; } catch (e) { state.latest = null; if (e.status === 401) state.problem = e; }
+  const key = accessKey();
+  state.locked = null;
+  try { state.latest = (await getJson('/api/v1/requests?limit=20')).requests ?? []; } catch (e) { state.latest = null; state.locked = locked(e, key); }
   await open(new URLSearchParams(location.search).get('id') ?? '');
 }
 $('ask').addEventListener('submit', (e) => { e.preventDefault(); open($('id').value); });
