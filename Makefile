@@ -19,7 +19,7 @@ check: $(VENV)/.dev
 	$(BIN)/python .ci/check.py
 
 bench: $(VENV)/.dev
-	for name in latency catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
+	for name in latency service_load catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
 	$(BIN)/unde-recog report biased_logs -p runs 1000
 
 # Every report of the research loop on simulated data; on the real log: unde-recog report NAME -p log database -p labels FILE.

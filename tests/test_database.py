@@ -177,7 +177,7 @@ def test_an_open_transaction_is_rolled_back_when_the_body_raises(db):
 
 def test_a_connection_that_died_is_replaced(db):
     with db.connect('log') as conn: pid = conn.info.backend_pid
-    with psycopg.connect(db.urls['log'], autocommit=True) as other: other.execute('select pg_terminate_backend(%s)', (pid,))
+    with psycopg.connect(db.urls['log'], autocommit=True) as other: other.execute('select pg_terminate_backend(%s, 5000)', (pid,))
     with db.connect('log') as conn: assert conn.execute('select 1').fetchone() == (1,) and conn.info.backend_pid != pid
 
 
@@ -199,7 +199,7 @@ def test_the_async_pool_rolls_back_and_replaces_the_dead(fresh_url):
             async with db.aconnect('catalogue') as conn:
                 assert await (await conn.execute('select count(*) from raw_stores')).fetchone() == (0,)
                 pid = conn.info.backend_pid
-            async with await psycopg.AsyncConnection.connect(fresh_url, autocommit=True) as other: await other.execute('select pg_terminate_backend(%s)', (pid,))
+            async with await psycopg.AsyncConnection.connect(fresh_url, autocommit=True) as other: await other.execute('select pg_terminate_backend(%s, 5000)', (pid,))
             async with db.aconnect('catalogue') as conn: return await (await conn.execute('select 1')).fetchone()
     assert asyncio.run(rounds()) == (1,)
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-# %% ../nbs/20_pipeline.ipynb #4dbf0f71
+# %% ../nbs/20_pipeline.ipynb #5f3d50d6
 from PIL import Image
-from .availability import Stock, aavailable, aware, next_round
+from .availability import Stock, aware, feed_query, next_round, sort_by_malls, with_stores
 from .contracts import Answer, Box, Candidate, Detector, Item, ItemAnswer, Match, MatchType, Reranker, Retriever, SkuKey, Tagger
 from .database import DatabaseError, Databases, arun
 from .detect import WholePhoto
 from .gating import Gate, Thresholds, distinct, fuse, gate, thresholds
-from .products import Product, colours_query, fallback_query, parse_colours, parse_products, products_query
+from .products import Catalogue, Facts, Product, fallback_query, parse_products, products_query
 from .rerank import Bands, apply_verdicts, pick, to_match
 from .resilience import Deadline, Usual, attempt, purse
 from .search import PgRetriever
@@ -59,7 +59,7 @@ class Parts:
     budget: 'Budget | None' = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
-# %% ../nbs/20_pipeline.ipynb #2b62f198
+# %% ../nbs/20_pipeline.ipynb #7d82f94c
 PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
 T = TypeVar('T')
 CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'local_tags': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
@@ -77,6 +77,7 @@ class Request:
     now: 'datetime | None' = None
     degraded: list[str] = field(default_factory=list)
     usual: Usual = field(default_factory=Usual)
+    catalogue: 'Catalogue | None' = None  # asked together with other requests; None: for this one alone
     wishes: Wishes = Wishes()
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     user_id: str | None = None
@@ -86,6 +87,12 @@ class Request:
     total_ms: int = 0
     credits: int = 0  # of the photo as a whole: detection, advice
     tokens: Counter = field(default_factory=Counter)
+    photo_size: 'tuple[int, int] | None' = None  # width, height
+
+    @property
+    def shelves(self) -> Catalogue:
+        if self.catalogue is None: self.catalogue = Catalogue(self.db)
+        return self.catalogue
 
     @contextmanager
     def paying(self) -> Iterator[None]:
@@ -223,12 +230,18 @@ async def context_step(w: Walk, r: Request) -> None:
     found = await r.attempt(f'{tagger.name}_context', 'context', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), w.degraded)
     w.tags = {**(found or {}), **w.tags}
 
-# %% ../nbs/20_pipeline.ipynb #6267bc06
+# %% ../nbs/20_pipeline.ipynb #4871db6c
 async def stock_of(w: Walk, r: Request, candidates: Sequence[Candidate]) -> 'Stock | None':
+    window = r.settings.AVAILABILITY_WINDOW
     async def ask(timeout: float) -> Stock:
-        async with r.db.aconnect('catalogue', timeout) as conn:
-            if r.wishes: return await awished(conn, candidates, r.wishes, r.mall, r.settings.AVAILABILITY_WINDOW, r.now)
-            return await aavailable(conn, candidates, r.mall, r.settings.AVAILABILITY_WINDOW, r.now)
+        if r.wishes:  # what counts is the sizes in every store
+            async with r.db.aconnect('catalogue', timeout) as conn: return await awished(conn, candidates, r.wishes, r.mall, window, r.now)
+        if r.mall is None: return sort_by_malls(candidates, {}, None)  # whose stores have it matters only for what is shown
+        stock = sort_by_malls(candidates, await r.shelves.malls([c.key for c in candidates], window, r.now), r.mall)
+        if not stock.here:
+            async with r.db.aconnect('catalogue', timeout) as conn:
+                if not (await arun(conn, feed_query(r.mall, window, aware(r.now))))[0][0]: stock.feed = 'stopped'
+        return stock
     return await r.attempt('availability', 'availability', ask, w.degraded)
 
 def add_finds(old: Stock, new: Stock) -> Stock:
@@ -315,33 +328,32 @@ async def choose_step(w: Walk, r: Request) -> None:
         w.shown = found + near[:max(0, 5 - len(found))] or w.ranked[:3] or w.stock.gone[:3]
         w.kind = 'style' if w.shown else 'none'
 
-# %% ../nbs/20_pipeline.ipynb #f3e4043f
+# %% ../nbs/20_pipeline.ipynb #0e7017a0
 async def answer_step(w: Walk, r: Request) -> ItemAnswer:
-    keys = [c.key for c in w.shown]
-    async def facts(timeout: float) -> tuple[dict, dict]:
-        async with r.db.aconnect('catalogue', timeout) as conn:
-            return parse_products(await arun(conn, products_query(keys))), parse_colours(await arun(conn, colours_query(keys)))
-    products, colours = (await r.attempt('products', 'answer', facts, w.degraded) if keys else None) or ({}, {})
-    matches = [to_match(c, products.get(c.key), colours.get(c.key, ())) for c in w.shown]
+    wanted = [(c.key, r.mall if c.in_mall else None) for c in w.shown]
+    known = (await r.attempt('products', 'answer', lambda timeout: r.shelves.facts(wanted, r.settings.AVAILABILITY_WINDOW, r.now), w.degraded) if wanted else None) or Facts({}, {}, {})
+    untold = lambda c: bool(r.wishes) or (r.mall is not None and c.in_mall is None)  # stores of the wished size stand there already; of a stopped feed nothing is known
+    shown = [c if untold(c) else with_stores(c, known.stores.get(c.key, ()), r.mall) for c in w.shown]
+    matches = [to_match(c, known.products.get(c.key), known.colours.get(c.key, ())) for c in shown]
     return ItemAnswer(item_index=w.index, box=w.item.box, category=w.item.category, confidence=w.item.confidence, match_type=w.kind, reranked=w.reranked, tags=w.tags, matches=matches)  # type: ignore[arg-type]
 
-# %% ../nbs/20_pipeline.ipynb #f6079d2f
+# %% ../nbs/20_pipeline.ipynb #e2f70e59
 Listener = Callable[[str, Any], None]
 
-async def walk_item(w: Walk, r: Request, tell: Listener) -> ItemAnswer:
+async def walk_item(w: Walk, r: Request, tell: 'Listener | None' = None) -> ItemAnswer:
     "All steps for one garment. Raises `DatabaseError` only if nobody could be asked at all."
     with purse() as spent:
-        context = asyncio.create_task(context_step(w, r))
+        context = asyncio.create_task(context_step(w, r)) if r.parts.context_tagger is not None else None
         try:
             await search_step(w, r)
             if not w.merged and isinstance(w.failure, DatabaseError): raise w.failure
-            tell('candidates', {'item_index': w.index, 'matches': [to_match(c, None) for c in w.merged[:10]]})
+            if tell is not None: tell('candidates', {'item_index': w.index, 'matches': [to_match(c, None) for c in w.merged[:10]]})
             await tag_step(w, r)
             await availability_step(w, r)
-            await context
+            if context is not None: await context
             await rerank_step(w, r)
             await choose_step(w, r)
             return await answer_step(w, r)
         finally:
-            context.cancel()
+            if context is not None: context.cancel()
             w.credits, w.tokens = spent.credits, dict(spent.tokens)

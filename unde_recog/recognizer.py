@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-# %% ../nbs/21_recognizer.ipynb #a921c11e
+# %% ../nbs/21_recognizer.ipynb #a6b10cdb
 from PIL import Image
 from .availability import Malls, aware
 from .contracts import Answer, Box, Item
 from .database import Databases
 from .detect import WholePhoto, given_items
 from .gating import Gate, Thresholds
+from .products import Catalogue
 from .pipeline import ASKED, FIRST, Listener, Parts, Request, Walk, walk_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, Usual, attempt, purse
@@ -58,22 +59,24 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
 
-# %% ../nbs/21_recognizer.ipynb #bbe6d37b
+# %% ../nbs/21_recognizer.ipynb #da504292
 class Recognizer:
     "The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and scripts."
     def __init__(self, settings: Settings, db: Databases, parts: Parts, *, log: RequestLog | None = None, storage: Storage | None = None):
-        self.settings, self.db, self.parts, self.log, self.storage, self.malls = settings, db, parts, log, storage, Malls()
+        self.settings, self.db, self.parts, self.log, self.storage, self.malls, self.catalogue = settings, db, parts, log, storage, Malls(), Catalogue(db)
         self.usual, self.later, self.dice = Usual(), set(), random.Random()  # type: ignore[var-annotated]
 
     async def recognize(self, photo: Any, *, user_mall: str | None = None, user_id: str | None = None, boxes: 'Sequence[Any] | None' = None, now: 'datetime | None' = None,
                         request_id: 'uuid.UUID | None' = None, photo_url: str | None = None, wishes: Wishes = Wishes(), tell: 'Listener | None' = None) -> Answer:
         """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see `given_items`; `now`: an aware time, for replays; `photo_url`: what the log calls a photo that is given as bytes.
         Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box, `DatabaseError`."""
-        tell, settings = tell or (lambda kind, body: None), self.settings
-        r = Request(settings, self.parts, self.db, Deadline(settings.REQUEST_DEADLINE.total_seconds()), user_mall, now=aware(now), usual=self.usual,
+        settings = self.settings
+        r = Request(settings, self.parts, self.db, Deadline(settings.REQUEST_DEADLINE.total_seconds()), user_mall, now=aware(now), usual=self.usual, catalogue=self.catalogue,
                     id=request_id or uuid.uuid4(), user_id=user_id, photo_url=photo if isinstance(photo, str) else photo_url, wishes=wishes)
         image = photo if isinstance(photo, Image.Image) else await asyncio.to_thread(load_image, photo, storage=self.storage, allow_private=settings.ALLOW_PRIVATE_URLS)
-        if user_mall is not None:
+        r.photo_size = image.size
+        if user_mall is not None and (brands := self.malls.known(user_mall)) is not None: r.brands = brands
+        elif user_mall is not None:
             async with self.db.aconnect('catalogue') as conn: r.brands = await self.malls.brands(conn, user_mall)
         try: answer = await self._answer(image, boxes, r, tell)
         except BaseException as e:
@@ -84,26 +87,26 @@ class Recognizer:
         task.add_done_callback(self.later.discard)
         return answer
 
-    async def _answer(self, image: Image.Image, boxes: 'Sequence[Any] | None', r: Request, tell: Listener) -> Answer:
+    async def _answer(self, image: Image.Image, boxes: 'Sequence[Any] | None', r: Request, tell: 'Listener | None') -> Answer:
         with r.paying(): items = await self._items(image, boxes, r)
-        tell('detected', [{'item_index': i, 'box': list(x.box), 'category': x.category, 'confidence': x.confidence} for i, x in enumerate(items)])
+        if tell is not None: tell('detected', [{'item_index': i, 'box': list(x.box), 'category': x.category, 'confidence': x.confidence} for i, x in enumerate(items)])
         r.walks = [Walk(i, x) for i, x in enumerate(items)]
         answers = await asyncio.gather(*(walk_item(w, r, tell) for w in r.walks))
         r.total_ms = round(r.deadline.spent*1000)
         answer = Answer(request_id=str(r.id), model_version=r.parts.primary.version, degraded=list(dict.fromkeys([*r.degraded, *(d for w in r.walks for d in w.degraded)])), total_ms=r.total_ms, items=list(answers))
-        tell('result', answer)
+        if tell is not None: tell('result', answer)
         return answer
 
-    async def _afterwards(self, answer: Answer, r: Request, tell: Listener) -> None:
+    async def _afterwards(self, answer: Answer, r: Request, tell: 'Listener | None') -> None:
         "What nobody waits for: exploration and advice, then the log row."
         try: await asyncio.gather(self._advise(answer, r, tell), *(explore(w, r, self.dice) for w in r.walks))
         finally: self._record(r)
 
-    async def _advise(self, answer: Answer, r: Request, tell: Listener) -> None:
+    async def _advise(self, answer: Answer, r: Request, tell: 'Listener | None') -> None:
         advisor, finds = r.parts.advisor, [i.matches[0] for i in answer.items if i.matches]
         if advisor is None or not finds or not r.settings.ADVICE or (r.parts.budget is not None and not r.parts.budget.allows('advice')): return
         with r.paying(): text = await attempt(f'{advisor.name}_advice', lambda timeout: advisor.advise(finds, timeout=timeout), 10, [])
-        tell('advice', text or '')
+        if tell is not None: tell('advice', text or '')
 
     def _give_up(self, r: Request, image: Image.Image, error: BaseException) -> None:
         "The person has gone away, or nobody could be asked: what has been paid is logged all the same."
@@ -129,8 +132,9 @@ class Recognizer:
         r.detect_ms = round((time.monotonic() - begun)*1000)
         return found or await WholePhoto().detect(image, timeout=1)
 
-# %% ../nbs/21_recognizer.ipynb #6cefd125
+# %% ../nbs/21_recognizer.ipynb #2fc8a95e
 def request_row(r: Request, rows: 'list[ItemRow]') -> RequestRow:
     "The log row of a request; step times are those of the slowest garment."
     most = lambda step: round(1000*max((w.times.get(step, 0.) for w in r.walks), default=0.))
-    return RequestRow(r.id, rows, r.user_id, r.photo_url, r.mall, r.detect_ms, most('tag'), most('search'), most('availability'), most('rerank'), r.total_ms)
+    return RequestRow(r.id, rows, r.user_id, r.photo_url, r.mall, r.detect_ms, most('tag'), most('search'), most('availability'), most('rerank'), r.total_ms,
+                      photo_width=r.photo_size[0] if r.photo_size else None, photo_height=r.photo_size[1] if r.photo_size else None)
