@@ -373,6 +373,7 @@ def locked(shop, tmp_path_factory):
         def emit(self, record): lines.append(record.getMessage() + repr(vars(record)))
     hears = Lines()
     logging.getLogger().addHandler(hears)
+    logging.getLogger('unde_recog').setLevel(logging.INFO)
     with serving(load_settings(env={}, **shop[1] | {'API_KEYS_FILE': file})) as url: yield url, keys, lines
     logging.getLogger().removeHandler(hears)
 

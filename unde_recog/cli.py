@@ -6,8 +6,9 @@
 __all__ = ['app', 'out', 'err', 'EXTRAS', 'settings_app', 'import_app', 'File', 'Mapping_', 'Brand', 'Rejects', 'WORDS',
            'models_app', 'keys_app', 'settings', 'Bars', 'import_products_command', 'import_stores_command',
            'import_availability_command', 'index', 'where_lines', 'item_table', 'parse_box', 'recognize', 'show_answer',
-           'answer_page', 'models_list', 'models_info', 'models_pull', 'pairs', 'report', 'demo', 'settings_apply',
-           'quality', 'serve', 'keys_add', 'keys_remove', 'keys_list', 'purge', 'forget', 'make_log_command', 'sandbox']
+           'answer_page', 'models_list', 'models_info', 'models_pull', 'models_export', 'pairs', 'report', 'demo',
+           'settings_apply', 'quality', 'serve', 'keys_add', 'keys_remove', 'keys_list', 'purge', 'forget',
+           'make_log_command', 'sandbox']
 
 # %% ../nbs/90_cli.ipynb #d049c7cc
 import json, sys
@@ -120,22 +121,25 @@ def import_availability_command(file: File, mapping: Mapping_ = None, brand: Bra
         settings = load_settings()
         with open_databases(settings) as db: print(import_availability(db, file, mapping=mapping, brand=brand, rejects=rejects, aliases=settings.BRAND_ALIASES))
 
-# %% ../nbs/90_cli.ipynb #45a8e270
+# %% ../nbs/90_cli.ipynb #95f0630a
 @app.command()
-def index(brand: Annotated[Optional[list[str]], typer.Option(help='Only this brand; may be repeated.')] = None, model: Annotated[Optional[str], typer.Option(help='Registry name (default: EMBEDDER_MODEL, else the offline default).')] = None,
+def index(brand: Annotated[Optional[list[str]], typer.Option(help='Only this brand; may be repeated.')] = None, model: Annotated[Optional[str], typer.Option(help="Registry name (default: EMBEDDER_MODEL, else the model of the index that is there, else the offline default).")] = None,
           refresh: Annotated[Optional[bool], typer.Option('--refresh/--no-refresh', help='Read photos again whose address is known.')] = None, as_json: Annotated[bool, typer.Option('--json')] = False) -> None:
     "Embed what the catalogue lists and the index lacks. Stop it at any time: the next run goes on."
     from dataclasses import asdict
     from unde_recog.contracts import brand_aliases, canonical_brand
     from unde_recog.database import open_databases
     from unde_recog.embedder import load_embedder
-    from unde_recog.index import index_catalogue
+    from unde_recog.index import index_catalogue, indexed_model
+    from unde_recog.models import get_card
     from unde_recog.storage import open_storage
     with _said():
         settings = load_settings()
-        embedder = load_embedder(model, 'batch', settings=settings)
+        name = model or settings.EMBEDDER_MODEL
+        if name: get_card(name)
         brands = [canonical_brand(b, brand_aliases(settings.BRAND_ALIASES)) for b in brand] if brand else None
         with open_databases(settings) as db, Bars() as bars:
+            embedder = load_embedder(name or indexed_model(db), 'batch', settings=settings)
             report = index_catalogue(db, embedder, storage=open_storage(settings), brands=brands, refresh=refresh, progress=lambda done, total, failed: bars.tell(f'indexing ({failed} bad)' if failed else 'indexing', done, total),
                                      allow_private=settings.ALLOW_PRIVATE_URLS)
         print(json.dumps(asdict(report) | {'coverage': report.coverage}, indent=2) if as_json else report)
@@ -197,8 +201,8 @@ def answer_page(photo: str, answer: Answer, storage: Any, image: Any) -> str:
     from unde_recog.demo import picture_loader
     return render_page([Entry(image, answer, Path(photo).name)], picture_loader(storage), 'What was found')
 
-# %% ../nbs/90_cli.ipynb #1d840bd7
-models_app = typer.Typer(help='Models: list, explain, pull.', no_args_is_help=True)
+# %% ../nbs/90_cli.ipynb #6151f3f0
+models_app = typer.Typer(help='Models: list, explain, pull, export.', no_args_is_help=True)
 app.add_typer(models_app, name='models')
 
 @models_app.command('list')
@@ -227,6 +231,15 @@ def models_pull(name: str) -> None:
         card = get_card(name)
         for path in pull(card, load_settings(), lambda file, done, total: bars.tell(file, done, total)): print(path)
 
+@models_app.command('export')
+def models_export(name: str, checkpoint: Path) -> None:
+    "Make a model's ONNX files from a checkpoint, transformers or open_clip format (extra: export)."
+    from unde_recog.convert import convert
+    from unde_recog.models import get_card
+    from unde_recog.settings import data_dir
+    with _said():
+        for path in convert(checkpoint, data_dir(load_settings())/'models'/get_card(name).name).values(): print(path)
+
 # %% ../nbs/90_cli.ipynb #d1b0f10c
 def pairs(words: list[str]) -> dict[str, str]:
     "`-p name value -p name value` → dictionary. Raises `ValueError`."
@@ -247,7 +260,7 @@ def report(context: typer.Context, name: Annotated[Optional[str], typer.Argument
             return
         print(run_report(name, pairs(context.args), to, html=html, progress=err.is_terminal)/'report.md')
 
-# %% ../nbs/90_cli.ipynb #3e0132ad
+# %% ../nbs/90_cli.ipynb #8774ea26
 @app.command()
 def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page is written.')] = Path('demo-out'), skus: Annotated[int, typer.Option(min=12, max=20000)] = 240,
          scenes: Annotated[int, typer.Option(min=1, max=500)] = 24, seed: int = 0, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
@@ -259,7 +272,11 @@ def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page 
         table = Table('', *result.rates.columns, title=f'What was worn in {scenes} drawn scenes, and found among {skus} drawn SKUs', title_justify='left', title_style='bold', box=None)
         for name, row in result.rates.iterrows(): table.add_row(str(name), *('' if v != v else f'{v:.0f}' if c == 'garments' else f'{v:.1%}' for c, v in row.items()))
         out.print(table)
-        out.print('[dim]Drawn figures, not photographs. Boxes are given; the model is the offline default, which knows colour and outline, and whose thresholds come from studio photos.[/]')
+        out.print('[dim]Drawn figures, not photographs. Boxes are given; the model is the offline default, whose thresholds come from studio photos.[/]')
+        if result.found is not None:
+            table = Table('', *result.found.columns, title=f'Without boxes: what the own detector found in the first {min(12, scenes)} of these scenes', title_justify='left', title_style='bold', box=None)
+            for name, row in result.found.iterrows(): table.add_row(str(name), *('' if v != v else f'{v:.0f}' if c == 'garments' else f'{v:.0%}' for c, v in row.items()))
+            out.print(table)
         if result.routes is not None:
             routes = Table('', *result.routes.columns, title='SIMULATED vendors (a sandbox on loopback, nothing is paid): what paying would change', title_justify='left', title_style='bold', box=None)
             for name, row in result.routes.iterrows(): routes.add_row(str(name), *('' if v != v else f'{v:.0f}' if 'photo' in c and 'seconds' not in c else f'{v:.1f} s' if 'seconds' in c else f'{v:.0%}' for c, v in row.items()))

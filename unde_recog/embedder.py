@@ -6,20 +6,22 @@
 __all__ = ['Preset', 'centre_square', 'square', 'to_tensor', 'session_options', 'OnnxTower', 'unit_rows', 'Tower', 'Embedder',
            'load_embedder', 'embedder_for']
 
-# %% ../nbs/10_embedder.ipynb #37868976
+# %% ../nbs/10_embedder.ipynb #cc20b443
 import os, threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-# %% ../nbs/10_embedder.ipynb #f67d532d
+# %% ../nbs/10_embedder.ipynb #3486d379
 import numpy as np
 from PIL import Image
 from .descriptor import ClassicalDescriptor
+from .fused import FusedDescriptor
 from .images import pad_square
 from .models import ModelCard, Preprocessing, get_card, require_files
-from .settings import Settings, load_settings
+from .settings import Settings, data_dir, load_settings
+from .text_tower import TextTower, open_text
 
 # %% ../nbs/10_embedder.ipynb #030a14f6
 def centre_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
@@ -77,7 +79,7 @@ class OnnxTower:
         empty = {n: np.full((1, shape[1] or 77), n == 'attention_mask', np.int64) for n, shape in self.others.items()}
         return self.session.run([self.output], {self.pixels: tensor, **empty})[0].astype(np.float32)
 
-# %% ../nbs/10_embedder.ipynb #97679059
+# %% ../nbs/10_embedder.ipynb #066c30fb
 def unit_rows(x: np.ndarray) -> np.ndarray:
     "Rows of length one, float32. Raises `ValueError` for a row that has no direction."
     x = np.asarray(x, np.float32)
@@ -91,7 +93,9 @@ class Tower(Protocol):
 
 class Embedder:
     "Images → float32 [n, dims], rows of unit length. `card` says which model; safe to share between threads."
-    def __init__(self, card: ModelCard, tower: Tower, *, batch: int = 16): self.card, self.tower, self.batch = card, tower, batch
+    def __init__(self, card: ModelCard, tower: Tower, *, batch: int = 16, text: 'Callable[[Sequence[str]], np.ndarray] | None' = None):
+        self.card, self.tower, self.batch = card, tower, batch
+        if text is not None: self.embed_text = lambda texts: unit_rows(text(texts)) if len(texts) else np.zeros((0, card.dims), np.float32)  # texts → float32 [n, dims]; a model without words has no such method
 
     @property
     def model_version(self) -> str: return self.card.model_version
@@ -107,17 +111,33 @@ class Embedder:
         if out.shape[1] != self.dims: raise ValueError(f'{self.card.name} gives {out.shape[1]} dimensions, its card says {self.dims}')
         return out
 
-# %% ../nbs/10_embedder.ipynb #6fadce7f
+# %% ../nbs/10_embedder.ipynb #8bbdb078
+def _fused(path: Path, preset: Preset, threads: int | None) -> FusedDescriptor:
+    import onnxruntime as ort
+    session = ort.InferenceSession(str(path), session_options(preset, threads), providers=['CPUExecutionProvider'])
+    return FusedDescriptor(lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0])
+
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     if card.kind == 'classical': return ClassicalDescriptor(next(iter(files.values())))
+    if card.kind == 'fused': return _fused(next(iter(files.values())), preset, threads)
     network = OnnxTower(next(p for n, p in files.items() if n.endswith('.onnx')), preset, threads)
-    return lambda images: network(to_tensor(images, card.crop, card.preprocessing))
+    see = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
+    see.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
+    return see
+
+def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, threads: int | None) -> 'TextTower | None':
+    "The text tower of a card that has one and whose files are here."
+    if not card.text or preset == 'batch': return None  # who fills an index asks nothing in words
+    import onnxruntime as ort
+    make = lambda path: ort.InferenceSession(str(path), session_options(preset, threads), providers=['CPUExecutionProvider'])
+    return open_text(data_dir(settings)/'models'/card.name, card.text_context or 77, make, getattr(tower, 'session', None))
 
 def load_embedder(name: str | None = None, preset: Preset = 'runtime', *, settings: Settings | None = None, threads: int | None = None) -> Embedder:
     "The embedder of a registry name (default: EMBEDDER_MODEL, else the offline default). Raises `UnknownModel` or `ModelUnavailable`."
     settings = settings or load_settings()
     card = get_card(name or settings.EMBEDDER_MODEL)
-    return Embedder(card, _tower(card, require_files(card, settings), preset, threads), batch=1 if preset == 'runtime' and card.kind == 'onnx' else 16)
+    tower = _tower(card, require_files(card, settings), preset, threads)
+    return Embedder(card, tower, batch={'onnx': 1, 'fused': 4}.get(card.kind, 16) if preset == 'runtime' else 16, text=_text(card, tower, settings, preset, threads))
 
 # %% ../nbs/10_embedder.ipynb #39e2bbc8
 def embedder_for(version: str, model: str, *, settings: Settings | None = None, preset: Preset = 'runtime', threads: int | None = None) -> Embedder:

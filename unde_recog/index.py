@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_PHOTOS', 'GLOBAL_FROM', 'BRAND_FROM', 'Progress', 'Listed', 'listed_photos', 'Read', 'read_photo', 'prefetched',
            'compare', 'copy_vectors', 'write_batch', 'write_failures', 'plan_indexes', 'index_name', 'build_index',
-           'brand_counts', 'IndexReport', 'IndexBusy', 'only_run', 'index_catalogue', 'finish']
+           'brand_counts', 'IndexReport', 'IndexBusy', 'only_run', 'index_catalogue', 'finish', 'indexed_model']
 
 # %% ../nbs/11_index.ipynb #3f9604fc
 import hashlib, json, time
@@ -279,3 +279,10 @@ def finish(conn: psycopg.Connection, report: IndexReport, photos: Sequence[Liste
     if not have: raise ValueError(f"none of {report.photos} photos could be embedded ({', '.join(f'{n} {k}' for k, n in report.failed.items())}): see the table embedding_failures")
     conn.execute("update embedding_versions set status = 'complete', report = %s, completed_at = coalesce(completed_at, now()) where namespace = %s and version = %s",
                  (Jsonb({k: v for k, v in asdict(report).items() if k != 'seconds'}), namespace, report.version))
+
+# %% ../nbs/11_index.ipynb #22286964
+def indexed_model(db: Databases, namespace: str = 'default') -> str | None:
+    "Registry name of the model of the newest complete index; None if there is none."
+    with db.connect('vectors') as conn:
+        row = conn.execute("select model from embedding_versions where namespace = %s and status = 'complete' order by completed_at desc limit 1", (namespace,)).fetchone()
+    return row[0] if row else None

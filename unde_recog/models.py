@@ -37,16 +37,16 @@ class Preprocessing(BaseModel):
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resample: Literal['bicubic', 'bilinear'] = 'bicubic'
 
-# %% ../nbs/08_models.ipynb #0f4cc5e5
+# %% ../nbs/08_models.ipynb #277202fd
 class ModelCard(BaseModel):
     "What a model is and which numbers belong to it."
     model_config = ConfigDict(extra='forbid', protected_namespaces=())
     name: str
     revision: str
     title: str
-    kind: Literal['classical', 'onnx']
+    kind: Literal['classical', 'fused', 'onnx']
     dims: int = Field(ge=1, le=4000)
-    crop: Literal['whole', 'pad', 'centre']
+    crop: Literal['whole', 'balanced', 'pad', 'centre']
     preprocessing: Preprocessing = Preprocessing()
     files: list[ModelFile] = Field(default_factory=list)
     text: bool = False
@@ -65,8 +65,8 @@ class ModelCard(BaseModel):
     @property
     def model_version(self) -> str: return f'{self.name}-{self.revision}+{self.crop}'
 
-# %% ../nbs/08_models.ipynb #fe7ab6ef
-DEFAULT_MODEL = 'classical-colour-shape'
+# %% ../nbs/08_models.ipynb #2ad750c1
+DEFAULT_MODEL = 'lite-colour-shape'
 
 class UnknownModel(LookupError):
     "A name that the registry does not know."
