@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PKG = ROOT/'unde_recog'
 BIN = Path(sys.executable).parent
 # room → rooms that it must never import (SPEC: vendors and steps know nothing of serving, serving nothing of research)
-FACES = {'cli', 'serving', 'web', 'worker', 'demo'}
+FACES = {'cli', 'serving', 'web', 'worker', 'demo', 'bench'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
              'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'worker': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
 # rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large to fetch for a look)
-EXTRAS = {'research': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'training': 'train'}
+EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'training': 'train'}
 GROUND = {'contracts', 'settings', 'database', 'embedded', 'images', 'storage'}
 failures: list[str] = []
 

@@ -5,7 +5,7 @@ import pytest
 from unde_recog.database import LOGICALS, Databases
 from unde_recog.embedder import load_embedder
 from unde_recog.images import decode
-from unde_recog.research.service_load import PAIR, SERVICE, compare, drawn_photo, drive, fill_shop, growth, nearest_sku, overload, ratios, running, soak
+from unde_recog.bench.service_load import PAIR, SERVICE, compare, drawn_photo, drive, fill_shop, growth, nearest_sku, overload, ratios, running, soak
 from unde_recog.settings import load_settings
 
 from .conftest import named_database
