@@ -104,7 +104,7 @@ def test_one_brand_leaves_the_others_alone(db, tmp_path, embedder):
 
 def test_only_one_run_at_a_time(db, tmp_path, embedder):
     storage = shop(db, tmp_path, 6)
-    with only_run(db, embedder.model_version), pytest.raises(IndexBusy, match='is at work on classical'): index_catalogue(db, embedder, storage=storage)
+    with only_run(db, embedder.model_version), pytest.raises(IndexBusy, match='is at work on lite-colour-shape'): index_catalogue(db, embedder, storage=storage)
     assert index_catalogue(db, embedder, storage=storage).with_vector == 5
 
 

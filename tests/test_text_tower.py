@@ -1,4 +1,5 @@
 "Words in the space of the photos: random weights in the real formats, against open_clip and transformers, and through the service."
+import logging
 import os
 
 import numpy as np
@@ -110,7 +111,8 @@ def test_the_joint_graph_is_in_memory_once(joint):
     assert OnnxTower(joint/'models'/'fashionclip-2.0'/'model.onnx')(pixels).shape == (1, 512)
 
 
-def test_without_its_files_a_model_has_no_words(towers, tmp_path, caplog):
+def test_without_its_files_a_model_has_no_words(towers, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('unde_recog'), 'propagate', True)  # a service started in this process keeps its lines to itself
     folder = tmp_path/'models'/'clip-vit-b-32'
     folder.mkdir(parents=True)
     for n in ('image.onnx',): (folder/n).write_bytes((towers/'models'/'clip-vit-b-32'/n).read_bytes())
