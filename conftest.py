@@ -4,6 +4,7 @@
 `gpu` or `notest` are left out, `db` and `slow` ones run here (plain nbdev-test skips them). Notebooks are found in nbs/, flat.
 """
 import hashlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -34,6 +35,7 @@ class Notebook(pytest.File):
     def collect(self):
         from nbdev.test import nb_test_cells
         self.cells, self.done, self.shell, self.failed = nb_test_cells(self.path, _SKIP), 0, None, None
+        self.levels: dict[str, int] = {}
         examples = [i for i, c in enumerate(self.cells) if not {'export', 'exporti', 'exports', 'default_exp'} & (getattr(c, 'directives_', None) or {}).keys()]
         for i in examples: yield Example.from_parent(self, name=f'cell_{self.cells[i].idx_}', index=i)
 
@@ -42,7 +44,9 @@ class Notebook(pytest.File):
         here = Path.cwd()
         os.chdir(self.path.parent)
         try:
-            if self.shell is None: self.shell = CaptureShell(self.path, mpl_format='png', timeout=280)
+            if self.shell is None:
+                self.shell = CaptureShell(self.path, mpl_format='png', timeout=280)
+                self.levels = {name: logging.getLogger(name).level for name in ('', *logging.root.manager.loggerDict)}
             while self.done <= index and self.failed is None:
                 cell, self.done = self.cells[self.done], self.done + 1
                 self.shell.run(cell.source)
@@ -51,7 +55,9 @@ class Notebook(pytest.File):
         if self.failed: raise self.failed
 
     def teardown(self):
-        if self.shell is not None: self.shell.close()
+        if self.shell is None: return
+        self.shell.close()
+        for name in ('', *logging.root.manager.loggerDict): logging.getLogger(name).setLevel(self.levels.get(name, logging.NOTSET))  # a page that hushes warnings hushes them for itself
 
 
 class CellError(Exception): pass
