@@ -1,5 +1,6 @@
 "Pools, migrations and constraints on a real PostgreSQL."
 import asyncio
+import json
 import multiprocessing
 import shutil
 import socket
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from unde_recog import database
-from unde_recog.database import LOGICALS, DatabaseError, Databases, address, migrate, open_databases
+from unde_recog.database import LOGICALS, DatabaseError, Databases, Query, address, arun, arun_all, migrate, open_databases, text_array
 from unde_recog.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
 
@@ -332,3 +336,68 @@ def test_many_tasks_open_one_async_pool(fresh_url):
     async def all_of():
         async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db: return await asyncio.gather(*(one(db) for _ in range(20)))
     assert asyncio.run(all_of()) == [1]*20
+
+
+EF = "select current_setting('hnsw.ef_search', true), current_setting('plan_cache_mode')"
+
+
+@pytest.mark.parametrize('autocommit', [True, False])
+def test_what_goes_out_together_is_one_transaction(fresh_url, autocommit):
+    one, other = {'hnsw.ef_search': '123', 'plan_cache_mode': 'force_custom_plan'}, {'hnsw.ef_search': '77'}
+
+    async def rounds():
+        async with await psycopg.AsyncConnection.connect(fresh_url, autocommit=autocommit) as conn:
+            before = await arun(conn, Query(EF))
+            for _ in range(7):  # from the sixth on the driver has the statements prepared
+                inside = await arun_all(conn, [Query(EF, (), one), Query(EF, (), one), Query(EF, (), other), Query('select txid_current()'), Query('select txid_current()')])
+                assert inside[:3] == [[('123', 'force_custom_plan')], [('123', 'force_custom_plan')], [('77', 'force_custom_plan')]] and inside[3] == inside[4]
+                assert await arun(conn, Query(EF, (), other)) == [('77', 'auto')]
+                after = await arun(conn, Query(EF))
+                assert after[0][0] not in ('123', '77') and after[0][1] == before[0][1] == 'auto'
+    asyncio.run(rounds())
+
+
+def test_an_error_among_those_that_go_out_together_undoes_them_all(fresh_url):
+    put = Query("insert into raw_stores (brand, store_id, name) values ('hm', '1', 'x') returning 1")
+    local = {'plan_cache_mode': 'force_custom_plan'}
+
+    async def rounds():
+        async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.aconnect('catalogue') as conn:
+            for bad, error in ((Query('select 1/0'), psycopg.errors.DivisionByZero), (Query('select nothing'), psycopg.errors.UndefinedColumn), (Query('select 1', (), {'no such': 'x'}), psycopg.Error)):
+                for asked in ([put, bad], [bad, put], [Query('select 1', (), local), put, bad, Query('select 2')]):
+                    with pytest.raises(error): await arun_all(conn, asked)
+                    assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+                    assert await arun_all(conn, [Query('select count(*) from raw_stores'), Query("select current_setting('plan_cache_mode')")]) == [[(0,)], [('auto',)]]
+            assert await arun_all(conn, [put, Query('select count(*) from raw_stores')]) == [[(1,)], [(1,)]]
+            assert await arun(conn, Query('select count(*) from raw_stores')) == [(1,)]
+    asyncio.run(rounds())
+
+
+@pytest.fixture(scope='module')
+def line(server_url):
+    with psycopg.connect(server_url, autocommit=True) as conn: yield conn
+
+
+@hypothesis_settings(deadline=None)
+@example([None, 'null', 'NULL', '', ' ', '{}', '{a,b}', '\\', '\\"', '"', ',', "'; drop", '\n\r\t', '\u2028', '%s', '👗', 'a\\'])
+@given(st.lists(st.none() | st.text(st.characters(exclude_characters='\0', exclude_categories=['Cs'])) | st.text('\\"{}, nul\'\n', max_size=8)))
+def test_a_text_array_comes_back_as_it_went(line, texts):
+    assert line.execute('select %s::text[], cardinality(%s::text[])', (text_array(texts), text_array(texts))).fetchone() == (texts, len(texts))
+
+
+def test_a_text_that_no_text_can_be_is_refused(line):
+    with pytest.raises(psycopg.DataError): line.execute('select %s::text[]', (text_array(['a\0b']),))
+
+
+def test_json_is_read_as_python_reads_it(fresh_url):
+    told = [json.dumps({'a': [1, -0.1, 1e300, 12345678901234567890123, 1.0, 0.1 + 0.2, None, True], 'é"\\\n👗': {}}), '[]', '"x"', '1e-7', '['*900 + ']'*900]
+    ask = 'select %(x)s::json, %(x)s::jsonb, %(x)s::jsonb::text'
+
+    def check(text, row): assert [repr(x) for x in row[:2]] == [repr(json.loads(text)), repr(json.loads(row[2]))]
+
+    async def asked():
+        async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.aconnect('log') as conn:
+            for text in told: check(text, await (await conn.execute(ask, {'x': text})).fetchone())
+    asyncio.run(asked())
+    with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.connect('log') as conn:
+        for text in told: check(text, conn.execute(ask, {'x': text}).fetchone())

@@ -1,4 +1,6 @@
 """The log behind its queue: what was put is what is kept, and what cannot be kept is counted, whatever the database does."""
+import multiprocessing
+import os
 import threading
 import uuid
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from unde_recog.database import LOGICALS, Databases
+from unde_recog.journal import Journal, abandoned
 from unde_recog.request_log import ItemRow, RequestLog, RequestRow, summarise, write_feedback, write_request
 
 MATCH = {'brand': 'zara', 'external_id': '0722/301', 'item_index': 0, 'score': .875}
@@ -235,3 +238,89 @@ def test_items_go_with_their_request(db):
         write_request(conn, row)
         conn.execute('delete from recognition_requests where id = %s', (row.id,))
     assert kept(db) == ({}, [])
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+def put_and_die(folder, rows, noted):
+    "A process whose database is away: it takes rows, and is killed."
+    log = RequestLog(Databases(dict.fromkeys(LOGICALS, 'postgresql://127.0.0.1:1/none'), timeout=.2), journal=Journal(folder))
+    for row in noted: log.note(row)
+    for row in rows: log.put(row)
+    os.kill(os.getpid(), 9)
+
+
+def killed_with(folder, rows, noted=()):
+    process = multiprocessing.get_context('spawn').Process(target=put_and_die, args=(folder, rows, noted))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -9
+
+
+def test_rows_of_a_killed_process_are_written_by_the_next(db, tmp_path):
+    rows = [request(full(0), item(1)) for _ in range(20)]
+    early = replace(rows[0], items=[item(0)])
+    killed_with(tmp_path, rows, [early, alone := request(item(0))])
+    with RequestLog(db, journal=Journal(tmp_path)) as log: log.put(own := request(item(0)))
+    requests, items = kept(db)
+    assert requests.keys() == {r.id for r in rows} | {own.id, alone.id} and (log.written, log.lost) == (22, 0)
+    assert [columns(rows[0].items[0])[k] for k in ('tags', 'merged_list', 'explored_list')] == [next(i for i in items if i['request_id'] == rows[0].id and i['item_index'] == 0)[k] for k in ('tags', 'merged_list', 'explored_list')]
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_that_start_at_once_write_each_row_once(db, tmp_path):
+    rows = [request(item(0)) for _ in range(30)]
+    killed_with(tmp_path, rows)
+    logs = [RequestLog(db, journal=Journal(tmp_path)) for _ in range(2)]
+    for log in logs: log.close()
+    assert sum(log.written for log in logs) == 30 and kept(db)[0].keys() == {r.id for r in rows}
+
+
+def test_a_drain_whose_time_is_over_leaves_its_rows(nowhere, db, tmp_path):
+    log, rows = RequestLog(nowhere, size=4, retry=.05, journal=Journal(tmp_path)), [request(item(0)) for _ in range(9)]
+    for row in rows: log.put(row)
+    assert log.close(timeout=.2) == 0 and log.kept >= 9
+    for thread in writers(): thread.join(5)
+    with RequestLog(db, journal=Journal(tmp_path)) as again: pass
+    assert again.written == 9 and kept(db)[0].keys() == {r.id for r in rows}
+
+
+def test_a_database_that_stays_away_keeps_the_file(nowhere, tmp_path):
+    killed_with(tmp_path, [request(item(0)) for _ in range(3)])
+    with RequestLog(nowhere, retry=.05, journal=Journal(tmp_path)) as log: log.close(timeout=.2)
+    for thread in writers(): thread.join(5)
+    assert log.lost == 0
+    (left,) = abandoned(tmp_path)
+    left.leave()
+    assert len(left.entries) == 3
+
+
+def test_what_cannot_be_read_or_written_is_lost_alone(db, tmp_path):
+    good, bad = request(item(0)), request(item(0, propensity=2.))
+    killed_with(tmp_path, [good, bad])
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes() + b'"x"\t{"id": 3}\nno entry at all\n"torn"\t{"id"')
+    with RequestLog(db, journal=Journal(tmp_path)) as log: log.close()
+    assert (log.written, log.lost) == (1, 3) and kept(db)[0].keys() == {good.id} and not list(tmp_path.iterdir())
+
+
+@given(entries=st.lists(st.tuples(st.text(max_size=5), st.dictionaries(st.text(max_size=3), st.text(max_size=20), max_size=3)), max_size=12), forgotten=st.sets(st.integers(0, 11)))
+def test_a_journal_holds_what_is_not_forgotten(entries, forgotten, tmp_path_factory):
+    import json
+
+    from unde_recog.journal import close_journal, forget
+    folder = tmp_path_factory.mktemp('journal')
+    journal, wanted = Journal(folder, segment=60), {}
+    for i, (key, value) in enumerate(entries):
+        assert journal.keep(key, json.dumps(value).encode())
+        wanted[key] = value
+        if i in forgotten:
+            forget(journal, key)
+            del wanted[key]
+    assert journal.waiting >= len(wanted) and all(k in journal for k in wanted)
+    close_journal(journal)
+    found = {}
+    for left in abandoned(folder):
+        found |= {k: json.loads(v) for k, v in left.entries.items()}
+        left.done()
+    assert wanted.items() <= found.items()

@@ -7,25 +7,25 @@ __all__ = ['stock_query', 'aware', 'Stock', 'parse_stock', 'sort_by_stock', 'sor
            'available', 'aavailable', 'malls_query', 'parse_malls', 'shops_query', 'UnknownMall', 'brands_of', 'Malls',
            'Round', 'next_round']
 
-# %% ../nbs/14_availability.ipynb #9a007f7a
+# %% ../nbs/14_availability.ipynb #3b05bc8a
 import difflib, time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Literal, NamedTuple
 
-# %% ../nbs/14_availability.ipynb #eaa86a7d
+# %% ../nbs/14_availability.ipynb #f5d5fa38
 import psycopg
 from .contracts import Candidate, SkuKey, Store
-from .database import Query, arun, run
+from .database import Query, arun, key_arrays, run, text_array
 
-# %% ../nbs/14_availability.ipynb #634b3772
+# %% ../nbs/14_availability.ipynb #c093a311
 _STORE = 's.store_id, s.name, s.mall_name, s.floor, s.address, s.latitude, s.longitude'
 
 def stock_query(keys: Iterable[SkuKey], window: timedelta, now: datetime | None = None, mall: str | None = None) -> Query:
     "Newest non-empty readings of `keys` in (now − window, now], a row a store; `mall` limits the stores."
-    keys, now = list(keys), now or datetime.now(timezone.utc)
+    now = now or datetime.now(timezone.utc)
     return Query(f'''select k.brand, k.external_id, {_STORE}, r.sizes_in_stock, r.fetched_at
         from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id)
         join raw_stores s on s.brand = k.brand {'and s.mall_name = %(mall)s' if mall is not None else ''}
@@ -34,7 +34,7 @@ def stock_query(keys: Iterable[SkuKey], window: timedelta, now: datetime | None 
             order by a.fetched_at desc limit 1) r
         where jsonb_array_length(r.sizes_in_stock) > 0
         order by k.brand, k.external_id, s.mall_name, s.store_id''',
-        {'brands': [k.brand for k in keys], 'ids': [k.external_id for k in keys], 'since': now - window, 'now': now, 'mall': mall})
+        {**key_arrays(keys), 'since': now - window, 'now': now, 'mall': mall})
 
 # %% ../nbs/14_availability.ipynb #5a362878
 def aware(now: datetime | None) -> datetime:
@@ -63,7 +63,7 @@ def parse_stock(rows: Iterable[Sequence]) -> dict[SkuKey, list[Store]]:
                                                        longitude=longitude, sizes=[str(s) for s in sizes], fetched_at=fetched_at))
     return dict(found)
 
-# %% ../nbs/14_availability.ipynb #ff447df1
+# %% ../nbs/14_availability.ipynb #54ecec2b
 def sort_by_stock(candidates: Sequence[Candidate], stores: Mapping[SkuKey, Sequence[Store]], mall: str | None, passing: int = 20) -> Stock:
     "Split `candidates` by where they can be bought. Without a mall the first `passing` go on."
     stock = sort_by_malls(candidates, {key: [s.mall_name for s in found] for key, found in stores.items()}, mall, passing)
@@ -73,19 +73,19 @@ def sort_by_stock(candidates: Sequence[Candidate], stores: Mapping[SkuKey, Seque
 
 def sort_by_malls(candidates: Sequence[Candidate], malls: Mapping[SkuKey, Sequence['str | None']], mall: str | None, passing: int = 20) -> Stock:
     "As `sort_by_stock`, by the malls of the stores that have a SKU (None: a store in the street); whose stores they are is not told."
-    if mall is None: return Stock([replace(c, in_mall=None) for c in candidates[:passing]], feed='unasked')
+    if mall is None: return Stock([c.but(in_mall=None) for c in candidates[:passing]], feed='unasked')
     stock = Stock()
     for c in candidates:
         found = malls.get(c.key, ())
         others = tuple(sorted({m for m in found if m and m != mall}))
-        if mall in found: stock.here.append(replace(c, other_malls=others, in_mall=True))
-        elif found: stock.elsewhere.append(replace(c, other_malls=others, in_mall=False))
-        else: stock.gone.append(replace(c, in_mall=False))
+        if mall in found: stock.here.append(c.but(other_malls=others, in_mall=True))
+        elif found: stock.elsewhere.append(c.but(other_malls=others, in_mall=False))
+        else: stock.gone.append(c.but(in_mall=False))
     return stock
 
 def with_stores(candidate: Candidate, stores: Iterable[Store], mall: str | None) -> Candidate:
     "The candidate with those of the stores that a person in `mall` is told of: the mall's own, if it is there, else all."
-    return replace(candidate, stores=tuple(s for s in stores if not candidate.in_mall or s.mall_name == mall))
+    return candidate.but(stores=tuple(s for s in stores if not candidate.in_mall or s.mall_name == mall))
 
 # %% ../nbs/14_availability.ipynb #633bff5a
 def feed_query(mall: str, window: timedelta, now: datetime) -> Query:
@@ -108,29 +108,28 @@ async def aavailable(conn: psycopg.AsyncConnection, candidates: Sequence[Candida
     if mall and not stock.here and not (await arun(conn, feed_query(mall, window, now)))[0][0]: stock.feed = 'stopped'
     return stock
 
-# %% ../nbs/14_availability.ipynb #d08581a9
+# %% ../nbs/14_availability.ipynb #923e5048
 def malls_query(keys: Iterable[SkuKey], window: timedelta, now: datetime) -> Query:
     "(n, malls): of the n-th of `keys` (from 1), the malls of the stores that have it by their newest readings in (now − window, now]; null = a store in no mall."
-    keys = list(keys)
     return Query('''with newest as materialized (
             select distinct on (k.n, a.store_id) k.n, k.brand, a.store_id, a.sizes_in_stock from unnest(%(brands)s::text[], %(ids)s::text[]) with ordinality as k(brand, external_id, n)
             cross join lateral (select store_id, sizes_in_stock, fetched_at from raw_availability r
                 where r.brand = k.brand and r.product_id = k.external_id and r.fetched_at > %(since)s and r.fetched_at <= %(now)s) a
             order by k.n, a.store_id, a.fetched_at desc)
         select n.n, array_agg(s.mall_name) from newest n join raw_stores s using (brand, store_id) where n.sizes_in_stock <> '[]'::jsonb group by n.n''',
-        {'brands': [k.brand for k in keys], 'ids': [k.external_id for k in keys], 'since': now - window, 'now': now})
+        {**key_arrays(keys), 'since': now - window, 'now': now})
 
 def parse_malls(keys: Sequence[SkuKey], rows: Iterable[Sequence]) -> dict[SkuKey, list['str | None']]:
     "Rows of `malls_query` by SKU key."
     return {keys[n - 1]: malls for n, malls in rows}
 
-# %% ../nbs/14_availability.ipynb #e0dd0faf
+# %% ../nbs/14_availability.ipynb #c88193ba
 def shops_query(wanted: Iterable[tuple[SkuKey, 'str | None']], window: timedelta, now: datetime) -> Query:
     "As `stock_query` (rows for `parse_stock`), each SKU in a mall of its own or, with None, everywhere."
     wanted = list(wanted)
     whole = stock_query([k for k, _ in wanted], window, now)
     sql = whole.sql.replace('%(ids)s::text[]) as k(brand, external_id)', '%(ids)s::text[], %(malls)s::text[]) as k(brand, external_id, mall)').replace('s.brand = k.brand', 's.brand = k.brand and (k.mall is null or s.mall_name = k.mall)', 1)
-    return Query(sql, {**whole.params, 'malls': [m for _, m in wanted]})  # type: ignore[dict-item]
+    return Query(sql, {**whole.params, 'malls': text_array(m for _, m in wanted)})  # type: ignore[dict-item]
 
 # %% ../nbs/14_availability.ipynb #16e94c8d
 class UnknownMall(LookupError):

@@ -10,12 +10,15 @@ __all__ = ['app', 'out', 'err', 'EXTRAS', 'settings_app', 'import_app', 'File', 
            'settings_apply', 'quality', 'serve', 'keys_add', 'keys_remove', 'keys_list', 'purge', 'forget',
            'make_log_command', 'sandbox']
 
-# %% ../nbs/90_cli.ipynb #d049c7cc
-import json, sys
+# %% ../nbs/90_cli.ipynb #9be42123
+import json, os, sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
+
+# %% ../nbs/90_cli.ipynb #2fe35488
+if sys.argv[1:2] == ['serve']: os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 # %% ../nbs/90_cli.ipynb #5f4c9574
 import typer

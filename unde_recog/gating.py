@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['distinct', 'Gate', 'gate', 'Thresholds', 'thresholds', 'fuse']
 
-# %% ../nbs/13_gating.ipynb #78545e06
+# %% ../nbs/13_gating.ipynb #0282f625
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 # %% ../nbs/13_gating.ipynb #fc507b43
@@ -55,22 +55,22 @@ def thresholds(settings: Settings, card: Any) -> Thresholds:
     def chosen(setting: Any, own: float | None) -> float | None: return own if setting == 'auto' else float(setting)
     return Thresholds(chosen(settings.CONFIDENCE_THRESHOLD, card.threshold), chosen(settings.MARGIN, card.margin))
 
-# %% ../nbs/13_gating.ipynb #6e0a5ad0
+# %% ../nbs/13_gating.ipynb #484ac75e
 def _both(primary: Sequence[Candidate], booster: Sequence[Candidate], exact: Mapping[SkuKey, float]) -> list[Candidate]:
     "One candidate a SKU, with every score that was measured."
-    merged = {p.key: replace(p, primary=p.score if p.primary is None else p.primary) for p in distinct(primary)}
+    merged = {p.key: p.but(primary=p.score if p.primary is None else p.primary) for p in distinct(primary)}
     for b in distinct(booster):
         ximilar = b.score if b.ximilar is None else b.ximilar
-        if b.key in merged: merged[b.key] = replace(merged[b.key], ximilar=ximilar)
-        else: merged[b.key] = replace(b, primary=exact.get(b.key), ximilar=ximilar)
+        if b.key in merged: merged[b.key] = merged[b.key].but(ximilar=ximilar)
+        else: merged[b.key] = b.but(primary=exact.get(b.key), ximilar=ximilar)
     return list(merged.values())
 
 def _impute(c: Candidate, primary: float, ximilar: float) -> Candidate:
     "Fill the missing score with `primary` or `ximilar`, and say so."
     marks = tuple(n for n in ('primary', 'ximilar') if getattr(c, n) is None)
-    return replace(c, primary=primary if c.primary is None else c.primary, ximilar=ximilar if c.ximilar is None else c.ximilar, imputed=marks) if marks else c
+    return c.but(primary=primary if c.primary is None else c.primary, ximilar=ximilar if c.ximilar is None else c.ximilar, imputed=marks) if marks else c
 
-# %% ../nbs/13_gating.ipynb #cad8a5df
+# %% ../nbs/13_gating.ipynb #c78896e6
 def _ranks(candidates: Sequence[Candidate]) -> dict[SkuKey, int]: return {c.key: i for i, c in enumerate(distinct(candidates), 1)}
 
 def fuse(primary: Sequence[Candidate], booster: Sequence[Candidate], method: str = 'weighted', *, exact: 'Mapping[SkuKey, float] | None' = None,
@@ -83,12 +83,12 @@ def fuse(primary: Sequence[Candidate], booster: Sequence[Candidate], method: str
     rows = _both(primary, booster, exact or {})
     if method == 'rrf':
         a, b = _ranks(primary), _ranks(booster)
-        rows = [replace(c, score=sum(1 / (rrf_k + r[c.key]) for r in (a, b) if c.key in r)) for c in rows]
+        rows = [c.but(score=sum(1 / (rrf_k + r[c.key]) for r in (a, b) if c.key in r)) for c in rows]
     else:
         zero = method == 'weighted_zero'
         last_p = 0. if zero or not primary else min(p.score for p in distinct(primary))
         last_b = 0. if zero or not booster else min(b.score for b in distinct(booster))
         filled = [_impute(c, last_p, last_b) for c in rows]
         join = (lambda p, x: max(p, x)) if method == 'max' else (lambda p, x: weight * p + (1 - weight) * x)
-        rows = [replace(c, score=join(float(c.primary or 0), float(c.ximilar or 0) / 100)) for c in filled]
+        rows = [c.but(score=join(float(c.primary or 0), float(c.ximilar or 0) / 100)) for c in filled]
     return sorted(rows, key=lambda c: (-c.score, c.key))

@@ -8,12 +8,12 @@ __all__ = ['PAID', 'T', 'CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener
            'add_finds', 'availability_step', 'by_category', 'with_model_photos', 'rerank_step', 'bands_in_force',
            'likely_category', 'fallback', 'choose_step', 'answer_step', 'walk_item']
 
-# %% ../nbs/20_pipeline.ipynb #e4e2bcda
+# %% ../nbs/20_pipeline.ipynb #44b1e2e8
 import asyncio, time, uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -230,7 +230,7 @@ async def context_step(w: Walk, r: Request) -> None:
     found = await r.attempt(f'{tagger.name}_context', 'context', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), w.degraded)
     w.tags = {**(found or {}), **w.tags}
 
-# %% ../nbs/20_pipeline.ipynb #4871db6c
+# %% ../nbs/20_pipeline.ipynb #b1437ede
 async def stock_of(w: Walk, r: Request, candidates: Sequence[Candidate]) -> 'Stock | None':
     window = r.settings.AVAILABILITY_WINDOW
     async def ask(timeout: float) -> Stock:
@@ -254,7 +254,7 @@ async def availability_step(w: Walk, r: Request) -> None:
     "Keep what can be bought; look wider while there is too little of it."
     begun = time.monotonic()
     stock = await stock_of(w, r, w.merged)
-    w.stock = stock or Stock(here=[replace(c, in_mall=None) for c in w.merged[:20]], feed='unasked')
+    w.stock = stock or Stock(here=[c.but(in_mall=None) for c in w.merged[:20]], feed='unasked')
     while stock is not None and (r.mall is not None or r.wishes) and r.budget('primary') > 0:
         step = next_round(len(w.stock.here), r.settings.MIN_CANDIDATES, r.settings.SEARCH_BACKEND, k=w.k, booster_asked=w.booster_asked, leftovers=len(w.leftovers),
                           has_booster=r.parts.booster is not None, exhausted=len(w.primary) < w.k)
@@ -266,10 +266,10 @@ async def availability_step(w: Walk, r: Request) -> None:
         if (stock := await stock_of(w, r, w.merged)) is not None: w.stock = add_finds(w.stock, stock)
     if w.stock.feed == 'stopped':  # nobody knows what is on the shelves: show the nearest, and say so
         w.degraded.append('stock_feed')
-        w.stock.here = [replace(c, in_mall=None) for c in (w.stock.gone if r.wishes else w.merged)[:20]]
+        w.stock.here = [c.but(in_mall=None) for c in (w.stock.gone if r.wishes else w.merged)[:20]]
     w.times['availability'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #46ea3607
+# %% ../nbs/20_pipeline.ipynb #e5e5dd57
 def by_category(candidates: Sequence[Candidate], category: str) -> list[Candidate]:
     "The mall's own before the others, and of each the same category first; else the order stays."
     other = lambda c: category != 'other' and c.metadata.get('category', category) != category
@@ -280,7 +280,7 @@ async def with_model_photos(r: Request, candidates: Sequence[Candidate], degrade
     async def ask(timeout: float) -> dict[SkuKey, Product]:
         async with r.db.aconnect('catalogue', timeout) as conn: return parse_products(await arun(conn, products_query([c.key for c in candidates])))
     known = (await r.attempt('products', 'availability', ask, degraded) if r.db is not None else None) or {}
-    return [replace(c, image_url=known[c.key].photo('on_model', 'front') or c.image_url) if c.key in known else c for c in candidates]
+    return [c.but(image_url=known[c.key].photo('on_model', 'front') or c.image_url) if c.key in known else c for c in candidates]
 
 async def rerank_step(w: Walk, r: Request) -> None:
     "Drop what contradicts exact tags, then let the judge order the best twenty."

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-# %% ../nbs/17_products.ipynb #d4bc6f90
+# %% ../nbs/17_products.ipynb #043c1804
 import psycopg
 from .availability import aware, malls_query, parse_malls, parse_stock, shops_query
 from .contracts import Colour, SkuKey, Store
-from .database import Databases, Query, Together, arun, arun_all, run
+from .database import Databases, Query, Together, arun, arun_all, key_arrays, run
 from .tagging import colour_pattern
 
 # %% ../nbs/17_products.ipynb #d9ad4d75
@@ -41,14 +41,12 @@ class Product:
                 if v == view: return url
         return self.photos[0][0] if self.photos else None
 
-# %% ../nbs/17_products.ipynb #b80ae4b7
+# %% ../nbs/17_products.ipynb #f1963692
 _COLUMNS = 'p.brand, p.external_id, p.style_id, p.name, p.price::float8, p.currency, p.colour, p.category_canonical, p.composition, p.image_urls, p.image_views'
 
 def products_query(keys: Iterable[SkuKey]) -> Query:
     "Catalogue rows of `keys`."
-    keys = list(keys)
-    return Query(f'select {_COLUMNS} from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)',
-                 {'brands': [k.brand for k in keys], 'ids': [k.external_id for k in keys]})
+    return Query(f'select {_COLUMNS} from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)', key_arrays(keys))
 
 def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
     "Rows of `products_query` by SKU key."
@@ -58,14 +56,13 @@ def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
         found[key] = Product(key, style, name, price, currency, colour, category, composition, tuple(zip(urls, views)))
     return found
 
-# %% ../nbs/17_products.ipynb #82b5e4f8
+# %% ../nbs/17_products.ipynb #7bb34e5a
 def colours_query(keys: Iterable[SkuKey]) -> Query:
     "For each key, the other SKUs of its style."
-    keys = list(keys)
     return Query('''select k.brand, k.external_id, o.external_id, o.colour, o.image_urls->>0
                     from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)
                     join raw_products o on o.brand = p.brand and o.style_id = p.style_id and o.external_id <> p.external_id
-                    order by o.colour nulls last, o.external_id''', {'brands': [k.brand for k in keys], 'ids': [k.external_id for k in keys]})
+                    order by o.colour nulls last, o.external_id''', key_arrays(keys))
 
 def parse_colours(rows: Iterable[Sequence]) -> dict[SkuKey, list[Colour]]:
     "Rows of `colours_query` by SKU key."

@@ -27,14 +27,16 @@ from .settings import Settings
 from .storage import Storage, load_image
 from .wishes import Wishes
 
-# %% ../nbs/21_recognizer.ipynb #2b8cd7c1
+# %% ../nbs/21_recognizer.ipynb #12b60cf6
 LOGGED = ('SEARCH_BACKEND', 'FUSION', 'TAGGING_MODE', 'MIN_CANDIDATES', 'RERANK_VISUAL_WEIGHT', 'CONFIDENCE_HIGH', 'CONFIDENCE_MEDIUM', 'XIMILAR_CONFIDENCE_THRESHOLD', 'XIMILAR_MARGIN')
 
 def item_row(w: Walk, r: Request) -> ItemRow:
     "The log row of a garment; the first one's carries what the photo as a whole has cost."
     own, boost, pair = w.gate or Gate(False), w.booster_gate or Gate(False), r.pair
     credits, tokens = (r.credits, r.tokens) if w.index == 0 else (0, Counter())
-    lists: dict[str, Any] = {name: [c.logged(w.index) for c in group[:FIRST]] for name, group in (('pgvector_list', w.primary), ('ximilar_list', w.booster), ('merged_list', w.merged), ('final_matches', w.shown))}
+    groups = {'pgvector_list': w.primary[:FIRST], 'ximilar_list': w.booster[:FIRST], 'merged_list': w.merged[:FIRST], 'final_matches': w.shown[:FIRST]}
+    told = {key: c.logged(w.index) for key, c in {id(c): c for group in groups.values() for c in group}.items()}  # most stand in two lists
+    lists: dict[str, Any] = {name: [told[id(c)] for c in group] for name, group in groups.items()}
     return ItemRow(w.index, w.item.category, list(w.item.box), r.parts.primary.version, w.kind, w.booster_asked, w.tagger_asked, own.top1, own.margin, own.style_margin, boost.top1, boost.margin,
                    len(w.stock.here), **lists, reranked=w.reranked, tags=w.tags, confidence_threshold=pair.threshold, margin_threshold=pair.margin,
                    settings={n: getattr(r.settings, n) for n in LOGGED} | r.versions, gate_confident=w.gate.confident if w.gate else None, explored=w.explored_list is not None,
@@ -59,7 +61,7 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
 
-# %% ../nbs/21_recognizer.ipynb #da504292
+# %% ../nbs/21_recognizer.ipynb #f12d3dea
 class Recognizer:
     "The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and scripts."
     def __init__(self, settings: Settings, db: Databases, parts: Parts, *, log: RequestLog | None = None, storage: Storage | None = None):
@@ -82,9 +84,10 @@ class Recognizer:
         except BaseException as e:
             self._give_up(r, image, e)
             raise
-        task = asyncio.create_task(self._afterwards(answer, r, tell))
-        self.later.add(task)
-        task.add_done_callback(self.later.discard)
+        if self._more(r):
+            task = asyncio.create_task(self._afterwards(answer, r, tell))
+            self.later.add(task)
+            task.add_done_callback(self.later.discard)
         return answer
 
     async def _answer(self, image: Image.Image, boxes: 'Sequence[Any] | None', r: Request, tell: 'Listener | None') -> Answer:
@@ -94,8 +97,13 @@ class Recognizer:
         answers = await asyncio.gather(*(walk_item(w, r, tell) for w in r.walks))
         r.total_ms = round(r.deadline.spent*1000)
         answer = Answer(request_id=str(r.id), model_version=r.parts.primary.version, degraded=list(dict.fromkeys([*r.degraded, *(d for w in r.walks for d in w.degraded)])), total_ms=r.total_ms, items=list(answers))
+        self._record(r, last=not self._more(r))  # before anybody has the answer: a process that is killed now leaves the row to the next one
         if tell is not None: tell('result', answer)
         return answer
+
+    def _more(self, r: Request) -> bool:
+        "Whether something may be asked after the answer."
+        return r.parts.advisor is not None or r.parts.booster is not None
 
     async def _afterwards(self, answer: Answer, r: Request, tell: 'Listener | None') -> None:
         "What nobody waits for: exploration and advice, then the log row."
@@ -116,10 +124,12 @@ class Recognizer:
         for w in r.walks: w.kind, w.shown = 'none', []
         self._record(r)
 
-    def _record(self, r: Request) -> None:
+    def _record(self, r: Request, last: bool = True) -> None:
+        "Log the request; `last`: no more will be known of it."
+        if not last and (self.log is None or self.log.journal is None): return
         rows = [item_row(w, r) for w in r.walks]
-        if r.parts.budget is not None: r.parts.budget.note(sum(i.credits for i in rows), sum(sum(i.tokens.values()) for i in rows))
-        if self.log is not None: self.log.put(request_row(r, rows))
+        if last and r.parts.budget is not None: r.parts.budget.note(sum(i.credits for i in rows), sum(sum(i.tokens.values()) for i in rows))
+        if self.log is not None: (self.log.put if last else self.log.note)(request_row(r, rows))
 
     async def drain(self) -> None:
         "Wait for what goes on after answers."

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['semantic_score', 'combined', 'apply_verdicts', 'Bands', 'match_type', 'evidence', 'pick', 'to_match']
 
-# %% ../nbs/18_rerank.ipynb #8d88c300
+# %% ../nbs/18_rerank.ipynb #8827457c
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 # %% ../nbs/18_rerank.ipynb #6657e4f5
@@ -25,7 +24,7 @@ def combined(visual: float, semantic: float | None, weight: float = .7) -> float
     "`weight × visual + (1 − weight) × semantic`; without a semantic score, visual alone."
     return visual if semantic is None else weight * visual + (1 - weight) * semantic
 
-# %% ../nbs/18_rerank.ipynb #56006f7a
+# %% ../nbs/18_rerank.ipynb #a0c1a63b
 def apply_verdicts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict], tags: Mapping[str, str], weight: float = .7) -> list[Candidate]:
     "`candidates` re-ordered by the judge's `verdicts`; what no verdict names follows in its old order."
     said = {v.key: v for v in verdicts}
@@ -34,10 +33,10 @@ def apply_verdicts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict],
         if (v := said.get(c.key)) is None: rest.append(c)
         else:
             visual, semantic = min(1., max(0., float(v.score))), semantic_score(tags, c.metadata)
-            judged.append(replace(c, visual=visual, semantic=semantic, score=combined(visual, semantic, weight), reason=v.reason))
+            judged.append(c.but(visual=visual, semantic=semantic, score=combined(visual, semantic, weight), reason=v.reason))
     judged.sort(key=lambda c: -c.score)  # stable: a tie keeps the retriever's order
     floor = judged[-1].score if judged else 1.
-    return judged + [replace(c, score=min(c.score, floor)) for c in rest]
+    return judged + [c.but(score=min(c.score, floor)) for c in rest]
 
 # %% ../nbs/18_rerank.ipynb #57ec9efa
 class Bands(NamedTuple):

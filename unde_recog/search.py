@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# %% ../nbs/12_search.ipynb #7e932062
+# %% ../nbs/12_search.ipynb #60dede7a
 import numpy as np
 import psycopg
 from .contracts import Candidate, Item, SkuKey
-from .database import Databases, Query, Together, arun, arun_all, run
+from .database import Databases, Query, Together, arun, arun_all, key_arrays, run
 from .images import pixel_hash
 
 # %% ../nbs/12_search.ipynb #11cc5656
@@ -125,13 +125,12 @@ async def asearch_all(conn: psycopg.AsyncConnection, asked: Sequence[Sought], *,
         for i, rows in zip(again, await arun_all(conn, [left[i].pop(0) for i in again])): found[i] = rows
     return [parse_skus(rows) for rows in found]
 
-# %% ../nbs/12_search.ipynb #e0b715b7
+# %% ../nbs/12_search.ipynb #aa5a5b24
 def exact_scores_query(keys: Iterable[SkuKey], vector: np.ndarray, version: str) -> Query:
     "(brand, sku_id, cosine) for those of `keys` that are indexed under `version`."
-    keys = list(keys)
-    return Query(f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE})) from unnest(%(of)s::text[], %(ids)s::text[]) as k(brand, sku_id)
+    return Query(f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE})) from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, sku_id)
                      join sku_image_embeddings e on e.model_version = %(version)s and e.brand = k.brand and e.sku_id = k.sku_id
-                     group by e.brand, e.sku_id''', {'of': [k.brand for k in keys], 'ids': [k.external_id for k in keys], 'vector': vector, 'version': version})
+                     group by e.brand, e.sku_id''', {**key_arrays(keys), 'vector': vector, 'version': version})
 
 def parse_scores(rows: Iterable[Sequence]) -> dict[SkuKey, float]: return {SkuKey(b, i): min(1., max(0., s)) for b, i, s in rows}
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'DESCRIPTION', 'mount_role', 'page_routes', 'Health', 'health_of', 'health_routes', 'readings', 'docs_page',
-           'make_app', 'name_problems', 'Running', 'serve', 'worker_app']
+           'make_app', 'name_problems', 'Running', 'take_turns', 'serve', 'worker_app']
 
-# %% ../nbs/88_serving.ipynb #98410908
-import asyncio, os, socket, threading, time
+# %% ../nbs/88_serving.ipynb #04ae1183
+import asyncio, os, socket, sys, threading, time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from html import escape
@@ -197,7 +197,11 @@ class Running:
         self.thread.join(30)
         self.socket.close()
 
-# %% ../nbs/88_serving.ipynb #c11b3e5c
+# %% ../nbs/88_serving.ipynb #894b7863
+def take_turns() -> None:
+    "Threads of this process take turns every half millisecond, not every five: else a loop that has to answer waits that long behind each picture that is being prepared."
+    sys.setswitchinterval(.0005)
+
 def serve(settings: 'Settings | None' = None, role: str = 'app', host: 'str | None' = None, port: 'int | None' = None) -> None:
     "Serve a role until the process is told to stop. Raises `SettingsError` for an address that may not be bound, `ValueError` for an unknown role."
     reload = load_settings if settings is None else None
@@ -205,6 +209,7 @@ def serve(settings: 'Settings | None' = None, role: str = 'app', host: 'str | No
     host, port = host or settings.HOST, port or settings.PORT
     check_bind(settings, host)
     log_as_json()
+    take_turns()
     if settings.WORKERS == 1:
         _server(make_app(settings, role=role, reload=reload), host=host, port=port).run()
         return
@@ -216,4 +221,5 @@ def serve(settings: 'Settings | None' = None, role: str = 'app', host: 'str | No
 def worker_app() -> FastAPI:
     "The application of one worker process of `serve`."
     log_as_json()
+    take_turns()
     return make_app(role=os.environ.get('UNDE_ROLE', 'app'), reload=load_settings)

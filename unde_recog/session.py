@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
-# %% ../nbs/49_session.ipynb #210df8a2
+# %% ../nbs/49_session.ipynb #6bc0351e
 from .contracts import Answer
 from .database import Databases, open_databases
 from .embedder import Embedder, embedder_for
 from .onnx_detect import local_detector
 from .pipeline import Parts
 from .recognizer import Recognizer
-from .request_log import RequestLog
+from .request_log import open_log
 from .search import PgRetriever, current_version
 from .settings import DECISIONS, RESTART, Settings, load_settings
 from .storage import Storage, open_storage
@@ -71,7 +71,7 @@ class Session:
     def __enter__(self) -> 'Session': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/49_session.ipynb #47dcc5cb
+# %% ../nbs/49_session.ipynb #a1048f15
 def local_parts(settings: Settings, primary: Any) -> Parts:
     "`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by pixels, words where the index's model has a text tower."
     embedder = getattr(primary, 'embedder', None)
@@ -97,7 +97,7 @@ def open_recognizer(settings: 'Settings | None' = None, *, logged: bool = True, 
             return plug(parts) if plug else parts
         parts = build(settings)
         if settings.SEARCH_BACKEND != 'pgvector' and parts.booster is None: log.info('SEARCH_BACKEND=%s without XIMILAR_API_TOKEN: the primary answers alone', settings.SEARCH_BACKEND)
-        return Session(Recognizer(settings, db, parts, log=RequestLog(db) if logged else None, storage=storage), build)
+        return Session(Recognizer(settings, db, parts, log=open_log(settings, db) if logged else None, storage=storage), build)
     except BaseException:
         db.close()
         raise

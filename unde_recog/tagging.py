@@ -7,9 +7,10 @@ __all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'EXACT', 'rgb_to_lab', 'colour_nam
            'colour_tags', 'PixelTagger', 'ZeroShotTagger', 'LocalTagger', 'colours_in', 'agrees', 'colour_pattern',
            'agreements', 'prefilter']
 
-# %% ../nbs/16_tagging.ipynb #650bee38
+# %% ../nbs/16_tagging.ipynb #aee0a968
 import asyncio, re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 # %% ../nbs/16_tagging.ipynb #2a118727
@@ -49,28 +50,30 @@ def colour_name(rgb: Sequence[int]) -> str:
     "The nearest of the coarse names."
     return colour_names([rgb])[0]
 
-# %% ../nbs/16_tagging.ipynb #9e8c18f4
-_CENTRE = np.exp(-sum(x**2 for x in np.mgrid[-1:1:48j, -1:1:48j]) / .5)
+# %% ../nbs/16_tagging.ipynb #527c3d18
+@lru_cache
+def _centre(side: int) -> np.ndarray: return np.exp(-sum(x**2 for x in np.mgrid[-1:1:side*1j, -1:1:side*1j]) / .5).ravel()
 
-def dominant_colours(crop: Image.Image, k: int = 5) -> list[tuple[tuple[int, int, int], float]]:
-    "(RGB, weight) of a crop's colours, heaviest first, weights summing to 1."
-    small = crop.convert('RGB').resize((48, 48), Image.Resampling.BOX)
+def dominant_colours(crop: Image.Image, k: int = 5, side: int = 48) -> list[tuple[tuple[int, int, int], float]]:
+    "(RGB, weight) of a crop's colours, heaviest first, weights summing to 1. `side`: how many pixels are looked at, across and down."
+    small = (crop if crop.mode == 'RGB' else crop.convert('RGB')).resize((side, side), Image.Resampling.BOX)
     pixels = np.asarray(small)
     lab = rgb_to_lab(pixels)
     edge = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
-    unlike = np.clip(np.linalg.norm(lab - np.median(edge, 0), axis=-1) / 12, .15, 1)  # a floor: a white shirt on a white wall is still there
-    index = np.asarray(small.quantize(k, method=Image.Quantize.MEDIANCUT))
-    weight, colour = (_CENTRE * unlike).ravel(), index.ravel()
-    share = np.bincount(colour, weight)
-    mean = np.stack([np.bincount(colour, weight * pixels[..., i].ravel()) for i in range(3)], -1) / np.maximum(share, 1e-12)[:, None]
-    found = [((int(r), int(g), int(b)), float(s / share.sum())) for (r, g, b), s in zip(mean.round(), share) if s > 0]
+    unlike = np.linalg.norm(lab - np.median(edge, 0), axis=-1).ravel() / 12
+    weight = _centre(side) * unlike.clip(.15, 1)  # a floor: a white shirt on a white wall is still there
+    colour = np.asarray(small.quantize(k, method=Image.Quantize.MEDIANCUT)).ravel()
+    weights = np.where(colour == np.arange(k)[:, None], weight, 0.)
+    share = weights.sum(1)
+    mean = weights @ pixels.reshape(-1, 3) / np.maximum(share, 1e-12)[:, None]
+    found = [((int(r), int(g), int(b)), float(s)) for (r, g, b), s in zip(mean.round(), share/share.sum()) if s > 0]
     return sorted(found, key=lambda c: (-c[1], c[0]))
 
-# %% ../nbs/16_tagging.ipynb #3bf0f435
+# %% ../nbs/16_tagging.ipynb #ef106108
 def colour_tags(crop: Image.Image, clear: float = .45) -> dict[str, str]:
     "`{'color', 'color_hex'}`, or nothing when no colour holds the share `clear` of the crop."
     shares: dict[str, float] = {}
-    found = dominant_colours(crop)
+    found = dominant_colours(crop, side=32)  # more pixels take longer and agree with the shops' words less
     names = colour_names([rgb for rgb, _ in found])
     for name, (_, weight) in zip(names, found): shares[name] = shares.get(name, 0.) + weight
     best = max(shares, key=lambda n: (shares[n], n))

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-# %% ../nbs/14_wishes.ipynb #74e4fbce
+# %% ../nbs/14_wishes.ipynb #7d16501c
 import psycopg
 from .availability import Stock, aware, feed_query, parse_stock, sort_by_stock, stock_query
 from .contracts import Candidate, SkuKey, Store
-from .database import Query, arun
+from .database import Query, arun, key_arrays
 
 # %% ../nbs/14_wishes.ipynb #ff0e8ec7
 _GENDERS = {'women': 'women|woman|womens|female|ladies|lady|f|w', 'men': 'men|man|mens|male|m', 'kids': 'kids|kid|children|child|girls|girl|boys|boy|baby'}
@@ -51,12 +51,10 @@ class Wishes:
         wanted = {size_word(s) for s in self.sizes}
         return [s for s in stores if not wanted or wanted & {size_word(x) for x in s.sizes}]
 
-# %% ../nbs/14_wishes.ipynb #3f049226
+# %% ../nbs/14_wishes.ipynb #5c86e989
 def facts_query(keys: Iterable[SkuKey]) -> Query:
     "(brand, external_id, price, gender) of `keys`, as the catalogue has them now."
-    keys = list(keys)
-    return Query('select p.brand, p.external_id, p.price::float8, p.gender from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)',
-                 {'brands': [k.brand for k in keys], 'ids': [k.external_id for k in keys]})
+    return Query('select p.brand, p.external_id, p.price::float8, p.gender from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)', key_arrays(keys))
 
 def sort_wished(candidates: Sequence[Candidate], wishes: Wishes, facts: Iterable[Sequence], stores: Mapping[SkuKey, Sequence[Store]], mall: str | None) -> Stock:
     "`sort_by_stock` of those that fit."

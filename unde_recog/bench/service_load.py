@@ -265,7 +265,7 @@ async def clients(port: int, request: bytes, n: int, seconds: float = 1e9, reque
     run.lasted, run.cpu = time.monotonic() - begun, time.process_time() - cpu
     return run
 
-# %% ../../nbs/89_bench.service_load.ipynb #fb4bf057
+# %% ../../nbs/89_bench.service_load.ipynb #a43597b5
 def drive(port: int, path: str, photo: Path, boxes: Sequence[Mapping[str, Any]], **how: Any) -> Run:
     "`clients` in another process; `how`: n, seconds, requests."
     task = json.dumps({'port': port, 'path': path, 'photo': str(photo), 'boxes': list(boxes), 'how': how})
@@ -282,7 +282,9 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({'seconds': run.seconds, 'refused': run.refused, 'waits': run.waits, 'lasted': run.lasted, 'cpu': run.cpu}))
     else:
         import uvicorn
+        from unde_recog.serving import take_turns
         settings = load_settings()
+        take_turns()
         uvicorn.run(pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None, access_log=False)
 
 # %% ../../nbs/89_bench.service_load.ipynb #565f14d8

@@ -79,17 +79,17 @@ async def watch_pools(db: 'Databases', seen: dict[str, dict[str, int]], every: f
             seen[pool.name] = pool.get_stats()
         await asyncio.sleep(every)
 
-# %% ../../nbs/86_web.engine.ipynb #73eefa51
+# %% ../../nbs/86_web.engine.ipynb #d2ea36fd
 log = logging.getLogger('unde_recog.web')
 
 def session_over(settings: Settings, db: 'Databases', storage: 'Storage', version: 'Version | None', lane: Lane, metrics: Metrics, role: str) -> 'Session':
     "A session of a role, with its log."
     from unde_recog.recognizer import Recognizer
-    from unde_recog.request_log import RequestLog
+    from unde_recog.request_log import open_log
     from unde_recog.session import Session
     def build(settings: Settings) -> 'Parts': return live_parts(settings, db, storage, newest(settings, db, role), lane, metrics, role)
     parts = live_parts(settings, db, storage, version, lane, metrics, role)
-    return Session(Recognizer(settings, db, parts, log=RequestLog(db), storage=storage), build)
+    return Session(Recognizer(settings, db, parts, log=open_log(settings, db), storage=storage), build)
 
 def newest(settings: Settings, db: 'Databases', role: str) -> 'Version | None':
     "The version that the index is read in; the reranker reads none. Raises `VectorSpaceError`, `DatabaseError`."
