@@ -124,16 +124,17 @@ def import_availability_command(file: File, mapping: Mapping_ = None, brand: Bra
         settings = load_settings()
         with open_databases(settings) as db: print(import_availability(db, file, mapping=mapping, brand=brand, rejects=rejects, aliases=settings.BRAND_ALIASES))
 
-# %% ../nbs/90_cli.ipynb #95f0630a
+# %% ../nbs/90_cli.ipynb #0327c4d2
 @app.command()
 def index(brand: Annotated[Optional[list[str]], typer.Option(help='Only this brand; may be repeated.')] = None, model: Annotated[Optional[str], typer.Option(help="Registry name (default: EMBEDDER_MODEL, else the model of the index that is there, else the offline default).")] = None,
           refresh: Annotated[Optional[bool], typer.Option('--refresh/--no-refresh', help='Read photos again whose address is known.')] = None, as_json: Annotated[bool, typer.Option('--json')] = False) -> None:
-    "Embed what the catalogue lists and the index lacks. Stop it at any time: the next run goes on."
+    "Embed what the catalogue lists and the index lacks; a model of other than 512 dimensions gets an index beside it (similar items, similar cut). Stop it at any time: the next run goes on."
     from dataclasses import asdict
     from unde_recog.contracts import brand_aliases, canonical_brand
     from unde_recog.database import open_databases
     from unde_recog.embedder import load_embedder
     from unde_recog.index import index_catalogue, indexed_model
+    from unde_recog.items import index_items
     from unde_recog.models import get_card
     from unde_recog.storage import open_storage
     with _said():
@@ -143,8 +144,8 @@ def index(brand: Annotated[Optional[list[str]], typer.Option(help='Only this bra
         brands = [canonical_brand(b, brand_aliases(settings.BRAND_ALIASES)) for b in brand] if brand else None
         with open_databases(settings) as db, Bars() as bars:
             embedder = load_embedder(name or indexed_model(db), 'batch', settings=settings)
-            report = index_catalogue(db, embedder, storage=open_storage(settings), brands=brands, refresh=refresh, progress=lambda done, total, failed: bars.tell(f'indexing ({failed} bad)' if failed else 'indexing', done, total),
-                                     allow_private=settings.ALLOW_PRIVATE_URLS)
+            how: dict[str, Any] = {'storage': open_storage(settings), 'brands': brands, 'allow_private': settings.ALLOW_PRIVATE_URLS, 'progress': lambda done, total, failed: bars.tell(f'indexing ({failed} bad)' if failed else 'indexing', done, total)}
+            report = index_catalogue(db, embedder, refresh=refresh, **how) if embedder.dims == 512 else index_items(db, embedder, **how)
         print(json.dumps(asdict(report) | {'coverage': report.coverage}, indent=2) if as_json else report)
 
 # %% ../nbs/90_cli.ipynb #063f7fe9

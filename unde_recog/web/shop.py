@@ -123,7 +123,7 @@ def version_of(house: House, model: str) -> 'tuple[str, str] | None':
         row = conn.execute("select namespace, version from embedding_versions where model = %s and status = 'complete' order by completed_at desc limit 1", (model,)).fetchone()
         return row if row and conn.execute("select 1 from item_embeddings where namespace = %s and version = %s and modality = 'image' limit 1", row).fetchone() else None  # type: ignore[return-value]
 
-# %% ../../nbs/87_web.shop.ipynb #a38a1df3
+# %% ../../nbs/87_web.shop.ipynb #3343b807
 _MINE = 'select embedding from sku_image_embeddings where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3'
 
 def near_primary(house: House, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
@@ -145,7 +145,7 @@ def similar(house: House, kind: Literal['items', 'cut'], key: SkuKey, k: int) ->
         if found := near_in(house, version, key, k): return version[1], found
         raise Problem(404, 'not_found', 'this product is not in the index')
     if kind == 'items': return near_primary(house, key, k)
-    raise Problem(503, 'no_index', f"similar cut needs an index by {ROUTED['cut']}, which has not been built here", retry_after=3600)
+    raise Problem(503, 'no_index', f"similar cut needs an index by {ROUTED['cut']}, which has not been built here: `unde-recog index --model {ROUTED['cut']}`", retry_after=3600)
 
 # %% ../../nbs/87_web.shop.ipynb #fe474d0c
 def as_matches(house: House, found: Sequence[Candidate]) -> list[Match]:
