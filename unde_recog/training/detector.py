@@ -317,7 +317,7 @@ class Deployed(nn.Module):
 
 OUTPUTS, INPUT = ('heat', 'boxes', 'kinds', 'presence'), (192, 288)
 
-# %% ../../nbs/78_training.detector.ipynb #83bad95a
+# %% ../../nbs/78_training.detector.ipynb #22421d27
 def with_constants_folded(path: 'Path | str') -> Any:
     "The ONNX model of a file after the optimisations that hold on every machine."
     import onnx, onnxruntime
@@ -342,6 +342,8 @@ def absorb_pads(model: Any) -> int:
         users[0].input[0] = pad.input[0]
         gone.append(pad)
     for pad in gone: graph.node.remove(pad)
+    used = {name for n in graph.node for name in n.input}
+    for array in [a for a in graph.initializer if a.name not in used]: graph.initializer.remove(array)  # how much was padded
     return len(gone)
 
 # %% ../../nbs/78_training.detector.ipynb #4aa7c323
