@@ -268,6 +268,12 @@ def test_rows_of_a_killed_process_are_written_by_the_next(db, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_process_that_owed_nothing_leaves_nothing_to_say(db, tmp_path, caplog):
+    (tmp_path/'1-x.journal').touch()
+    with caplog.at_level('WARNING', 'unde_recog'), RequestLog(db, journal=Journal(tmp_path)): pass
+    assert not caplog.records and not list(tmp_path.iterdir())
+
+
 def test_two_that_start_at_once_write_each_row_once(db, tmp_path):
     rows = [request(item(0)) for _ in range(30)]
     killed_with(tmp_path, rows)

@@ -216,7 +216,7 @@ class RequestLog:
     def __enter__(self) -> 'RequestLog': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/19_request_log.ipynb #16e394a4
+# %% ../nbs/19_request_log.ipynb #4c002f81
 @cache
 def _rows() -> TypeAdapter: return TypeAdapter(RequestRow)
 
@@ -230,7 +230,7 @@ def _recover(requests: RequestLog, found: Abandoned) -> None:
             continue
         if (why := requests._write(row)).endswith('while draining'): return found.leave()
         if why: requests._lose(row, why)
-    log.warning('%d log rows of a process that is gone have been written', len(found.entries))
+    if found.entries: log.warning('%d log rows of a process that is gone have been written', len(found.entries))
     found.done()
 
 # %% ../nbs/19_request_log.ipynb #77463d49
