@@ -372,7 +372,7 @@ def keys_list() -> None:
         from unde_recog.web.keys import read_keys
         for k in read_keys(_keys_file()): out.print(f"{k.name}: {', '.join(k.rights)}; {k.per_minute} a minute", highlight=False)
 
-# %% ../nbs/90_cli.ipynb #0fbf8f35
+# %% ../nbs/90_cli.ipynb #2534ec1b
 @app.command()
 def purge(delete: Annotated[bool, typer.Option(help='Delete the rows instead of untying them from the person.')] = False) -> None:
     "Let go of requests older than RETENTION."
@@ -388,7 +388,8 @@ def forget(user: Annotated[str, typer.Argument(help='The user_id as the log has 
     with _said():
         from unde_recog.database import open_databases
         from unde_recog.web.privacy import forget as let_go
-        with open_databases(load_settings()) as db: out.print(f'{let_go(db, user)} requests of {user} let go of', highlight=False)
+        settings = load_settings()
+        with open_databases(settings) as db: out.print(f'{let_go(db, user, settings)} requests of {user} let go of', highlight=False)
 
 # %% ../nbs/90_cli.ipynb #33e4e114
 @app.command('make-log')

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/74_research.logmaker.ipynb #e0d01dc0
+# %% ../../nbs/74_research.logmaker.ipynb #1cffec28
 import numpy as np
 import pandas as pd
 import psycopg
@@ -28,6 +28,7 @@ from ..database import Databases, open_databases
 from ..embedder import load_embedder
 from ..images import to_jpeg
 from ..index import index_catalogue
+from ..models import get_card
 from .records import write_labels
 from ..sandbox.faults import Fault
 from ..sandbox.server import App, Sandbox
@@ -118,7 +119,7 @@ def draw_photos(world: World, plan: Plan, numbers: Sequence[int], storage: Stora
             for n, job in [(n, pool.submit(draw_photo, world, plan, n)) for n in missing]: keep(n, job.result())
     return len(missing)
 
-# %% ../../nbs/74_research.logmaker.ipynb #bcc077eb
+# %% ../../nbs/74_research.logmaker.ipynb #e82100ef
 def stock_day(db: Databases, world: World, folder: Path, day: datetime) -> bool:
     "Import the stock of one day where that has not been done; False if it had."
     with db.connect('catalogue') as conn: known = conn.execute("select exists (select 1 from raw_availability where (fetched_at at time zone 'UTC')::date = %s)", (day.date(),)).fetchone()[0]  # type: ignore[index]
@@ -134,12 +135,14 @@ def stock_shop(db: Databases, world: World, folder: Path, storage: Storage, day:
     with db.connect('catalogue') as conn: there = {SkuKey(b, e) for b, e in conn.execute('select brand, external_id from raw_products').fetchall()}
     if foreign := there - set(world.keys):
         raise ValueError(f"the catalogue holds {len(foreign)} products that are not of this drawn world ({sorted(foreign)[0].brand}, …): name an empty database, simulated goods are not mixed with others")
-    with db.connect('vectors') as conn: indexed = conn.execute('select count(distinct (brand, sku_id)) from sku_image_embeddings').fetchone()[0]  # type: ignore[index]
+    version = get_card(load_settings().EMBEDDER_MODEL).model_version
+    with db.connect('vectors') as conn: indexed = conn.execute('select count(distinct (brand, sku_id)) from sku_image_embeddings where model_version = %s', (version,)).fetchone()[0]  # type: ignore[index]
     if len(there) == len(world.keys) == indexed: return stock_day(db, world, folder, day) and False
-    world.write(folder, views=('front', 'on_model'), workers=workers, day=day.date(), progress=lambda done, total: tell('drawing products', done, total) if tell else None)
-    import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
-    import_stores(db, folder/'stores.csv')
-    import_availability(db, folder/'availability.csv')
+    if len(there) < len(world.keys):
+        world.write(folder, views=('front', 'on_model'), workers=workers, day=day.date(), progress=lambda done, total: tell('drawing products', done, total) if tell else None)
+        import_stores(db, folder/'stores.csv')
+        import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
+    stock_day(db, world, folder, day)
     index_catalogue(db, load_embedder(preset='batch'), storage=storage)
     return True
 

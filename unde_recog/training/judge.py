@@ -138,12 +138,12 @@ def with_boxes(photo: Image.Image, found: Sequence[Any], width: int = 240) -> Im
         pen.text((x0 + 3, y0 + 2), words, fill='white')
     return out
 
-# %% ../../nbs/79_training.judge.ipynb #e92d2149
+# %% ../../nbs/79_training.judge.ipynb #18c9edd6
 def read_network(path: 'Path | str') -> Garments:
     "A kept average (`ema_012.pt`), or that of a run's state."
     saved = torch.load(path, weights_only=False, map_location='cpu')
-    net = Garments()
-    net.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in saved.get('ema', saved).items()})
+    net = Garments(saved['recipe']['backbone'] or 'lite0')
+    net.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in saved['ema'].items()})
     return net.eval()
 
 def learning_curve(run: 'Path | str', judged: Judged, card: DetectorCard) -> list[dict[str, float]]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-# %% ../../nbs/86_web.privacy.ipynb #d9f9ce3e
+# %% ../../nbs/86_web.privacy.ipynb #e335083b
 from ..availability import aware
 from ..database import Databases
+from ..request_log import open_log
 from ..settings import Settings, data_dir, load_settings
 from .crops import Crops
 from .rows import KEPT
@@ -40,7 +41,7 @@ def purge(db: Databases, settings: 'Settings | None' = None, *, delete: bool = F
         answers = conn.execute("delete from paid_answers where created_at < case when kind = 'answer' then %s else %s end", (now - timedelta(seconds=KEPT), before)).rowcount
     return Purged(requests, answers, Crops(data_dir(settings)/'crops').sweep(every=0), delete)
 
-# %% ../../nbs/86_web.privacy.ipynb #5ed93015
+# %% ../../nbs/86_web.privacy.ipynb #5da548a9
 _MONTH = "date_trunc('month', now() at time zone 'UTC') at time zone 'UTC'"
 _PAID = f"r.created_at >= {_MONTH} and exists (select from recognition_items i where i.request_id = r.id and (i.credits > 0 or i.tokens <> '{{}}'))"
 _BLANK_ITEMS = """update recognition_items set category = 'other', box = '[]', tags = '{}', pgvector_list = '[]', ximilar_list = '[]', merged_list = '[]', final_matches = '[]', explored_list = null, match_type = 'none',
@@ -48,9 +49,10 @@ _BLANK_ITEMS = """update recognition_items set category = 'other', box = '[]', t
 _BLANK_REQUESTS = """update recognition_requests set user_id = null, photo_url = null, user_mall = null, detected_items = '[]', tags = '{}', search_results = '[]', final_matches = '[]', user_feedback = null,
     pgvector_top1_score = null, pgvector_margin = null, ximilar_top1_score = null, candidates_after_availability = null where id = any(%s)"""
 
-def forget(db: Databases, user_id: str) -> int:
+def forget(db: Databases, user_id: str, settings: 'Settings | None' = None) -> int:
     "Remove everything that was logged of a person; → how many requests there were. Raises `ValueError` for an empty id."
     if not user_id: raise ValueError('user_id is empty: name the person whose requests are to go')
+    with open_log(settings or load_settings(), db): pass  # what dead processes owe
     with db.connect('log') as conn, conn.transaction():
         ids = [i for (i,) in conn.execute('select id from recognition_requests where user_id = %s for update', (user_id,))]
         conn.execute("delete from paid_answers where kind = 'answer' and value #>> '{answer,request_id}' = any(%s)", ([str(i) for i in ids],))
