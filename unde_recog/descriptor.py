@@ -15,20 +15,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# %% ../nbs/09_descriptor.ipynb #9a8323ce
+# %% ../nbs/09_descriptor.ipynb #48a83178
 SIZE, BINS, POWER = (128, 160), (30, 6, 4), .3
 GREY, BLACK = .08, .05  # saturation and value below which a pixel has no hue
 _LEVELS = np.arange(256, dtype=np.float32)/255  # tables: a byte has few values, a photo many pixels
-_HUE, _SATURATION, _VALUE = (np.minimum((_LEVELS*n).astype(np.int16), n - 1)*step for n, step in zip(BINS, (BINS[1]*BINS[2], BINS[2], 1)))
+_TABLES = [np.minimum((_LEVELS*n).astype(np.uint8), n - 1).tobytes() for n in BINS]
+_LEAST = int((_LEVELS < GREY).sum()), int((_LEVELS < BLACK).sum())
 
 def _unit(x: np.ndarray) -> np.ndarray: return x / (np.linalg.norm(x) + 1e-9)
 def _power(counts: np.ndarray) -> np.ndarray: return _unit((counts / (counts.sum() + 1e-9)) ** POWER)
 
 def colour_codes(small: Image.Image) -> np.ndarray:
     "HSV bin of every pixel, 0–719."
-    h, s, v = np.moveaxis(np.asarray(small.convert('HSV')), -1, 0)
-    coloured = (_LEVELS >= GREY)[s] & (_LEVELS >= BLACK)[v]
-    return _VALUE[v] + coloured*(_HUE[h] + _SATURATION[s])
+    planes = [p.tobytes() for p in small.convert('HSV').split()]
+    h, s, v = (np.frombuffer(p.translate(t), np.uint8) for p, t in zip(planes, _TABLES))
+    coloured = (np.frombuffer(planes[1], np.uint8) >= _LEAST[0]) & (np.frombuffer(planes[2], np.uint8) >= _LEAST[1])
+    return (v + coloured*(h*np.int16(BINS[1]*BINS[2]) + s*np.int16(BINS[2]))).reshape(small.height, small.width)
 
 def colour_histogram(codes: np.ndarray) -> np.ndarray: return np.bincount(codes.ravel(), minlength=720)
 
@@ -38,22 +40,22 @@ def colour_bands(codes: np.ndarray, inside: np.ndarray, n: int = 3) -> np.ndarra
     rows = np.array_split(np.arange(len(codes)), n)
     return _unit(np.concatenate([_power(colour_histogram(codes[r][inside[r]])) for r in rows]))
 
-# %% ../nbs/09_descriptor.ipynb #43e4b271
+# %% ../nbs/09_descriptor.ipynb #a5f74412
 def _grid(mask: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray((mask * 255).astype('uint8')).resize((10, 14), Image.Resampling.BOX), np.float32).ravel() / 255
 
 def silhouette(rgb: np.ndarray) -> np.ndarray:
     "Soft foreground mask of RGB [h, w, 3] in 0–1: how far a pixel is from the border's median colour."
     edge = np.concatenate([rgb[:3].reshape(-1, 3), rgb[-3:].reshape(-1, 3), rgb[:, :3].reshape(-1, 3), rgb[:, -3:].reshape(-1, 3)])
-    away = rgb - np.median(edge, 0)
-    return np.clip((np.sqrt(np.einsum('hwc,hwc->hw', away, away)) - .04) / .12, 0, 1)
+    r, g, b = (rgb[..., i] - m for i, m in enumerate(np.median(edge, 0)))
+    return np.clip((np.sqrt(r*r + g*g + b*b) - .04) / .12, 0, 1)
 
 def skin(rgb: np.ndarray) -> np.ndarray:
     "Skin-coloured pixels (Kovac et al. 2003, widened to darker and paler skin)."
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return (r > .37) & (g > .16) & (b > .08) & (r > g) & (r > b) & (r - np.minimum(g, b) > .06) & (r - g > .03) & (r - g < .35)
 
-# %% ../nbs/09_descriptor.ipynb #e607960f
+# %% ../nbs/09_descriptor.ipynb #f4db5de1
 def _counts(values: np.ndarray, n: int, weights: 'np.ndarray | None' = None) -> np.ndarray:
     "Histogram of values ≥ 0 over `n` bins of 1; those of n and more are left out."
     return np.bincount(np.minimum(values.ravel().astype(np.int32), n), weights, n + 1)[:n]
@@ -61,14 +63,16 @@ def _counts(values: np.ndarray, n: int, weights: 'np.ndarray | None' = None) -> 
 def _edges(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Histograms of edge direction (8) and strength (12) of lightness [h, w]."
     dx, dy = np.diff(light, axis=1)[:-1], np.diff(light, axis=0)[:, :-1]
-    strength, angle = np.sqrt(dx*dx + dy*dy), np.arctan2(dy, dx) % np.pi / np.pi * 8
-    return _counts(np.minimum(angle, 7.99), 8, strength.ravel()), _counts(strength*30, 12)
+    strength, angle = np.sqrt(dx*dx + dy*dy), np.arctan2(dy, dx)
+    angle = np.where(angle < 0, angle + np.float32(np.pi), angle)
+    angle[angle >= np.float32(np.pi)] = 0
+    return _counts(np.minimum(angle/np.pi*8, 7.99), 8, strength.ravel()), _counts(strength*30, 12)
 
 def features(image: Image.Image) -> np.ndarray:
     "Raw features of an RGB image, float32 [3196]."
     small = image.convert('RGB').resize(SIZE, Image.Resampling.BOX)
-    rgb, codes = np.asarray(small, np.float32) / 255, colour_codes(small)
-    r, g, b = np.moveaxis(rgb, -1, 0)
+    r, g, b = np.ascontiguousarray(np.moveaxis(np.asarray(small), -1, 0), np.float32) / 255
+    rgb, codes = np.moveaxis(np.stack((r, g, b)), 0, -1), colour_codes(small)
     coloured, front, light = np.minimum(np.minimum(r, g), b) < .93, silhouette(rgb), (r + g + b)/3
     direction, strength = _edges(light)
     lightness = _counts(np.minimum((light[coloured] if coloured.any() else light)*16, 15.99), 16)

@@ -20,10 +20,10 @@ def cut(photo: Image.Image, box: Sequence[float], category: str = 'other', confi
     checked = check_box(box, *photo.size)
     return Item(checked, category, float(confidence), photo.crop(checked), label)
 
-# %% ../nbs/15_detect.ipynb #4bd95f9d
+# %% ../nbs/15_detect.ipynb #f9dea54e
 class WholePhoto:
     "One item: the photo itself."
-    name = 'whole_photo'
+    name, local = 'whole_photo', True
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]: return [cut(photo, (0, 0, *photo.size))]
 
 # %% ../nbs/15_detect.ipynb #b04b941c

@@ -111,11 +111,14 @@ class Embedder:
         if out.shape[1] != self.dims: raise ValueError(f'{self.card.name} gives {out.shape[1]} dimensions, its card says {self.dims}')
         return out
 
-# %% ../nbs/10_embedder.ipynb #8bbdb078
+# %% ../nbs/10_embedder.ipynb #fa60a1ec
 def _fused(path: Path, preset: Preset, threads: int | None) -> FusedDescriptor:
     import onnxruntime as ort
-    session = ort.InferenceSession(str(path), session_options(preset, threads), providers=['CPUExecutionProvider'])
-    return FusedDescriptor(lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0])
+    options = session_options(preset, threads)
+    workers = options.intra_op_num_threads + 1 if preset == 'batch' and options.intra_op_num_threads > 1 else 1
+    if workers > 1: options.intra_op_num_threads = 1  # half of the work is Python's: images side by side, not inside the network, and one more of them than cores, as one always waits for Python
+    session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return FusedDescriptor(lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0], workers)
 
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     if card.kind == 'classical': return ClassicalDescriptor(next(iter(files.values())))
@@ -132,12 +135,14 @@ def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, thr
     make = lambda path: ort.InferenceSession(str(path), session_options(preset, threads), providers=['CPUExecutionProvider'])
     return open_text(data_dir(settings)/'models'/card.name, card.text_context or 77, make, getattr(tower, 'session', None))
 
+_BATCH = {'runtime': {'onnx': 1, 'fused': 4}, 'batch': {'fused': 64}}  # images a call
+
 def load_embedder(name: str | None = None, preset: Preset = 'runtime', *, settings: Settings | None = None, threads: int | None = None) -> Embedder:
     "The embedder of a registry name (default: EMBEDDER_MODEL, else the offline default). Raises `UnknownModel` or `ModelUnavailable`."
     settings = settings or load_settings()
     card = get_card(name or settings.EMBEDDER_MODEL)
     tower = _tower(card, require_files(card, settings), preset, threads)
-    return Embedder(card, tower, batch={'onnx': 1, 'fused': 4}.get(card.kind, 16) if preset == 'runtime' else 16, text=_text(card, tower, settings, preset, threads))
+    return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=_text(card, tower, settings, preset, threads))
 
 # %% ../nbs/10_embedder.ipynb #39e2bbc8
 def embedder_for(version: str, model: str, *, settings: Settings | None = None, preset: Preset = 'runtime', threads: int | None = None) -> Embedder:

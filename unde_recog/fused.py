@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHITE', 'LIGHTEST_EDGE', 'EVEN', 'CANVAS', 'MEAN', 'STD', 'Run', 'backdrop', 'balance', 'prepared', 'as_pixels',
-           'one_input', 'two_inputs', 'FusedDescriptor']
+           'one_input', 'joined', 'two_inputs', 'FusedDescriptor']
 
 # %% ../nbs/09_fused.ipynb #1da1295b
 import os
@@ -47,7 +47,7 @@ def prepared(image: Image.Image, canvas: tuple[int, int] = CANVAS) -> np.ndarray
     out[top:top + size[1], left:left + size[0]] = small
     return out
 
-# %% ../nbs/09_fused.ipynb #2c484970
+# %% ../nbs/09_fused.ipynb #ada5d279
 MEAN, STD = 127/255, 128/255
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -59,16 +59,20 @@ def one_input(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     ready = prepared(image)
     return ready, features(Image.fromarray(ready))
 
+def joined(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]: return as_pixels(np.stack([r for r, _ in rows])), np.stack([c for _, c in rows])
+
 def two_inputs(images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
     "(pixels float32 [n, 3, 192, 160], colours float32 [n, 3196]); many pictures are prepared on all cores."
-    if len(images) < 4: rows = [one_input(im) for im in images]
-    else:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: rows = list(pool.map(one_input, images))
-    return as_pixels(np.stack([r for r, _ in rows])), np.stack([c for _, c in rows])
+    if len(images) < 4: return joined([one_input(im) for im in images])
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return joined(list(pool.map(one_input, images)))
 
-# %% ../nbs/09_fused.ipynb #0a0d3740
+# %% ../nbs/09_fused.ipynb #7b213e7e
 class FusedDescriptor:
-    "Images → float32 [n, 512], rows of unit length. `run`: (pixels, colours) → vectors."
+    """Images → float32 [n, 512], rows of unit length. `run`: (pixels, colours) → vectors.
+    More than one of `workers` take four images each from beginning to end, side by side: best where each `run` keeps to one core."""
     dims = 512
-    def __init__(self, run: Run): self.run = run
-    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray: return self.run(*two_inputs(images))
+    def __init__(self, run: Run, workers: int = 1): self.run, self.workers = run, workers
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        if self.workers == 1 or len(images) <= 4: return self.run(*two_inputs(images))
+        each = lambda i: self.run(*joined([one_input(im) for im in images[i:i + 4]]))
+        with ThreadPoolExecutor(self.workers) as pool: return np.concatenate(list(pool.map(each, range(0, len(images), 4))))

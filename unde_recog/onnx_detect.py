@@ -314,7 +314,7 @@ class OnnxDetector:
         if not found and self.card.fallback == 'whole': return await WholePhoto().detect(photo, timeout=timeout)
         return [cut(photo, g.box, g.category, min(1., g.score), g.label) for g in found]
 
-# %% ../nbs/23_onnx_detect.ipynb #bbd2697d
+# %% ../nbs/23_onnx_detect.ipynb #2dc99532
 OWN_DETECTOR = 'street-garments'
 
 def detector_paths(settings: Settings) -> dict[str, Path]:
@@ -336,5 +336,5 @@ def open_detector(settings: 'Settings | None' = None, card: 'str | Path | None' 
     return OnnxDetector(read_detector_card(path), path.parent, threads=threads)
 
 def local_detector(settings: Settings) -> Detector:
-    "What DETECTOR_MODEL names; unset, or `whole_photo`, the whole photo is one item."
+    "What DETECTOR_MODEL names; with `whole_photo` (or nothing) the photo is one item."
     return WholePhoto() if settings.DETECTOR_MODEL in (None, WholePhoto.name) else open_detector(settings, settings.DETECTOR_MODEL, threads=1)

@@ -32,7 +32,7 @@ from .settings import Settings
 from .tagging import PixelTagger, prefilter
 from .wishes import Wishes, awished
 
-# %% ../nbs/20_pipeline.ipynb #20fdcf70
+# %% ../nbs/20_pipeline.ipynb #628fc490
 @runtime_checkable
 class Budget(Protocol):
     "Whether a paid step (detect, booster, tag, context, rerank, advice) may still be paid for; `note` tells it what a photo has cost."
@@ -50,6 +50,7 @@ class Parts:
     "The replaceable parts of a pipeline; None = that step is off."
     primary: Any  # PgRetriever, or whatever has search, exact_scores, card and version
     detector: Detector = field(default_factory=WholePhoto)
+    local_detector: Detector = field(default_factory=WholePhoto)  # where `detector` fails or finds nothing
     booster: Retriever | None = None
     tagger: Tagger | None = None
     local_tagger: Tagger = field(default_factory=PixelTagger)

@@ -61,7 +61,7 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
 
-# %% ../nbs/21_recognizer.ipynb #f12d3dea
+# %% ../nbs/21_recognizer.ipynb #028c9807
 class Recognizer:
     "The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and scripts."
     def __init__(self, settings: Settings, db: Databases, parts: Parts, *, log: RequestLog | None = None, storage: Storage | None = None):
@@ -137,8 +137,10 @@ class Recognizer:
 
     async def _items(self, image: Image.Image, boxes: 'Sequence[Any] | None', r: Request) -> list[Item]:
         if boxes: return given_items(image, boxes)
-        begun, detector = time.monotonic(), r.parts.detector
-        found = await r.attempt(f'{detector.name}_detect', 'find' if getattr(detector, 'local', False) else 'detect', lambda timeout: detector.detect(image, timeout=timeout), r.degraded)
+        begun, ways = time.monotonic(), {d.name: d for d in (r.parts.detector, r.parts.local_detector)}
+        found: 'list[Item] | None' = None
+        for name, detector in ways.items():
+            found = found or await r.attempt(f'{name}_detect', 'find' if getattr(detector, 'local', False) else 'detect', lambda timeout, d=detector: d.detect(image, timeout=timeout), r.degraded)
         r.detect_ms = round((time.monotonic() - begun)*1000)
         return found or await WholePhoto().detect(image, timeout=1)
 

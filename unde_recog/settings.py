@@ -62,11 +62,11 @@ class _Decision(BaseModel):
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
     EXPLORATION_SHARE: Share = _f(0., 'share of confident items that ask the booster after the answer, for research')
 
-# %% ../nbs/00_settings.ipynb #618477e2
+# %% ../nbs/00_settings.ipynb #8566ae21
 class _Places(BaseModel):
     "Settings that say where things are."
     EMBEDDER_MODEL: str | None = _f(None, "model for building an index; queries always use the index's own")
-    DETECTOR_MODEL: str | None = _f(None, 'finds the garments where no vendor does: street-garments (own), or the path of a card; unset = the whole photo is one item')
+    DETECTOR_MODEL: str | None = _f('street-garments', 'finds the garments where no vendor does: street-garments comes with the package; or the path of a card; whole_photo = the photo is one item')
     DATABASE_URL: str | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
     PRODUCTION_DB_URL: str | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded', repr=False)
     STAGING_DB_URL: str | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False)

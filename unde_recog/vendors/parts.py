@@ -21,13 +21,13 @@ from ..storage import Storage, load_image
 from .budget import MonthlyBudget
 from .cache import CachedDetector, CachedReranker, CachedRetriever, CachedTagger, PaidAnswers
 
-# %% ../../nbs/48_vendors.parts.ipynb #11417973
+# %% ../../nbs/48_vendors.parts.ipynb #e747e6f1
 def with_ximilar(parts: Any, settings: Settings, cache: PaidAnswers) -> Any:
     "`parts` with Ximilar's roles. Raises `SettingsError` if the collection is not named."
     if not settings.XIMILAR_COLLECTION_ID: raise SettingsError('XIMILAR_API_TOKEN is set but XIMILAR_COLLECTION_ID is not: name the visual search collection')
     from unde_recog.vendors.ximilar import Ximilar, XimilarDetector, XimilarRetriever, XimilarTagger
     client = Ximilar(settings)
-    return replace(parts, detector=CachedDetector(XimilarDetector(client), cache), booster=CachedRetriever(XimilarRetriever(client), cache), tagger=CachedTagger(XimilarTagger(client), cache), closers=[*parts.closers, client.http.aclose])
+    return replace(parts, detector=CachedDetector(XimilarDetector(client), cache), local_detector=parts.detector, booster=CachedRetriever(XimilarRetriever(client), cache), tagger=CachedTagger(XimilarTagger(client), cache), closers=[*parts.closers, client.http.aclose])
 
 # %% ../../nbs/48_vendors.parts.ipynb #ae72f3cf
 def photo_loader(settings: Settings, storage: 'Storage | None') -> Callable[[str], 'Image.Image | None']:

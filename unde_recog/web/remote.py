@@ -135,7 +135,7 @@ class RemoteEmbedder:
         if vector.shape != (self.dims,) or not np.isfinite(vector).all(): raise VendorError('embedder', 'bad_answer', 'no vector of the right size')
         return vector
 
-# %% ../../nbs/85_web.remote.ipynb #2541b449
+# %% ../../nbs/85_web.remote.ipynb #6189d11e
 def parts_of(url: str, settings: Settings, patience: float = 6.) -> 'set[str] | None':
     "The parts that a role says it has once it is ready; None if it does not say so within `patience` seconds."
     ends = time.monotonic() + patience
@@ -153,7 +153,7 @@ def remote_parts(settings: Settings, parts: Any) -> Any:
     if url := settings.XIMILAR_GW_URL:
         gateway, has = Role('ximilar', url, settings), parts_of(url, settings)
         there: dict[str, Any] = {'detector': RemoteDetector(gateway), 'booster': RemoteBooster(gateway), 'tagger': RemoteTagger(gateway, 'ximilar')}
-        parts = replace(parts, **{k: v for k, v in there.items() if has is None or k in has}, closers=[*parts.closers, gateway.http.aclose])
+        parts = replace(parts, local_detector=parts.detector, **{k: v for k, v in there.items() if has is None or k in has}, closers=[*parts.closers, gateway.http.aclose])
     if url := settings.LLM_RERANKER_URL:
         judge, has = Role('gemini', url, settings), parts_of(url, settings)
         there = {'context_tagger': RemoteTagger(judge, 'gemini'), 'reranker': RemoteReranker(judge)}

@@ -158,7 +158,7 @@ def photo_body() -> dict[str, Any]:
 
 def seconds_of(house: House) -> float: return house.settings.REQUEST_DEADLINE.total_seconds()
 
-# %% ../../nbs/87_web.roles.ipynb #2710091f
+# %% ../../nbs/87_web.roles.ipynb #10e254e5
 def detect_routes(house: House, router: APIRouter) -> None:
     "POST /detect, and the crops."
     @router.post('/detect', openapi_extra={'requestBody': photo_body()}, responses=_USUAL, summary='The garments of a photo')
@@ -166,8 +166,10 @@ def detect_routes(house: House, router: APIRouter) -> None:
         house.caller(request, 'roles'); house.check()
         image, left_out = await one_photo(house, request), []  # type: ignore[var-annotated]
         async def work(recognizer: Any) -> list[Item]:
-            detector = recognizer.parts.detector
-            return await attempt(f'{detector.name}_detect', lambda timeout: detector.detect(image, timeout=timeout), seconds_of(house)*.4, left_out) or await WholePhoto().detect(image, timeout=1)
+            found: 'list[Item] | None' = None
+            for name, d in {d.name: d for d in (recognizer.parts.detector, recognizer.parts.local_detector)}.items():
+                found = found or await attempt(f'{name}_detect', lambda timeout, d=d: d.detect(image, timeout=timeout), seconds_of(house)*.4, left_out)
+            return found or await WholePhoto().detect(image, timeout=1)
         with house.door.enter(): items, headers = await paid_call(house, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
         names = await house.decoding.run(lambda: [house.crops.put(to_jpeg(i.crop)) for i in items])
