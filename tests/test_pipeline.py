@@ -153,6 +153,25 @@ def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend,
     assert degraded == ['ximilar_search'] and used
 
 
+class Blind:
+    name = 'ximilar'
+
+    def __init__(self, fault=None): self.fault = fault
+    async def detect(self, photo, *, timeout):
+        if self.fault: await self.fault()
+        return []
+
+
+@pytest.mark.parametrize('fault, left_out', [(hang, ['ximilar_detect']), (broken, ['ximilar_detect']), (None, [])], ids=['hang', 'nonsense', 'nothing found'])
+def test_the_own_detector_stands_in(open_session, world, fault, left_out):
+    street = world.scene(6, size=(512, 768)).image
+    alone = open_session(REQUEST_DEADLINE='4s').recognize(street, now=NOW)
+    answer = open_session(lambda p: Parts(p.primary, detector=Blind(fault), local_detector=p.detector), REQUEST_DEADLINE='4s').recognize(street, now=NOW)
+    assert len(alone.items) > 1 and [i.box for i in answer.items] == [i.box for i in alone.items] and answer.degraded == left_out
+    off = open_session(DETECTOR_MODEL='whole_photo').recognize(street, now=NOW)
+    assert [list(i.box) for i in off.items] == [[0, 0, 512, 768]]
+
+
 def test_a_judge_reorders_and_says_so(open_session, world):
     mall = world.mall_names[0]
     first = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)

@@ -112,7 +112,7 @@ def write_request(conn: psycopg.Connection, row: RequestRow) -> bool:
     items = [{n: getattr(item, n) for n in _ITEM} for item in row.items]
     return conn.execute(WRITE, values | {'its_items': as_jsonb(items)}).fetchone() == (1,)
 
-# %% ../nbs/19_request_log.ipynb #d51a5a06
+# %% ../nbs/19_request_log.ipynb #120ec3dd
 log = logging.getLogger('unde_recog.request_log')
 
 class RequestLog:
@@ -133,90 +133,92 @@ class RequestLog:
 
     def note(self, row: RequestRow) -> None:
         "Keep `row` on disk, where there is a journal; a `put` of the same request will follow."
-        with self._lock: self._keep(row)
+        with self._lock:
+            if self.journal is None or self._closing is not None: return
+            try: self.journal.keep(str(row.id), _json(row))
+            except Exception as e: log.error('log row of request %s is not kept on disk: %s', row.id, type(e).__name__)  # nobody loses an answer for it
 
     def put(self, row: RequestRow) -> bool:
         "Queue `row`; False, and counted, if the queue is full or the log is closed."
         with self._lock:
-            self._keep(row)
+            self.note(row)
             if self._closing is None and self._thread is None: self._start()
             try:
                 if self._closing is not None: raise queue.Full
                 self._queue.put_nowait(row)
                 return True
-            except queue.Full: return self._lose(row, 'the queue is full' if self._closing is None else 'the log is closed')
-
-    def _keep(self, row: RequestRow) -> None:
-        if self.journal is None or self._closing is not None: return
-        try: self.journal.keep(str(row.id), _json(row))
-        except Exception as e: log.error('log row of request %s is not kept on disk: %s', row.id, type(e).__name__)  # nobody loses an answer for it
+            except queue.Full: return _lose(self, row, 'the queue is full' if self._closing is None else 'the log is closed')
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._work, name='request-log', daemon=True)
+        self._thread = threading.Thread(target=_work, args=(self,), name='request-log', daemon=True)
         self._thread.start()
-
-    def _lose(self, row: RequestRow, why: str) -> bool:
-        with self._lock:
-            if self._given_up and threading.current_thread() is self._thread: return False
-            if self.journal is not None and str(row.id) in self.journal:
-                self.kept += 1
-                log.warning('log row of request %s stays on disk for the next start (%d so far): %s', row.id, self.kept, why)
-            else:
-                self.lost += 1
-                log.error('log row of request %s lost (%d so far): %s', row.id, self.lost, why)
-        return False
-
-    def _work(self) -> None:
-        while self._left and not self._given_up: _recover(self, self._left.pop(0))
-        while not self._given_up and (row := self._queue.get()) is not None:
-            self._current = row
-            if why := self._write(row): self._lose(row, why)
-            self._current = None
-
-    def _write(self, row: RequestRow) -> str:
-        "Write a row, waiting for a database that is away; why not, if not."
-        while True:
-            try:
-                with self.db.connect('log') as conn: write_request(conn, row)
-                self.written += 1
-                self._forget(row)
-                return ''
-            except (DatabaseError, psycopg.OperationalError) as e:  # away, not wrong: wait for it
-                if self._closing is not None and time.monotonic() + self.retry > self._closing: return f'{type(e).__name__} while draining'
-                time.sleep(self.retry)
-            except Exception as e:
-                self._forget(row)  # it would be refused again
-                return type(e).__name__
-
-    def _forget(self, row: RequestRow) -> None:
-        with self._lock:
-            if self.journal is not None: forget(self.journal, str(row.id))
 
     def close(self, timeout: float = 10) -> int:
         "Drain for at most about `timeout` seconds; returns how many rows were lost in all."
-        with self._lock:
-            if self._closing is None: self._closing = time.monotonic() + timeout
-        if self._thread is not None:
-            while self._thread.is_alive() and time.monotonic() < self._closing:
-                try: self._queue.put(None, timeout=.1)
-                except queue.Full: continue
-                break
-            self._thread.join(max(0., self._closing - time.monotonic()) + self.db.timeout + self.retry + 1)
-        with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                if self._current is not None and not self._given_up: self._lose(self._current, 'still being written at the end')
-                self._given_up = True
-            while not self._queue.empty():
-                if (left := self._queue.get_nowait()) is not None: self._lose(left, 'not written before the end')
-            if self._given_up and self._current is None: self._queue.put_nowait(None)  # the writer waits for a row
-            while self._left: self._left.pop().leave()
-            if self.journal is not None: close_journal(self.journal)
-        return self.lost
-
+        return _drain(self, timeout)
     def __enter__(self) -> 'RequestLog': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/19_request_log.ipynb #4c002f81
+# %% ../nbs/19_request_log.ipynb #066572a6
+def _work(requests: RequestLog) -> None:
+    while requests._left and not requests._given_up: _recover(requests, requests._left.pop(0))
+    while not requests._given_up and (row := requests._queue.get()) is not None:
+        requests._current = row
+        if why := _write(requests, row): _lose(requests, row, why)
+        requests._current = None
+
+def _write(requests: RequestLog, row: RequestRow) -> str:
+    "Write a row, waiting for a database that is away; why not, if not."
+    while True:
+        try:
+            with requests.db.connect('log') as conn: write_request(conn, row)
+            requests.written += 1
+            _forget(requests, row)
+            return ''
+        except (DatabaseError, psycopg.OperationalError) as e:  # away, not wrong: wait for it
+            if requests._closing is not None and time.monotonic() + requests.retry > requests._closing: return f'{type(e).__name__} while draining'
+            time.sleep(requests.retry)
+        except Exception as e:
+            _forget(requests, row)  # it would be refused again
+            return type(e).__name__
+
+def _forget(requests: RequestLog, row: RequestRow) -> None:
+    with requests._lock:
+        if requests.journal is not None: forget(requests.journal, str(row.id))
+
+def _lose(requests: RequestLog, row: RequestRow, why: str) -> bool:
+    "Count a row that is not written, as kept where it is on disk; False."
+    with requests._lock:
+        if requests._given_up and threading.current_thread() is requests._thread: return False
+        kept = requests.journal is not None and str(row.id) in requests.journal
+        if kept: requests.kept += 1
+        else: requests.lost += 1
+        if kept: log.warning('log row of request %s stays on disk for the next start (%d so far): %s', row.id, requests.kept, why)
+        else: log.error('log row of request %s lost (%d so far): %s', row.id, requests.lost, why)
+    return False
+
+# %% ../nbs/19_request_log.ipynb #53df1dd2
+def _drain(requests: RequestLog, timeout: float) -> int:
+    with requests._lock:
+        if requests._closing is None: requests._closing = time.monotonic() + timeout
+    if requests._thread is not None:
+        while requests._thread.is_alive() and time.monotonic() < requests._closing:
+            try: requests._queue.put(None, timeout=.1)
+            except queue.Full: continue
+            break
+        requests._thread.join(max(0., requests._closing - time.monotonic()) + requests.db.timeout + requests.retry + 1)
+    with requests._lock:
+        if requests._thread is not None and requests._thread.is_alive():
+            if requests._current is not None and not requests._given_up: _lose(requests, requests._current, 'still being written at the end')
+            requests._given_up = True
+        while not requests._queue.empty():
+            if (left := requests._queue.get_nowait()) is not None: _lose(requests, left, 'not written before the end')
+        if requests._given_up and requests._current is None: requests._queue.put_nowait(None)  # the writer waits for a row
+        while requests._left: requests._left.pop().leave()
+        if requests.journal is not None: close_journal(requests.journal)
+    return requests.lost
+
+# %% ../nbs/19_request_log.ipynb #48fbe9d8
 @cache
 def _rows() -> TypeAdapter: return TypeAdapter(RequestRow)
 
@@ -228,8 +230,8 @@ def _recover(requests: RequestLog, found: Abandoned) -> None:
             requests.lost += 1
             log.error('log row of request %s lost (%d so far): it was left on disk in a form that cannot be read', key, requests.lost)
             continue
-        if (why := requests._write(row)).endswith('while draining'): return found.leave()
-        if why: requests._lose(row, why)
+        if (why := _write(requests, row)).endswith('while draining'): return found.leave()
+        if why: _lose(requests, row, why)
     if found.entries: log.warning('%d log rows of a process that is gone have been written', len(found.entries))
     found.done()
 

@@ -16,14 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
-# %% ../../nbs/87_web.roles.ipynb #74bef510
+# %% ../../nbs/87_web.roles.ipynb #a49cf06a
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..contracts import Box, Candidate, Category, Item, SkuKey, canonical_brand
 from ..database import DatabaseError, Databases, arun, run
-from ..detect import WholePhoto
+from ..detect import WholePhoto, looking
 from ..gating import Gate
 from ..images import to_jpeg
 from ..index import Listed, read_photo, write_batch, write_failures
@@ -158,7 +158,7 @@ def photo_body() -> dict[str, Any]:
 
 def seconds_of(house: House) -> float: return house.settings.REQUEST_DEADLINE.total_seconds()
 
-# %% ../../nbs/87_web.roles.ipynb #10e254e5
+# %% ../../nbs/87_web.roles.ipynb #56aa6e5a
 def detect_routes(house: House, router: APIRouter) -> None:
     "POST /detect, and the crops."
     @router.post('/detect', openapi_extra={'requestBody': photo_body()}, responses=_USUAL, summary='The garments of a photo')
@@ -168,7 +168,7 @@ def detect_routes(house: House, router: APIRouter) -> None:
         async def work(recognizer: Any) -> list[Item]:
             found: 'list[Item] | None' = None
             for name, d in {d.name: d for d in (recognizer.parts.detector, recognizer.parts.local_detector)}.items():
-                found = found or await attempt(f'{name}_detect', lambda timeout, d=d: d.detect(image, timeout=timeout), seconds_of(house)*.4, left_out)
+                found = found or await attempt(f'{name}_detect', looking(d, image), seconds_of(house)*.4, left_out)
             return found or await WholePhoto().detect(image, timeout=1)
         with house.door.enter(): items, headers = await paid_call(house, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
