@@ -112,7 +112,7 @@ def to_photo(boxes: np.ndarray, f: Frame) -> np.ndarray:
     inside = (boxes*size - offset)/np.array((f.width, f.height)*2, np.float32)
     return np.clip(inside, 0, 1)*np.array(f.photo*2, np.float32)
 
-# %% ../nbs/23_onnx_detect.ipynb #d958e83e
+# %% ../nbs/23_onnx_detect.ipynb #3b086836
 def input_tensor(photo: Image.Image, card: InputCard) -> tuple[np.ndarray, Frame]:
     "RGB photo → float32 [1, 3, h, w] and its frame."
     f = frame(photo.size, card)
@@ -121,8 +121,9 @@ def input_tensor(photo: Image.Image, card: InputCard) -> tuple[np.ndarray, Frame
         ground = Image.new('RGB', card.size, (card.fill,)*3)
         ground.paste(small, (f.left, f.top))
         small = ground
-    x = (np.asarray(small, np.float32)*np.float32(card.scale) - np.array(card.mean, np.float32))/np.array(card.std, np.float32)
-    return np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32), f
+    planes = np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)).astype(np.float32)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (card.mean, card.std))
+    return ((planes*np.float32(card.scale) - mean)/std)[None], f
 
 # %% ../nbs/23_onnx_detect.ipynb #75bcd16e
 class Finds(NamedTuple):
@@ -175,10 +176,12 @@ def read_yolo(outputs: Outputs, card: DetectorCard) -> Finds:
     keep = score >= .01
     return Finds(corners(out[0, :4, keep])/np.array(card.size*2, np.float32), kind[keep], score[keep])
 
-# %% ../nbs/23_onnx_detect.ipynb #1fdc5126
+# %% ../nbs/23_onnx_detect.ipynb #d7d4c774
 def peaks(heat: np.ndarray, least: float, most: int = 3) -> list[tuple[int, int, int]]:
     "(category, row, column) of the local maxima of heat [categories, h, w], at most `most` a category."
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(heat, ((0, 0), (1, 1), (1, 1)), constant_values=-1), (3, 3), axis=(1, 2)).max((-1, -2))
+    framed = np.pad(heat, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+    down = np.maximum(np.maximum(framed[:, :-2], framed[:, 1:-1]), framed[:, 2:])
+    around = np.maximum(np.maximum(down[:, :, :-2], down[:, :, 1:-1]), down[:, :, 2:])
     found = [(int(c), int(y), int(x)) for c, y, x in np.argwhere((heat == around) & (heat >= least))]
     found.sort(key=lambda p: -heat[p])
     return [p for i, p in enumerate(found) if sum(q[0] == p[0] for q in found[:i]) < most]

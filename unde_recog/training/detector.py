@@ -167,7 +167,7 @@ def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     box = ((1 - giou(got, want) + 2*(got - want).abs().sum(1))*weight).sum()/weight.sum().clamp(min=1)
     return Losses(heat_loss(logits, goal, listed), box, *pixel_losses(kinds, batch.kinds.to(logits.device), listed), presence_loss(presence, batch))
 
-# %% ../../nbs/78_training.detector.ipynb #858b67c2
+# %% ../../nbs/78_training.detector.ipynb #b92039ec
 @dataclass(frozen=True)
 class Recipe:
     "How to train. `minutes` of wall time, or `epochs` where given; `held` real photos are kept apart; `backbone`, ImageNet weights to begin with ('': from nothing); `more` examples of another set, `drawn` scenes and `alone` photos are shown an epoch; `lent`, `plain`: shares of the photos."
@@ -175,10 +175,10 @@ class Recipe:
     epochs: int | None = None
     seed: int = 0
     batch: int = 16
-    backbone: str = 'lite0'
+    backbone: str = 'lite2'
     rate: float = 2e-3
-    slower: float = .15
-    frozen: int = 2
+    slower: float = .3
+    frozen: int = 1
     decay: float = .03
     held: int = 60
     drawn: int = 64
