@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAIN', 'Raw', 'COLOURS', 'Judged', 'as_photo', 'street_photos', 'coco_photos', 'drawn_photos', 'prior_guess',
            'whole_guess', 'raw_answers', 'read_answers', 'choose_reading', 'choose_threshold', 'choose_thresholds',
-           'with_boxes', 'read_network', 'learning_curve']
+           'with_boxes', 'read_network', 'kept_averages', 'learning_curve']
 
 # %% ../../nbs/79_training.judge.ipynb #3c9f0b1c
 import tempfile
@@ -138,21 +138,28 @@ def with_boxes(photo: Image.Image, found: Sequence[Any], width: int = 240) -> Im
         pen.text((x0 + 3, y0 + 2), words, fill='white')
     return out
 
-# %% ../../nbs/79_training.judge.ipynb #18c9edd6
-def read_network(path: 'Path | str') -> Garments:
-    "A kept average (`ema_012.pt`), or that of a run's state."
-    saved = torch.load(path, weights_only=False, map_location='cpu')
-    net = Garments(saved['recipe']['backbone'] or 'lite0')
-    net.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in saved['ema'].items()})
+# %% ../../nbs/79_training.judge.ipynb #509c8cc4
+def read_network(*paths: 'Path | str') -> Garments:
+    "A kept average (`ema_012.pt`), or that of a run's state; of several the mean of their weights."
+    saved = [torch.load(p, weights_only=False, map_location='cpu') for p in paths]
+    net = Garments(saved[0]['recipe']['backbone'] or 'lite0')
+    mean = lambda k: sum(s['ema'][k].float() for s in saved)/len(saved)
+    net.load_state_dict({k: mean(k) if v.dtype.is_floating_point else v for k, v in saved[-1]['ema'].items()})
     return net.eval()
 
-def learning_curve(run: 'Path | str', judged: Judged, card: DetectorCard) -> list[dict[str, float]]:
-    "Mean AP50 over the main categories of each kept average in the folder, read as `card` says."
+def kept_averages(run: 'Path | str', width: int = 1) -> list[list[Path]]:
+    "The kept averages of a run's folder, each `width` that follow each other."
+    paths = sorted(Path(run).glob('ema_*.pt'))
+    return [paths[i:i + width] for i in range(len(paths) - width + 1)]
+
+def learning_curve(run: 'Path | str', judged: Judged, card: DetectorCard, width: int = 1) -> list[dict[str, Any]]:
+    "Mean AP50 over the main categories of the kept averages in the folder (of the mean of `width` of them), read as `card` says."
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for path in sorted(Path(run).glob('ema_*.pt')):
-            onnx_file = export_onnx(read_network(path), Path(folder)/f'{path.stem}.onnx', card.size)
+        for paths in kept_averages(run, width):
+            onnx_file = export_onnx(read_network(*paths), Path(folder)/f'{paths[-1].stem}.onnx', card.size)
             detector = OnnxDetector(card.model_copy(update={'file': onnx_file.name, 'sha256': None}), folder, threads=1)
-            scores = {c: average_precision([p.get(c, NONE).boxes for p in judged.truth], [p.get(c, NONE) for p in read_answers(raw_answers(detector, judged.photos), card)]) for c in MAIN}
-            rows.append({'epoch': int(path.stem[4:]), 'AP50': round(float(np.nanmean(list(scores.values()))), 4)})
+            found = read_answers(raw_answers(detector, judged.photos), card)
+            scores = [average_precision([p.get(c, NONE).boxes for p in judged.truth], [p.get(c, NONE) for p in found]) for c in MAIN]
+            rows.append({'epoch': int(paths[-1].stem[4:]), 'AP50': round(float(np.nanmean(scores)), 4)})
     return rows
