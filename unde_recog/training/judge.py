@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'Raw', 'COLOURS', 'Judged', 'as_photo', 'street_photos', 'coco_photos', 'drawn_photos', 'prior_guess',
-           'whole_guess', 'raw_answers', 'read_answers', 'choose_reading', 'choose_threshold', 'choose_thresholds',
-           'with_boxes', 'read_network', 'kept_averages', 'learning_curve']
+           'whole_guess', 'raw_answers', 'read_answers', 'choose_reading', 'choose_worn', 'choose_threshold',
+           'choose_thresholds', 'with_boxes', 'read_network', 'kept_averages', 'learning_curve']
 
 # %% ../../nbs/79_training.judge.ipynb #3c9f0b1c
 import tempfile
@@ -102,6 +102,12 @@ def choose_reading(raw: Raw, truth: Sequence[Photo], card: DetectorCard, blends:
                 value = float(np.nan_to_num(np.mean([average_precision(t, f, iou) for iou in (.5, .6, .7, .8)])))
                 if c not in best or value > best[c][0]: best[c] = (value, blend, level)
     return {**card.reading, 'blend': {c: b[1] for c, b in best.items()}, 'level': {c: b[2] for c, b in best.items()}}
+
+# %% ../../nbs/79_training.judge.ipynb #2d1c7527
+def choose_worn(people: Raw, alone: Raw, spare: float = .01) -> float:
+    "The `worn` of a card's reading, from answers to photos of people and of lone garments, of which a share `spare` may lie above."
+    odds = [np.log(p/(1 - p)) for p in (np.clip([float(o['presence'][0, -1]) for o, _ in raw], 1e-6, 1 - 1e-6) for raw in (people, alone))]
+    return round(float(1/(1 + np.exp(-(odds[0].min() + np.quantile(odds[1], 1 - spare))/2))), 4)
 
 # %% ../../nbs/79_training.judge.ipynb #969b1508
 def choose_threshold(truth: Sequence[np.ndarray], found: Sequence[Boxes], iou: float = .5) -> 'tuple[float, float, float] | None':
