@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-# %% ../nbs/21_recognizer.ipynb #fe08fb8c
+# %% ../nbs/21_recognizer.ipynb #9dc51764
 from PIL import Image
 from .availability import Malls, aware
 from .contracts import Answer, Box, Item
 from .database import Databases
-from .detect import WholePhoto, given_items, looking
+from .detect import first_finds, given_items
 from .gating import Gate, Thresholds
 from .products import Catalogue
 from .pipeline import ASKED, FIRST, Listener, Parts, Request, Walk, walk_item
@@ -84,16 +84,14 @@ async def explore(w: Walk, r: Request, dice: random.Random) -> None:
     w.credits += spent.credits
     if found is not None: w.explored_list = [c.logged(w.index) for c in found[:FIRST]]
 
-# %% ../nbs/21_recognizer.ipynb #8f43a870
+# %% ../nbs/21_recognizer.ipynb #35dbc1e9
 async def find_items(image: Image.Image, boxes: 'Sequence[Any] | None', r: Request) -> list[Item]:
     "The garments of a photo, at least one."
     if boxes: return given_items(image, boxes)
     begun = time.monotonic()
-    found: 'list[Item] | None' = None
-    for name, detector in {d.name: d for d in (r.parts.detector, r.parts.local_detector)}.items():
-        found = found or await r.attempt(f'{name}_detect', 'find' if getattr(detector, 'local', False) else 'detect', looking(detector, image), r.degraded)
+    found = await first_finds((r.parts.detector, r.parts.local_detector), image, lambda d, work: r.attempt(f'{d.name}_detect', 'find' if getattr(d, 'local', False) else 'detect', work, r.degraded))
     r.detect_ms = round((time.monotonic() - begun)*1000)
-    return found or await WholePhoto().detect(image, timeout=1)
+    return found
 
 # %% ../nbs/21_recognizer.ipynb #0da91e47
 async def advise(answer: Answer, r: Request, tell: 'Listener | None') -> None:

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['log', 'Session', 'local_parts', 'own_parts', 'open_recognizer', 'changed', 'change_settings', 'watch_settings']
 
-# %% ../nbs/49_session.ipynb #3b746d8a
+# %% ../nbs/49_session.ipynb #1dd2a1e1
 import asyncio, logging, threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
-# %% ../nbs/49_session.ipynb #6bc0351e
+# %% ../nbs/49_session.ipynb #64df56c0
 from .contracts import Answer
-from .database import Databases, open_databases
+from .database import DatabaseError, Databases, open_databases
 from .embedder import Embedder, embedder_for
 from .onnx_detect import local_detector
 from .pipeline import Parts
@@ -25,7 +26,7 @@ from .storage import Storage, open_storage
 from .tagging import LocalTagger, PixelTagger, ZeroShotTagger
 from .vendors.parts import paid_parts
 
-# %% ../nbs/49_session.ipynb #89c8edb3
+# %% ../nbs/49_session.ipynb #dbc4d168
 class Session:
     "A recognizer that blocks. Use as a context manager."
     def __init__(self, recognizer: Recognizer, build: 'Callable[[Settings], Parts] | None' = None):
@@ -33,6 +34,14 @@ class Session:
         self._retired: list[tuple[Parts, Future]] = []
         self._thread = threading.Thread(target=self.loop.run_forever, name='recognizer', daemon=True)
         self._thread.start()
+
+    def warm(self) -> 'Session':
+        "Open the first connection before somebody waits for it: on a busy machine it takes longer than a step may."
+        async def first() -> None:
+            with suppress(DatabaseError):
+                async with self.recognizer.db.aconnect('vectors'): pass
+        self.run(first())
+        return self
 
     def run(self, work: Awaitable) -> Any: return asyncio.run_coroutine_threadsafe(work, self.loop).result()  # type: ignore[arg-type]
     def recognize(self, photo: Any, **how: Any) -> Answer:
@@ -71,7 +80,7 @@ class Session:
     def __enter__(self) -> 'Session': return self
     def __exit__(self, *exc: object) -> None: self.close()
 
-# %% ../nbs/49_session.ipynb #a1048f15
+# %% ../nbs/49_session.ipynb #a2b5e559
 def local_parts(settings: Settings, primary: Any) -> Parts:
     "`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by pixels, words where the index's model has a text tower."
     embedder = getattr(primary, 'embedder', None)
@@ -97,7 +106,7 @@ def open_recognizer(settings: 'Settings | None' = None, *, logged: bool = True, 
             return plug(parts) if plug else parts
         parts = build(settings)
         if settings.SEARCH_BACKEND != 'pgvector' and parts.booster is None: log.info('SEARCH_BACKEND=%s without XIMILAR_API_TOKEN: the primary answers alone', settings.SEARCH_BACKEND)
-        return Session(Recognizer(settings, db, parts, log=open_log(settings, db) if logged else None, storage=storage), build)
+        return Session(Recognizer(settings, db, parts, log=open_log(settings, db) if logged else None, storage=storage), build).warm()
     except BaseException:
         db.close()
         raise

@@ -16,14 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
-# %% ../../nbs/87_web.roles.ipynb #a49cf06a
+# %% ../../nbs/87_web.roles.ipynb #a73b69e0
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..contracts import Box, Candidate, Category, Item, SkuKey, canonical_brand
 from ..database import DatabaseError, Databases, arun, run
-from ..detect import WholePhoto, looking
+from ..detect import first_finds
 from ..gating import Gate
 from ..images import to_jpeg
 from ..index import Listed, read_photo, write_batch, write_failures
@@ -158,7 +158,7 @@ def photo_body() -> dict[str, Any]:
 
 def seconds_of(house: House) -> float: return house.settings.REQUEST_DEADLINE.total_seconds()
 
-# %% ../../nbs/87_web.roles.ipynb #56aa6e5a
+# %% ../../nbs/87_web.roles.ipynb #acb47912
 def detect_routes(house: House, router: APIRouter) -> None:
     "POST /detect, and the crops."
     @router.post('/detect', openapi_extra={'requestBody': photo_body()}, responses=_USUAL, summary='The garments of a photo')
@@ -166,10 +166,8 @@ def detect_routes(house: House, router: APIRouter) -> None:
         house.caller(request, 'roles'); house.check()
         image, left_out = await one_photo(house, request), []  # type: ignore[var-annotated]
         async def work(recognizer: Any) -> list[Item]:
-            found: 'list[Item] | None' = None
-            for name, d in {d.name: d for d in (recognizer.parts.detector, recognizer.parts.local_detector)}.items():
-                found = found or await attempt(f'{name}_detect', looking(d, image), seconds_of(house)*.4, left_out)
-            return found or await WholePhoto().detect(image, timeout=1)
+            ways = recognizer.parts.detector, recognizer.parts.local_detector
+            return await first_finds(ways, image, lambda d, work: attempt(f'{d.name}_detect', work, seconds_of(house)*.4, left_out))
         with house.door.enter(): items, headers = await paid_call(house, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
         names = await house.decoding.run(lambda: [house.crops.put(to_jpeg(i.crop)) for i in items])
