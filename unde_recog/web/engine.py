@@ -79,18 +79,18 @@ async def watch_pools(db: 'Databases', seen: dict[str, dict[str, int]], every: f
             seen[pool.name] = pool.get_stats()
         await asyncio.sleep(every)
 
-# %% ../../nbs/86_web.engine.ipynb #2e973a34
+# %% ../../nbs/86_web.engine.ipynb #9012dfd1
 log = logging.getLogger('unde_recog.web')
 
 def session_over(settings: Settings, db: 'Databases', storage: 'Storage', version: 'Version | None', lane: Lane, metrics: Metrics, role: str) -> 'Session':
     "A session of a role, with its log."
     from unde_recog.recognizer import Recognizer
     from unde_recog.request_log import open_log
-    from unde_recog.session import Session
+    from unde_recog.session import Session, warmed
     def build(settings: Settings) -> 'Parts': return live_parts(settings, db, storage, newest(settings, db, role), lane, metrics, role)
     parts = live_parts(settings, db, storage, version, lane, metrics, role)
     session = Session(Recognizer(settings, db, parts, log=open_log(settings, db), storage=storage), build)
-    return session if version is None else session.warm()
+    return session if version is None else warmed(session)
 
 def newest(settings: Settings, db: 'Databases', role: str) -> 'Version | None':
     "The version that the index is read in; the reranker reads none. Raises `VectorSpaceError`, `DatabaseError`."
