@@ -245,7 +245,7 @@ class Redis:
 class Worker:
     "A whole Celery worker, parent and child. What its dead predecessor held comes back after some seconds here; as deployed, after a minute and a half."
     def __init__(self, shop, broker, **env):
-        (shop.folder/'hasty.py').write_text("from unde_recog.worker import make_celery\ncelery_app = make_celery()\ncelery_app.conf.broker_transport_options['visibility_timeout'] = 4\n")
+        (shop.folder/'hasty.py').write_text("from unde_recog.worker import make_celery\ncelery_app = make_celery()\ncelery_app.conf.broker_transport_options.update(visibility_timeout=4, unacked_restore_interval=2)\n")
         self.cwd, self.env = shop.folder, {k: str(v) for k, v in ({'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': shop.data, 'CELERY_BROKER_URL': broker.url, 'CELERY_RESULT_BACKEND': broker.url, 'ALLOW_PRIVATE_URLS': '1'} | env).items()}
 
     def __enter__(self):
@@ -294,6 +294,31 @@ def test_redis_killed_while_tasks_wait(shop, tmp_path, persistent):
             queue = queue_of(broker)  # Celery's consumer of results may have given its client up
             answers = [Answer.model_validate(queue.AsyncResult(t).get(timeout=60)) for t in tasks]
         assert [a.request_id for a in answers] == tasks and rows_of(shop, tasks) == Counter(tasks)
+        queue.close()
+
+
+@pytest.mark.usefixtures('tools')
+def test_redis_killed_while_a_task_is_on_its_way(shop, tmp_path):
+    "A task that Redis has handed out and the worker has not yet seen is in neither's hands when Redis dies: it comes back."
+    with Redis(tmp_path, True) as broker, Worker(shop, broker) as worker:
+        queue = queue_of(broker)
+        queue.AsyncResult(send(queue, shop, 0)).get(timeout=60)
+        for _ in range(2):
+            with queue.connection_for_read() as line:
+                client = line.default_channel.client
+                eventually(lambda: 'blmove' in {c['cmd'] for c in client.client_list()}, why='the worker waits at no list')
+                os.kill(worker.process.pid, signal.SIGSTOP)
+                task = send(queue, shop, 1)
+                gone = not client.exists('recognition_queue')
+            broker.kill()
+            os.kill(worker.process.pid, signal.SIGCONT)
+            time.sleep(.5)
+            broker.start()
+            queue.close()
+            queue = queue_of(broker)
+            assert queue.AsyncResult(task).get(timeout=60)['request_id'] == task and rows_of(shop, [task]) == {task: 1}
+            if gone: break  # it was on its way indeed
+        assert gone
         queue.close()
 
 

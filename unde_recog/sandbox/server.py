@@ -91,7 +91,7 @@ def claude_answer(eyes: Eyes, body: Mapping[str, Any]) -> dict[str, Any]:
     return {'id': 'msg_sandbox', 'type': 'message', 'role': 'assistant', 'model': 'sandbox-simulated', 'content': said, 'stop_reason': 'tool_use' if tool else 'end_turn', 'stop_sequence': None,
             'usage': {'input_tokens': _tokens(text, len(pictures)), 'output_tokens': _tokens(json.dumps(told), 0)}}
 
-# %% ../../nbs/52_sandbox.server.ipynb #649c2b9d
+# %% ../../nbs/52_sandbox.server.ipynb #e55f3a78
 log = logging.getLogger('unde_recog.sandbox')
 _ROUTES = (('ximilar', re.compile(r'/(?:tagging/fashion/v2|similarity/fashion-new/v2)/(\w+)/?$')), ('gemini', re.compile(r'/(?:v\w+/)?models/[^/]+:(generateContent)$')), ('claude', re.compile(r'/v1/(messages)$')), ('ximilar', re.compile(r'/account/v2/(details)/?$')))
 _KEYS = {'ximilar': (b'authorization',), 'gemini': (b'x-goog-api-key',), 'claude': (b'x-api-key', b'authorization')}
@@ -100,7 +100,7 @@ class App:
     "The vendors as one ASGI application."
     def __init__(self, world: World, truth: 'Truth | None' = None, quality: Quality = Quality(), latency: Latency = Latency()):
         self.eyes, self.latency, self.faults, self.calls = Eyes(world, truth, quality), latency, Faults(), Counter()  # type: ignore[var-annotated]
-        self.ximilar, self._luck = Ximilar(self.eyes), np.random.default_rng(world.seed)
+        self.ximilar, self._luck, self.unread = Ximilar(self.eyes), np.random.default_rng(world.seed), 0  # unread: whoever asked had gone before the question was read
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope['type'] != 'http': return
@@ -108,6 +108,9 @@ class App:
         while (message := await receive())['type'] == 'http.request':
             body += message.get('body', b'')
             if not message.get('more_body'): break
+        else:
+            self.unread += 1
+            return
         if scope['path'].startswith('/_sandbox'): return await respond(send, *self._own(scope['path'], body))
         vendor, operation = next(((v, m[1]) for v, pattern in _ROUTES if (m := pattern.search(scope['path']))), ('', ''))
         if not vendor: return await respond(send, 404, b'{"detail": "Not found.", "sandbox": true}')
