@@ -19,7 +19,7 @@ FACES = {'cli', 'serving', 'web', 'worker', 'demo', 'bench'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
              'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'worker': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
 # rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large to fetch for a look)
-EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'training': 'train'}
+EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'broker': 'queue', 'training': 'train'}
 GROUND = {'contracts', 'settings', 'database', 'embedded', 'images', 'storage'}
 failures: list[str] = []
 
