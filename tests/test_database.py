@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from unde_recog import database
-from unde_recog.database import LOGICALS, DatabaseError, Databases, Query, address, arun, arun_all, migrate, open_databases, text_array
+from unde_recog.database import LOGICALS, DatabaseError, Databases, Query, Together, address, arun, arun_all, migrate, open_databases, text_array
 from unde_recog.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
 
@@ -401,3 +402,23 @@ def test_json_is_read_as_python_reads_it(fresh_url):
     asyncio.run(asked())
     with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.connect('log') as conn:
         for text in told: check(text, conn.execute(ask, {'x': text}).fetchone())
+
+
+@pytest.mark.parametrize('width', [1, 2])
+def test_a_question_that_comes_as_the_last_call_ends_is_answered(width):
+    "Both timers are due in one turn of the loop: the calls end, and before anybody has tidied up, new questions are there."
+    async def work(questions):
+        await asyncio.sleep(.01)
+        return questions
+
+    async def meet():
+        together = Together(work, width=width, most=1)
+        first = [asyncio.create_task(together.ask(n)) for n in range(width)]
+        async def late():
+            await asyncio.sleep(.005)
+            return await asyncio.gather(*(together.ask(n) for n in range(3)))
+        second = asyncio.create_task(late())
+        await asyncio.sleep(.001)
+        time.sleep(.05)
+        return await asyncio.wait_for(asyncio.gather(*first, second), 20)
+    assert asyncio.run(meet())[-1] == [0, 1, 2]

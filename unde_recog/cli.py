@@ -205,7 +205,7 @@ def answer_page(photo: str, answer: Answer, storage: Any, image: Any) -> str:
     from unde_recog.demo import picture_loader
     return render_page([Entry(image, answer, Path(photo).name)], picture_loader(storage), 'What was found')
 
-# %% ../nbs/90_cli.ipynb #6151f3f0
+# %% ../nbs/90_cli.ipynb #77cd89f3
 models_app = typer.Typer(help='Models: list, explain, pull, export.', no_args_is_help=True)
 app.add_typer(models_app, name='models')
 
@@ -227,6 +227,7 @@ def models_info(name: str) -> None:
         card = get_card(name)
         print(json.dumps({'model_version': card.model_version} | card.model_dump(mode='json'), indent=2, ensure_ascii=False))
 
+# %% ../nbs/90_cli.ipynb #84abcb80
 @models_app.command('pull')
 def models_pull(name: str) -> None:
     "Download a model's files and check them."
@@ -333,7 +334,7 @@ def quality(days: Annotated[int, typer.Option(min=1, max=400)] = 30, until: Anno
             new.replace(prometheus)
     raise typer.Exit(found.code)
 
-# %% ../nbs/90_cli.ipynb #c75b67ca
+# %% ../nbs/90_cli.ipynb #e6cc7c70
 @app.command()
 def serve(role: Annotated[str, typer.Option(help='app, gateway, reranker, embedder, embed-batch or all.')] = 'all', host: Annotated[Optional[str], typer.Option(help='Default: HOST.')] = None,
           port: Annotated[Optional[int], typer.Option(min=1, max=65535, help='Default: PORT.')] = None) -> None:
@@ -343,6 +344,7 @@ def serve(role: Annotated[str, typer.Option(help='app, gateway, reranker, embedd
         if role not in ROLES: raise ValueError(f"--role {role}: one of {', '.join(ROLES)} is needed")
         run_service(None, role, host, port)
 
+# %% ../nbs/90_cli.ipynb #3d188e47
 keys_app = typer.Typer(help='API keys of the service; only their hashes are kept, in API_KEYS_FILE.', no_args_is_help=True)
 app.add_typer(keys_app, name='keys')
 

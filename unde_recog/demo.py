@@ -111,13 +111,17 @@ def hit_rates(rows: pd.DataFrame, skus: int) -> pd.DataFrame:
     table['guessing'] = {'garments': len(rows), 'SKU at 1': min(1, 1/skus), 'SKU at 5': min(1, 5/skus), 'SKU at 50': min(1, 50/skus)}
     return pd.DataFrame(table).T
 
-# %% ../nbs/91_demo.ipynb #affb720f
+# %% ../nbs/91_demo.ipynb #60edc332
 def judge_found(scene: Scene, answer: Answer) -> list[dict[str, Any]]:
-    "A row a garment: was it found, under the right name, and is its SKU on the person's page?"
+    "A row a garment: was it found (by a box of its own, IoU at least .5), under the right name, and is its SKU on the person's page?"
     boxes, rows = np.array([i.box for i in answer.items], float).reshape(-1, 4), []
-    for item in scene.items:
-        over = overlaps(np.array(item.box, float), boxes) if len(boxes) else np.zeros(1)
-        told = answer.items[int(over.argmax())] if over.max() >= .5 else None
+    over = np.array([overlaps(np.array(item.box, float), boxes) if len(boxes) else np.zeros(0) for item in scene.items]).reshape(len(scene.items), len(boxes))
+    right = np.array([[i.category == item.category for i in answer.items] for item in scene.items], float).reshape(over.shape)
+    pairs: dict[int, int] = {}
+    for g, b in sorted(zip(*np.nonzero(over >= .5)), key=lambda at: -(right[at] + over[at])):
+        if g not in pairs and b not in pairs.values(): pairs[g] = b
+    for n, item in enumerate(scene.items):
+        told = answer.items[pairs[n]] if n in pairs else None
         shown = [SkuKey(m.brand, m.external_id) for m in told.matches] if told else []
         rows.append({'scene': scene.seed, 'category': item.category, 'found': told is not None, 'named': told is not None and told.category == item.category, 'shown': item.key in shown, 'items': len(answer.items)})
     return rows
@@ -129,7 +133,7 @@ def found_table(found: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
     table = {c: line(f, given[given.category == c]) for c, f in sorted(found.groupby('category'), key=lambda x: -len(x[1]))}
     return pd.DataFrame(table | {'all': line(found, given)}).T
 
-# %% ../nbs/91_demo.ipynb #11d8e47b
+# %% ../nbs/91_demo.ipynb #a78327ed
 BACKENDS, VENDORS = ('pgvector', 'conditional', 'dual'), ('ximilar', 'gemini', 'claude')
 
 def learn_photos(world: World, storage: Storage, folder: Path, truth: Truth) -> None:
@@ -150,6 +154,7 @@ async def ask_all(session: Session, scenes: Sequence[Scene], tell: Callable[[int
             return answer, time.monotonic() - begun
     return await asyncio.gather(*(one(s) for s in scenes))
 
+# %% ../nbs/91_demo.ipynb #2c9a3d6d
 def through_backend(settings: Settings, backend: str, box: Sandbox, scenes: Sequence[Scene], tell: Callable[[int], None]) -> list[dict[str, Any]]:
     "A row a garment for one backend against the sandbox."
     values = {n: getattr(settings, n) for n in ('UNDE_DATA_DIR', 'REQUEST_DEADLINE')} | box.settings()
@@ -261,7 +266,7 @@ def run_demo(out: 'Path | str', *, seed: int = 0, skus: int = 240, scenes: int =
     table = found_table(pd.DataFrame([r for s, a in found for r in judge_found(s, a)]), rows) if found else None
     return DemoResult(outcomes, rates, rows, page, routes, table, {'draw, import, index': filled - begun, 'recognise a scene': (done - asked)/max(1, scenes)})
 
-# %% ../nbs/91_demo.ipynb #97b75002
+# %% ../nbs/91_demo.ipynb #ffb5da4d
 def demo_sandbox(settings: Settings, photos: Path, *, seed: int = 0, skus: int = 240, scenes: int = 8, quality: Quality = Quality(), latency: Latency = Latency(), port: int = 0, tell: 'Tell | None' = None) -> Sandbox:
     "A sandbox that knows the demo's catalogue and the scenes it writes to `photos`. Raises `FileNotFoundError` if the demo has not been run with this seed and size."
     folder = data_dir(settings)/f'world-{seed}-{skus}'
@@ -276,6 +281,7 @@ def demo_sandbox(settings: Settings, photos: Path, *, seed: int = 0, skus: int =
     learn_photos(world, open_storage(settings), folder, truth)
     return Sandbox(App(world, truth, quality, latency), port)
 
+# %% ../nbs/91_demo.ipynb #d84895d9
 def parse_fault(text: str) -> tuple[str, Fault]:
     "`vendor:kind` or `vendor:kind:seconds` → (vendor, fault). Raises `ValueError`."
     vendor, kind, seconds = [*text.split(':'), '', ''][:3]

@@ -45,12 +45,13 @@ def category_of(packed: str) -> tuple[str, str | None]:
     path = max(departments, key=lambda p: (p.count('/'), -departments.index(p)), default='')
     return path, {'Men': 'men', 'Women': 'women', 'Kids': 'kids'}.get(path.split('/')[0])
 
-# %% ../nbs/06_magento.ipynb #b6f3aaae
+# %% ../nbs/06_magento.ipynb #78fb0780
 _SIZES = ('XXS', 'XS', 'S', 'M', 'L', 'XL', 'XXL', 'XXXL')
 
 def size_order(size: str) -> tuple[int, float, str]:
     return (0, _SIZES.index(size), '') if size in _SIZES else (1, float(size), '') if re.fullmatch(r'\d+(\.\d+)?', size) else (2, 0, size)
 
+# %% ../nbs/06_magento.ipynb #b8024338
 def _product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], colour: str, brand: str) -> dict[str, str]:
     "One product from the simple rows of a style in a colour."
     first, own = rows[0], attributes(rows[0].get('additional_attributes', ''))

@@ -60,15 +60,10 @@ class Parts:
     budget: 'Budget | None' = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
-# %% ../nbs/20_pipeline.ipynb #7d82f94c
-PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
-T = TypeVar('T')
-CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'local_tags': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
-RESERVE = {'detect': .45, 'find': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'local_tags': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
-
+# %% ../nbs/20_pipeline.ipynb #257d9573
 @dataclass
-class Request:
-    "What all garments of one photo share."
+class _Shared:
+    "What is given with a request, and what it comes to."
     settings: Settings
     parts: Parts
     db: Databases
@@ -90,6 +85,31 @@ class Request:
     tokens: Counter = field(default_factory=Counter)
     photo_size: 'tuple[int, int] | None' = None  # width, height
 
+    @property
+    def versions(self) -> dict[str, Any]:
+        "Models and prompts in force, for the log."
+        parts = (self.parts.booster, self.parts.tagger, self.parts.context_tagger, self.parts.reranker)
+        return {f'{p.name} versions': v for p in parts if p is not None and (v := getattr(p, 'versions', None))}
+
+    @property
+    def pair(self) -> Thresholds: return thresholds(self.settings, self.parts.primary.card)
+    @property
+    def booster_pair(self) -> Thresholds: return Thresholds(self.settings.XIMILAR_CONFIDENCE_THRESHOLD, self.settings.XIMILAR_MARGIN)
+
+    @property
+    def bands(self) -> 'Bands | None':
+        "For answers without a judge: the card's own bands."
+        card = self.parts.primary.card
+        return None if card.band_high is None or card.band_medium is None else Bands(card.band_high, card.band_medium)
+
+# %% ../nbs/20_pipeline.ipynb #c19b3771
+PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
+T = TypeVar('T')
+CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'local_tags': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
+RESERVE = {'detect': .45, 'find': .45, 'primary': .3, 'booster': .3, 'tag': .3, 'local_tags': .3, 'context': .2, 'availability': .1, 'rerank': .1, 'answer': 0.}
+
+class Request(_Shared):
+    "What all garments of one photo share; their calls go out through `attempt`."
     @property
     def shelves(self) -> Catalogue:
         if self.catalogue is None: self.catalogue = Catalogue(self.db)
@@ -116,23 +136,6 @@ class Request:
 
     def budget(self, step: str) -> float:
         return self.deadline.budget(CAPS[step]*self.deadline.seconds, RESERVE[step]*self.deadline.seconds)
-
-    @property
-    def versions(self) -> dict[str, Any]:
-        "Models and prompts in force, for the log."
-        parts = (self.parts.booster, self.parts.tagger, self.parts.context_tagger, self.parts.reranker)
-        return {f'{p.name} versions': v for p in parts if p is not None and (v := getattr(p, 'versions', None))}
-
-    @property
-    def pair(self) -> Thresholds: return thresholds(self.settings, self.parts.primary.card)
-    @property
-    def booster_pair(self) -> Thresholds: return Thresholds(self.settings.XIMILAR_CONFIDENCE_THRESHOLD, self.settings.XIMILAR_MARGIN)
-
-    @property
-    def bands(self) -> 'Bands | None':
-        "For answers without a judge: the card's own bands."
-        card = self.parts.primary.card
-        return None if card.band_high is None or card.band_medium is None else Bands(card.band_high, card.band_medium)
 
 # %% ../nbs/20_pipeline.ipynb #bf7b2a69
 @dataclass
@@ -231,7 +234,7 @@ async def context_step(w: Walk, r: Request) -> None:
     found = await r.attempt(f'{tagger.name}_context', 'context', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), w.degraded)
     w.tags = {**(found or {}), **w.tags}
 
-# %% ../nbs/20_pipeline.ipynb #b1437ede
+# %% ../nbs/20_pipeline.ipynb #c9d2b7a7
 async def stock_of(w: Walk, r: Request, candidates: Sequence[Candidate]) -> 'Stock | None':
     window = r.settings.AVAILABILITY_WINDOW
     async def ask(timeout: float) -> Stock:
@@ -251,6 +254,7 @@ def add_finds(old: Stock, new: Stock) -> Stock:
     fresh = lambda group: [c for c in group if c.key not in have]
     return Stock(old.here + fresh(new.here), old.elsewhere + fresh(new.elsewhere), old.gone + fresh(new.gone), new.feed if not old.here else old.feed)
 
+# %% ../nbs/20_pipeline.ipynb #ac5bc058
 async def availability_step(w: Walk, r: Request) -> None:
     "Keep what can be bought; look wider while there is too little of it."
     begun = time.monotonic()

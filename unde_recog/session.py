@@ -82,7 +82,7 @@ def warmed(session: Session) -> Session:
     session.run(first())
     return session
 
-# %% ../nbs/49_session.ipynb #335e816c
+# %% ../nbs/49_session.ipynb #b738feb5
 def local_parts(settings: Settings, primary: Any) -> Parts:
     "`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by pixels, words where the index's model has a text tower."
     embedder = getattr(primary, 'embedder', None)
@@ -95,6 +95,7 @@ def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) 
     embedder: Embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
     return local_parts(settings, PgRetriever(db, embedder, version.version))
 
+# %% ../nbs/49_session.ipynb #9838f695
 log = logging.getLogger('unde_recog')
 
 def open_recognizer(settings: 'Settings | None' = None, *, logged: bool = True, plug: 'Callable[[Parts], Parts] | None' = None, **keywords: Any) -> Session:

@@ -39,7 +39,7 @@ def drawn_photo(seed: int = 2, size: tuple[int, int] = (1500, 2000), garments: i
     boxes = [{'box': [int(v) for v in i.box], 'category': i.category} for i in scene.items]
     return to_jpeg(decode(scene.data), 88), boxes[:garments]
 
-# %% ../../nbs/89_bench.service_load.ipynb #1e74280a
+# %% ../../nbs/89_bench.service_load.ipynb #23cbb3e9
 KINDS, COLOURS = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag'), ('black', 'white', 'blue', 'navy', 'red', 'green', 'beige', 'grey', 'brown', 'pink', 'khaki', 'yellow')
 NEAR = (.95, .85, .7, .6)  # cosine of the nearest SKU to the first garment, the second …
 
@@ -56,6 +56,7 @@ def simulated_products(scale: float) -> Iterator[tuple]:
             yield (f'simulated_{brand}', f's{i:06d}', brand, f'{i//3}', f'{colour.title()} {kind} {i}', 9.95 + i*37 % 9000/100, 'EUR', kind, kind, 'women', colour,
                    json.dumps(['S', 'M', 'L']), json.dumps(urls), json.dumps(['front', 'back', 'detail', 'on_model', 'full_look']))
 
+# %% ../../nbs/89_bench.service_load.ipynb #3f4faed8
 def unit(x: np.ndarray) -> np.ndarray: return x/np.linalg.norm(x, axis=-1, keepdims=True)
 
 def nearest_sku(category: str) -> int:
@@ -74,7 +75,18 @@ def simulated_vectors(crops: Mapping[str, np.ndarray], brand: str, count: int, s
             out[nearest_sku(category)] = unit(near*v + np.sqrt(1 - near**2)*unit(aside - (aside @ v)*v))
     return out
 
-# %% ../../nbs/89_bench.service_load.ipynb #58e15b5e
+# %% ../../nbs/89_bench.service_load.ipynb #da9884d1
+def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tuple[Any, str, np.ndarray]]:
+    "(what is listed, hash of the photo, vector) of each photo of a brand, as `copy_vectors` takes them."
+    from unde_recog.contracts import SkuKey
+    from unde_recog.index import Listed
+    vectors, rows = simulated_vectors(crops, brand, n), []
+    for i, r in np.ndindex(n, 5):
+        about = {'name': f'Simulated {i}', 'category': KINDS[i//3 % 6], 'price': 9.95, 'currency': 'EUR', 'colour': COLOURS[i % 12], 'style_id': f'{i//3}'}
+        rows.append((Listed(SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg', r, about), hashlib.sha256(f'{brand} {i} {r}'.encode()).hexdigest(), vectors[i, r]))
+    return rows
+
+# %% ../../nbs/89_bench.service_load.ipynb #f1bc0938
 def fill_shop(db: 'Databases', embedder: 'Embedder', crops: Mapping[str, np.ndarray], scale: float) -> int:
     "Fill a database of the benchmark's own with the simulated shop and an index of the embedder's version; its readings of stock are thrown away and made new. → rows of the index."
     from unde_recog.research.latency import load_readings
@@ -91,18 +103,13 @@ def fill_shop(db: 'Databases', embedder: 'Embedder', crops: Mapping[str, np.ndar
 
 def fill_index(conn: psycopg.Connection, embedder: 'Embedder', crops: Mapping[str, np.ndarray], scale: float, version: str) -> int:
     "Vectors and indexes of a version, as `unde-recog index` would leave them; nothing if they are there."
-    from unde_recog.contracts import SkuKey
-    from unde_recog.index import Listed, brand_counts, build_index, copy_vectors, plan_indexes
+    from unde_recog.index import brand_counts, build_index, copy_vectors, plan_indexes
     done = conn.execute("select 1 from embedding_versions where version = %s and status = 'complete'", (version,)).fetchone()
     if not done:
         conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
         conn.execute('insert into embedding_versions (version, model, dims) values (%s, %s, 512) on conflict do nothing', (version, embedder.card.name))
         for brand, n in brand_sizes(scale).items():
-            vectors, rows = simulated_vectors(crops, brand, n), []
-            for i, r in np.ndindex(n, 5):
-                about = {'name': f'Simulated {i}', 'category': KINDS[i//3 % 6], 'price': 9.95, 'currency': 'EUR', 'colour': COLOURS[i % 12], 'style_id': f'{i//3}'}
-                rows.append((Listed(SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg', r, about), hashlib.sha256(f'{brand} {i} {r}'.encode()).hexdigest(), vectors[i, r]))
-            with conn.transaction(): copy_vectors(conn, rows, version)
+            with conn.transaction(): copy_vectors(conn, _index_rows(crops, brand, n), version)
         for due in plan_indexes(brand_counts(conn, version)): build_index(conn, version, due)
         conn.execute('vacuum analyze sku_image_embeddings')
         conn.execute("update embedding_versions set status = 'complete', completed_at = now() where version = %s", (version,))
@@ -287,7 +294,7 @@ def main(arguments: Sequence[str]) -> None:
         take_turns()
         uvicorn.run(pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None, access_log=False)
 
-# %% ../../nbs/89_bench.service_load.ipynb #565f14d8
+# %% ../../nbs/89_bench.service_load.ipynb #2cdebda4
 def database_processes(db: 'Databases') -> list[psutil.Process]:
     "The server processes of a local database; [] for one elsewhere."
     with db.connect('log') as conn: (pid,) = conn.execute('select pg_backend_pid()').fetchone()  # type: ignore[misc]
@@ -305,6 +312,7 @@ def spent(processes: Sequence[psutil.Process]) -> float:
         total += times.user + times.system + (times.children_user + times.children_system if p is processes[0] else 0.)
     return total
 
+# %% ../../nbs/89_bench.service_load.ipynb #abe43a1b
 def compare(server: Server, db: 'Databases', photo: Path, boxes: Sequence[Mapping[str, Any]], n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
     "Rows of runs of `n` clients: way, round, answers a second, p50, p95, p99 (ms), ms of each processor a photo, refused."
     rows = []

@@ -56,7 +56,7 @@ class Cell:
         "Whether the promise held, time apart: a list, one log row, credits as called, nothing held."
         return self.listed and self.rows == 1 and self.billed and self.idle
 
-# %% ../../nbs/63_research.fault_matrix.ipynb #14f3b170
+# %% ../../nbs/63_research.fault_matrix.ipynb #7a1b0c8d
 def connections(session: Session) -> list[Any]:
     "The HTTP connection holders of a session's vendors."
     found: list[Any] = []
@@ -67,6 +67,7 @@ def connections(session: Session) -> list[Any]:
     for name in ('detector', 'booster', 'tagger', 'context_tagger', 'reranker'): look(getattr(session.recognizer.parts, name))
     return list({id(f): f for f in found}.values())
 
+# %% ../../nbs/63_research.fault_matrix.ipynb #c34ad5ec
 def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, patience: float = 5.) -> tuple[Answer, float, dict[str, Any]]:
     "(answer, seconds, {rows, credits, idle, unread}) of one request with vendors at `app`."
     with Sandbox(app) as box:

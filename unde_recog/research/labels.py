@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Garment', 'SHOWN', 'sample_to_label', 'LabelSet', 'drawn_set', 'framed', 'as_labels', 'LabelSession', 'logged_set',
-           'set_to_label', 'card', 'Labeller', 'show_garment', 'labeller']
+           'set_to_label', 'card', 'show_garment', 'Labeller', 'labeller']
 
 # %% ../../nbs/73_research.labels.ipynb #a0483bea
 import html
@@ -98,32 +98,48 @@ def as_labels(said: Mapping[Garment, Mapping[SkuKey, int]], by: Mapping[Garment,
     rows = [(photo, item, brand, sku, -grade, by.get((photo, item), '')) for (photo, item), grades in said.items() for grade, brand, sku in best_first(grades)]
     return pd.DataFrame(rows, columns=[*LABEL_COLUMNS, 'by'], dtype=object).astype({'item': int, 'grade': int})
 
-# %% ../../nbs/73_research.labels.ipynb #47113062
+# %% ../../nbs/73_research.labels.ipynb #3f74c144
 SHOWN = {'primary': 'own search', 'booster': 'booster', 'merged': 'merged', 'final': 'answer'}
 
-class LabelSession:
-    "Labelling in progress. `path` is written at every word and read at the start."
-    def __init__(self, items: pd.DataFrame, photos: Callable[[str], Image.Image], pictures: Callable[[SkuKey], 'Image.Image | None'], path: 'Path | str', *, styles: 'Callable[[SkuKey], str | None] | None' = None, by: str = ''):
+class _Garments:
+    "Garments in order, one of them at hand."
+    def __init__(self, items: pd.DataFrame, photos: Callable[[str], Image.Image], pictures: Callable[[SkuKey], 'Image.Image | None'], styles: 'Callable[[SkuKey], str | None] | None' = None):
         table = items[items['item'] >= 0]
         self.rows = table.assign(booster=booster_any(table)).sort_values(['photo', 'item']).to_dict('records')
         if not self.rows: raise ValueError('no garment to label: give items of at least one photo')
-        self.photos, self.pictures, self.styles, self.path, self.who = photos, pictures, styles or (lambda key: None), Path(path), by
-        self.said: dict[Garment, dict[SkuKey, int]] = {}
-        self.by: dict[Garment, str] = {}
-        if self.path.exists(): self._take(read_labels(self.path))
-        self.at = self.first_open()
-
-    @classmethod
-    def of(cls, data: LabelSet, path: 'Path | str', **how: Any) -> 'LabelSession': return cls(data.items, data.photos, data.pictures, path, styles=data.styles, **how)
-
-    def _take(self, labels: pd.DataFrame) -> None:
-        self.said |= _words(labels)
-        if 'by' in labels: self.by |= {(p, int(i)): str(b) for p, i, b in labels[['photo', 'item', 'by']].itertuples(index=False) if b}
+        self.photos, self.pictures, self.styles, self.at = photos, pictures, styles or (lambda key: None), 0
 
     @property
     def row(self) -> dict[str, Any]: return self.rows[self.at]
     @property
     def garment(self) -> Garment: return self.row['photo'], int(self.row['item'])
+    def go(self, n: int) -> None: self.at = max(0, min(len(self.rows) - 1, n))
+
+    def lists(self, k: int = 8) -> dict[str, tuple[SkuKey, ...]]:
+        "The first k of each list that is known; a merged list that only repeats the own search is left out."
+        known = {name: tuple(self.row[name][:k]) for name in SHOWN if self.row.get(name) is not None and len(self.row[name])}
+        return {name: keys for name, keys in known.items() if name != 'merged' or keys != known.get('primary')}
+
+    def mates(self, key: SkuKey) -> set[SkuKey]:
+        "Other colours of its style among the candidates."
+        style = self.styles(key)
+        return {k for name in SHOWN for k in self.row.get(name) or () if style is not None and k != key and self.styles(k) == style}
+
+# %% ../../nbs/73_research.labels.ipynb #1eb3feee
+class _Record(_Garments):
+    "What was said of each garment. `path` is written at every word and read at the start."
+    def __init__(self, items: pd.DataFrame, photos: Callable[[str], Image.Image], pictures: Callable[[SkuKey], 'Image.Image | None'], path: 'Path | str', *, styles: 'Callable[[SkuKey], str | None] | None' = None, by: str = ''):
+        super().__init__(items, photos, pictures, styles)
+        self.path, self.who = Path(path), by
+        self.said: dict[Garment, dict[SkuKey, int]] = {}
+        self.by: dict[Garment, str] = {}
+        if self.path.exists(): self._take(read_labels(self.path))
+        self.at = self.first_open()
+
+    def _take(self, labels: pd.DataFrame) -> None:
+        self.said |= _words(labels)
+        if 'by' in labels: self.by |= {(p, int(i)): str(b) for p, i, b in labels[['photo', 'item', 'by']].itertuples(index=False) if b}
+
     @property
     def done(self) -> int: return sum((r['photo'], int(r['item'])) in self.said for r in self.rows)
     @property
@@ -136,11 +152,6 @@ class LabelSession:
         order = [*range(after, len(self.rows)), *range(after)]
         return next((n for n in order if (self.rows[n]['photo'], int(self.rows[n]['item'])) not in self.said), min(after, len(self.rows) - 1))
 
-    def lists(self, k: int = 8) -> dict[str, tuple[SkuKey, ...]]:
-        "The first k of each list that is known; a merged list that only repeats the own search is left out."
-        known = {name: tuple(self.row[name][:k]) for name in SHOWN if self.row.get(name) is not None and len(self.row[name])}
-        return {name: keys for name, keys in known.items() if name != 'merged' or keys != known.get('primary')}
-
     def say(self, grades: 'Mapping[SkuKey, int] | None') -> None:
         "Set what is said of this garment (None takes it back) and write."
         before = self.said, self.by
@@ -151,10 +162,14 @@ class LabelSession:
             self.said, self.by = before  # what is not on disk was not said
             raise
 
-    def mates(self, key: SkuKey) -> set[SkuKey]:
-        "Other colours of its style among the candidates."
-        style = self.styles(key)
-        return {k for name in SHOWN for k in self.row.get(name) or () if style is not None and k != key and self.styles(k) == style}
+    def table(self) -> pd.DataFrame: return as_labels(self.said, self.by)
+    def write(self) -> Path: return write_labels(self.table(), self.path)
+
+# %% ../../nbs/73_research.labels.ipynb #ee664baa
+class LabelSession(_Record):
+    "Labelling in progress. `path` is written at every word and read at the start."
+    @classmethod
+    def of(cls, data: LabelSet, path: 'Path | str', **how: Any) -> 'LabelSession': return cls(data.items, data.photos, data.pictures, path, styles=data.styles, **how)
 
     def right(self, key: SkuKey) -> None:
         "This is it, and other colours of its style get grade 1. Another one said before is taken back, and so is this one if said again."
@@ -168,9 +183,6 @@ class LabelSession:
         self.say(({k: g for k, g in grades.items() if k != key} or None) if grades.get(key) == 1 else {**grades, key: 1})
 
     def nothing(self) -> None: self.say({})
-    def go(self, n: int) -> None: self.at = max(0, min(len(self.rows) - 1, n))
-    def table(self) -> pd.DataFrame: return as_labels(self.said, self.by)
-    def write(self) -> Path: return write_labels(self.table(), self.path)
     def export(self, path: 'Path | str') -> Path: return write_labels(self.table(), path)
     def take(self, path: 'Path | str') -> int:
         "Import another file: its garments replace ours. → how many garments. Raises `LabelError`."
@@ -234,30 +246,21 @@ def card(session: LabelSession, key: SkuKey, place: int, clicked: Callable[[str,
     box.add_class('unde-card')
     return box
 
-# %% ../../nbs/73_research.labels.ipynb #e6b7963b
+# %% ../../nbs/73_research.labels.ipynb #3593292f
 _BAR = (('back', '← back'), ('none', 'none of these'), ('clear', 'take back'), ('more', 'more candidates'), ('next', 'next →'), ('open', 'next without answer'))
 
-class Labeller:
-    "The page over a session; `.widget` is what a notebook shows."
-    def __init__(self, session: LabelSession, k: int = 6):
+class _Page:
+    "What stands on the page. What a click does is said below."
+    def __init__(self, session: LabelSession, k: int):
         w = _widgets()
         self.session, self.k, self.first, self.cards = session, k, k, []  # type: ignore[var-annotated]
         self.head, self.photo, self.lists, self.told = w.HTML(), w.VBox(layout=w.Layout(min_width='280px')), w.VBox(), w.HTML()
         self.bar = {name: w.Button(description=text, layout=w.Layout(width='auto', flex='0 0 auto')) for name, text in _BAR}
-        for name, button in self.bar.items():
-            button.add_class(f'unde-{name}')
-            button.on_click(lambda _, name=name: self.act(name))
+        for name, button in self.bar.items(): button.add_class(f'unde-{name}')
         self.go_on = w.Checkbox(value=True, description='go on after an answer', indent=False, layout=w.Layout(width='auto', flex='0 0 auto', margin='2px 8px'))
         self.other = w.Text(placeholder='another SKU: brand id', continuous_update=False, layout=w.Layout(width='190px'))
-        self.other.observe(lambda _: self.name_other(), 'value')
         self.widget = w.VBox([self.head, w.HBox([*self.bar.values(), self.go_on, self.other], layout=w.Layout(flex_flow='row wrap')), self.told, w.HBox([self.photo, self.lists])])
         self.widget.add_class('unde-labeller')
-        self.show()
-
-    def show(self) -> None:
-        "Draw the present garment."
-        show_garment(self)
-        self.mark()
 
     def mark(self) -> None:
         "Colour the cards by what was said."
@@ -267,20 +270,6 @@ class Labeller:
         self.head.value = (f'<div class="unde-head" style="font:15px sans-serif">garment <b>{s.at + 1}</b> of {len(s.rows)} · {s.row["category"]} · photo {s.row["photo"]}, item {s.row["item"]}{" (simulated)" if s.row["simulated"] is True else ""} · '
                            f'<b>{s.done}</b> answered, all in {s.path.name} · <span class="unde-word">{word}</span></div>')
 
-    def act(self, name: str) -> None:
-        "A button of the bar."
-        s = self.session
-        if name == 'none': return self.answered() if self.kept(s.nothing) else None
-        if name == 'clear': return self.mark() if self.kept(lambda: s.say(None)) else None
-        self.k = self.k + self.first if name == 'more' else self.first
-        if name != 'more': s.go({'back': s.at - 1, 'next': s.at + 1, 'open': s.first_open(s.at)}[name])
-        self.show()
-
-    def clicked(self, kind: str, key: SkuKey) -> None:
-        if not self.kept(lambda: getattr(self.session, kind)(key)): return
-        if kind == 'right' and 2 in (self.session.grades or {}).values(): self.answered()
-        else: self.mark()
-
     def kept(self, word: Callable[[], None]) -> bool:
         "Say a word; False, and told on the page, if it could not be written."
         try: word()
@@ -288,23 +277,12 @@ class Labeller:
         self.told.value = ''
         return True
 
-    def answered(self) -> None:
-        "Go on to the next garment without an answer, if wished."
-        if not self.go_on.value or self.session.done == len(self.session.rows): return self.mark()
-        self.k = self.first
-        self.session.go(self.session.first_open(self.session.at))
-        self.show()
+    def clicked(self, kind: str, key: SkuKey) -> None:
+        "What a click on a card's button ('right' or 'colour') means."
+        raise NotImplementedError
 
-    def name_other(self) -> None:
-        "The product written into the field is the right one."
-        brand, _, sku = self.other.value.strip().partition(' ')
-        if brand and not sku: self.told.value = 'another SKU: write brand, a space, and the id, as in <code>zara 0712</code>'
-        if sku and self.kept(lambda: self.session.right(SkuKey(canonical_brand(brand), sku.strip()))):
-            self.other.value = ''
-            self.answered()
-
-# %% ../../nbs/73_research.labels.ipynb #41fb984f
-def show_garment(page: Labeller) -> None:
+# %% ../../nbs/73_research.labels.ipynb #90eeb1f9
+def show_garment(page: '_Page') -> None:
     "Photo, crop and lists of the session's present garment."
     w, s = _widgets(), page.session
     same = [r for r in s.rows if r['photo'] == s.row['photo']]
@@ -321,6 +299,49 @@ def show_garment(page: Labeller) -> None:
         page.cards += list(zip(keys, cards))
         strips += [w.HTML(f'<b style="font:13px/16px sans-serif">{SHOWN[name]}</b>', layout=w.Layout(margin='2px 0 0 4px')), w.GridBox(cards, layout=w.Layout(grid_template_columns=f'repeat({page.first}, 118px)'))]
     page.lists.children = strips
+
+# %% ../../nbs/73_research.labels.ipynb #9a8b6924
+class Labeller(_Page):
+    "The page over a session; `.widget` is what a notebook shows."
+    def __init__(self, session: LabelSession, k: int = 6):
+        super().__init__(session, k)
+        for name, button in self.bar.items(): button.on_click(lambda _, name=name: self.act(name))
+        self.other.observe(lambda _: self.name_other(), 'value')
+        self.show()
+
+    def show(self) -> None:
+        "Draw the present garment."
+        show_garment(self)
+        self.mark()
+
+    def act(self, name: str) -> None:
+        "A button of the bar."
+        s = self.session
+        if name == 'none': return self.answered() if self.kept(s.nothing) else None
+        if name == 'clear': return self.mark() if self.kept(lambda: s.say(None)) else None
+        self.k = self.k + self.first if name == 'more' else self.first
+        if name != 'more': s.go({'back': s.at - 1, 'next': s.at + 1, 'open': s.first_open(s.at)}[name])
+        self.show()
+
+    def clicked(self, kind: str, key: SkuKey) -> None:
+        if not self.kept(lambda: getattr(self.session, kind)(key)): return
+        if kind == 'right' and 2 in (self.session.grades or {}).values(): self.answered()
+        else: self.mark()
+
+    def answered(self) -> None:
+        "Go on to the next garment without an answer, if wished."
+        if not self.go_on.value or self.session.done == len(self.session.rows): return self.mark()
+        self.k = self.first
+        self.session.go(self.session.first_open(self.session.at))
+        self.show()
+
+    def name_other(self) -> None:
+        "The product written into the field is the right one."
+        brand, _, sku = self.other.value.strip().partition(' ')
+        if brand and not sku: self.told.value = 'another SKU: write brand, a space, and the id, as in <code>zara 0712</code>'
+        if sku and self.kept(lambda: self.session.right(SkuKey(canonical_brand(brand), sku.strip()))):
+            self.other.value = ''
+            self.answered()
 
 def labeller(session: LabelSession, k: int = 6) -> Any:
     "The labelling page, to be shown as the last value of a notebook cell; `k` candidates a list at first."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['photo_folds', 'fill_scores', 'log_odds', 'GateProbability', 'photo_weights', 'honesty', 'ReliabilityDisplay',
-           'cross_probability', 'best_pair_rank', 'risk_coverage', 'Duel', 'duel', 'draw_risk_coverage']
+           'risk_coverage', 'cross_probability', 'best_pair_rank', 'Duel', 'duel', 'draw_risk_coverage']
 
 # %% ../../nbs/68_research.probability.ipynb #a181ba04
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +62,23 @@ def _two_classes(y: Any, method: str) -> tuple[np.ndarray, np.ndarray]:
     if len(classes) < 2: raise ValueError(f'y holds one class only ({classes[0]!r}): right and wrong lists are both needed')
     return classes, coded
 
+# %% ../../nbs/68_research.probability.ipynb #acb58c34
+class _Sigmoid:
+    "p = 1/(1 + exp(-(slope·value + intercept)))."
+    def __init__(self, slope: float, intercept: float) -> None: self.slope, self.intercept = slope, intercept
+    def __call__(self, values: np.ndarray) -> np.ndarray: return 1/(1 + np.exp(-np.clip(self.slope*values + self.intercept, -500, 500)))
+
+class _Steps:
+    "An isotonic step function, joined by straight lines."
+    def __init__(self, values: np.ndarray, y: np.ndarray) -> None: self.steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(values, y)
+    def __call__(self, values: np.ndarray) -> np.ndarray: return self.steps.predict(values)
+
+def _honest(values: 'np.ndarray | None', y: np.ndarray, method: str) -> Any:
+    if values is None or method == 'none': return _Sigmoid(1., 0.)
+    if method == 'isotonic': return _Steps(values, y)
+    platt = LogisticRegression(C=1e6, max_iter=1000).fit(values[:, None], y)
+    return _Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0])) if platt.coef_[0, 0] > 0 else _Sigmoid(1., 0.)
+
 # %% ../../nbs/68_research.probability.ipynb #be650f45
 class GateProbability(ClassifierMixin, BaseEstimator):
     """Calibrated P(y = 1) from scores, columns (top1, margin, style margin) or any others.
@@ -100,23 +117,6 @@ class GateProbability(ClassifierMixin, BaseEstimator):
         "The likelier class."
         p = self.predict_proba(X)[:, 1]
         return self.classes_[(p > .5).astype(int)]
-
-# %% ../../nbs/68_research.probability.ipynb #acb58c34
-class _Sigmoid:
-    "p = 1/(1 + exp(-(slope·value + intercept)))."
-    def __init__(self, slope: float, intercept: float) -> None: self.slope, self.intercept = slope, intercept
-    def __call__(self, values: np.ndarray) -> np.ndarray: return 1/(1 + np.exp(-np.clip(self.slope*values + self.intercept, -500, 500)))
-
-class _Steps:
-    "An isotonic step function, joined by straight lines."
-    def __init__(self, values: np.ndarray, y: np.ndarray) -> None: self.steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(values, y)
-    def __call__(self, values: np.ndarray) -> np.ndarray: return self.steps.predict(values)
-
-def _honest(values: 'np.ndarray | None', y: np.ndarray, method: str) -> Any:
-    if values is None or method == 'none': return _Sigmoid(1., 0.)
-    if method == 'isotonic': return _Steps(values, y)
-    platt = LogisticRegression(C=1e6, max_iter=1000).fit(values[:, None], y)
-    return _Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0])) if platt.coef_[0, 0] > 0 else _Sigmoid(1., 0.)
 
 # %% ../../nbs/68_research.probability.ipynb #8b2788a8
 def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, slope: bool, rounds: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -192,6 +192,16 @@ def _draw_reliability(ax: Any, d: ReliabilityDisplay) -> None:
     ax.set_title(d.name, fontsize=10, loc='left'); ax.spines[['top', 'right']].set_visible(False)
     ax.figure.tight_layout()
 
+# %% ../../nbs/68_research.probability.ipynb #96b386c4
+def risk_coverage(rank: Any, harm: Any, coverages: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    "(coverages, share harmed among the items trusted first). Ties are broken as a fair coin would on average: tied items count their mean harm."
+    rank, harm = np.asarray(rank, float), np.asarray(harm, float)
+    at = np.linspace(.05, 1, 20) if coverages is None else np.asarray(coverages, float)
+    tied = pd.Series(harm).groupby(rank).transform('mean').to_numpy()
+    running = np.concatenate([[0], np.cumsum(tied[np.argsort(-rank, kind='stable')])])
+    count = at*len(rank)
+    return at, np.interp(count, np.arange(len(rank) + 1), running)/np.maximum(count, 1e-12)
+
 # %% ../../nbs/68_research.probability.ipynb #b4324c19
 def cross_probability(X: Any, y: Any, groups: Any, make: 'Callable[[], Any]' = GateProbability) -> np.ndarray:
     "P(y = 1) of each row from a model that did not see its photo. Raises `ValueError` if there are too few of one class."
@@ -209,16 +219,6 @@ def best_pair_rank(top1: Any, margin: Any, harm: Any, groups: Any, tilts: Sequen
         areas = [risk_coverage(r[train], harm[train])[1].mean() for r in ranks]
         out[test] = ranks[int(np.argmin(areas))][test]
     return out
-
-# %% ../../nbs/68_research.probability.ipynb #96b386c4
-def risk_coverage(rank: Any, harm: Any, coverages: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    "(coverages, share harmed among the items trusted first). Ties are broken as a fair coin would on average: tied items count their mean harm."
-    rank, harm = np.asarray(rank, float), np.asarray(harm, float)
-    at = np.linspace(.05, 1, 20) if coverages is None else np.asarray(coverages, float)
-    tied = pd.Series(harm).groupby(rank).transform('mean').to_numpy()
-    running = np.concatenate([[0], np.cumsum(tied[np.argsort(-rank, kind='stable')])])
-    count = at*len(rank)
-    return at, np.interp(count, np.arange(len(rank) + 1), running)/np.maximum(count, 1e-12)
 
 # %% ../../nbs/68_research.probability.ipynb #1a3a2fd3
 class Duel(NamedTuple):

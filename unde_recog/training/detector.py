@@ -317,7 +317,7 @@ class Deployed(nn.Module):
 
 OUTPUTS, INPUT = ('heat', 'boxes', 'kinds', 'presence'), (192, 288)
 
-# %% ../../nbs/78_training.detector.ipynb #22421d27
+# %% ../../nbs/78_training.detector.ipynb #fa5173fc
 def with_constants_folded(path: 'Path | str') -> Any:
     "The ONNX model of a file after the optimisations that hold on every machine."
     import onnx, onnxruntime
@@ -328,6 +328,7 @@ def with_constants_folded(path: 'Path | str') -> Any:
     folded.unlink()
     return model
 
+# %% ../../nbs/78_training.detector.ipynb #955b958a
 def absorb_pads(model: Any) -> int:
     "Let convolutions of an ONNX model pad by themselves, in place; returns how many Pad nodes went."
     from onnx import helper, numpy_helper

@@ -66,13 +66,13 @@ def fit_half(values: np.ndarray, keys: Sequence[str], copies: Sequence[np.ndarra
     mean, matrix = fit_projection(values*scale, keys, [c*scale for c in copies], dims, ridge, light)
     return Half(scale, mean.astype(np.float32), matrix.astype(np.float32))
 
-# %% ../../nbs/79_training.embedder.ipynb #9dfc6862
+# %% ../../nbs/79_training.embedder.ipynb #b5076d20
 @dataclass(frozen=True)
 class Recipe:
     "Dimensions of each half, weight of the network's half against the colours', ridge, weight and number of copies in another light."
     colours: int = 262
     seen: int = 250
-    weight: float = 1.2
+    weight: float = 1.6
     ridge: float = 1.
     ridge_seen: float = .5
     light: float = .25

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGER', 'View', 'Views', 'gather', 'drawn_views', 'cuts', 'street_views', 'moved', 'other_ground', 'other_light',
-           'spoilt', 'seen_anew', 'Pairs', 'pick_partner', 'Tuned', 'Tuning', 'Tuner', 'share_of_rate', 'one_step',
-           'tune', 'kept_look']
+           'spoilt', 'seen_anew', 'Pairs', 'pick_partner', 'Tuned', 'Tuning', 'share_of_rate', 'Tuner', 'one_step',
+           'tune', 'kept_look', 'between']
 
 # %% ../../nbs/79_training.metric.ipynb #b7a6d2ee
 import copy, os
@@ -155,7 +155,7 @@ class Tuned(nn.Module):
             if isinstance(part, nn.BatchNorm2d): part.eval()
         return self
 
-# %% ../../nbs/79_training.metric.ipynb #cbd443de
+# %% ../../nbs/79_training.metric.ipynb #4b04dc39
 @dataclass(frozen=True)
 class Tuning:
     "Steps of 2·`garments` pictures of `size` (height, width); `shares`: how often each source's turn comes; `slower`: the backbone's share of the rate."
@@ -170,6 +170,10 @@ class Tuning:
     keep_every: int = 100
     threads: int = 2
     seed: int = 0
+
+def share_of_rate(step: int, recipe: Tuning) -> float:
+    "Warm-up, then a half cosine down to 2 %."
+    return min(1., (step + 1)/recipe.warm)*(.02 + .98*(1 + np.cos(np.pi*min(1., step/recipe.steps)))/2)
 
 # %% ../../nbs/79_training.metric.ipynb #39fa3382
 class Tuner:
@@ -201,11 +205,7 @@ class Tuner:
         self.net.load_state_dict(kept['net']); self.average.load_state_dict(kept['average']); self.optimiser.load_state_dict(kept['optimiser'])
         self.step, self.history, self.rng.bit_generator.state = kept['step'], kept['history'], kept['rng']
 
-# %% ../../nbs/79_training.metric.ipynb #09a224e0
-def share_of_rate(step: int, recipe: Tuning) -> float:
-    "Warm-up, then a half cosine down to 2 %."
-    return min(1., (step + 1)/recipe.warm)*(.02 + .98*(1 + np.cos(np.pi*min(1., step/recipe.steps)))/2)
-
+# %% ../../nbs/79_training.metric.ipynb #5b8e6f4a
 def one_step(run: Tuner) -> dict[str, Any]:
     "Show a batch, learn from it, move the average; returns which source it was of, and its loss."
     r, which = run.recipe, int(run.rng.choice(len(run.sources), p=run.recipe.shares))
@@ -239,3 +239,11 @@ def kept_look(path: 'Path | str') -> Look:
     look = Look(Lite())
     look.load_state_dict({k: v.float() if v.dtype.is_floating_point else v for k, v in torch.load(path, weights_only=True).items()})
     return look.eval()
+
+# %% ../../nbs/79_training.metric.ipynb #3c48f3d9
+def between(first: Look, last: Look, share: float = .5) -> Look:
+    "The `Look` whose weights lie at `share` of the way from `first` to `last` (0–1)."
+    if not 0 <= share <= 1: raise ValueError(f'share {share}: between 0 (the first) and 1 (the last)')
+    out, end = copy.deepcopy(first), last.state_dict()
+    out.load_state_dict({k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v for k, v in first.state_dict().items()})
+    return out.eval()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'log', 'LONGEST', 'HEADROOM', 'Prompt', 'read_prompt', 'read_prices', 'price', 'photo_bytes', 'content_key',
-           'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember', 'Slots', 'PhotoJudge', 'why', 'settle',
+           'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember', 'Slots', 'why', 'settle', 'PhotoJudge',
            'agreed', 'confer', 'Council']
 
 # %% ../../nbs/44_vendors.council.ipynb #556c22b5
@@ -124,12 +124,9 @@ class Slots:
         try: yield ends - time.monotonic()
         finally: here.release()
 
-# %% ../../nbs/44_vendors.council.ipynb #c5347910
-HEADROOM = .95  # of the caller's time
-
-class PhotoJudge:
-    """A `Reranker` but for `look`: asks about each candidate's photo. `load(url)` → image or None, blocking, in a worker thread, must bound its own time;
-    `photo_of(candidate)` → its URL, on-model if there is one. Raises `VendorError` if no call succeeded."""
+# %% ../../nbs/44_vendors.council.ipynb #59109987
+class _Looker:
+    "The question about one candidate, and what it needs."
     name = 'judge'
     model = ''
     private: 'Callable[[Image.Image], Image.Image]' = staticmethod(unchanged)  # what makes the person's photo fit to leave
@@ -168,18 +165,6 @@ class PhotoJudge:
         await here(remember, self.cache, key, {'score': verdict.score, 'reason': verdict.reason})
         return verdict
 
-    async def rerank(self, crop: Image.Image, candidates: Sequence[Candidate], tags: Mapping[str, str], *, timeout: float) -> list[Verdict]:
-        "Verdicts on the first `most` candidates, in their order."
-        ends = time.monotonic() + HEADROOM*timeout
-        mine = await asyncio.to_thread(lambda: photo_bytes(self.private(crop)))
-        tasks = [asyncio.create_task(self._judge(mine, c, ends)) for c in candidates[:self.most]]
-        try:
-            if tasks: await asyncio.wait(tasks, timeout=max(0., ends - time.monotonic()) + .02*timeout)
-        finally:
-            for t in tasks: t.cancel()
-            said = await asyncio.gather(*tasks, return_exceptions=True)  # none is left running behind our back
-        return settle(self.name, said)
-
 # %% ../../nbs/44_vendors.council.ipynb #248a4431
 def why(error: BaseException) -> str:
     "What may be logged of a failure: its kind or class, never its text."
@@ -196,6 +181,24 @@ def settle(name: str, said: 'Sequence[Verdict | BaseException | None]') -> list[
         first = next((s for s in failed if isinstance(s, VendorError)), None)
         raise VendorError(name, first.kind if first else 'timeout', f'none of {len(failed)} calls gave a verdict', code=first.code if first else None)
     return verdicts
+
+# %% ../../nbs/44_vendors.council.ipynb #5f027856
+HEADROOM = .95  # of the caller's time
+
+class PhotoJudge(_Looker):
+    """A `Reranker` but for `look`: asks about each candidate's photo. `load(url)` → image or None, blocking, in a worker thread, must bound its own time;
+    `photo_of(candidate)` → its URL, on-model if there is one. Raises `VendorError` if no call succeeded."""
+    async def rerank(self, crop: Image.Image, candidates: Sequence[Candidate], tags: Mapping[str, str], *, timeout: float) -> list[Verdict]:
+        "Verdicts on the first `most` candidates, in their order."
+        ends = time.monotonic() + HEADROOM*timeout
+        mine = await asyncio.to_thread(lambda: photo_bytes(self.private(crop)))
+        tasks = [asyncio.create_task(self._judge(mine, c, ends)) for c in candidates[:self.most]]
+        try:
+            if tasks: await asyncio.wait(tasks, timeout=max(0., ends - time.monotonic()) + .02*timeout)
+        finally:
+            for t in tasks: t.cancel()
+            said = await asyncio.gather(*tasks, return_exceptions=True)  # none is left running behind our back
+        return settle(self.name, said)
 
 # %% ../../nbs/44_vendors.council.ipynb #57e9fa89
 def agreed(a: float, b: float, gap: float = .15) -> float:

@@ -53,7 +53,7 @@ def _sole(g: Garment) -> tuple[list[np.ndarray], str]:
     h = _HEELS.get(cut, .03)
     return [curve([(.015, -h, 1), (.28, -h*.8, 1), (.27, 0, 1), (.03, 0, 1)]), curve([(.02, -h, 1), (.28, -h*.85), (.45, -.055), (.7, -.045), (.99, -.05, 1), (.98, -.01), (.9, 0, 1), (.62, 0), (.45, -.012), (.28, -h*.7), (.02, -h*.75, 1)])], shade(g.cloth.colours[0], -.16) if h > .08 else '#3a2a20'
 
-# %% ../../nbs/37_wardrobe.carry.ipynb #9689772a
+# %% ../../nbs/37_wardrobe.carry.ipynb #0bec731f
 def _shoe_lines(g: Garment, P: Place, unit: float) -> list[Mark]:
     "Seams, laces, stripes, elastics, zips of a shoe."
     c, line = g.cut, (lambda *p: P(curve(p, closed=False)))
@@ -63,7 +63,7 @@ def _shoe_lines(g: Garment, P: Place, unit: float) -> list[Mark]:
         rows = [line((x - half*.2, y - half*.55), (x + half, y + half*.62)) for x, y in zip(np.linspace(a[0], b[0], steps), np.linspace(a[1], b[1], steps), strict=True)]
         return [Mark(rows, '#111114', .35, w*2.6), Mark(rows, lace, .95, w*1.9)]
     if c in ('sneakers', 'runners', 'high_tops'):
-        if c != 'high_tops' or True: out += [seam(line((.70, -.225), (.735, -.14), (.72, -.07)), alpha=.4, width=w), seam(line((.36, -.37), (.52, -.2), (.60, -.08)), alpha=.35, width=w)]
+        out += [seam(line((.70, -.225), (.735, -.14), (.72, -.07)), alpha=.4, width=w), seam(line((.36, -.37), (.52, -.2), (.60, -.08)), alpha=.35, width=w)]
         if g.has('panels'): out.insert(0, Mark([P(curve([(.0, -.07, 1), (.01, -.36, 1), (.16, -.31), (.24, -.08, 1)]))], g.trim)); out.insert(0, Mark([P(curve([(.70, -.24, 1), (.735, -.14), (.72, -.05, 1), (1.05, -.05, 1), (1.0, -.3, 1)]))], g.trim))
         if g.has('stripe') or c == 'runners': out.append(Mark([P(limb([(.24, -.11), (.38, -.16), (.52, -.26)], [.022, .028, .014]))], accent))
         if g.cloth.pattern == 'blocks': out.insert(0, Mark([P(np.array([[.36, -.5], [.66, -.5], [.62, 0], [.3, 0]]))], accent))
@@ -78,6 +78,7 @@ def _shoe_lines(g: Garment, P: Place, unit: float) -> list[Mark]:
     if g.has('bow'): out += [Mark([P(ellipse(.70, -.17, .045, .026, 24)), P(ellipse(.79, -.155, .045, .026, -24)), P(ellipse(.745, -.16, .016))], shade(g.cloth.colours[0], -.09))]
     return out
 
+# %% ../../nbs/37_wardrobe.carry.ipynb #c8c47ac8
 def draw_shoe(canvas: Canvas, g: Garment, place: Place, unit: float, foot: str | None = None) -> None:
     "One shoe in profile; `unit` = its length in figures; `foot` = the skin where it shows (figures only)."
     if g.cut not in _UPPERS: raise ValueError(f'shoe cut {g.cut!r} is unknown: choose one of {", ".join(_UPPERS)}')
@@ -145,7 +146,7 @@ def _handles(g: Garment, P: Place, unit: float, worn: bool) -> tuple[list[np.nda
     if g.cut == 'baguette': return [arc(.44, .42, .05)], []
     return [P(limb([(-.42, .06), (-.40, -.40), (-.12, -.70), (.18, -.66), (.40, -.34), (.42, .06)], [.016]*6))], []
 
-# %% ../../nbs/37_wardrobe.carry.ipynb #b77ebe09
+# %% ../../nbs/37_wardrobe.carry.ipynb #3ff0ac23
 def _bag_marks(g: Garment, P: Place, unit: float, back: bool) -> list[Mark]:
     "Pockets, seams, prints and locks of a bag."
     h, w, out = g.ease, unit*.008, []
@@ -168,6 +169,7 @@ def _bag_marks(g: Garment, P: Place, unit: float, back: bool) -> list[Mark]:
     if g.cut == 'backpack' and back: out += [Mark([P(limb([(s*.12, .1), (s*.25, h*.4), (s*.3, h*.9)], [.055, .06, .03]))], shade(g.cloth.colours[0], -.1), .9) for s in (-1, 1)]
     return out
 
+# %% ../../nbs/37_wardrobe.carry.ipynb #6113a684
 def draw_bag(canvas: Canvas, g: Garment, place: Place, unit: float, back: bool = False, worn: bool = False) -> None:
     "A bag; `unit` = its width in figures; `worn`: its long strap is drawn by the figure."
     P, h, seed = place, g.ease, g.seed % 997

@@ -48,7 +48,7 @@ def leg_outline(f: Fitting, name: str) -> np.ndarray:
     inner[:, 0] = np.where(side > 0, np.maximum(inner[:, 0], mid + .001), np.minimum(inner[:, 0], mid - .001))
     return curve([(*top[0], 1), (*top[1], 1), tuple(top[2]), tuple(top[3]), *map(tuple, outer[:-1]), (*outer[-1], 1), (*inner[-1], 1), *map(tuple, inner[:-1][::-1]), (*top[4], 1)])
 
-# %% ../../nbs/37_wardrobe.lower.ipynb #91516181
+# %% ../../nbs/37_wardrobe.lower.ipynb #753e8936
 def leg_folds(f: Fitting, name: str) -> list[Fold]:
     "Folds of one leg."
     side, points, g, draw = (-1 if name == 'leg_l' else 1), leg_axis(f, name), f.g, f.draw
@@ -69,6 +69,7 @@ def leg_folds(f: Fitting, name: str) -> list[Fold]:
         if hem > .045: folds += [Fold(curve([at(.3, u*thigh*.5), at(.65, u*.6*hem), at(g.length, u*hem)], closed=False), .014, -strength*.7) for u in (-.55, .5)]
     return folds
 
+# %% ../../nbs/37_wardrobe.lower.ipynb #3615e2ec
 def leg_marks(f: Fitting, name: str) -> list[Mark]:
     "Seams, pockets, rips and bands of one leg."
     side, points, g, out = (-1 if name == 'leg_l' else 1), leg_axis(f, name), f.g, []
@@ -103,33 +104,7 @@ def _rips(f: Fitting, points, side: int, thigh: float) -> list[Mark]:
         shapes.append(np.array([[x - w, y + dy], [x, y + dy + .001], [x + w, y + dy]]))
     return [Mark([ellipse(x, y, .017, .016)], pale, .55), Mark(shapes, '#f5f3ee', .8, .0018)]
 
-# %% ../../nbs/37_wardrobe.lower.ipynb #a8f994c1
-def draw_trousers(f: Fitting) -> None:
-    "Trousers, jeans, shorts."
-    g = f.g
-    halves = {name: leg_outline(f, name) for name in ('leg_l', 'leg_r')}
-    hips = f.bend(curve([(-.07, WAIST, 1), (.07, WAIST, 1), (.072, .46), (.03, .50), (-.03, .50), (-.072, .46)]))
-    if f.ghost and not f.back: _inside(f)
-    for name, shape in halves.items():
-        side = -1 if name == 'leg_l' else 1
-        axis = leg_axis(f, name)
-        lean = math.degrees(math.atan2(-(axis[2] - axis[0])[0], (axis[2] - axis[0])[1]))
-        fade = [Mark([ellipse(*along(axis, .22, .22, 1)[0], .022, .07)], '#ffffff', .10), Mark([ellipse(*along(axis, .56, .56, 1)[0], .017, .05)], '#ffffff', .07)] if g.cloth.weave == 'denim' and g.has('jeans') else []
-        paint(f.canvas, [shape], g.cloth, folds=leg_folds(f, name), marks=fade + leg_marks(f, name), anchor=(0, WAIST), turn=lean*.6, roundness=.015, shadow=.2, grow=[hips], seed=f.seed + side, wrinkle=.7)
-        if g.has('ribbed') or g.has('turnup'): _leg_end(f, axis, lean)
-    _waistband(f)
-
-def _inside(f: Fitting) -> None:
-    w = float(f.body.half(.39)) + .002
-    paint(f.canvas, [f.bend(curve([(-w, WAIST, 1), (0, WAIST - .007), (w, WAIST, 1), (w*.9, WAIST + .014), (-w*.9, WAIST + .014)]))], f.g.inner, bright=.6, shadow=0, roundness=.02)
-
-def _leg_end(f: Fitting, axis, lean: float) -> None:
-    end, wide = min(1., f.g.length), f.g.ease
-    size = .07 if f.g.has('ribbed') else .035 if end > .5 else .06
-    spine = along(axis, end - size, end + .004, 3) + (0, max(0, f.g.length - 1)*.44)
-    width = [wide*1.0, wide*.8, wide*.72] if f.g.has('ribbed') else [wide*1.05, wide*1.06, wide*1.06]
-    paint(f.canvas, [limb(spine, width)], f.g.rib if f.g.has('ribbed') else f.g.inner, turn=lean, roundness=.007, shadow=.25, seed=f.seed)
-
+# %% ../../nbs/37_wardrobe.lower.ipynb #9f39f071
 def _waistband(f: Fitting) -> None:
     g, w = f.g, float(f.body.half(.39)) + .005
     band = f.bend(curve([(-w, WAIST - .002, 1), (0, WAIST + .002), (w, WAIST - .002, 1), (w + .002, WAIST + .015, 1), (0, WAIST + .019), (-w - .002, WAIST + .015, 1)]))
@@ -151,7 +126,34 @@ def _belt(f: Fitting, w: float) -> None:
     buckle = [] if f.back else [Mark([f.bend(np.array([[-.009, WAIST + .003], [.009, WAIST + .003], [.009, WAIST + .019], [-.009, WAIST + .019], [-.009, WAIST + .003]]))], '#c9a75a', 1., .0028)]
     paint(f.canvas, [band], f.g.inner, marks=buckle, bright=.75, roundness=.005, shadow=.3, wrinkle=0)
 
-# %% ../../nbs/37_wardrobe.lower.ipynb #d44d7388
+# %% ../../nbs/37_wardrobe.lower.ipynb #92898303
+def _inside(f: Fitting) -> None:
+    w = float(f.body.half(.39)) + .002
+    paint(f.canvas, [f.bend(curve([(-w, WAIST, 1), (0, WAIST - .007), (w, WAIST, 1), (w*.9, WAIST + .014), (-w*.9, WAIST + .014)]))], f.g.inner, bright=.6, shadow=0, roundness=.02)
+
+def _leg_end(f: Fitting, axis, lean: float) -> None:
+    end, wide = min(1., f.g.length), f.g.ease
+    size = .07 if f.g.has('ribbed') else .035 if end > .5 else .06
+    spine = along(axis, end - size, end + .004, 3) + (0, max(0, f.g.length - 1)*.44)
+    width = [wide*1.0, wide*.8, wide*.72] if f.g.has('ribbed') else [wide*1.05, wide*1.06, wide*1.06]
+    paint(f.canvas, [limb(spine, width)], f.g.rib if f.g.has('ribbed') else f.g.inner, turn=lean, roundness=.007, shadow=.25, seed=f.seed)
+
+def draw_trousers(f: Fitting) -> None:
+    "Trousers, jeans, shorts."
+    g = f.g
+    halves = {name: leg_outline(f, name) for name in ('leg_l', 'leg_r')}
+    hips = f.bend(curve([(-.07, WAIST, 1), (.07, WAIST, 1), (.072, .46), (.03, .50), (-.03, .50), (-.072, .46)]))
+    if f.ghost and not f.back: _inside(f)
+    for name, shape in halves.items():
+        side = -1 if name == 'leg_l' else 1
+        axis = leg_axis(f, name)
+        lean = math.degrees(math.atan2(-(axis[2] - axis[0])[0], (axis[2] - axis[0])[1]))
+        fade = [Mark([ellipse(*along(axis, .22, .22, 1)[0], .022, .07)], '#ffffff', .10), Mark([ellipse(*along(axis, .56, .56, 1)[0], .017, .05)], '#ffffff', .07)] if g.cloth.weave == 'denim' and g.has('jeans') else []
+        paint(f.canvas, [shape], g.cloth, folds=leg_folds(f, name), marks=fade + leg_marks(f, name), anchor=(0, WAIST), turn=lean*.6, roundness=.015, shadow=.2, grow=[hips], seed=f.seed + side, wrinkle=.7)
+        if g.has('ribbed') or g.has('turnup'): _leg_end(f, axis, lean)
+    _waistband(f)
+
+# %% ../../nbs/37_wardrobe.lower.ipynb #e3b939ed
 def skirt_outline(f: Fitting) -> np.ndarray:
     "The skirt's outline, posed. → [n, 2]"
     g, y = f.g, f.g.length
@@ -162,6 +164,7 @@ def skirt_outline(f: Fitting) -> np.ndarray:
     right = [(0, WAIST + .004), (wide(WAIST), WAIST, 1), *sides, *hem]
     return f.bend(curve(right + [(-p[0], *p[1:]) for p in reversed(right[1:-1])]))
 
+# %% ../../nbs/37_wardrobe.lower.ipynb #09399e08
 def draw_skirt(f: Fitting) -> None:
     "A skirt with its folds, seams and waistband."
     g, y, folds, marks = f.g, f.g.length, [], []

@@ -134,21 +134,18 @@ def keep_loading(engine: 'Engine', stop: threading.Event) -> None:
             if engine.ready is None: engine.reason['recognizer' if engine.opened is not None else 'database'], pause = reason_of(e), min(10., max(engine.pause, pause*1.5))
         stop.wait(pause)
 
-# %% ../../nbs/86_web.engine.ipynb #a6f5ff33
+# %% ../../nbs/86_web.engine.ipynb #bf90cd6d
 T = TypeVar('T')
 
-class Engine:
-    "Databases, storage and recognizer, as they come up. Give a `session` that is ready, or let it load one; `reload` reads the settings again under way."
-    def __init__(self, settings: Settings, metrics: Metrics, *, role: str = 'app', session: 'Session | None' = None, reload: 'Callable[[], Settings] | None' = None, pause: float = 1., watch: float = 15.):
-        self.settings, self.metrics, self.role, self.reload, self.pause, self.watch = settings, metrics, role, reload, pause, watch
-        self.inference = Lane('inference', 1 if role == 'embed-batch' else min(4, cores()))
+class _Opened:
+    "What has come up so far, and why the rest has not; one who asks too early is told."
+    def __init__(self, settings: Settings, metrics: Metrics, role: str):
+        self.settings, self.metrics, self.role, self._watchers = settings, metrics, role, []  # type: ignore[var-annotated]
+        self.ready: 'Session | None' = None
         self.reason: dict[str, str] = {'database': 'it is being opened', 'recognizer': 'its model is being loaded'}
         self.pools: dict[str, dict[str, int]] = {}
-        self._own, self.ready, self._watchers = session is None, session, []  # type: ignore[var-annotated]
         self.opened: 'Databases | None' = None
         self.storage: 'Storage | None' = None
-        self._stop, self._thread = threading.Event(), threading.Thread(target=lambda: keep_loading(self, self._stop), name='engine', daemon=True)
-        if session is not None: self.take(session)
 
     def take(self, session: 'Session') -> None:
         recognizer = session.recognizer
@@ -156,8 +153,6 @@ class Engine:
         self._watchers = [asyncio.run_coroutine_threadsafe(w, session.loop) for w in (measure_lag(self.metrics, 'recognizer'), watch_pools(recognizer.db, self.pools))]
         self.opened, self.storage, self.ready, self.reason = recognizer.db, recognizer.storage, session, {}
 
-    def start(self) -> None:
-        if self._own and not self._thread.is_alive(): self._thread.start()
     @property
     def db(self) -> 'Databases':
         if self.opened is None: raise not_ready('the database', self.reason.get('database', 'it is closed'))
@@ -174,6 +169,19 @@ class Engine:
     def require(self) -> None:
         "Raises `Problem` (503) until photos can be recognised."
         if self.ready is None: raise not_ready('recognition', self.reason.get('database') or self.reason.get('recognizer', 'it is closed'))
+
+# %% ../../nbs/86_web.engine.ipynb #3df6d1d7
+class Engine(_Opened):
+    "Databases, storage and recognizer, as they come up. Give a `session` that is ready, or let it load one; `reload` reads the settings again under way."
+    def __init__(self, settings: Settings, metrics: Metrics, *, role: str = 'app', session: 'Session | None' = None, reload: 'Callable[[], Settings] | None' = None, pause: float = 1., watch: float = 15.):
+        super().__init__(settings, metrics, role)
+        self.reload, self.pause, self.watch, self._own = reload, pause, watch, session is None
+        self.inference = Lane('inference', 1 if role == 'embed-batch' else min(4, cores()))
+        self._stop, self._thread = threading.Event(), threading.Thread(target=lambda: keep_loading(self, self._stop), name='engine', daemon=True)
+        if session is not None: self.take(session)
+
+    def start(self) -> None:
+        if self._own and not self._thread.is_alive(): self._thread.start()
 
     async def call(self, work: Callable[['Recognizer'], Awaitable[T]]) -> T:
         "`work(recognizer)` on the recognizer's loop."

@@ -33,7 +33,7 @@ class Key:
 
 def fingerprint(key: str) -> str: return hashlib.sha256(key.encode()).hexdigest()
 
-# %% ../../nbs/83_web.keys.ipynb #40f8d012
+# %% ../../nbs/83_web.keys.ipynb #f1a4bb21
 def read_keys(path: Path) -> list[Key]:
     "The keys of a file; a missing file holds none. Raises `SettingsError` if it cannot be understood."
     if not path.exists(): return []
@@ -46,6 +46,7 @@ def write_keys(path: Path, keys: Sequence[Key]) -> None:
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8') as f: json.dump({'keys': [asdict(k) for k in keys]}, f, indent=1)
     os.replace(part, path)
 
+# %% ../../nbs/83_web.keys.ipynb #3f11d4fc
 def add_key(path: Path, name: str, rights: Sequence[str] = ('recognize',), per_minute: int = 600) -> str:
     "Make a key and keep its hash; → the key, which nobody can show again. Raises `ValueError`."
     keys = read_keys(path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'T', 'EXAMPLE', 'Tell', 'House', 'Gone', 'while_there', 'advice_due', 'recognise', 'Repeatable', 'event',
-           'Events', 'grow', 'advise', 'body_schema', 'answer_request', 'wants_events', 'replay', 'live_routes']
+           'Events', 'advise', 'grow', 'body_schema', 'answer_request', 'wants_events', 'replay', 'live_routes']
 
 # %% ../../nbs/87_web.live.ipynb #489da472
 import asyncio, json, logging, uuid
@@ -161,7 +161,18 @@ class Events(StreamingResponse):
         try: await super().__call__(scope, receive, send)
         finally: self.task.cancel()
 
-# %% ../../nbs/87_web.live.ipynb #3dd90a03
+# %% ../../nbs/87_web.live.ipynb #2b9e8c2e
+async def advise(house: House, answer: Answer, heard: 'asyncio.Queue[tuple[str, Any]]', send: Callable[[str, Any], bytes], most: float = 12.) -> AsyncIterator[bytes]:
+    "The advice, if there is to be any."
+    ends = asyncio.get_running_loop().time() + most
+    while (house.engine.ready is not None and advice_due(house.engine.ready.recognizer, answer)) and (left := ends - asyncio.get_running_loop().time()) > 0:
+        try: kind, body = await asyncio.wait_for(heard.get(), min(left, house.heartbeat))
+        except TimeoutError: yield b': heartbeat\n\n'; continue
+        if kind == 'advice':
+            if body: yield send(kind, {'text': body})
+            return
+
+# %% ../../nbs/87_web.live.ipynb #83013ec7
 async def grow(house: House, request: Request, rid: uuid.UUID, size: tuple[int, int], heard: 'asyncio.Queue[tuple[str, Any]]', task: 'asyncio.Task[Answer]') -> AsyncIterator[bytes]:
     "The events of one request: what is `heard`, then result, advice, done, or error."
     n, early = 0, None
@@ -189,16 +200,6 @@ async def grow(house: House, request: Request, rid: uuid.UUID, size: tuple[int, 
         async for part in advise(house, answer, heard, send): yield part
     elif early: yield send('advice', {'text': early})
     yield send('done', {'total_ms': answer.total_ms})
-
-async def advise(house: House, answer: Answer, heard: 'asyncio.Queue[tuple[str, Any]]', send: Callable[[str, Any], bytes], most: float = 12.) -> AsyncIterator[bytes]:
-    "The advice, if there is to be any."
-    ends = asyncio.get_running_loop().time() + most
-    while (house.engine.session is not None and advice_due(house.engine.session.recognizer, answer)) and (left := ends - asyncio.get_running_loop().time()) > 0:
-        try: kind, body = await asyncio.wait_for(heard.get(), min(left, house.heartbeat))
-        except TimeoutError: yield b': heartbeat\n\n'; continue
-        if kind == 'advice':
-            if body: yield send(kind, {'text': body})
-            return
 
 # %% ../../nbs/87_web.live.ipynb #f5c24b14
 def body_schema() -> dict[str, Any]:
