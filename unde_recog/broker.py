@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['PUT_BACK', 'LET_IN', 'taken', 'Moving', 'QoS', 'Channel', 'Transport']
 
-# %% ../nbs/88_broker.ipynb #d7a5c3d7
+# %% ../nbs/88_broker.ipynb #0cb9fb07
+from queue import Empty
 from time import monotonic
 from typing import Any
 
-# %% ../nbs/88_broker.ipynb #96fa698b
+# %% ../nbs/88_broker.ipynb #6c5b1dd9
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from queue import Empty
 
 # %% ../nbs/88_broker.ipynb #8baa97e1
 PUT_BACK = "if redis.call('lrem', KEYS[1], 1, ARGV[1]) > 0 then return redis.call('rpush', KEYS[2], ARGV[1]) end return 0"

@@ -70,7 +70,7 @@ def parse_colours(rows: Iterable[Sequence]) -> dict[SkuKey, list[Colour]]:
     for brand, external_id, other, colour, url in rows: found[SkuKey(brand, external_id)].append(Colour(external_id=other, colour=colour, image_url=url))
     return dict(found)
 
-# %% ../nbs/17_products.ipynb #abaeb08a
+# %% ../nbs/17_products.ipynb #0303b9c0
 class Facts(NamedTuple):
     "What the catalogue knows of some SKUs."
     products: dict[SkuKey, Product]
@@ -84,6 +84,7 @@ def each_once(wanted: Wanted) -> list[tuple[SkuKey, 'str | None']]:
     everywhere = {k for k, mall in wanted if mall is None}
     return list(dict.fromkeys((k, None if k in everywhere else mall) for k, mall in wanted))
 
+# %% ../nbs/17_products.ipynb #ed5e2390
 class Catalogue:
     "Questions to the catalogue, asked together. `now` as in `aware`."
     def __init__(self, db: Databases):

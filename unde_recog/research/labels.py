@@ -300,7 +300,7 @@ def show_garment(page: '_Page') -> None:
         strips += [w.HTML(f'<b style="font:13px/16px sans-serif">{SHOWN[name]}</b>', layout=w.Layout(margin='2px 0 0 4px')), w.GridBox(cards, layout=w.Layout(grid_template_columns=f'repeat({page.first}, 118px)'))]
     page.lists.children = strips
 
-# %% ../../nbs/73_research.labels.ipynb #9a8b6924
+# %% ../../nbs/73_research.labels.ipynb #e7fd164b
 class Labeller(_Page):
     "The page over a session; `.widget` is what a notebook shows."
     def __init__(self, session: LabelSession, k: int = 6):
@@ -343,6 +343,7 @@ class Labeller(_Page):
             self.other.value = ''
             self.answered()
 
+# %% ../../nbs/73_research.labels.ipynb #2c3571cc
 def labeller(session: LabelSession, k: int = 6) -> Any:
     "The labelling page, to be shown as the last value of a notebook cell; `k` candidates a list at first."
     return Labeller(session, k).widget

@@ -139,7 +139,7 @@ def skirt_folds(f: Fitting, top: float, hem: float, fullness: float, strength: f
         folds.append(Fold(f.bend(path), .012 + .035*min(.6, fullness), strength*(.75 if k % 2 else -.65)*f.draw.uniform(.6, 1.1)))
     return folds
 
-# %% ../../nbs/35_wardrobe.fitting.ipynb #ba43b071
+# %% ../../nbs/35_wardrobe.fitting.ipynb #2177e580
 def sleeve_widths(f: Fitting, end: float, count: int = 5) -> list[float]:
     "Half-widths of a sleeve from the upper arm to its end."
     t, e, m = np.linspace(.2, end, count), f.g.ease, f.body.limb
@@ -162,6 +162,7 @@ def sleeve_outline(f: Fitting, points: Sequence[np.ndarray], side: int, end: flo
     ends = [(*outer[-1], 1), (*inner[-1], 1)] if len(inner) else [(*outer[-1], 1), (*(spine[-1] - across[-1]*half[-1]), 1)]
     return curve([(*tip, 1), *puff, *map(tuple, outer[:-1]), *ends, *map(tuple, inner[:-1][::-1]), (*low, 1), tuple(hollow)])
 
+# %% ../../nbs/35_wardrobe.fitting.ipynb #23c1d15d
 def sleeve_folds(f: Fitting, points: Sequence[np.ndarray], side: int, end: float) -> list[Fold]:
     g, draw, folds = f.g, f.draw, []
     strength, m = .8 - .35*g.cloth.surface.weight, .020 + g.ease*.6
