@@ -190,8 +190,9 @@ def test_roles_killed(shop):
                 load.again()
                 role.kill()
                 since = len(load.answers)
-                told = eventually(lambda since=since, missing=missing: next((a[3] for a in load.good(since) if missing in a[3]['degraded']), None), why=lambda: f'{missing}: {load.answers[-2:]}')
-                assert told['items'] and (role is gateway or told['items'][0]['matches'])  # with the database up there is always a list
+                told = lambda since=since, missing=missing: {n: body['items'] for n, _, _, body in load.good(since) if missing in body['degraded']}
+                eventually(lambda told=told: len(told()) == len(photos), why=lambda missing=missing: f'{missing}: {load.answers[-2:]}')
+                assert all(items and (role is gateway or items[0]['matches']) for items in told().values())  # with the database up there is always a list
                 assert app.says('/health/ready')
                 role.start().ready()
                 load.again()

@@ -8,12 +8,13 @@ from PIL import Image
 
 from unde_recog.availability import UnknownMall
 from unde_recog.catalog import import_availability, import_products, import_stores
-from unde_recog.contracts import Candidate, SkuKey, Verdict
-from unde_recog.database import LOGICALS, DatabaseError, Databases
+from unde_recog.contracts import CATEGORIES, Candidate, SkuKey, Verdict
+from unde_recog.database import LOGICALS, DatabaseError, Databases, run
 from unde_recog.embedder import load_embedder
 from unde_recog.images import ImageError, to_jpeg
 from unde_recog.index import index_catalogue
 from unde_recog.pipeline import Parts
+from unde_recog.products import fallback_query
 from unde_recog.recognizer import Recognizer
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
@@ -216,6 +217,28 @@ def test_a_stopped_feed_is_told_from_an_empty_shelf(open_session, world):
     late = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW + timedelta(days=9))
     assert 'stock_feed' in late.degraded and late.items[0].matches  # still something, marked as not in stock
     assert not any(m.in_mall for m in late.items[0].matches)
+
+
+class Away:
+    "A primary whose embedder is down."
+    name, version = 'pgvector', 'none'
+
+    def __init__(self, card): self.card = card
+    async def search(self, item, k, *, brands=None, timeout=5): raise OSError
+    async def exact_scores(self, item, keys, *, timeout=2): raise OSError
+
+
+@pytest.mark.parametrize('late', [timedelta(), timedelta(days=9)], ids=['stock known', 'feed stopped'])
+def test_without_the_embedder_there_is_a_list_for_any_garment(open_session, world, late):
+    "Of a category and a colour that the mall has not in stock too."
+    session, narrow = open_session(lambda p: Parts(Away(p.primary.card))), 0
+    for n, category in enumerate(CATEGORIES):
+        for mall in (world.mall_names[0], None):
+            found, = session.recognize(world.photo(world.keys[n], 'front'), boxes=[{'box': [0, 0, 300, 300], 'category': category}], user_mall=mall, now=NOW + late).items
+            assert found.match_type == 'style' and found.matches and (mall is None or late or all(m.in_mall for m in found.matches))
+            with session.recognizer.db.connect('catalogue') as conn:
+                narrow += bool(run(conn, fallback_query(category, found.tags['color'], mall, timedelta(days=7), NOW + late)))
+    assert 0 < narrow < 2*len(CATEGORIES)  # both were tried: what the mall has, and what it has not
 
 
 def test_bad_input_is_named(open_session, world):

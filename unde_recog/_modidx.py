@@ -596,6 +596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'unde_recog.pipeline.answer_step': ('pipeline.html#answer_step', 'unde_recog/pipeline.py'),
                                      'unde_recog.pipeline.ask_booster': ('pipeline.html#ask_booster', 'unde_recog/pipeline.py'),
                                      'unde_recog.pipeline.ask_primary': ('pipeline.html#ask_primary', 'unde_recog/pipeline.py'),
+                                     'unde_recog.pipeline.attributes': ('pipeline.html#attributes', 'unde_recog/pipeline.py'),
                                      'unde_recog.pipeline.availability_step': ('pipeline.html#availability_step', 'unde_recog/pipeline.py'),
                                      'unde_recog.pipeline.bands_in_force': ('pipeline.html#bands_in_force', 'unde_recog/pipeline.py'),
                                      'unde_recog.pipeline.by_category': ('pipeline.html#by_category', 'unde_recog/pipeline.py'),

@@ -6,7 +6,7 @@
 __all__ = ['PAID', 'T', 'CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener', 'Budget', 'Advisor', 'Parts', 'Request',
            'Walk', 'ask_primary', 'ask_booster', 'search_step', 'merge_step', 'tag_step', 'context_step', 'stock_of',
            'add_finds', 'availability_step', 'by_category', 'with_model_photos', 'rerank_step', 'bands_in_force',
-           'likely_category', 'fallback', 'choose_step', 'answer_step', 'walk_item']
+           'likely_category', 'attributes', 'fallback', 'choose_step', 'answer_step', 'walk_item']
 
 # %% ../nbs/20_pipeline.ipynb #44b1e2e8
 import asyncio, time, uuid
@@ -302,7 +302,7 @@ async def rerank_step(w: Walk, r: Request) -> None:
             w.ranked, w.reranked = [c for c in judged if c.in_mall is not False] + [c for c in judged if c.in_mall is False] + offered[20:], True
     w.times['rerank'] = time.monotonic() - begun
 
-# %% ../nbs/20_pipeline.ipynb #0b39bf08
+# %% ../nbs/20_pipeline.ipynb #7894826e
 def bands_in_force(w: Walk, r: Request) -> 'Bands | None':
     return Bands(r.settings.CONFIDENCE_HIGH, r.settings.CONFIDENCE_MEDIUM) if w.reranked else r.bands
 
@@ -312,17 +312,28 @@ def likely_category(w: Walk) -> str:
     votes = [str(c.metadata.get('category', 'other')) for c in w.merged[:5]]
     return max(votes, key=lambda v: (votes.count(v), v != 'other', v), default='other')
 
+def attributes(w: Walk, mall: str | None) -> list[tuple['str | None', 'str | None', 'str | None']]:
+    "(category, colour, mall) to ask the shelves for, one after the other until something is there; wider than the first only if nothing near is known."
+    category = likely_category(w) if w.merged or w.item.category != 'other' else None  # nobody knows: any goods of that colour
+    colour = w.tags.get('color')
+    if w.ranked or w.stock.gone: return [(category, colour, mall)]
+    return list(dict.fromkeys((*what, where) for where in (mall, None) for what in ((category, colour), (category, None), (None, colour), (None, None))))
+
+# %% ../nbs/20_pipeline.ipynb #ecab51c4
 async def fallback(w: Walk, r: Request) -> list[Candidate]:
-    "Products of the same category and colour that the mall has, cheapest first; [] if there are none."
+    "Products of the same category and colour that the mall has, cheapest first; where nothing near is known, the next best."
     async def ask(timeout: float) -> list[Product]:
-        category = likely_category(w) if w.merged or w.item.category != 'other' else None  # nobody knows: any goods of that colour
-        query = fallback_query(category, w.tags.get('color'), r.mall, r.settings.AVAILABILITY_WINDOW, aware(r.now))
-        async with r.db.aconnect('catalogue', timeout) as conn: return list(parse_products(await arun(conn, query)).values())
+        async with r.db.aconnect('catalogue', timeout) as conn:
+            for category, colour, mall in attributes(w, r.mall):
+                query = fallback_query(category, colour, mall, r.settings.AVAILABILITY_WINDOW, aware(r.now))
+                if rows := await arun(conn, query): return list(parse_products(rows).values())
+        return []
     found = await r.attempt('fallback', 'answer', ask, w.degraded) or []
     scores = await r.attempt('fallback', 'answer', lambda timeout: r.parts.primary.exact_scores(w.item, [p.key for p in found], timeout=timeout), w.degraded) if found else {}
     listed = [Candidate(p.key, (scores or {}).get(p.key, 0.), primary=(scores or {}).get(p.key), style_id=p.style_id) for p in found]
     stock = await stock_of(w, r, listed) if listed else None
-    return listed if stock is None else stock.here
+    if stock is None: return listed
+    return stock.here or ([] if w.ranked else stock.elsewhere or stock.gone)
 
 async def choose_step(w: Walk, r: Request) -> None:
     "Decide on the kind of the answer, and what is shown."
