@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAID', 'T', 'CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener', 'Budget', 'Advisor', 'Parts', 'Request',
-           'Walk', 'ask_primary', 'ask_booster', 'search_step', 'merge_step', 'tag_step', 'context_step', 'stock_of',
-           'add_finds', 'availability_step', 'by_category', 'with_model_photos', 'rerank_step', 'bands_in_force',
-           'likely_category', 'attributes', 'fallback', 'choose_step', 'answer_step', 'walk_item']
+           'Walk', 'embedded', 'ask_primary', 'ask_booster', 'search_step', 'merge_step', 'local_step', 'tag_step',
+           'context_step', 'stock_of', 'add_finds', 'availability_step', 'by_category', 'with_model_photos',
+           'rerank_step', 'bands_in_force', 'likely_category', 'attributes', 'fallback', 'choose_step', 'answer_step',
+           'walk_item']
 
 # %% ../nbs/20_pipeline.ipynb #44b1e2e8
 import asyncio, time, uuid
@@ -17,14 +18,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-# %% ../nbs/20_pipeline.ipynb #5f3d50d6
+# %% ../nbs/20_pipeline.ipynb #23b92691
 from PIL import Image
 from .availability import Stock, aware, feed_query, next_round, sort_by_malls, with_stores
 from .contracts import Answer, Box, Candidate, Detector, Item, ItemAnswer, Match, MatchType, Reranker, Retriever, SkuKey, Tagger
 from .database import DatabaseError, Databases, arun
 from .detect import WholePhoto
 from .gating import Gate, Thresholds, distinct, fuse, gate, thresholds
-from .products import Catalogue, Facts, Product, fallback_query, parse_products, products_query
+from .products import Catalogue, Facts, Product, parse_products, products_query
 from .rerank import Bands, apply_verdicts, pick, to_match
 from .resilience import Deadline, Usual, attempt, purse
 from .search import PgRetriever
@@ -60,7 +61,7 @@ class Parts:
     budget: 'Budget | None' = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
-# %% ../nbs/20_pipeline.ipynb #257d9573
+# %% ../nbs/20_pipeline.ipynb #d9b7e497
 @dataclass
 class _Shared:
     "What is given with a request, and what it comes to."
@@ -84,6 +85,7 @@ class _Shared:
     credits: int = 0  # of the photo as a whole: detection, advice
     tokens: Counter = field(default_factory=Counter)
     photo_size: 'tuple[int, int] | None' = None  # width, height
+    vectors: 'asyncio.Future[list[Any]] | None' = None  # of all garments, under way
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -172,12 +174,22 @@ class Walk:
         last = self.booster_gate if self.booster_gate is not None else self.gate
         return bool(last and last.confident)
 
-# %% ../nbs/20_pipeline.ipynb #280a9559
+# %% ../nbs/20_pipeline.ipynb #5a7d5f19
 FIRST, ASKED, MERGED = 50, 100, 30
+
+async def embedded(w: Walk, r: Request) -> None:
+    "Wait for the vectors of all garments of the photo, so that they search together. Raises what has hindered this one's."
+    embed, walks = getattr(r.parts.primary, 'embed', None), r.walks or [w]
+    if embed is None or w.item.vector is not None: return
+    if r.vectors is None: r.vectors = asyncio.gather(*(embed(x.item) for x in walks), return_exceptions=True)
+    for x, told in zip(walks, await asyncio.shield(r.vectors)):
+        if x is w and isinstance(told, BaseException): raise told
 
 async def ask_primary(w: Walk, r: Request, k: int = FIRST) -> None:
     async def call(timeout: float) -> list[Candidate]:
-        try: return await r.parts.primary.search(w.item, k, brands=r.brands, timeout=timeout)
+        try:
+            await embedded(w, r)
+            return await r.parts.primary.search(w.item, k, brands=r.brands, timeout=timeout)
         except Exception as e: w.failure = e; raise
     found = await r.attempt(f'{r.parts.primary.name}_search', 'primary', call, w.degraded)
     if found is None: return
@@ -216,17 +228,20 @@ async def merge_step(w: Walk, r: Request) -> None:
         exact = await r.attempt('exact_scores', 'availability', lambda timeout: r.parts.primary.exact_scores(w.item, new, timeout=timeout), w.degraded) if new else {}
         w.merged = fuse(w.primary, w.booster, r.settings.FUSION, exact=exact or {})
 
-# %% ../nbs/20_pipeline.ipynb #26c48aae
-async def tag_step(w: Walk, r: Request) -> None:
-    "Exact tags when they are worth their price; they win over context tags."
+# %% ../nbs/20_pipeline.ipynb #9a0007a5
+async def local_step(w: Walk, r: Request) -> None:
     begun = time.monotonic()
-    local = await r.attempt('local_tags', 'local_tags', lambda timeout: r.parts.local_tagger.tag(w.item.crop, timeout=timeout), w.degraded)
-    exact: 'dict[str, str] | None' = None
-    if r.parts.tagger is not None and (r.settings.TAGGING_MODE == 'always' or not w.confident):
-        tagger, w.tagger_asked = r.parts.tagger, r.parts.budget is None or r.parts.budget.allows('tag')
-        exact = await r.attempt(f'{tagger.name}_tagging', 'tag', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), w.degraded)
-    w.tags = {**w.tags, **(local or {}), **(exact or {})}
+    found = await r.attempt('local_tags', 'local_tags', lambda timeout: r.parts.local_tagger.tag(w.item.crop, timeout=timeout), w.degraded)
+    w.tags = {**w.tags, **(found or {})}
     w.times['tag'] = time.monotonic() - begun
+
+async def tag_step(w: Walk, r: Request) -> None:
+    "Exact tags when they are worth their price; they win over all others."
+    if r.parts.tagger is None or (r.settings.TAGGING_MODE != 'always' and w.confident): return
+    begun, tagger, w.tagger_asked = time.monotonic(), r.parts.tagger, r.parts.budget is None or r.parts.budget.allows('tag')
+    found = await r.attempt(f'{tagger.name}_tagging', 'tag', lambda timeout: tagger.tag(w.item.crop, timeout=timeout), w.degraded)
+    w.tags = {**w.tags, **(found or {})}
+    w.times['tag'] = w.times.get('tag', 0.) + time.monotonic() - begun
 
 async def context_step(w: Walk, r: Request) -> None:
     tagger = r.parts.context_tagger
@@ -319,19 +334,18 @@ def attributes(w: Walk, mall: str | None) -> list[tuple['str | None', 'str | Non
     if w.ranked or w.stock.gone: return [(category, colour, mall)]
     return list(dict.fromkeys((*what, where) for where in (mall, None) for what in ((category, colour), (category, None), (None, colour), (None, None))))
 
-# %% ../nbs/20_pipeline.ipynb #ecab51c4
+# %% ../nbs/20_pipeline.ipynb #71fa0ceb
 async def fallback(w: Walk, r: Request) -> list[Candidate]:
     "Products of the same category and colour that the mall has, cheapest first; where nothing near is known, the next best."
-    async def ask(timeout: float) -> list[Product]:
-        async with r.db.aconnect('catalogue', timeout) as conn:
-            for category, colour, mall in attributes(w, r.mall):
-                query = fallback_query(category, colour, mall, r.settings.AVAILABILITY_WINDOW, aware(r.now))
-                if rows := await arun(conn, query): return list(parse_products(rows).values())
-        return []
-    found = await r.attempt('fallback', 'answer', ask, w.degraded) or []
+    async def ask(timeout: float) -> tuple[list[Product], bool]:
+        for category, colour, mall in attributes(w, r.mall):
+            if found := await r.shelves.goods(category, colour, mall, r.settings.AVAILABILITY_WINDOW, r.now): return found, mall == r.mall
+        return [], True
+    found, there = await r.attempt('fallback', 'answer', ask, w.degraded) or ([], True)
     scores = await r.attempt('fallback', 'answer', lambda timeout: r.parts.primary.exact_scores(w.item, [p.key for p in found], timeout=timeout), w.degraded) if found else {}
     listed = [Candidate(p.key, (scores or {}).get(p.key, 0.), primary=(scores or {}).get(p.key), style_id=p.style_id) for p in found]
-    stock = await stock_of(w, r, listed) if listed else None
+    if there and not r.wishes: return [c.but(in_mall=None if r.mall is None else True) for c in listed]
+    stock = await stock_of(w, r, listed)
     if stock is None: return listed
     return stock.here or ([] if w.ranked else stock.elsewhere or stock.gone)
 
@@ -353,17 +367,18 @@ async def answer_step(w: Walk, r: Request) -> ItemAnswer:
     matches = [to_match(c, known.products.get(c.key), known.colours.get(c.key, ())) for c in shown]
     return ItemAnswer(item_index=w.index, box=w.item.box, category=w.item.category, confidence=w.item.confidence, match_type=w.kind, reranked=w.reranked, tags=w.tags, matches=matches)  # type: ignore[arg-type]
 
-# %% ../nbs/20_pipeline.ipynb #e2f70e59
+# %% ../nbs/20_pipeline.ipynb #0200c62b
 Listener = Callable[[str, Any], None]
 
 async def walk_item(w: Walk, r: Request, tell: 'Listener | None' = None) -> ItemAnswer:
     "All steps for one garment. Raises `DatabaseError` only if nobody could be asked at all."
     with purse() as spent:
-        context = asyncio.create_task(context_step(w, r)) if r.parts.context_tagger is not None else None
+        tags, context = asyncio.create_task(local_step(w, r)), asyncio.create_task(context_step(w, r)) if r.parts.context_tagger is not None else None
         try:
             await search_step(w, r)
             if not w.merged and isinstance(w.failure, DatabaseError): raise w.failure
             if tell is not None: tell('candidates', {'item_index': w.index, 'matches': [to_match(c, None) for c in w.merged[:10]]})
+            await tags
             await tag_step(w, r)
             await availability_step(w, r)
             if context is not None: await context
@@ -371,5 +386,6 @@ async def walk_item(w: Walk, r: Request, tell: 'Listener | None' = None) -> Item
             await choose_step(w, r)
             return await answer_step(w, r)
         finally:
-            if context is not None: context.cancel()
+            for beside in (tags, context):
+                if beside is not None: beside.cancel()
             w.credits, w.tokens = spent.credits, dict(spent.tokens)

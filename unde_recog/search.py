@@ -154,7 +154,7 @@ def current_version(conn: psycopg.Connection, pinned: str | None = None, namespa
     if row is None: raise VectorSpaceError('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
     return Version(*row[:3])
 
-# %% ../nbs/12_search.ipynb #6e469b90
+# %% ../nbs/12_search.ipynb #b2c378b1
 class PgRetriever:
     "The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`, `model_version`, `dims`."
     name = 'pgvector'
@@ -165,7 +165,7 @@ class PgRetriever:
         self.db, self.embedder, self.version, self.layout_ttl = db, embedder, version, layout_ttl
         self._layout: tuple[float, Layout] | None = None
         self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._together = Together(self._search, most=8)
+        self._together, self._exact = Together(self._search, most=8), Together(self._scores)
 
     @property
     def card(self) -> Any: return self.embedder.card
@@ -198,6 +198,8 @@ class PgRetriever:
         "Cosines of given SKUs; those that are not indexed are missing."
         keys = list(keys)
         if not keys: return {}
-        async with asyncio.timeout(timeout):
-            vector = await self.embed(item)
-            async with self.db.aconnect('vectors') as conn: return parse_scores(await arun(conn, exact_scores_query(keys, vector, self.version)))
+        async with asyncio.timeout(timeout): return await self._exact.ask((keys, await self.embed(item)))
+
+    async def _scores(self, asked: Sequence[tuple[list[SkuKey], np.ndarray]]) -> list[dict[SkuKey, float]]:
+        async with self.db.aconnect('vectors') as conn:
+            return [parse_scores(rows) for rows in await arun_all(conn, [exact_scores_query(keys, vector, self.version) for keys, vector in asked])]

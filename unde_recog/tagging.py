@@ -7,9 +7,10 @@ __all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'EXACT', 'rgb_to_lab', 'colour_nam
            'colour_tags', 'PixelTagger', 'ZeroShotTagger', 'LocalTagger', 'colours_in', 'agrees', 'colour_pattern',
            'agreements', 'prefilter']
 
-# %% ../nbs/16_tagging.ipynb #aee0a968
+# %% ../nbs/16_tagging.ipynb #95d4c3eb
 import asyncio, re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -69,7 +70,7 @@ def dominant_colours(crop: Image.Image, k: int = 5, side: int = 48) -> list[tupl
     found = [((int(r), int(g), int(b)), float(s)) for (r, g, b), s in zip(mean.round(), share/share.sum()) if s > 0]
     return sorted(found, key=lambda c: (-c[1], c[0]))
 
-# %% ../nbs/16_tagging.ipynb #ef106108
+# %% ../nbs/16_tagging.ipynb #ab386440
 def colour_tags(crop: Image.Image, clear: float = .45) -> dict[str, str]:
     "`{'color', 'color_hex'}`, or nothing when no colour holds the share `clear` of the crop."
     shares: dict[str, float] = {}
@@ -84,7 +85,8 @@ def colour_tags(crop: Image.Image, clear: float = .45) -> dict[str, str]:
 class PixelTagger:
     "Exact tags without an account: colour only."
     name = 'pixels'
-    async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]: return await asyncio.to_thread(colour_tags, crop)
+    def __init__(self) -> None: self._hand = ThreadPoolExecutor(1, 'colours')  # one: the work is short, and several only wait for each other
+    async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]: return await asyncio.get_running_loop().run_in_executor(self._hand, colour_tags, crop)
 
 # %% ../nbs/16_tagging.ipynb #c97ef427
 WORDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
