@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['T', 'cores', 'overloaded', 'stand_back', 'Lane', 'Door', 'LanedRetriever']
 
-# %% ../../nbs/82_web.lanes.ipynb #4fc8d374
-import asyncio, contextvars, os, sys, threading, time
+# %% ../../nbs/82_web.lanes.ipynb #87c4f9a0
+import asyncio, contextvars, os, random, sys, threading, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +18,7 @@ from ..contracts import Item
 from ..search import PgRetriever
 from .problems import Problem
 
-# %% ../../nbs/82_web.lanes.ipynb #8ab81752
+# %% ../../nbs/82_web.lanes.ipynb #d517e772
 T = TypeVar('T')
 
 def cores() -> int:
@@ -26,7 +26,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def overloaded(late: float) -> Problem:
-    return Problem(503, 'overloaded', 'too many photos are being worked on: try again in a moment', retry_after=max(1., late))
+    "What a newcomer is told; those who are refused together shall not come back together."
+    return Problem(503, 'overloaded', 'too many photos are being worked on: try again in a moment', retry_after=max(1., late) + random.uniform(0, 2))
 
 def stand_back() -> None:
     "Let other threads of this process go first, from now on; on Linux, where a thread has a priority of its own."
