@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rgb', 'Outputs', 'READERS', 'RIVALS', 'SAME', 'OWN_DETECTOR', 'InputCard', 'DetectorCard', 'read_detector_card',
-           'Frame', 'frame', 'to_photo', 'input_tensor', 'Finds', 'corners', 'read_detr', 'read_rf_detr', 'read_yolo',
-           'peaks', 'peak_box', 'mask_box', 'read_garments', 'overlaps', 'suppress', 'join_pairs', 'Found',
+           'Frame', 'frame', 'to_photo', 'input_tensor', 'Finds', 'corners', 'lowest', 'read_detr', 'read_rf_detr',
+           'read_yolo', 'peaks', 'peak_box', 'mask_box', 'read_garments', 'overlaps', 'suppress', 'join_pairs', 'Found',
            'without_rivals', 'gather', 'OnnxDetector', 'detector_paths', 'open_detector', 'local_detector']
 
 # %% ../nbs/23_onnx_detect.ipynb #64677cc1
@@ -143,8 +143,12 @@ def _output(outputs: Outputs, name: str, card: DetectorCard) -> np.ndarray:
     if name not in outputs: raise ValueError(f"{card.name}: convention {card.convention!r} needs an output {name!r}; the file has {', '.join(outputs)}")
     return np.asarray(outputs[name], np.float32)
 
-# %% ../nbs/23_onnx_detect.ipynb #2f3a129a
-def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard) -> Finds:
+# %% ../nbs/23_onnx_detect.ipynb #40d0189d
+def lowest(card: DetectorCard, least: 'float | None') -> float:
+    "The score from which on a find may be kept: `least`, or (None) the lowest of the card's thresholds."
+    return min(card.least(c) for c in CATEGORIES) if least is None else least
+
+def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard, least: float) -> Finds:
     n = len(card.classes) + (card.activation == 'softmax')
     if logits.ndim != 3 or logits.shape[2] != n or boxes.shape != (*logits.shape[:2], 4):
         raise ValueError(f'{card.name}: {len(card.classes)} classes with a {card.activation} need logits [1, queries, {n}] and boxes [1, queries, 4]; the file gives {list(logits.shape)} and {list(boxes.shape)}')
@@ -153,27 +157,27 @@ def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard) -> F
         p = (e/e.sum(1, keepdims=True))[:, :-1]
         return Finds(corners(boxes[0]), p.argmax(1), p.max(1))
     p = 1/(1 + np.exp(-logits[0]))
-    query, kind = np.nonzero(p >= .01)
+    query, kind = np.nonzero(p >= max(.01, least))
     return Finds(corners(boxes[0][query]), kind, p[query, kind])
 
-def read_detr(outputs: Outputs, card: DetectorCard) -> Finds:
-    "`logits` and `pred_boxes` of DETR, YOLOS, RT-DETR."
-    return _query_finds(_output(outputs, 'logits', card), _output(outputs, 'pred_boxes', card), card)
+def read_detr(outputs: Outputs, card: DetectorCard, least: 'float | None' = 0.) -> Finds:
+    "`logits` and `pred_boxes` of DETR, YOLOS, RT-DETR. Here and below: what `gather` would drop for its score may be missing."
+    return _query_finds(_output(outputs, 'logits', card), _output(outputs, 'pred_boxes', card), card, lowest(card, least))
 
-# %% ../nbs/23_onnx_detect.ipynb #69905eae
-def read_rf_detr(outputs: Outputs, card: DetectorCard) -> Finds:
+# %% ../nbs/23_onnx_detect.ipynb #92a1399c
+def read_rf_detr(outputs: Outputs, card: DetectorCard, least: 'float | None' = 0.) -> Finds:
     "`dets` and `labels` of RF-DETR."
-    return _query_finds(_output(outputs, 'labels', card), _output(outputs, 'dets', card), card)
+    return _query_finds(_output(outputs, 'labels', card), _output(outputs, 'dets', card), card, lowest(card, least))
 
-# %% ../nbs/23_onnx_detect.ipynb #3aef6cdb
-def read_yolo(outputs: Outputs, card: DetectorCard) -> Finds:
+# %% ../nbs/23_onnx_detect.ipynb #5a28116a
+def read_yolo(outputs: Outputs, card: DetectorCard, least: 'float | None' = 0.) -> Finds:
     "The single output of YOLO v8 and later, without its built-in NMS."
     out, n = np.asarray(next(iter(outputs.values())), np.float32), 4 + len(card.classes)
     if out.ndim != 3 or out.shape[1] != n:
         hint = ' (one row more: an objectness row, as YOLO v5 has? export v8 or later)' if out.ndim == 3 and n + 1 in out.shape[1:] else ''
         raise ValueError(f'{card.name}: {len(card.classes)} classes need an output [1, {n}, N]; the file gives {list(out.shape)}{hint}')
     kind, score = out[0, 4:].argmax(0), out[0, 4:].max(0)
-    keep = score >= .01
+    keep = score >= max(.01, lowest(card, least))
     return Finds(corners(out[0, :4, keep])/np.array(card.size*2, np.float32), kind[keep], score[keep])
 
 # %% ../nbs/23_onnx_detect.ipynb #d7d4c774
@@ -216,24 +220,26 @@ def mask_box(mask: np.ndarray, box: np.ndarray, grow: float = .2, level: float =
     if across is None or down is None: return None, share
     return np.array([x0 + across[0], y0 + down[0], x0 + across[1], y0 + down[1]], np.float32)/size, share
 
-# %% ../nbs/23_onnx_detect.ipynb #eb47ad8c
-def read_garments(outputs: Outputs, card: DetectorCard) -> Finds:
+# %% ../nbs/23_onnx_detect.ipynb #13cafb75
+def read_garments(outputs: Outputs, card: DetectorCard, least: 'float | None' = 0.) -> Finds:
     """`heat`, `boxes`, `kinds`, `presence` of our own detector. `reading`: powers of heat, presence, mask in the score; by category, `blend`, the mask's part in a box, and `level`, where the mask's edge is read;
     `worn`, the probability that somebody wears it under which nothing is found."""
     heat, boxes, kinds, presence = (_output(outputs, n, card)[0] for n in ('heat', 'boxes', 'kinds', 'presence'))
     if len(heat) != len(card.classes): raise ValueError(f'{card.name}: the file knows {len(heat)} categories, its card {len(card.classes)}')
     powers, blend, level, rows = card.reading.get('powers', (.4, .2, .4)), card.reading.get('blend', {}), card.reading.get('level', {}), []
-    for c, y, x in peaks(heat, card.reading.get('floor', .03)):
+    nobody = len(presence) > len(heat) and float(presence[-1]) < card.reading.get('worn', .5)
+    most = kinds.max((1, 2))  # no box can hold more of its mask than this
+    for c, y, x in () if nobody else peaks(heat, card.reading.get('floor', .03)):
+        name, score = card.classes[c] or '', float(heat[c, y, x])**powers[0]*float(presence[c])**powers[1]
+        if score*max(float(most[c + 1]), 1e-3)**powers[2] < (card.least(card.category(c) or '') if least is None else least): continue
         box = peak_box(boxes[c], heat[c], y, x)
-        edge, share = mask_box(kinds[c + 1], box, level=level.get(card.classes[c], .5))
-        part = blend.get(card.classes[c], .5) if edge is not None else 0.
-        score = float(heat[c, y, x])**powers[0]*float(presence[c])**powers[1]*max(share, 1e-3)**powers[2]
-        rows.append((*(box if edge is None else (1 - part)*box + part*edge), c, score))
+        edge, share = mask_box(kinds[c + 1], box, level=level.get(name, .5))
+        part = blend.get(name, .5) if edge is not None else 0.
+        rows.append((*(box if edge is None else (1 - part)*box + part*edge), c, score*max(share, 1e-3)**powers[2]))
     a = np.array(rows, np.float32).reshape(-1, 6)
-    if len(presence) > len(heat) and float(presence[-1]) < card.reading.get('worn', .5): a = a[:0]
     return Finds(a[:, :4], a[:, 4].astype(int), a[:, 5])
 
-READERS: Mapping[str, Callable[[Outputs, DetectorCard], Finds]] = {'detr': read_detr, 'rf-detr': read_rf_detr, 'yolo': read_yolo, 'garments': read_garments}
+READERS: Mapping[str, Callable[..., Finds]] = {'detr': read_detr, 'rf-detr': read_rf_detr, 'yolo': read_yolo, 'garments': read_garments}
 
 # %% ../nbs/23_onnx_detect.ipynb #20dafc96
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -308,7 +314,7 @@ def _session(card: DetectorCard, path: Path, threads: 'int | None') -> Any:
         raise ValueError(f'{card.name}: the file takes {list(shape)}, the card says [1, 3, {card.size[1]}, {card.size[0]}] (size is width, height)')
     return session
 
-# %% ../nbs/23_onnx_detect.ipynb #fb2505f4
+# %% ../nbs/23_onnx_detect.ipynb #d4d31c38
 class OnnxDetector:
     "`Detector` over an ONNX file and its card. Safe to share between threads. Raises `ModelUnavailable` or `ValueError`, naming the card."
     local = True  # costs no credits
@@ -321,7 +327,7 @@ class OnnxDetector:
         "Garments in an RGB photo, best first."
         tensor, f = input_tensor(photo, self.card)
         outputs = dict(zip(self.outputs, self.session.run(self.outputs, {self.input: tensor})))
-        return gather(READERS[self.card.convention](outputs, self.card), self.card, f, least)
+        return gather(READERS[self.card.convention](outputs, self.card, least), self.card, f, least)
 
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]:
         "Items, best first; if nothing is found, what the card's `fallback` says. Raises `TimeoutError`."
