@@ -51,7 +51,7 @@ _SIZES = ('XXS', 'XS', 'S', 'M', 'L', 'XL', 'XXL', 'XXXL')
 def size_order(size: str) -> tuple[int, float, str]:
     return (0, _SIZES.index(size), '') if size in _SIZES else (1, float(size), '') if re.fullmatch(r'\d+(\.\d+)?', size) else (2, 0, size)
 
-# %% ../nbs/06_magento.ipynb #b8024338
+# %% ../nbs/06_magento.ipynb #e656fb25
 def _product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], colour: str, brand: str) -> dict[str, str]:
     "One product from the simple rows of a style in a colour."
     first, own = rows[0], attributes(rows[0].get('additional_attributes', ''))
@@ -60,9 +60,9 @@ def _product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]],
     photos.sort(key=lambda p: view_of(p) != 'front')  # stable: main first, the others in the shop's order
     path, gender = category_of((style or first).get('categories', '') or first.get('categories', ''))
     sizes = sorted({s for r in rows if (s := attributes(r.get('additional_attributes', '')).get('size'))}, key=size_order)
-    return {'external_id': f"{style['sku']}-{colour}" if style else first['sku'], 'brand': brand, 'style_id': style['sku'] if style else '', 'name': (style or first)['name'].strip(),
+    return {'external_id': f"{style['sku']}-{colour}" if style else first['sku'], 'brand': brand, 'style_id': style['sku'] if style else '', 'name': plain((style or first)['name']),
             'description': plain((style or first).get('description', '')), 'price': first.get('price', ''), 'currency': '', 'category': path, 'gender': gender or '', 'colour': colour,
-            'composition': told.get('material', '').replace('|', ', '), 'sizes': '|'.join(sizes), 'image_urls': '|'.join(photos), 'image_views': '|'.join(map(view_of, photos))}
+            'composition': plain(told.get('material', '').replace('|', ', ')), 'sizes': '|'.join(sizes), 'image_urls': '|'.join(photos), 'image_views': '|'.join(map(view_of, photos))}
 
 # %% ../nbs/06_magento.ipynb #9e92f0f7
 def magento_products(rows: Iterable[tuple[int, Mapping[str, str]]], brand: str | None) -> Iterator[tuple[int, dict[str, str]]]:
