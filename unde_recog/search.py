@@ -154,7 +154,7 @@ def current_version(conn: psycopg.Connection, pinned: str | None = None, namespa
     if row is None: raise VectorSpaceError('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
     return Version(*row[:3])
 
-# %% ../nbs/12_search.ipynb #b2c378b1
+# %% ../nbs/12_search.ipynb #5259b08c
 class PgRetriever:
     "The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`, `model_version`, `dims`."
     name = 'pgvector'
@@ -196,8 +196,7 @@ class PgRetriever:
 
     async def exact_scores(self, item: Item, keys: Iterable[SkuKey], *, timeout: float = 2) -> dict[SkuKey, float]:
         "Cosines of given SKUs; those that are not indexed are missing."
-        keys = list(keys)
-        if not keys: return {}
+        if not (keys := list(keys)): return {}
         async with asyncio.timeout(timeout): return await self._exact.ask((keys, await self.embed(item)))
 
     async def _scores(self, asked: Sequence[tuple[list[SkuKey], np.ndarray]]) -> list[dict[SkuKey, float]]:
