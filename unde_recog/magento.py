@@ -10,10 +10,10 @@ import html, re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-# %% ../nbs/06_magento.ipynb #f87c0377
+# %% ../nbs/06_magento.ipynb #e8694ae3
 def attributes(packed: str) -> dict[str, str]:
     "`a=1,b=x|y` → dictionary; a comma not followed by `name=` belongs to the value."
-    return dict(part.split('=', 1) for part in re.split(r',(?=[a-z_][a-z0-9_]*=)', packed) if '=' in part)
+    return dict(part.split('=', 1) for part in re.split(r',(?=[a-z_][a-z0-9_]*=)', html.unescape(packed)) if '=' in part)
 
 def members(packed: str) -> list[str]:
     "SKUs of a configurable's family."
@@ -37,10 +37,10 @@ def plain(text: str) -> str:
     "HTML → text."
     return re.sub(r'\s+', ' ', html.unescape(re.sub(r'<[^>]+>', ' ', text))).strip()
 
-# %% ../nbs/06_magento.ipynb #dc309bb1
+# %% ../nbs/06_magento.ipynb #deab4e6b
 def category_of(packed: str) -> tuple[str, str | None]:
     "(path, gender) from Magento's list of category paths: the deepest of the departments'."
-    paths = [p.strip().removeprefix('Default Category/') for p in packed.split(',') if '/' in p]
+    paths = [p.strip().removeprefix('Default Category/') for p in html.unescape(packed).split(',') if '/' in p]
     departments = [p for p in paths if p.split('/')[0] in ('Men', 'Women', 'Gear', 'Kids')] or paths
     path = max(departments, key=lambda p: (p.count('/'), -departments.index(p)), default='')
     return path, {'Men': 'men', 'Women': 'women', 'Kids': 'kids'}.get(path.split('/')[0])
@@ -51,7 +51,7 @@ _SIZES = ('XXS', 'XS', 'S', 'M', 'L', 'XL', 'XXL', 'XXXL')
 def size_order(size: str) -> tuple[int, float, str]:
     return (0, _SIZES.index(size), '') if size in _SIZES else (1, float(size), '') if re.fullmatch(r'\d+(\.\d+)?', size) else (2, 0, size)
 
-# %% ../nbs/06_magento.ipynb #e656fb25
+# %% ../nbs/06_magento.ipynb #4025f12f
 def _product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], colour: str, brand: str) -> dict[str, str]:
     "One product from the simple rows of a style in a colour."
     first, own = rows[0], attributes(rows[0].get('additional_attributes', ''))
@@ -62,7 +62,7 @@ def _product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]],
     sizes = sorted({s for r in rows if (s := attributes(r.get('additional_attributes', '')).get('size'))}, key=size_order)
     return {'external_id': f"{style['sku']}-{colour}" if style else first['sku'], 'brand': brand, 'style_id': style['sku'] if style else '', 'name': plain((style or first)['name']),
             'description': plain((style or first).get('description', '')), 'price': first.get('price', ''), 'currency': '', 'category': path, 'gender': gender or '', 'colour': colour,
-            'composition': plain(told.get('material', '').replace('|', ', ')), 'sizes': '|'.join(sizes), 'image_urls': '|'.join(photos), 'image_views': '|'.join(map(view_of, photos))}
+            'composition': told.get('material', '').replace('|', ', '), 'sizes': '|'.join(sizes), 'image_urls': '|'.join(photos), 'image_views': '|'.join(map(view_of, photos))}
 
 # %% ../nbs/06_magento.ipynb #9e92f0f7
 def magento_products(rows: Iterable[tuple[int, Mapping[str, str]]], brand: str | None) -> Iterator[tuple[int, dict[str, str]]]:

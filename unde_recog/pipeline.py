@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAID', 'T', 'CAPS', 'RESERVE', 'FIRST', 'ASKED', 'MERGED', 'Listener', 'Budget', 'Advisor', 'Parts', 'Request',
-           'Walk', 'embedded', 'ask_primary', 'ask_booster', 'search_step', 'merge_step', 'local_step', 'tag_step',
-           'context_step', 'stock_of', 'add_finds', 'availability_step', 'by_category', 'with_model_photos',
+           'Walk', 'embedded', 'ask_primary', 'exact_scores', 'ask_booster', 'search_step', 'merge_step', 'local_step',
+           'tag_step', 'context_step', 'stock_of', 'add_finds', 'availability_step', 'by_category', 'with_model_photos',
            'rerank_step', 'bands_in_force', 'likely_category', 'attributes', 'fallback', 'choose_step', 'answer_step',
            'walk_item']
 
@@ -104,7 +104,7 @@ class _Shared:
         card = self.parts.primary.card
         return None if card.band_high is None or card.band_medium is None else Bands(card.band_high, card.band_medium)
 
-# %% ../nbs/20_pipeline.ipynb #c19b3771
+# %% ../nbs/20_pipeline.ipynb #b4c06ced
 PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
 T = TypeVar('T')
 CAPS = {'detect': .2, 'find': .2, 'primary': .35, 'booster': .25, 'tag': .25, 'local_tags': .25, 'context': .4, 'availability': .2, 'rerank': .55, 'answer': .2}
@@ -135,6 +135,10 @@ class Request(_Shared):
         try: return await attempt(name, call, timeout, degraded)
         finally:
             if paid and timeout: self.usual.add(name, time.monotonic() - begun)
+
+    def leave(self) -> None:
+        "Stop what is under way for nobody."
+        if self.vectors is not None: self.vectors.cancel()
 
     def budget(self, step: str) -> float:
         return self.deadline.budget(CAPS[step]*self.deadline.seconds, RESERVE[step]*self.deadline.seconds)
@@ -174,27 +178,35 @@ class Walk:
         last = self.booster_gate if self.booster_gate is not None else self.gate
         return bool(last and last.confident)
 
-# %% ../nbs/20_pipeline.ipynb #5a7d5f19
+# %% ../nbs/20_pipeline.ipynb #19dc0082
 FIRST, ASKED, MERGED = 50, 100, 30
 
-async def embedded(w: Walk, r: Request) -> None:
-    "Wait for the vectors of all garments of the photo, so that they search together. Raises what has hindered this one's."
+async def embedded(w: Walk, r: Request, timeout: float) -> None:
+    "Wait for the vectors of all garments of the photo, so that they search together; after half of `timeout` for this one's alone. Raises what has hindered it."
     embed, walks = getattr(r.parts.primary, 'embed', None), r.walks or [w]
     if embed is None or w.item.vector is not None: return
-    if r.vectors is None: r.vectors = asyncio.gather(*(embed(x.item) for x in walks), return_exceptions=True)
+    if r.vectors is None:
+        r.vectors = asyncio.gather(*(embed(x.item) for x in walks), return_exceptions=True)
+        r.vectors.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear it
+    await asyncio.wait({r.vectors}, timeout=timeout/2)
+    if w.item.vector is not None: return
     for x, told in zip(walks, await asyncio.shield(r.vectors)):
         if x is w and isinstance(told, BaseException): raise told
 
 async def ask_primary(w: Walk, r: Request, k: int = FIRST) -> None:
     async def call(timeout: float) -> list[Candidate]:
         try:
-            await embedded(w, r)
+            await embedded(w, r, timeout)
             return await r.parts.primary.search(w.item, k, brands=r.brands, timeout=timeout)
         except Exception as e: w.failure = e; raise
     found = await r.attempt(f'{r.parts.primary.name}_search', 'primary', call, w.degraded)
     if found is None: return
     w.k, w.primary, w.failure = k, found, None
     if w.gate is None: w.gate = gate(found, *r.pair)
+
+async def exact_scores(w: Walk, r: Request, keys: Sequence[SkuKey], timeout: float) -> dict[SkuKey, float]:
+    await embedded(w, r, timeout)
+    return await r.parts.primary.exact_scores(w.item, keys, timeout=timeout)
 
 async def ask_booster(w: Walk, r: Request) -> None:
     booster = r.parts.booster
@@ -205,7 +217,7 @@ async def ask_booster(w: Walk, r: Request) -> None:
     w.booster_gate = gate(found, *r.booster_pair)
     w.booster, w.leftovers = found[:MERGED], found[MERGED:]
 
-# %% ../nbs/20_pipeline.ipynb #5e856e76
+# %% ../nbs/20_pipeline.ipynb #8af7632d
 async def search_step(w: Walk, r: Request) -> None:
     "Retrieve by SEARCH_BACKEND and merge."
     begun, backend = time.monotonic(), r.settings.SEARCH_BACKEND
@@ -225,7 +237,7 @@ async def merge_step(w: Walk, r: Request) -> None:
     else:
         known = {c.key for c in w.primary}
         new = [c.key for c in w.booster if c.key not in known]
-        exact = await r.attempt('exact_scores', 'availability', lambda timeout: r.parts.primary.exact_scores(w.item, new, timeout=timeout), w.degraded) if new else {}
+        exact = await r.attempt('exact_scores', 'availability', lambda timeout: exact_scores(w, r, new, timeout), w.degraded) if new else {}
         w.merged = fuse(w.primary, w.booster, r.settings.FUSION, exact=exact or {})
 
 # %% ../nbs/20_pipeline.ipynb #9a0007a5
@@ -334,20 +346,21 @@ def attributes(w: Walk, mall: str | None) -> list[tuple['str | None', 'str | Non
     if w.ranked or w.stock.gone: return [(category, colour, mall)]
     return list(dict.fromkeys((*what, where) for where in (mall, None) for what in ((category, colour), (category, None), (None, colour), (None, None))))
 
-# %% ../nbs/20_pipeline.ipynb #71fa0ceb
+# %% ../nbs/20_pipeline.ipynb #819ecdb7
 async def fallback(w: Walk, r: Request) -> list[Candidate]:
     "Products of the same category and colour that the mall has, cheapest first; where nothing near is known, the next best."
-    async def ask(timeout: float) -> tuple[list[Product], bool]:
-        for category, colour, mall in attributes(w, r.mall):
-            if found := await r.shelves.goods(category, colour, mall, r.settings.AVAILABILITY_WINDOW, r.now): return found, mall == r.mall
-        return [], True
-    found, there = await r.attempt('fallback', 'answer', ask, w.degraded) or ([], True)
-    scores = await r.attempt('fallback', 'answer', lambda timeout: r.parts.primary.exact_scores(w.item, [p.key for p in found], timeout=timeout), w.degraded) if found else {}
-    listed = [Candidate(p.key, (scores or {}).get(p.key, 0.), primary=(scores or {}).get(p.key), style_id=p.style_id) for p in found]
-    if there and not r.wishes: return [c.but(in_mall=None if r.mall is None else True) for c in listed]
-    stock = await stock_of(w, r, listed)
-    if stock is None: return listed
-    return stock.here or ([] if w.ranked else stock.elsewhere or stock.gone)
+    beside: list[Candidate] = []
+    for category, colour, mall in attributes(w, r.mall):
+        found = await r.attempt('fallback', 'answer', lambda _: r.shelves.goods(category, colour, mall, r.settings.AVAILABILITY_WINDOW, r.now), w.degraded)
+        if found is None: break
+        if not found: continue
+        scores = await r.attempt('fallback', 'answer', lambda timeout: exact_scores(w, r, [p.key for p in found], timeout), w.degraded) or {}
+        listed = [Candidate(p.key, scores.get(p.key, 0.), primary=scores.get(p.key), style_id=p.style_id) for p in found]
+        if (stock := await stock_of(w, r, listed)) is None: return listed
+        if stock.here or w.ranked or w.stock.gone: return stock.here
+        unknown = 'stopped' in (stock.feed, w.stock.feed)
+        beside = beside or [c.but(in_mall=None) if unknown else c for c in stock.elsewhere or stock.gone]
+    return beside
 
 async def choose_step(w: Walk, r: Request) -> None:
     "Decide on the kind of the answer, and what is shown."

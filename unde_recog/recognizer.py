@@ -139,15 +139,14 @@ class Recognizer:
         "Wait for what goes on after answers."
         while self.later: await asyncio.wait(set(self.later))
 
-# %% ../nbs/21_recognizer.ipynb #f3dccf11
+# %% ../nbs/21_recognizer.ipynb #f38547a4
 async def answer_photo(image: Image.Image, boxes: 'Sequence[Any] | None', r: Request, log: 'RequestLog | None' = None, tell: 'Listener | None' = None, *, last: bool = True) -> Answer:
     "Find, walk, record, answer. `last`: nothing will be asked afterwards."
     with r.paying(): items = await find_items(image, boxes, r)
     if tell is not None: tell('detected', [{'item_index': i, 'box': list(x.box), 'category': x.category, 'confidence': x.confidence} for i, x in enumerate(items)])
     r.walks = [Walk(i, x) for i, x in enumerate(items)]
     try: answers = await asyncio.gather(*(walk_item(w, r, tell) for w in r.walks))
-    finally:
-        if r.vectors is not None: r.vectors.cancel()  # the person may have gone away
+    finally: r.leave()  # the person may have gone away
     r.total_ms = round(r.deadline.spent*1000)
     answer = Answer(request_id=str(r.id), model_version=r.parts.primary.version, degraded=list(dict.fromkeys([*r.degraded, *(d for w in r.walks for d in w.degraded)])), total_ms=r.total_ms, items=list(answers))
     record(log, r, last)

@@ -241,7 +241,7 @@ class Run:
     @property
     def rate(self) -> float: return len(self.seconds)/self.lasted if self.lasted else 0.
 
-# %% ../../nbs/89_bench.service_load.ipynb #74cd9fbd
+# %% ../../nbs/89_bench.service_load.ipynb #c01a8581
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, float, bytes]:
     "(status, Retry-After or -1, body)."
     writer.write(request)
@@ -262,7 +262,7 @@ async def one_client(port: int, request: bytes, run: Run, ends: float, left: lis
             run.waits.append(wait)
             left[0] += 1  # it will be asked again, on a new line: the server does not hold one that is silent for long
             writer.close()
-            await asyncio.sleep(max(.05, wait))
+            await asyncio.sleep(max(.05, min(wait, ends - time.monotonic())))
             reader, writer = await asyncio.open_connection('127.0.0.1', port)
     writer.close()
 

@@ -207,7 +207,7 @@ def gateway_routes(house: House) -> APIRouter:
         return search_answer(walk, version, body.top_k, await photos_of(house, [c.key for c in walk.merged[:body.top_k]]))
     return router
 
-# %% ../../nbs/87_web.roles.ipynb #0fa8c41a
+# %% ../../nbs/87_web.roles.ipynb #aa11bc62
 async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[Walk, str]:
     "The search step as the pipeline walks it. Raises `UnknownMall`, `DatabaseError`."
     settings, parts = recognizer.settings, recognizer.parts
@@ -218,10 +218,12 @@ async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[Walk,
     asking = Asking(settings, parts, recognizer.db, Deadline(settings.REQUEST_DEADLINE.total_seconds()), body.user_mall, brands, usual=recognizer.usual)
     item.category = body.category
     walk = Walk(0, item)
-    await search_step(walk, asking)
-    if body.top_k > FIRST and walk.primary: await ask_primary(walk, asking, body.top_k)
-    if body.top_k > FIRST or body.force_ximilar: walk.booster = walk.booster + walk.leftovers
-    if body.top_k > FIRST: await merge_step(walk, asking)
+    try:
+        await search_step(walk, asking)
+        if body.top_k > FIRST and walk.primary: await ask_primary(walk, asking, body.top_k)
+        if body.top_k > FIRST or body.force_ximilar: walk.booster = walk.booster + walk.leftovers
+        if body.top_k > FIRST: await merge_step(walk, asking)
+    finally: asking.leave()
     if not walk.merged and isinstance(walk.failure, DatabaseError): raise walk.failure
     return walk, parts.primary.version
 
