@@ -158,10 +158,11 @@ def test_no_more_connections_than_permits():
         async with Server() as server:
             http = Http('somebody', server.url, size=3)
             server.always = 'hang'
-            tasks = [asyncio.create_task(http.request('GET', 'x', timeout=.3)) for _ in range(12)]
+            tasks = [asyncio.create_task(http.request('GET', 'x', timeout=3)) for _ in range(12)]
+            while len(server.requests) < 3 and not all(t.done() for t in tasks): await asyncio.sleep(.01)
+            assert len(server.requests) == 3
             assert all(isinstance(e, VendorError) and e.kind == 'timeout' for e in await asyncio.gather(*tasks, return_exceptions=True))
-            assert await settled(http)
-            assert 1 <= len(server.requests) <= 3
+            assert await settled(http) and len(server.requests) == 3
             await http.aclose()
     asyncio.run(main())
 
