@@ -6,7 +6,7 @@
 __all__ = ['KIND_WEIGHTS', 'OUTPUTS', 'INPUT', 'folded', 'cbr', 'places', 'Garments', 'side_boxes', 'targets', 'giou', 'Losses',
            'heat_loss', 'pixel_losses', 'presence_loss', 'losses', 'Recipe', 'size_at', 'rate_at', 'split_held',
            'learners', 'Run', 'one_step', 'shown_rows', 'one_epoch', 'train', 'Deployed', 'with_constants_folded',
-           'absorb_pads', 'halve', 'export_onnx', 'make_card']
+           'absorb_pads', 'halve', 'export_onnx', 'quantised', 'make_card']
 
 # %% ../../nbs/78_training.detector.ipynb #d4268a96
 import copy, json, math, os, time
@@ -373,6 +373,22 @@ def export_onnx(net: nn.Module, path: 'Path | str', size: tuple[int, int] = INPU
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
     return Path(path)
+
+# %% ../../nbs/78_training.detector.ipynb #a6f3f50e
+def quantised(path: Path, examples: Sequence[np.ndarray]) -> Path:
+    "The exported network at `path`, its inner convolutions in 8 bits from now on; `examples`: inputs float32 [1, 3, h, w] like those to come."
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None: self.left = iter(examples)
+        def get_next(self) -> Any: return next(({'pixels': x} for x in self.left), None)
+    plain, graph = path.with_suffix('.plain'), with_constants_folded(path)
+    onnx.save(graph, plain)
+    outer = [n.name for n in graph.graph.node if any(f'/{part}/' in n.name for part in ('heat', 'sides', 'kinds', 'presence'))]
+    quantize_static(plain, path, Reader(), op_types_to_quantize=['Conv', 'Add', 'Clip', 'Relu'], nodes_to_exclude=outer, per_channel=True, reduce_range=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={'WeightSymmetric': True})
+    plain.unlink()
+    return path
 
 # %% ../../nbs/78_training.detector.ipynb #2c3dd3e5
 def make_card(path: Path, size: tuple[int, int] = INPUT, **fields: Any) -> DetectorCard:
