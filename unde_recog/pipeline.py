@@ -178,7 +178,7 @@ class Walk:
         last = self.booster_gate if self.booster_gate is not None else self.gate
         return bool(last and last.confident)
 
-# %% ../nbs/20_pipeline.ipynb #19dc0082
+# %% ../nbs/20_pipeline.ipynb #c17f7803
 FIRST, ASKED, MERGED = 50, 100, 30
 
 async def embedded(w: Walk, r: Request, timeout: float) -> None:
@@ -205,6 +205,7 @@ async def ask_primary(w: Walk, r: Request, k: int = FIRST) -> None:
     if w.gate is None: w.gate = gate(found, *r.pair)
 
 async def exact_scores(w: Walk, r: Request, keys: Sequence[SkuKey], timeout: float) -> dict[SkuKey, float]:
+    "What the primary thinks of SKUs that others have named."
     await embedded(w, r, timeout)
     return await r.parts.primary.exact_scores(w.item, keys, timeout=timeout)
 
@@ -240,8 +241,9 @@ async def merge_step(w: Walk, r: Request) -> None:
         exact = await r.attempt('exact_scores', 'availability', lambda timeout: exact_scores(w, r, new, timeout), w.degraded) if new else {}
         w.merged = fuse(w.primary, w.booster, r.settings.FUSION, exact=exact or {})
 
-# %% ../nbs/20_pipeline.ipynb #9a0007a5
+# %% ../nbs/20_pipeline.ipynb #d11a5c44
 async def local_step(w: Walk, r: Request) -> None:
+    "The tags that cost nothing."
     begun = time.monotonic()
     found = await r.attempt('local_tags', 'local_tags', lambda timeout: r.parts.local_tagger.tag(w.item.crop, timeout=timeout), w.degraded)
     w.tags = {**w.tags, **(found or {})}
