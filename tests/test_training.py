@@ -12,7 +12,7 @@ from unde_recog.onnx_detect import OnnxDetector, overlaps, read_detector_card  #
 from unde_recog.research.report import run_report  # noqa: E402
 from unde_recog.training.augment import Moves, augment, cut_out, lay_on, lend, lenders, move_boxes, plain_ground  # noqa: E402
 from unde_recog.training.coco import CLASSES, DEEPFASHION2, Coco, coco_boxes, coco_examples, read_classes, read_mask, unpack_runs  # noqa: E402
-from unde_recog.training.detector import Garments, Recipe, Run, absorb_pads, export_onnx, losses, split_held, targets, train  # noqa: E402
+from unde_recog.training.detector import Garments, Recipe, Run, export_onnx, losses, split_held, targets, train  # noqa: E402
 from unde_recog.training.examples import BARE, GARMENTS, LABELS, UNKNOWN, drawn_examples, example, instances, kept_box, kind_table, pack, phone_rows, product_examples, street_examples, street_rows, take  # noqa: E402
 from unde_recog.training.judge import choose_threshold, coco_photos, street_photos  # noqa: E402
 from unde_recog.training.precision import IOUS, Boxes, average_precision, right_finds, score_classes  # noqa: E402

@@ -62,7 +62,7 @@ def channels(name: str = 'lite0') -> tuple[int, ...]:
     wide = [s.outside*GROWTH[name][0] for s in PLAN]
     return tuple(n if (n := int(w + 4)//8*8) >= .9*w else n + 8 for w in wide)
 
-# %% ../../nbs/76_training.backbone.ipynb #0473cd55
+# %% ../../nbs/76_training.backbone.ipynb #ffdc083a
 class Lite(nn.Module):
     "EfficientNet-Lite without its classifier. x [n, 3, h, w] normalised by `MEAN`, `STD`; sides divisible by 32."
     def __init__(self, name: str = 'lite0'):
@@ -72,11 +72,11 @@ class Lite(nn.Module):
         for count, outside, s in zip(depths(name), channels(name), PLAN):
             stages.append(nn.Sequential(*(Inverted(inside if i == 0 else outside, outside, s.widen, s.stride if i == 0 else 1, s.kernel) for i in range(count))))
             inside = outside
-        self.stages = nn.ModuleList(stages)
+        self.stages, self.relu = nn.ModuleList(stages), nn.ReLU6()
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         "What each stage gives: `channels(name)` at `STRIDES`."
-        x, out = F.relu6(self.stem(same_pad(x, 3, 2))), []
+        x, out = self.relu(self.stem(same_pad(x, 3, 2))), []
         for stage in self.stages: out.append(x := stage(x))
         return out
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.features(x)[-1]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KIND_WEIGHTS', 'OUTPUTS', 'INPUT', 'folded', 'cbr', 'places', 'Garments', 'side_boxes', 'targets', 'giou', 'Losses',
            'heat_loss', 'pixel_losses', 'presence_loss', 'losses', 'Recipe', 'size_at', 'rate_at', 'split_held',
-           'learners', 'Run', 'one_step', 'shown_rows', 'one_epoch', 'train', 'Deployed', 'with_constants_folded',
-           'absorb_pads', 'halve', 'export_onnx', 'quantised', 'make_card']
+           'learners', 'Run', 'one_step', 'shown_rows', 'one_epoch', 'train', 'Deployed', 'export_onnx', 'in_8_bits',
+           'make_card']
 
 # %% ../../nbs/78_training.detector.ipynb #d4268a96
 import copy, json, math, os, time
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/78_training.detector.ipynb #535b2249
+# %% ../../nbs/78_training.detector.ipynb #b9cd2f7c
 import numpy as np
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from ..onnx_detect import DetectorCard
 from ..models import sha256_of
 from .augment import Batch, augment, lend, lenders, plain_ground
 from .backbone import MEAN, STD, Lite, channels, load_lite
+from .graphs import as_onnx, halve, quantised, with_constants_folded
 from .examples import BARE, GARMENTS, KINDS, UNKNOWN, Examples, take, together
 
 # %% ../../nbs/78_training.detector.ipynb #4d0e749b
@@ -317,77 +318,22 @@ class Deployed(nn.Module):
 
 OUTPUTS, INPUT = ('heat', 'boxes', 'kinds', 'presence'), (192, 288)
 
-# %% ../../nbs/78_training.detector.ipynb #fa5173fc
-def with_constants_folded(path: 'Path | str') -> Any:
-    "The ONNX model of a file after the optimisations that hold on every machine."
-    import onnx, onnxruntime
-    options, folded = onnxruntime.SessionOptions(), Path(path).with_suffix('.folded')
-    options.graph_optimization_level, options.optimized_model_filepath = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC, str(folded)
-    onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    model = onnx.load(folded)
-    folded.unlink()
-    return model
-
-# %% ../../nbs/78_training.detector.ipynb #955b958a
-def absorb_pads(model: Any) -> int:
-    "Let convolutions of an ONNX model pad by themselves, in place; returns how many Pad nodes went."
-    from onnx import helper, numpy_helper
-    graph, gone = model.graph, []
-    numbers = {a.name: numpy_helper.to_array(a) for a in graph.initializer}
-    for pad in [n for n in graph.node if n.op_type == 'Pad' and n.input[1] in numbers]:
-        users, ends = [n for n in graph.node if pad.output[0] in n.input], numbers[pad.input[1]]
-        if len(users) != 1 or users[0].op_type != 'Conv' or ends[[0, 1, 4, 5]].any(): continue
-        (old,) = [a for a in users[0].attribute if a.name == 'pads']
-        new = [int(a + b) for a, b in zip(old.ints, ends[[2, 3, 6, 7]])]
-        old.CopyFrom(helper.make_attribute('pads', new))
-        users[0].input[0] = pad.input[0]
-        gone.append(pad)
-    for pad in gone: graph.node.remove(pad)
-    used = {name for n in graph.node for name in n.input}
-    for array in [a for a in graph.initializer if a.name not in used]: graph.initializer.remove(array)  # how much was padded
-    return len(gone)
-
-# %% ../../nbs/78_training.detector.ipynb #4aa7c323
-def halve(model: Any, least: int = 256) -> None:
-    "Keep the weights of an ONNX model, in place, as float16 with a Cast after each array of at least `least` numbers; ONNX Runtime folds it when loading."
-    import onnx
-    graph, casts = model.graph, []
-    for array in graph.initializer:
-        if array.data_type != onnx.TensorProto.FLOAT or math.prod(array.dims) < least: continue
-        name, values = array.name, onnx.numpy_helper.to_array(array).astype(np.float16)
-        array.CopyFrom(onnx.numpy_helper.from_array(values, f'{name}.half'))
-        casts.append(onnx.helper.make_node('Cast', [f'{name}.half'], [name], to=onnx.TensorProto.FLOAT))
-    for i, node in enumerate(casts): graph.node.insert(i, node)
-
-# %% ../../nbs/78_training.detector.ipynb #49f1e573
+# %% ../../nbs/78_training.detector.ipynb #6224f4d7
 def export_onnx(net: nn.Module, path: 'Path | str', size: tuple[int, int] = INPUT, mirror: bool = False, half: bool = True) -> Path:
     "The deployed form of `net` at size (width, height); returns the path."
-    import onnx, warnings
-    model = Deployed(copy.deepcopy(net).to('cpu').eval(), mirror)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(model, (torch.zeros(1, 3, size[1], size[0]),), str(path), input_names=['pixels'], output_names=list(OUTPUTS), opset_version=17, dynamo=False)
-    graph = with_constants_folded(path)
-    absorb_pads(graph)
+    import onnx
+    graph = as_onnx(Deployed(copy.deepcopy(net).to('cpu'), mirror), {'pixels': torch.zeros(1, 3, size[1], size[0])}, OUTPUTS, path, free=False)
     if half: halve(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
     return Path(path)
 
-# %% ../../nbs/78_training.detector.ipynb #a6f3f50e
-def quantised(path: Path, examples: Sequence[np.ndarray]) -> Path:
-    "The exported network at `path`, its inner convolutions in 8 bits from now on; `examples`: inputs float32 [1, 3, h, w] like those to come."
+# %% ../../nbs/78_training.detector.ipynb #900cfe51
+def in_8_bits(path: Path, examples: Sequence[np.ndarray]) -> Path:
+    "The exported network at `path`, all but its heads in 8 bits from now on; `examples`: inputs float32 [1, 3, h, w] like those to come."
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None: self.left = iter(examples)
-        def get_next(self) -> Any: return next(({'pixels': x} for x in self.left), None)
-    plain, graph = path.with_suffix('.plain'), with_constants_folded(path)
-    onnx.save(graph, plain)
-    outer = [n.name for n in graph.graph.node if any(f'/{part}/' in n.name for part in ('heat', 'sides', 'kinds', 'presence'))]
-    quantize_static(plain, path, Reader(), op_types_to_quantize=['Conv', 'Add', 'Clip', 'Relu'], nodes_to_exclude=outer, per_channel=True, reduce_range=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={'WeightSymmetric': True})
-    plain.unlink()
+    inner = lambda name: not any(f'/{head}/' in name for head in ('heat', 'sides', 'kinds', 'presence'))
+    onnx.save(quantised(with_constants_folded(path), [{'pixels': x} for x in examples], inner), path)
     return path
 
 # %% ../../nbs/78_training.detector.ipynb #2c3dd3e5

@@ -142,12 +142,12 @@ def pick_partner(vectors: torch.Tensor, temperature: float = .1) -> torch.Tensor
     scores.fill_diagonal_(-torch.inf)
     return F.cross_entropy(scores, torch.arange(len(vectors)) ^ 1)
 
-# %% ../../nbs/79_training.metric.ipynb #1a8b08cd
+# %% ../../nbs/79_training.metric.ipynb #88e3820b
 class Tuned(nn.Module):
     "Pictures [n, 3, h, w] in 0–1 → unit vectors [n, 256]."
     def __init__(self, look: Look):
         super().__init__()
-        self.look, self.norm, self.head = look, nn.BatchNorm1d(432, affine=False), nn.Linear(432, 256)
+        self.look, self.norm, self.head = look, nn.BatchNorm1d(Look.width, affine=False), nn.Linear(Look.width, 256)
     def forward(self, x: torch.Tensor) -> torch.Tensor: return F.normalize(self.head(self.norm(self.look((x - MEAN)/STD))), dim=1)
     def train(self, mode: bool = True) -> 'Tuned':
         super().train(mode)
