@@ -48,7 +48,7 @@ def test_the_whole_way(home):
     page = (folder/'out.html').read_text()
     assert page.count('<img') > 1 and 'http' not in page.split('</style>')[1].replace('https://', 'http://').split('data:image')[0]
     answer = json.loads(run('recognize', 'scene.jpg', '--json'))
-    assert answer['model_version'] == 'lite-colour-shape-3+balanced' and answer['items'][0]['matches']
+    assert answer['model_version'] == 'lite-colour-shape-4+balanced' and answer['items'][0]['matches']
 
 
 @pytest.mark.parametrize('words, said', [

@@ -79,7 +79,7 @@ def fit_half(values: np.ndarray, keys: Sequence[str], copies: Sequence[np.ndarra
     mean, matrix = fit_projection(values*scale, keys, [c*scale for c in copies], dims, ridge, light)
     return Half(scale, mean.astype(np.float32), matrix.astype(np.float32))
 
-# %% ../../nbs/79_training.embedder.ipynb #30a96275
+# %% ../../nbs/79_training.embedder.ipynb #3a05922e
 @dataclass(frozen=True)
 class Recipe:
     "Dimensions of each half, weight of the network's half against the colours', ridge, weight and number of copies in another light."
