@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from .. import __version__
 
-# %% ../../nbs/61_research.report.ipynb #d32a4e06
-def plain(value: Any, digits: int = 4) -> Any:
+# %% ../../nbs/61_research.report.ipynb #838a7672
+def plain(value: Any, digits: int = 6) -> Any:
     "`value` as JSON can hold it: rounded, without NaN, numpy or tuples."
     if isinstance(value, Mapping): return {str(k): plain(v, digits) for k, v in value.items()}
     if hasattr(value, '_asdict'): return plain(value._asdict(), digits)

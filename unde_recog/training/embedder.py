@@ -6,12 +6,12 @@
 __all__ = ['PAPER', 'Inputs', 'garment_cells', 'Look', 'Raw', 'seen', 'raw', 'Half', 'fit_half', 'Recipe', 'Halves', 'fit',
            'in_other_light', 'Fused', 'inner', 'export', 'compiled']
 
-# %% ../../nbs/79_training.embedder.ipynb #66a030df
+# %% ../../nbs/79_training.embedder.ipynb #e7bba100
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # %% ../../nbs/79_training.embedder.ipynb #30a724d2
 import numpy as np
@@ -110,7 +110,7 @@ def in_other_light(images: Sequence[Image.Image], look: Look, recipe: Recipe = R
     rng = np.random.default_rng(recipe.seed)
     return [raw([shifted(im, rng) for im in images], look) for _ in range(recipe.copies)]
 
-# %% ../../nbs/79_training.embedder.ipynb #56ac105a
+# %% ../../nbs/79_training.embedder.ipynb #d28181d4
 Inputs = tuple[np.ndarray, np.ndarray]  # pixels float32 [n, 3, h, w], colours float32 [n, 3196]
 
 class Fused(nn.Module):
@@ -126,11 +126,11 @@ class Fused(nn.Module):
         return F.normalize(torch.cat([self.part('colours', colours), self.weight*self.part('seen', self.look(pixels))], 1), dim=1)
 
 def inner(node: str) -> bool:
-    "Whether a node of the graph counts in 8 bits: the stem and the first two stages, of few and very uneven channels, lose by it."
+    "Whether a node of the graph counts in 8 bits: the stem and the first two stages, of few and very uneven channels, do not."
     return '/stages.' in node and not any(f'/stages.{i}/' in node for i in (0, 1))
 
 def export(look: Look, halves: Halves, path: 'Path | str', examples: 'Inputs | None' = None) -> Path:
-    "Write the model as ONNX, with `examples` the backbone in 8 bits, as they gauge it; returns the path."
+    "Write the model as ONNX, with `examples` most of the backbone (`inner`) in 8 bits, as they gauge it; returns the path."
     import onnx
     (width, height), path = CANVAS, Path(path)
     graph = as_onnx(Fused(look, halves), {'pixels': torch.zeros(2, 3, height, width), 'colours': torch.zeros(2, len(halves.colours.scale))}, ['image_embeds'], path)
@@ -139,9 +139,9 @@ def export(look: Look, halves: Halves, path: 'Path | str', examples: 'Inputs | N
     onnx.save(graph, str(path))
     return path
 
-# %% ../../nbs/79_training.embedder.ipynb #a788f697
+# %% ../../nbs/79_training.embedder.ipynb #6e8b8861
 def compiled(look: Look, threads: int = 0, examples: 'np.ndarray | None' = None) -> Callable[[np.ndarray], np.ndarray]:
-    "`seen` of one `Look`, in ONNX Runtime; with `examples` (pixels) in 8 bits."
+    "`seen` of one `Look`, in ONNX Runtime; with `examples` (pixels) most of it in 8 bits."
     import onnxruntime
     with tempfile.TemporaryDirectory() as folder: graph = as_onnx(look, {'pixels': torch.zeros(2, 3, CANVAS[1], CANVAS[0])}, ['seen'], Path(folder)/'look.onnx')
     if examples is not None: graph = quantised(graph, [{'pixels': p[None]} for p in examples], inner)

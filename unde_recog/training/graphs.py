@@ -46,9 +46,9 @@ def absorb_pads(model: Any) -> int:
     for array in [a for a in graph.initializer if a.name not in used]: graph.initializer.remove(array)  # how much was padded
     return len(gone)
 
-# %% ../../nbs/77_training.graphs.ipynb #688854a2
+# %% ../../nbs/77_training.graphs.ipynb #43aee71c
 def halve(model: Any, least: int = 256) -> None:
-    "Keep the weights of an ONNX model, in place, as float16 with a Cast after each matrix of at least `least` numbers; ONNX Runtime folds it when loading."
+    "Keep the weights of an ONNX model, in place, as float16 with a Cast after each array of two axes or more and at least `least` numbers; ONNX Runtime folds it when loading."
     import onnx
     graph, casts = model.graph, []
     for array in graph.initializer:
@@ -69,9 +69,9 @@ def as_onnx(module: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequ
     absorb_pads(graph)
     return graph
 
-# %% ../../nbs/77_training.graphs.ipynb #29b25176
+# %% ../../nbs/77_training.graphs.ipynb #38196742
 def quantised(model: Any, examples: Sequence[Mapping[str, np.ndarray]], inside: Callable[[str], bool]) -> Any:
-    "The ONNX model with those convolutions in 8 bits whose node's name is `inside`; `examples`: inputs like those to come. Raises `ValueError` if no node is inside."
+    "A copy of the ONNX model with convolutions, and what is between them, in 8 bits where the node's name is `inside`; `examples`: inputs like those to come. Raises `ValueError` if no node is inside."
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     class Reader(CalibrationDataReader):
@@ -80,9 +80,10 @@ def quantised(model: Any, examples: Sequence[Mapping[str, np.ndarray]], inside: 
     kinds = ['Conv', 'Add', 'Clip', 'Relu']
     if not (names := [n.name for n in model.graph.node if n.op_type in kinds and inside(n.name)]): raise ValueError(f'no node is inside: there are {", ".join(n.name for n in model.graph.node)[:200]}')
     with tempfile.TemporaryDirectory() as folder:
-        plain, small = Path(folder)/'plain.onnx', Path(folder)/'small.onnx'
-        onnx.helper.set_model_props(model, {'onnx.quant.pre_process': 'onnxruntime.quant'})  # or it warns that nothing has been folded
-        onnx.save(model, plain)
+        plain, small, known = Path(folder)/'plain.onnx', Path(folder)/'small.onnx', onnx.ModelProto()
+        known.CopyFrom(model)
+        onnx.helper.set_model_props(known, {'onnx.quant.pre_process': 'onnxruntime.quant'})  # or it warns that nothing has been folded
+        onnx.save(known, plain)
         quantize_static(plain, small, Reader(), op_types_to_quantize=kinds, nodes_to_quantize=names, per_channel=True, reduce_range=True,
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={'WeightSymmetric': True})
         return onnx.load(small)
