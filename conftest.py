@@ -1,6 +1,6 @@
 """Notebook examples as pytest items: each example cell is one test, exported cells (and earlier examples) are its set-up.
 
-`pytest nbs/12_search.ipynb -k cell_7`, `-n2 --dist loadfile` and the count at the end work as for any other test. Cells flagged
+`pytest nbs/052_search.ipynb -k cell_7`, `-n2 --dist loadfile` and the count at the end work as for any other test. Cells flagged
 `gpu` or `notest` are left out, `db` and `slow` ones run here (plain nbdev-test skips them). Notebooks are found in nbs/, flat.
 """
 import hashlib

@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PKG = ROOT/'unde_recog'
 BIN = Path(sys.executable).parent
 # room → rooms that it must never import (SPEC: vendors and steps know nothing of serving, serving nothing of research)
-FACES = {'cli', 'serving', 'web', 'worker', 'demo', 'bench'}
+FACES = {'cli', 'serving', 'web', 'queue', 'demo', 'bench'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
-             'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'worker': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
+             'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'queue': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
 # rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large to fetch for a look)
-EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'worker': 'queue', 'broker': 'queue', 'training': 'train'}
-GROUND = {'contracts', 'settings', 'database', 'embedded', 'images', 'storage'}
+EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'queue': 'queue', 'training': 'train'}
+GROUND = {'contracts', 'settings', 'resilience', 'db', 'media'}
 failures: list[str] = []
 
 
@@ -89,7 +89,7 @@ def wheel():
         names = sorted('.'.join(('unde_recog', *p.relative_to(PKG).with_suffix('').parts)).removesuffix('.__init__') for p in modules() if p.name != '_modidx.py')
         core = [n for n in names if n.split('.')[1:2] not in [[room] for room in EXTRAS]]
         load = lambda those: f'import importlib\nfor n in {those!r}: importlib.import_module(n)\n'
-        code = load(core) + 'from unde_recog.database import migrations\nassert migrations("vectors")'
+        code = load(core) + 'from unde_recog.db.database import migrations\nassert migrations("vectors")'
         if subprocess.run([python, '-c', code], cwd=d).returncode: fail('the wheel, installed alone, does not import')
         if subprocess.run([f'{d}/venv/bin/unde-recog', 'settings'], cwd=d, stdout=subprocess.DEVNULL).returncode: fail('the wheel, installed alone, does not run')
         extras = ','.join(sorted({e for e in EXTRAS.values() if e != 'train'}))

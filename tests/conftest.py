@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from unde_recog.database import LOGICALS, Databases, migrations
-from unde_recog.embedded import start_embedded
+from unde_recog.db.database import LOGICALS, Databases, migrations
+from unde_recog.db.embedded import start_embedded
 from unde_recog.settings import load_settings
 
 _numbers = itertools.count()

@@ -7,20 +7,20 @@ from datetime import date
 import httpx
 import psycopg
 
-from unde_recog.catalog import import_availability, import_products, import_stores
-from unde_recog.database import LOGICALS, Databases
+from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.db.database import LOGICALS, Databases
 from unde_recog.embedder import load_embedder
-from unde_recog.images import to_jpeg
-from unde_recog.index import index_catalogue
+from unde_recog.media.images import to_jpeg
+from unde_recog.jobs.index import index_catalogue
 from unde_recog.recognizer import Recognizer
 from unde_recog.request_log import RequestLog
 from unde_recog.serving import Running, make_app
 from unde_recog.session import Session, own_parts
 from unde_recog.settings import load_settings
-from unde_recog.storage import FolderStorage
+from unde_recog.media.storage import FolderStorage
 from unde_recog.wardrobe.world import World
 
-from .conftest import sibling
+from tests.conftest import sibling
 
 
 class Shop:

@@ -1,0 +1,676 @@
+"""The page and the lab in a real headless Chromium, against the real service on a drawn shop; the detector is the sandbox's, over real HTTP."""
+import contextlib
+import io
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.db.database import LOGICALS, Databases
+from unde_recog.embedder import load_embedder
+from unde_recog.media.images import to_jpeg
+from unde_recog.jobs.index import index_catalogue
+from unde_recog.sandbox.faults import Fault
+from unde_recog.sandbox.server import App, Latency, Sandbox
+from unde_recog.sandbox.vendors import Quality
+from unde_recog.settings import load_settings
+from unde_recog.media.storage import open_storage
+from unde_recog.wardrobe.world import Truth, World
+
+from tests.conftest import sibling
+
+CHROMIUM = next((path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))), None)
+
+
+def missing(what):
+    "Skip for want of a browser; on CI, where there must be one, fail."
+    told = f'{what}: the page is driven in a real browser (apt-get install chromium; pip install playwright axe-playwright-python)'
+    return pytest.fail(told) if os.environ.get('CI') == 'true' else pytest.skip(told)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def tools():
+    "The driver and the accessibility rules, if this machine has them."
+    if CHROMIUM is None: missing('no chromium')
+    try:
+        import axe_playwright_python
+        import playwright.sync_api  # noqa: F401
+    except ImportError as e: missing(f'no {e.name}')
+    from pathlib import Path
+    return Path(axe_playwright_python.__file__).with_name('axe.min.js').read_text('utf-8')
+
+
+# --- the service ------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def serving(settings):
+    "The real application on a loopback port; its address."
+    import uvicorn
+
+    from unde_recog.serving import make_app
+    listening = socket.socket()
+    listening.bind(('127.0.0.1', 0))
+    server = uvicorn.Server(uvicorn.Config(make_app(settings), log_level='critical', access_log=False, timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive(): time.sleep(.01)
+        assert server.started, 'the service did not start'
+        yield f'http://127.0.0.1:{listening.getsockname()[1]}'
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+
+
+@pytest.fixture(scope='module')
+def world(): return World(seed=5, skus=24)
+
+
+@pytest.fixture(scope='module')
+def scene(world): return next(s for n in range(50) if len((s := world.scene(n, difficulty='easy')).items) == 3)
+
+
+@pytest.fixture(scope='module')
+def shop(world, server_url, template, tmp_path_factory):
+    "(address of a database, settings) of a drawn shop, imported and indexed once."
+    import psycopg
+    name, folder = f'test_{os.getpid()}_900001', tmp_path_factory.mktemp('page')
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'drop database if exists {name} with (force)')
+        conn.execute(f'create database {name} template {template} strategy file_copy')
+    world.write(folder/'world', views=('front',))
+    url = sibling(server_url, name)
+    values = {'DATABASE_URL': url, 'UNDE_DATA_DIR': folder/'data', 'SEARCH_BACKEND': 'pgvector'}
+    with Databases(dict.fromkeys(LOGICALS, url)) as db:
+        storage = open_storage(load_settings(env={}, **values))
+        import_products(db, folder/'world'/'products.csv', images=folder/'world'/'images', storage=storage)
+        import_stores(db, folder/'world'/'stores.csv')
+        import_availability(db, folder/'world'/'availability.csv')
+        index_catalogue(db, load_embedder(preset='batch'), storage=storage)
+    yield url, values
+    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {name} with (force)')
+
+
+@pytest.fixture(scope='module')
+def vendors(world, scene):
+    "The sandbox as detector: it knows the scene's truth. Simulated, over HTTP."
+    truth = Truth()
+    truth.add_scene(scene)
+    with Sandbox(App(world, truth, Quality(detect=1.))) as box: yield box
+
+
+@pytest.fixture(scope='module')
+def site(shop, vendors):
+    "Address of the running service."
+    import httpx
+    with serving(load_settings(env={}, **shop[1] | vendors.settings() | {'GEMINI_API_KEY': None, 'ANTHROPIC_API_KEY': None})) as url:
+        for _ in range(600):
+            if (answer := httpx.get(f'{url}/health/ready')).status_code == 200: break
+            time.sleep(.05)
+        assert answer.status_code == 200, answer.text
+        yield url
+
+
+class Line:
+    "A TCP proxy in front of the service that hears what the browser sends; while `armed`, it ends a connection soon after `mark` has gone to the browser."
+
+    def __init__(self, port, mark=b'event: candidates'):
+        self.port, self.mark, self.armed, self.cuts, self.heard = port, mark, False, 0, []
+        self.door = socket.create_server(('127.0.0.1', 0))
+        self.url = f'http://127.0.0.1:{self.door.getsockname()[1]}'
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                browser, _ = self.door.accept()
+                service = socket.create_connection(('127.0.0.1', self.port))
+                for a, b, back in ((browser, service, False), (service, browser, True)): threading.Thread(target=self._pass, args=(a, b, back), daemon=True).start()
+
+    def _pass(self, a, b, back):
+        seen, mine = b'', len(self.heard)
+        if not back: self.heard.append(b'')
+        with contextlib.suppress(OSError):
+            while data := a.recv(65536):
+                if not back: self.heard[mine] += data
+                if back and self.armed:
+                    seen = (seen + data)[-200_000:]
+                    if (at := seen.find(self.mark)) >= 0 and (end := seen.find(b'\n\n', at)) >= 0:
+                        b.sendall(data[:max(0, len(data) - (len(seen) - end - 2))])
+                        self.armed, self.cuts = False, self.cuts + 1
+                        time.sleep(.3)  # a browser throws away what it had not read yet when the line breaks
+                        break
+                b.sendall(data)
+        for s in (a, b):
+            with contextlib.suppress(OSError): s.shutdown(socket.SHUT_RDWR)
+
+    def asked(self, what):
+        "The last recognise request that holds `what`."
+        return next(part for heard in reversed(self.heard) for part in reversed(re.split(rb'(?=POST /api/v1/recognize )', heard)) if part.startswith(b'POST /api/v1/recognize ') and what in part)
+
+
+@pytest.fixture
+def line(site):
+    proxy = Line(int(site.rsplit(':', 1)[1]))
+    yield proxy
+    proxy.door.close()
+
+
+# --- the browser ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def browser(tools):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    "Opens the page; after the test, nothing may have come from outside, and no script may have failed or broken the content policy."
+    contexts, troubles = [], []
+
+    def opened(path='/', *, at=site, width=1280, height=900, locale='en-GB', **more):
+        context = browser.new_context(viewport={'width': width, 'height': height}, locale=locale, **more)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        contexts.append(context)
+        page.on('pageerror', lambda e: troubles.append(f'script: {e}'))
+        page.on('console', lambda m: troubles.append(f'console: {m.text}') if 'Content Security Policy' in m.text or 'Refused to' in m.text else None)
+        page.on('request', lambda r: troubles.append(f'outside: {r.url}') if not r.url.startswith((at, 'data:', 'blob:')) else None)
+        page.goto(at + path)
+        if path == '/': page.wait_for_selector('.sample')
+        return page
+    yield opened
+    for c in contexts: c.close()
+    assert not troubles
+
+
+def until(page, expression, what=None):
+    "Wait for a JavaScript expression to hold; Chromium's own waiting needs eval, which the content policy forbids."
+    for _ in range(300):
+        if page.evaluate(f'() => Boolean({expression})'): return
+        page.wait_for_timeout(50)
+    raise AssertionError(f'{what or expression}: never; the page says {page.locator("main").inner_text()[:600]!r}')
+
+
+_photos = iter(range(40, 95))
+
+
+def fresh(scene):
+    "The scene as a photo nobody sent before: paid answers about it are not kept yet."
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(scene.data)).save(stream, 'JPEG', quality=next(_photos))
+    return stream.getvalue()
+
+
+def photo_file(data, name='look.jpg'): return {'name': name, 'mimeType': 'image/jpeg', 'buffer': data}
+
+
+def upload(page, data): page.set_input_files('#file', photo_file(data))
+
+
+def settled(page, n=None):
+    "Wait until the answer is there."
+    until(page, f"document.querySelectorAll('.item .feedback, .item .it').length && document.getElementById('finds').getAttribute('aria-busy') === 'false' && ({n or 0} === 0 || document.querySelectorAll('.item').length === {n or 0})", f'an answer with {n} garments')
+
+
+def sideways(page): return page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
+
+
+def logged(shop, request_id, column):
+    "A column of the request's log rows, once they are written."
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db:
+        for _ in range(100):
+            with db.connect('log') as conn: found = conn.execute(f'select {column} from recognition_requests where id = %s', (request_id,)).fetchall()
+            if found and found[0][0] is not None: return [f[0] for f in found]
+            time.sleep(.05)
+    raise AssertionError(f'{column} of {request_id} was not logged')
+
+
+def request_of(page): return page.get_attribute('.trail a', 'href').split('id=')[1]
+
+
+# --- the way of a photo -----------------------------------------------------------------------------------------------
+def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
+    page = visit(at=line.url)
+    page.select_option('#mall', world.mall_names[0])
+    exif = Image.Exif()
+    exif[0x010f] = 'a camera that nobody need know'
+    with_exif = io.BytesIO()
+    Image.open(io.BytesIO(scene.data)).save(with_exif, 'JPEG', quality=95, exif=exif)
+    upload(page, with_exif.getvalue())
+    settled(page, 3)
+    assert page.locator('.chip[data-n]').count() == page.locator('.box').count() == 3
+    sent = line.asked(b'photo.jpg')
+    assert b'a camera' not in sent and b'image/jpeg' in sent and world.mall_names[0].encode() in sent
+    box, frame, item = page.locator('.box').first.bounding_box(), page.locator('#frame').bounding_box(), max(scene.items, key=lambda i: (i.box[2] - i.box[0])*(i.box[3] - i.box[1]))
+    assert abs((box['y'] - frame['y'])/frame['height'] - item.box[1]/scene.image.height) < .02  # boxes lie where the garments are
+    card = page.locator('.card').first
+    assert re.search(r'€\s?\d', card.inner_text()) and 'of 100' in card.inner_text() and page.locator('.verdict').first.inner_text() in ('Found', 'Similar', 'In a similar style')
+    until(page, "[...document.querySelectorAll('.card .picture')].slice(0, 1).every((i) => i.complete && i.naturalWidth > 50)")
+    assert page.evaluate('document.activeElement.id') == 'results'  # the focus went where the news are
+    sku = card.get_attribute('data-sku')
+    card.get_by_role('button', name='This is it').click()
+    page.wait_for_selector('.card.chosen')
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == 'true'
+    until(page, "document.getElementById('live').textContent.startsWith('Thank you')")
+    first = page.locator('.item').first.get_attribute('data-n')
+    assert logged(shop, request_of(page), 'user_feedback')[0][str(int(first) - 1)] == dict(zip(('brand', 'external_id'), sku.split('/')))
+    links = page.locator('.where a').all()
+    assert links and all(a.get_attribute('href').startswith('https://www.openstreetmap.org/?mlat=') for a in links)
+    page.locator('.chip[data-n="2"]').click()
+    assert page.locator('.item:visible').count() == 1 and page.locator('.box.dim').count() == 2
+    page.locator('.box').nth(0).focus()
+    page.keyboard.press('Escape')
+    page.get_by_role('button', name='All', exact=True).click()
+    assert page.locator('.item:visible').count() == 3
+
+
+def test_drawn_box_and_wishes(visit, line, scene):
+    page = visit(at=line.url)
+    upload(page, fresh(scene))
+    settled(page, 3)
+    page.get_by_role('button', name='Draw a box').first.click()
+    frame = page.locator('#drawing').bounding_box()
+    at = lambda x, y: (frame['x'] + x*frame['width'], frame['y'] + y*frame['height'])
+    page.mouse.move(*at(.05, .05))
+    page.mouse.down()
+    page.mouse.move(*at(.2, .2), steps=3)
+    page.mouse.move(*at(.45, .5), steps=3)
+    page.mouse.up()
+    page.select_option('#draw-is', 'bag')
+    page.get_by_role('button', name='Search this piece').click()
+    settled(page, 4)
+    drawn = re.search(rb'"box":\[(\d+),(\d+),(\d+),(\d+)\],"category":"bag"', line.asked(b'"bag"'))
+    assert drawn and all(abs(int(v) - want) < 6 for v, want in zip(drawn.groups(), (.05*scene.image.width, .05*scene.image.height, .45*scene.image.width, .5*scene.image.height)))
+    assert page.locator('.item:visible').count() == 1 and page.locator('.item:visible h2').inner_text() == 'Bag'
+    page.locator('#filters summary').click()
+    page.get_by_role('button', name='M', exact=True).click()
+    page.fill('#price-max', '45,5')
+    page.locator('#apply').click()
+    settled(page)
+    third = line.asked(b'name="sizes"')
+    assert b'name="sizes"\r\n\r\n["M"]' in third and b'name="max_price"\r\n\r\n45.5' in third and third.count(b'"box":') == 4
+    page.reload()
+    page.wait_for_selector('.sample')
+    assert '2 set' in page.locator('#filters summary').inner_text()  # kept on the device
+    page.locator('#filters summary').click()
+    page.fill('#price-min', '90')
+    assert page.locator('#price-wrong').inner_text()
+
+
+def test_stream_cut_in_the_middle(visit, line, scene, shop):
+    page, keys = visit(at=line.url), []
+    page.on('request', lambda r: keys.append(r.headers['idempotency-key']) if r.url.endswith('/recognize') else None)
+    line.armed = True
+    upload(page, fresh(scene))
+    page.wait_for_selector('.problem')
+    assert line.cuts == 1 and 'The line broke off' in page.locator('.problem').inner_text()
+    assert page.locator('.chip[data-n]').count() == 3 and page.locator('[data-state=first] .card').count() > 0  # what was known is still there
+    page.get_by_role('button', name='Try again').click()
+    settled(page, 3)
+    assert page.locator('.problem').count() == 0 and len(set(keys)) == 1 and len(keys) >= 2
+    assert len(logged(shop, request_of(page), 'items_detected')) == 1  # asked twice, answered and logged once
+
+
+def test_slow_vendor_shows_skeletons_then_chips(visit, vendors, scene):
+    page = visit(reduced_motion='reduce')
+    vendors.app.latency = Latency(ximilar=(.9, .9))
+    try:
+        upload(page, fresh(scene))
+        page.wait_for_selector('.skeleton')
+        assert page.locator('#finds').get_attribute('aria-busy') == 'true' and page.locator('.chip[data-n]').count() == 0 and page.locator('[data-key=stop]').is_visible()
+        page.wait_for_selector('.chip[data-n]')
+        settled(page, 3)
+        assert page.locator('.skeleton').count() == 0
+        page.get_by_role('button', name='New photo').click()
+        page.wait_for_selector('#start:visible')
+        upload(page, fresh(scene))
+        page.get_by_role('button', name='Stop').click()
+        page.wait_for_selector('.problem')
+        assert 'Stopped' in page.locator('.problem').inner_text() and page.locator('.spin').count() == 0
+    finally: vendors.app.latency = Latency()
+
+
+def test_a_vendor_that_is_down_is_told_kindly(visit, vendors, scene):
+    page = visit()
+    vendors.app.faults.always('ximilar', Fault('server_error'))
+    try:
+        upload(page, fresh(scene))
+        settled(page)
+        assert page.locator('.item').count() > 1  # the package's own detector stands in
+        assert 'A simpler way of finding the garments' in page.locator('#notes').inner_text() and 'ximilar' not in page.locator('main').inner_text()
+        page.get_by_role('button', name='Русский').click()
+        assert 'искал способ попроще' in page.locator('#notes').inner_text()
+    finally: vendors.app.faults.always('ximilar', None)
+
+
+def test_a_photo_looked_at_as_a_whole_offers_a_box(visit, vendors, world):
+    page = visit()
+    vendors.app.faults.always('ximilar', Fault('server_error'))
+    try:
+        upload(page, to_jpeg(world.photo(world.keys[3], 'front')))  # nobody wears it
+        settled(page, 1)
+        assert 'draw a box around one' in page.locator('#notes').inner_text()
+    finally: vendors.app.faults.always('ximilar', None)
+
+
+def test_a_service_that_is_not_ready_is_waited_for(visit, fresh_url, shop):
+    with serving(load_settings(env={}, **shop[1] | {'DATABASE_URL': fresh_url})) as url:
+        page = visit(at=url)
+        page.locator('.sample').first.click()
+        until(page, "document.getElementById('status').textContent.includes('waking up')")
+        page.get_by_role('button', name='Stop').click()
+        page.wait_for_selector('.problem')
+        assert page.get_by_role('button', name='Try again').is_visible()
+
+
+@pytest.fixture(scope='module')
+def locked(shop, tmp_path_factory):
+    "A service with keys: (address, keys by right, where a line of its log goes)."
+    import logging
+
+    from unde_recog.web.auth import add_key
+    file, lines = tmp_path_factory.mktemp('keys')/'keys.json', []
+    keys = {'page': add_key(file, 'page'), 'lab': add_key(file, 'lab', ['recognize', 'lab']), 'metrics': add_key(file, 'prometheus', ['metrics'])}
+    class Lines(logging.Handler):
+        def emit(self, record): lines.append(record.getMessage() + repr(vars(record)))
+    hears = Lines()
+    logging.getLogger().addHandler(hears)
+    logging.getLogger('unde_recog').setLevel(logging.INFO)
+    with serving(load_settings(env={}, **shop[1] | {'API_KEYS_FILE': file})) as url: yield url, keys, lines
+    logging.getLogger().removeHandler(hears)
+
+
+def give(page, key):
+    page.wait_for_selector('input[name=key]')
+    page.fill('input[name=key]', key)
+    page.keyboard.press('Enter')
+
+
+def test_a_shop_with_keys_asks_for_one(visit, locked, shop):
+    url, keys, lines = locked
+    page, addresses = visit(at=url), []
+    page.on('request', lambda r: addresses.append(r.url))
+    until(page, "document.querySelector('#start-key').innerText.includes('asks for an access key')")  # at once, not after the photo
+    give(page, keys['page'])
+    until(page, "document.querySelectorAll('#mall option').length === 3 && !document.querySelector('#start-key form')")
+    page.locator('.sample').first.click()
+    settled(page)
+    until(page, "[...document.querySelectorAll('.card img.picture')].some((i) => i.naturalWidth > 50)", 'pictures behind the key')
+    page.get_by_role('button', name='This is it').first.click()
+    assert logged(shop, request_of(page), 'user_feedback')
+    page.goto(url)
+    until(page, "document.querySelectorAll('#mall option').length === 3")  # asked for once a tab
+    assert page.locator('input[name=key]').count() == 0 and page.evaluate('[sessionStorage.length, Object.values(sessionStorage)[0]]') == [1, keys['page']]
+    assert keys['page'] not in page.content() + page.url + page.evaluate('JSON.stringify(localStorage) + document.cookie') + ''.join(addresses)
+    assert lines and not any(keys['page'] in line for line in lines)
+
+
+@pytest.mark.parametrize('locale, unknown, poor', [('en-GB', 'not known here', 'does not open this'), ('ru-RU', 'Такого ключа здесь не знают', 'сюда он не пускает')], ids=['en', 'ru'])
+def test_a_wrong_key_is_told_kindly(visit, locked, locale, unknown, poor):
+    url, keys, _ = locked
+    page = visit(at=url, locale=locale)
+    for wrong, said in (('unde_wrong', unknown), ('ключ', unknown), (keys['metrics'], poor)):
+        give(page, wrong)
+        until(page, f"document.querySelector('.key-form')?.innerText.includes('{said}')", said)
+        assert page.evaluate('document.activeElement.name') == 'key'
+        assert page.evaluate('sessionStorage.length') == 0  # it is not sent again and again
+    page.evaluate("sessionStorage.setItem('unde.key', 'unde_taken_back')")  # a key that was good when the tab was opened
+    page.reload()
+    page.wait_for_selector('.sample')
+    until(page, f"document.querySelector('#start-key').innerText.includes('{unknown}')")
+    page.locator('.sample').first.click()
+    give(page, keys['page'])
+    settled(page)
+    assert page.locator('.problem').count() == 0
+
+
+def test_lab_behind_a_key(visit, locked):
+    url, keys, _ = locked
+    page = visit('/lab', at=url)
+    give(page, keys['page'])
+    until(page, "document.querySelector('.key-form').innerText.includes('does not open this')")
+    give(page, keys['lab'])
+    until(page, "document.querySelectorAll('#latest table tbody tr').length > 0")
+    page.locator('#latest a').first.click()
+    page.wait_for_selector('.lab-item')
+    assert page.locator('.key-form').count() == 0 and keys['lab'] not in page.url + page.content()
+
+
+def test_what_is_no_photo_is_told_at_once(visit):
+    page = visit()
+    page.set_input_files('#file', {'name': 'x.jpg', 'mimeType': 'image/jpeg', 'buffer': b'not a photo'})
+    until(page, "document.getElementById('start-problem').textContent.includes('cannot be opened')")
+    tiny = io.BytesIO()
+    Image.new('RGB', (9, 9)).save(tiny, 'JPEG')
+    upload(page, tiny.getvalue())
+    until(page, "document.getElementById('start-problem').textContent.includes('too small')")
+
+
+@pytest.mark.parametrize('how', ['paste', 'drop'])
+def test_paste_and_drop(visit, scene, how):
+    page = visit()
+    page.evaluate('''([how, bytes]) => { const moved = new DataTransfer(); moved.items.add(new File([new Uint8Array(bytes)], 'look.jpg', { type: 'image/jpeg' }));
+        document.dispatchEvent(how === 'paste' ? new ClipboardEvent('paste', { clipboardData: moved, bubbles: true }) : new DragEvent('drop', { dataTransfer: moved, bubbles: true, cancelable: true })); }''', [how, list(fresh(scene))])
+    settled(page, 3)
+
+
+# --- whoever comes, with whatever ---------------------------------------------------------------------------------------
+def test_phone(visit, scene):
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True, locale='ru-RU')
+    assert sideways(page) == 0 and page.locator('#snap').is_visible() and page.get_attribute('#camera', 'capture') == 'environment'
+    page.locator('#filters summary').tap()
+    assert sideways(page) == 0
+    page.locator('#filters summary').tap()
+    upload(page, fresh(scene))
+    settled(page, 3)
+    assert sideways(page) == 0 and 'Проверили 3 вещи' in page.locator('#status').inner_text()
+    page.locator('.box').last.tap()
+    assert page.locator('.item:visible').count() == 1
+    small = page.evaluate("[...document.querySelectorAll('button:not(.box), summary')].filter((b) => b.checkVisibility() && b.getBoundingClientRect().height < 24).map((b) => b.textContent)")
+    assert small == []  # targets are large enough to tap
+    page.locator('[data-key=draw]').tap()
+    assert sideways(page) == 0
+
+
+def test_keyboard_only(visit, scene, shop):
+    page, asked, choosers = visit(), [], []
+    page.on('filechooser', lambda c: choosers.append(c))
+    page.on('response', lambda r: asked.append((r.request.method, r.url.rsplit('/', 1)[1], r.status)))
+
+    def tab_to(selector, most=60):
+        for _ in range(most):
+            page.keyboard.press('Tab')
+            if page.evaluate('s => document.activeElement.matches(s)', selector): return
+        raise AssertionError(f'{selector} cannot be reached by Tab')
+
+    page.keyboard.press('Tab')
+    assert page.evaluate('document.activeElement.className') == 'skip' and page.locator('.skip').bounding_box()['y'] >= 0
+    tab_to('#filters summary')
+    page.keyboard.press('Enter')
+    tab_to('[data-key=size-L]')
+    page.keyboard.press('Escape')
+    assert not page.evaluate("document.getElementById('filters').open") and page.evaluate("document.activeElement.tagName") == 'SUMMARY'
+    tab_to('#choose')
+    page.keyboard.press('Enter')
+    for _ in range(100):
+        if choosers: break
+        page.wait_for_timeout(50)
+    choosers[0].set_files(photo_file(fresh(scene)))
+    settled(page, 3)
+    tab_to('.box')
+    page.keyboard.press('Enter')
+    assert page.locator('.item:visible').count() == 1 and page.evaluate("document.activeElement.className.includes('box')")
+    tab_to('[data-key=draw]')
+    page.keyboard.press('Enter')
+    assert page.evaluate('document.activeElement.id') == 'drawing'
+    before = page.locator('#drawing').get_attribute('aria-label')
+    for key in ('ArrowLeft', 'ArrowUp', 'Shift+ArrowRight', 'Shift+ArrowDown'): page.keyboard.press(key)
+    assert page.locator('#drawing').get_attribute('aria-label') != before
+    page.keyboard.press('Escape')
+    assert page.evaluate('document.activeElement.dataset.key') == 'draw'
+    page.keyboard.press('Enter')
+    page.keyboard.press('Enter')
+    settled(page, 4)
+    tab_to('[data-key^="it-4-"], [data-key="none-4"]')
+    page.keyboard.press('Space')
+    until(page, "document.querySelector('.thanks:not(:empty)')")
+    assert any(m == 'POST' and s == 204 for m, path, s in asked if path == 'feedback')
+
+
+def test_accessible_in_both_schemes_and_languages(visit, tools, scene):
+    page = visit(reduced_motion='reduce')
+
+    def findings(where):
+        if page.evaluate('typeof axe') == 'undefined': page.evaluate(tools + '; void 0')
+        told = page.evaluate("axe.run(document, { resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })")
+        return [f"{where}: {v['id']} ({v['impact']}): {v['nodes'][0]['html'][:160]}" for v in told['violations'] if v['impact'] in ('serious', 'critical')]
+
+    def all_ways(where):
+        out = []
+        for scheme, language in (('light', 'English'), ('dark', 'Русский')):
+            page.emulate_media(color_scheme=scheme)
+            page.get_by_role('button', name=language).click()
+            assert page.evaluate('document.documentElement.lang') == {'English': 'en', 'Русский': 'ru'}[language]
+            out += findings(f'{where}, {scheme}, {language}')
+        return out
+
+    page.locator('#filters summary').click()
+    found = all_ways('start')
+    upload(page, fresh(scene))
+    settled(page, 3)
+    found += all_ways('finds')
+    page.locator('[data-key=draw]').click()
+    found += all_ways('drawing')
+    page.keyboard.press('Escape')
+    page.locator('.trail a').first.click()
+    page.wait_for_selector('.lab-item')
+    found += all_ways('lab')
+    assert found == []
+
+
+def test_names_with_markup_are_shown_as_text(visit, scene, shop):
+    evil = '<img src=x onerror="window.hacked=1"><b>bold</b>'
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db:
+        def rename(product, store):
+            with db.connect('catalogue') as conn, conn.transaction():
+                conn.execute(f'update raw_products set name = {product}', ())
+                conn.execute(f'update raw_stores set name = {store}, floor = {store}', ())
+        with db.connect('catalogue') as conn: kept = conn.execute('select brand, external_id, name from raw_products').fetchall(), conn.execute('select id, name, floor from raw_stores').fetchall()
+        quoted = "'" + evil + "'"
+        rename(quoted, quoted)
+        try:
+            page = visit()
+            upload(page, fresh(scene))
+            settled(page, 3)
+            assert evil in page.locator('.card h3').first.inner_text() and page.locator('.card h3 b, .where img').count() == 0
+            page.locator('.trail a').first.click()
+            page.wait_for_selector('.lab-item')
+            assert page.evaluate('window.hacked') is None
+        finally:
+            with db.connect('catalogue') as conn, conn.transaction():
+                for brand, external_id, name in kept[0]: conn.execute('update raw_products set name = %s where brand = %s and external_id = %s', (name, brand, external_id))
+                for i, name, floor in kept[1]: conn.execute('update raw_stores set name = %s, floor = %s where id = %s', (name, floor, i))
+
+
+def test_lab_shows_the_trail(visit, scene):
+    page = visit()
+    upload(page, fresh(scene))
+    settled(page, 3)
+    page.locator('.trail a').first.click()
+    page.wait_for_selector('.lab-item')
+    assert page.locator('.lab-item').count() == 3 and page.locator('.scene rect').count() == 3 and page.locator('.chart .bar-of').count() >= 5
+    assert page.locator('.gate').first.inner_text().count('against') == 2 and page.locator('table .told').count() > 0
+    assert page.locator('#latest tbody tr.told').count() == 1
+    canvas = page.evaluate("document.querySelector('.scene').getAttribute('viewBox')").split()
+    sent = page.evaluate("fetch('/api/v1/requests/' + document.querySelector('#id').value).then((r) => r.json()).then((r) => [r.width, r.height, r.photo])")
+    assert [int(v) for v in canvas[2:]] == sent[:2] and sent[0] > 300 and sent[2] is None and page.locator('.scene image').count() == 0  # an upload is not kept; its size is
+    page.set_input_files('.lab-top input[type=file]', photo_file(scene.data))
+    page.wait_for_selector('.scene image[href^="blob:"]')  # chosen here, it stays here
+    page.fill('#id', '00000000-0000-4000-8000-000000000000')
+    page.get_by_role('button', name='Show', exact=True).click()
+    page.wait_for_selector('.problem')
+    assert 'No such request' in page.locator('#trouble').inner_text()
+
+
+def test_lab_draws_a_photo_that_is_kept_to_scale(visit, scene, shop, site):
+    import httpx
+
+    from unde_recog.media.storage import open_storage
+    settings = load_settings(env={}, **shop[1])
+    open_storage(settings).put('street/kept.jpg', scene.data)
+    rid = httpx.post(f'{site}/api/v1/recognize', files={'image': scene.data}, timeout=30).json()['request_id']
+    logged(shop, rid, 'created_at')
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db, db.connect('log') as conn: conn.execute("update recognition_requests set photo_url = 'storage:street/kept.jpg' where id = %s", (rid,))
+    page = visit(f'/lab?id={rid}')
+    page.wait_for_selector('.scene image[href^="blob:"]')
+    seen, kept = httpx.get(f'{site}/api/v1/requests/{rid}/photo'), scene.image.size
+    assert seen.headers['content-type'] == 'image/jpeg' and seen.headers['cache-control'] == 'no-store' and Image.open(io.BytesIO(seen.content)).size == kept
+    assert page.evaluate("['width', 'height'].map((n) => +document.querySelector('.scene image').getAttribute(n))") == list(kept)
+    listed = httpx.get(f'{site}/api/v1/requests', params={'limit': 1}).json()['requests']
+    assert [r['request_id'] for r in listed] == [rid] and listed[0]['items_detected'] == len(listed[0]['match_types']) and 'storage' not in str(listed)
+    assert httpx.get(f'{site}/api/v1/requests', params={'limit': 0}).status_code == 422
+
+
+# --- the parts, asked in the browser that runs them -----------------------------------------------------------------------
+def test_words_in_both_languages(visit):
+    page = visit(locale='ru-RU')
+    words = page.evaluate("async () => (await import('/assets/words.js')).WORDS")
+    assert words['en'].keys() == words['ru'].keys()
+    for key, english in words['en'].items():
+        russian = words['ru'][key]
+        holes = lambda said: {frozenset(re.findall(r'\{(\w+)\}', s)) for s in (said.values() if isinstance(said, dict) else [said])}
+        assert holes(english) == holes(russian), key
+        if isinstance(english, dict): assert {'one', 'other'} <= english.keys() and (len(set(russian.values())) == 1 or {'one', 'few', 'many', 'other'} <= russian.keys()), key
+    said = page.evaluate("async () => { const { t } = await import('/assets/kit.js'); return [1, 2, 5, 11, 21, 22].map((n) => t('foundCount', { n })); }")
+    assert said == ['На фото 1 вещь', 'На фото 2 вещи', 'На фото 5 вещей', 'На фото 11 вещей', 'На фото 21 вещь', 'На фото 22 вещи']
+    used = set()
+    for name in ('app.js', 'lab.js', 'kit.js', 'index.html', 'lab.html'):
+        text = page.evaluate("async (name) => (await fetch(name === 'index.html' ? '/' : name === 'lab.html' ? '/lab' : `/assets/${name}`)).text()", name)
+        used |= set(re.findall(r"\bt\('(\w+)'", text)) | set(re.findall(r'data-t(?:-\w+)?="(\w+)"', text))
+    assert used <= words['en'].keys()
+
+
+def test_every_degraded_code_has_kind_words(visit):
+    codes = ['ximilar_detect', 'ximilar_search', 'pgvector_search', 'ximilar_tagging', 'local_tags', 'gemini_context', 'gemini_rerank', 'council_rerank', 'availability', 'stock_feed', 'products', 'fallback', 'exact_scores', 'budget', 'gemini_advice', 'exploration', 'something_new']
+    said = visit().evaluate("async (codes) => { const { kindly } = await import('/assets/app.js'); return codes.map((c) => kindly([c])); }", codes)
+    told = dict(zip(codes, said))
+    assert all(len(s) == 1 and '_' not in s[0] for c, s in told.items() if c not in ('gemini_advice', 'exploration')) and told['gemini_advice'] == told['exploration'] == []
+    assert told['gemini_rerank'] == told['council_rerank'] != told['something_new'] and told['stock_feed'] != told['something_new']
+
+
+def test_event_stream_however_it_is_cut(visit):
+    page = visit()
+    told = page.evaluate('''async () => {
+        const { serverEvents } = await import('/assets/kit.js');
+        const bytes = new TextEncoder().encode(': heartbeat\\n\\nid: 1\\nevent: detected\\ndata: {"a":\\ndata: "ё"}\\n\\nevent: done\\r\\ndata: {"b": 2}\\r\\n\\r\\ndata: {"half":');
+        const out = [];
+        for (const size of [1, 2, 3, 7, 1000]) {
+            const body = new ReadableStream({ start(c) { for (let i = 0; i < bytes.length; i += size) c.enqueue(bytes.slice(i, i + size)); c.close(); } });
+            const heard = [];
+            for await (const e of serverEvents(new Response(body))) heard.push(e);
+            out.push(JSON.stringify(heard));
+        }
+        let silent = '';
+        try { for await (const _ of serverEvents(new Response(new ReadableStream({})), 40)); } catch (e) { silent = e.message; }
+        return { out: [...new Set(out)], silent };
+    }''')
+    assert told == {'out': ['[{"event":"detected","data":{"a":"ё"}},{"event":"done","data":{"b":2}}]'], 'silent': 'silence'}
+
+
+def test_samples_are_small_and_said_to_be_drawn(site, visit):
+    page = visit()
+    listed = page.evaluate("async () => (await (await fetch('/api/v1/samples')).json()).samples")
+    assert 4 <= len(listed) <= 6 and 'drawn' in page.locator('#samples').inner_text()
+    for sample in listed:
+        data = page.request.get(site + sample['url']).body()
+        assert len(data) <= 60_000 and Image.open(io.BytesIO(data)).size == (sample['width'], sample['height']) and sample['boxes'] and sample['title_ru']
