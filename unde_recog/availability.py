@@ -94,14 +94,14 @@ def feed_query(mall: str, window: timedelta, now: datetime) -> Query:
                     where a.brand = s.brand and a.store_id = s.store_id and a.fetched_at > %(since)s and a.fetched_at <= %(now)s))''',
                  {'mall': mall, 'since': now - window, 'now': now})
 
-def available(conn: psycopg.Connection, candidates: Sequence[Candidate], mall: str | None, window: timedelta, now: datetime | None = None) -> Stock:
+def available(conn: psycopg.Connection, candidates: Sequence[Candidate], mall: str | None, window: timedelta, *, now: datetime | None = None) -> Stock:
     "Sort `candidates` by the newest readings in `window`. A stopped feed is told apart from an empty shelf."
     now = aware(now)
     stock = sort_by_stock(candidates, parse_stock(run(conn, stock_query([c.key for c in candidates], window, now))), mall)
     if mall and not stock.here and not run(conn, feed_query(mall, window, now))[0][0]: stock.feed = 'stopped'
     return stock
 
-async def aavailable(conn: psycopg.AsyncConnection, candidates: Sequence[Candidate], mall: str | None, window: timedelta, now: datetime | None = None) -> Stock:
+async def aavailable(conn: psycopg.AsyncConnection, candidates: Sequence[Candidate], mall: str | None, window: timedelta, *, now: datetime | None = None) -> Stock:
     "As `available`, for the service."
     now = aware(now)
     stock = sort_by_stock(candidates, parse_stock(await arun(conn, stock_query([c.key for c in candidates], window, now))), mall)

@@ -71,11 +71,11 @@ def settings(context: typer.Context, as_json: Annotated[bool, typer.Option('--js
 
 # %% ../nbs/241_cli.ipynb #a8605483
 class Bars:
-    "Progress bars by name; `tell(what, done, of)` moves them."
+    "Progress bars by name; `on_event(what, done, of)` moves them."
     def __init__(self) -> None:
         self.progress = Progress(TextColumn('{task.description:>16}'), BarColumn(36), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'), TimeRemainingColumn(), console=err, disable=not err.is_terminal)
         self.tasks: dict[str, TaskID] = {}
-    def tell(self, what: str, done: int, total: int) -> None:
+    def on_event(self, what: str, done: int, total: int) -> None:
         if what not in self.tasks: self.tasks[what] = self.progress.add_task(what, total=total, rate='')
         speed = self.progress.tasks[self.tasks[what]].speed
         self.progress.update(self.tasks[what], completed=done, total=total, rate=f'{speed:.0f}/s' if speed else '')
@@ -92,7 +92,7 @@ Rejects = Annotated[Optional[Path], typer.Option(help='Where rows that cannot be
 
 @import_app.command('products')
 def import_products_command(file: File, images: Annotated[Optional[Path], typer.Option(help='Folder of the photos that the file names.')] = None, mapping: Mapping_ = None, brand: Brand = None,
-                            source: Annotated[Optional[str], typer.Option(help='Name of the shop system (default: the brand).')] = None,
+                            *, source: Annotated[Optional[str], typer.Option(help='Name of the shop system (default: the brand).')] = None,
                             scope: Annotated[Optional[str], typer.Option(help='off, pgvector or pilot (default: pgvector for new products, others keep theirs).')] = None, rejects: Rejects = None) -> None:
     "Products, with their photos."
     from unde_recog.catalogue.imports import import_products
@@ -144,7 +144,7 @@ def index(brand: Annotated[Optional[list[str]], typer.Option(help='Only this bra
         brands = [canonical_brand(b, brand_aliases(settings.BRAND_ALIASES)) for b in brand] if brand else None
         with open_databases(settings) as db, Bars() as bars:
             embedder = load_embedder(name or indexed_model(db), 'batch', settings=settings)
-            how: dict[str, Any] = {'storage': open_storage(settings), 'brands': brands, 'allow_private': settings.ALLOW_PRIVATE_URLS, 'progress': lambda done, total, failed: bars.tell(f'indexing ({failed} bad)' if failed else 'indexing', done, total)}
+            how: dict[str, Any] = {'storage': open_storage(settings), 'brands': brands, 'allow_private': settings.ALLOW_PRIVATE_URLS, 'progress': lambda done, total, failed: bars.on_event(f'indexing ({failed} bad)' if failed else 'indexing', done, total)}
             report = index_catalogue(db, embedder, refresh=refresh, **how) if embedder.dims == 512 else index_items(db, embedder, **how)
         print(json.dumps(asdict(report) | {'coverage': report.coverage}, indent=2) if as_json else report)
 
@@ -180,7 +180,7 @@ def parse_box(text: str) -> dict[str, Any]:
 @app.command()
 def recognize(photo: Annotated[str, typer.Argument(help='A file, a URL, or a storage: key.')], mall: Annotated[Optional[str], typer.Option(help='Only what this mall has.')] = None,
               box: Annotated[Optional[list[str]], typer.Option(help='A garment: [category:]xmin,ymin,xmax,ymax; may be repeated. Default: what the detector finds.')] = None,
-              as_json: Annotated[bool, typer.Option('--json', help='The contract of the service.')] = False, html: Annotated[Optional[Path], typer.Option(help='Write a page with the pictures side by side.')] = None) -> None:
+              as_json: Annotated[bool, typer.Option('--json', help='The contract of the service.')] = False, *, html: Annotated[Optional[Path], typer.Option(help='Write a page with the pictures side by side.')] = None) -> None:
     "Find the garments of a photo in the shops."
     with _said():
         boxes = [parse_box(b) for b in box or ()]
@@ -234,7 +234,7 @@ def models_pull(name: str) -> None:
     from unde_recog.models.registry import get_card, pull
     with _said(), Bars() as bars:
         card = get_card(name)
-        for path in pull(card, load_settings(), lambda file, done, total: bars.tell(file, done, total)): print(path)
+        for path in pull(card, load_settings(), lambda file, done, total: bars.on_event(file, done, total)): print(path)
 
 @models_app.command('export')
 def models_export(name: str, checkpoint: Path) -> None:
@@ -268,11 +268,11 @@ def report(context: typer.Context, name: Annotated[Optional[str], typer.Argument
 # %% ../nbs/241_cli.ipynb #8774ea26
 @app.command()
 def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page is written.')] = Path('demo-out'), skus: Annotated[int, typer.Option(min=12, max=20000)] = 240,
-         scenes: Annotated[int, typer.Option(min=1, max=500)] = 24, seed: int = 0, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
-    "Draw a wardrobe, index it, recognise people who wear it, write a page of pictures."
+         scenes: Annotated[int, typer.Option(min=1, max=500)] = 24, seed: int = 0, *, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
+    "Draw a wardrobe, index it, recognize people who wear it, write a page of pictures."
     from unde_recog.demo import run_demo
     with _said():
-        with Bars() as bars: result = run_demo(out_folder, seed=seed, skus=skus, scenes=scenes, workers=workers, tell=bars.tell)
+        with Bars() as bars: result = run_demo(out_folder, seed=seed, skus=skus, scenes=scenes, workers=workers, on_event=bars.on_event)
         for outcome in result.outcomes[:1]: show_answer(outcome.answer)
         table = Table('', *result.rates.columns, title=f'What was worn in {scenes} drawn scenes, and found among {skus} drawn SKUs', title_justify='left', title_style='bold', box=None)
         for name, row in result.rates.iterrows(): table.add_row(str(name), *('' if v != v else f'{v:.0f}' if c == 'garments' else f'{v:.1%}' for c, v in row.items()))
@@ -287,7 +287,7 @@ def demo(out_folder: Annotated[Path, typer.Option('--out', help='Where the page 
             for name, row in result.routes.iterrows(): routes.add_row(str(name), *('' if v != v else f'{v:.0f}' if 'photo' in c and 'seconds' not in c else f'{v:.1f} s' if 'seconds' in c else f'{v:.0%}' for c, v in row.items()))
             out.print(routes)
             out.print('[dim]The simulated booster puts the right SKU first in about 80 % of clear views, by setting; times at a third of the real latencies. The oracle asks the booster only where that turns a wrong first answer into a right one.[/]')
-        out.print(f"{result.seconds['draw, import, index']:.0f} s to draw, import and index; {1000*result.seconds['recognise a scene']:.0f} ms a scene. Pictures: {result.page}", highlight=False)
+        out.print(f"{result.seconds['draw, import, index']:.0f} s to draw, import and index; {1000*result.seconds['recognize a scene']:.0f} ms a scene. Pictures: {result.page}", highlight=False)
 
 # %% ../nbs/241_cli.ipynb #31091c18
 @settings_app.command('apply')
@@ -312,7 +312,7 @@ def settings_apply(fragment: Annotated[Path, typer.Argument(help='The fragment t
 @app.command()
 def quality(days: Annotated[int, typer.Option(min=1, max=400)] = 30, until: Annotated[Optional[str], typer.Option(help='Last day, YYYY-MM-DD, UTC (default: today).')] = None,
             model_version: Annotated[Optional[str], typer.Option(help='Only this version.')] = None, reference: Annotated[Optional[str], typer.Option(help='FIRST:END, the days that the gate was calibrated on, to see drift.')] = None,
-            plan_limits: Annotated[bool, typer.Option(help="The plan's 0.65 for the primary score instead of a limit on the model's own scale.")] = False,
+            *, plan_limits: Annotated[bool, typer.Option(help="The plan's 0.65 for the primary score instead of a limit on the model's own scale.")] = False,
             prometheus: Annotated[Optional[Path], typer.Option(help="Write the alerts in Prometheus' text format (for the node exporter's text files).")] = None) -> None:
     "Daily figures of the request log and their alerts. Exit code 0 fine, 1 yellow, 2 red, 3 cannot be told, 4 an error."
     from datetime import date
@@ -396,7 +396,7 @@ def forget(user: Annotated[str, typer.Argument(help='The user_id as the log has 
 # %% ../nbs/241_cli.ipynb #33e4e114
 @app.command('make-log')
 def make_log_command(labels: Annotated[Path, typer.Option(help='Where the true answers are written.')] = Path('simulated-labels.csv'), photos: Annotated[int, typer.Option(min=1, max=100_000)] = 100, days: Annotated[float, typer.Option(min=.01)] = 30,
-                     seed: int = 0, skus: Annotated[int, typer.Option(min=12, max=20000)] = 240, backend: Annotated[str, typer.Option(help='SEARCH_BACKEND of the requests; dual labels every list.')] = 'dual',
+                     seed: int = 0, *, skus: Annotated[int, typer.Option(min=12, max=20000)] = 240, backend: Annotated[str, typer.Option(help='SEARCH_BACKEND of the requests; dual labels every list.')] = 'dual',
                      explore: Annotated[float, typer.Option(min=0, max=1, help='EXPLORATION_SHARE, for backend conditional.')] = 0., darker: Annotated[float, typer.Option(min=0, max=1, help='Drift: how much darker the second half of the photos is.')] = 0.,
                      judge: Annotated[bool, typer.Option(help='Rerank by the simulated vision model.')] = True, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
     "A simulated request log with labels, in a data folder of its own; stopped, it goes on where it was."
@@ -408,14 +408,14 @@ def make_log_command(labels: Annotated[Path, typer.Option(help='Where the true a
         place = base.with_name(f'{base.name}-simulated')
         settings = load_settings(env={}, UNDE_DATA_DIR=place, SEARCH_BACKEND=backend, EXPLORATION_SHARE=explore)
         plan = Plan(photos, days=days, seed=seed, drift=Drift(after=days/2, darker=darker) if darker else None)
-        with Bars() as bars: made = make_log(settings, World(seed=seed, skus=skus), plan, labels, judge=judge, workers=workers, tell=bars.tell)
+        with Bars() as bars: made = make_log(settings, World(seed=seed, skus=skus), plan, labels, judge=judge, workers=workers, on_event=bars.on_event)
         out.print(f'SIMULATED: {made.items} garments of {photos} photos logged now, {made.found} photos had been; labels in {labels}. To use them:', highlight=False, soft_wrap=True)
         print(f'export UNDE_DATA_DIR={place}\nunde-recog report ab_test -p log database -p labels {labels}')
 
 # %% ../nbs/241_cli.ipynb #ea822989
 @app.command()
 def sandbox(photos: Annotated[Path, typer.Option(help='Where drawn street photos that the sandbox knows are written.')] = Path('sandbox-photos'), port: Annotated[int, typer.Option(min=0, max=65535)] = 8900,
-            seed: int = 0, skus: int = 240, scenes: Annotated[int, typer.Option(min=1, max=500)] = 8, search: Annotated[float, typer.Option(min=0, max=1, help='How often the simulated booster puts the right SKU first.')] = .8,
+            seed: int = 0, skus: int = 240, *, scenes: Annotated[int, typer.Option(min=1, max=500)] = 8, search: Annotated[float, typer.Option(min=0, max=1, help='How often the simulated booster puts the right SKU first.')] = .8,
             realistic: Annotated[bool, typer.Option(help='Answer as slowly as the vendors are said to.')] = True, fault: Annotated[Optional[list[str]], typer.Option(help='vendor:kind[:seconds]; may be repeated.')] = None) -> None:
     "Simulated Ximilar, Gemini and Claude on loopback, from the demo's drawn wardrobe; until Ctrl+C."
     import time
@@ -424,7 +424,7 @@ def sandbox(photos: Annotated[Path, typer.Option(help='Where drawn street photos
         from unde_recog.sandbox.server import REALISTIC, Latency
         from unde_recog.sandbox.vendors import Quality
         faults, settings = [parse_fault(f) for f in fault or ()], demo_settings()
-        with Bars() as bars: box = demo_sandbox(settings, photos, seed=seed, skus=skus, scenes=scenes, quality=Quality(search=search), latency=REALISTIC if realistic else Latency(), port=port, tell=bars.tell)
+        with Bars() as bars: box = demo_sandbox(settings, photos, seed=seed, skus=skus, scenes=scenes, quality=Quality(search=search), latency=REALISTIC if realistic else Latency(), port=port, on_event=bars.on_event)
         for vendor, what in faults: box.app.faults.always(vendor, what)
         with box:
             out.print(f'# simulated vendors at {box.url}; in another terminal:', highlight=False)

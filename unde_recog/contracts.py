@@ -89,7 +89,7 @@ class Item:
     vector: 'np.ndarray | None' = field(default=None, repr=False)  # the crop's embedding, computed once
 
 # %% ../nbs/001_contracts.ipynb #4ffa7326
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Candidate:
     "One SKU proposed for one item, with its best photo."
     key: SkuKey
@@ -109,8 +109,8 @@ class Candidate:
 
     def but(self, **changes: Any) -> 'Candidate':
         "A copy with `changes`, as `dataclasses.replace` would make it in three times the time: there are hundreds a photo."
-        copy = Candidate(self.key, self.score, self.primary, self.ximilar, self.visual, self.semantic, self.reason, self.imputed,
-                         self.image_url, self.style_id, self.metadata, self.stores, self.other_malls, self.in_mall)
+        copy = Candidate(key=self.key, score=self.score, primary=self.primary, ximilar=self.ximilar, visual=self.visual, semantic=self.semantic, reason=self.reason, imputed=self.imputed,
+                         image_url=self.image_url, style_id=self.style_id, metadata=self.metadata, stores=self.stores, other_malls=self.other_malls, in_mall=self.in_mall)
         for name, value in changes.items(): setattr(copy, name, value)
         return copy
 

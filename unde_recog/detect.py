@@ -14,7 +14,7 @@ from PIL import Image
 from .contracts import CATEGORIES, Box, Detector, Item, check_box
 
 # %% ../nbs/050_detect.ipynb #97224dca
-def cut(photo: Image.Image, box: Sequence[float], category: str = 'other', confidence: float = 1., label: str = '') -> Item:
+def cut(photo: Image.Image, box: Sequence[float], category: str = 'other', confidence: float = 1., *, label: str = '') -> Item:
     "An `Item` for `box`, checked against the photo. Raises `ValueError` for a box outside it or an unknown category."
     if category not in CATEGORIES: raise ValueError(f"category {category!r}: one of {', '.join(CATEGORIES)} is needed")
     checked = check_box(box, *photo.size)

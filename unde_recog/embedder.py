@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 from .models.classical import ClassicalDescriptor
-from .models.hybrid import FusedDescriptor
+from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
 from .models.onnx import OnnxTower, Preset, session_options
 from .models.registry import ModelCard, Preprocessing, get_card, require_files
@@ -77,13 +77,13 @@ class Embedder:
         return out
 
 # %% ../nbs/051_embedder.ipynb #fa60a1ec
-def _fused(path: Path, preset: Preset, threads: int | None) -> FusedDescriptor:
+def _fused(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor:
     import onnxruntime as ort
     options = session_options(preset, threads)
     workers = options.intra_op_num_threads + 1 if preset == 'batch' and options.intra_op_num_threads > 1 else 1
     if workers > 1: options.intra_op_num_threads = 1  # half of the work is Python's: images side by side, not inside the network, and one more of them than cores, as one always waits for Python
     session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return FusedDescriptor(lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0], workers)
+    return HybridDescriptor(lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0], workers)
 
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     if card.kind == 'classical': return ClassicalDescriptor(next(iter(files.values())))
@@ -93,7 +93,7 @@ def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: 
     see.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
     return see
 
-def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, threads: int | None) -> 'TextTower | None':
+def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *, threads: int | None) -> 'TextTower | None':
     "The text tower of a card that has one and whose files are here."
     if not card.text or preset == 'batch': return None  # who fills an index asks nothing in words
     import onnxruntime as ort
@@ -107,7 +107,7 @@ def load_embedder(name: str | None = None, preset: Preset = 'runtime', *, settin
     settings = settings or load_settings()
     card = get_card(name or settings.EMBEDDER_MODEL)
     tower = _tower(card, require_files(card, settings), preset, threads)
-    return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=_text(card, tower, settings, preset, threads))
+    return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=_text(card, tower, settings, preset, threads=threads))
 
 # %% ../nbs/051_embedder.ipynb #39e2bbc8
 def embedder_for(version: str, model: str, *, settings: Settings | None = None, preset: Preset = 'runtime', threads: int | None = None) -> Embedder:

@@ -25,7 +25,7 @@ from .db.journal import Abandoned, Journal, abandoned, close_journal, forget
 from .settings import Settings, data_dir
 
 # %% ../nbs/060_request_log.ipynb #d92c1b96
-@dataclass
+@dataclass(kw_only=True)
 class ItemRow:
     "One garment of one request, as `recognition_items` keeps it."
     item_index: int
@@ -71,7 +71,7 @@ def summarise(items: Sequence[ItemRow]) -> dict[str, Any]:
             **{name: _least([getattr(i, name) for i in items]) for name in ('pgvector_top1_score', 'pgvector_margin', 'ximilar_top1_score', 'candidates_after_availability')}}
 
 # %% ../nbs/060_request_log.ipynb #a8d2dd47
-@dataclass
+@dataclass(kw_only=True)
 class RequestRow:
     "One request, as `recognition_requests` keeps it, with its items."
     id: uuid.UUID
@@ -94,7 +94,7 @@ class RequestRow:
         return own | summarise(self.items)
 
 # %% ../nbs/060_request_log.ipynb #9c876645
-_ITEM, _REQUEST = [f.name for f in fields(ItemRow)], list(RequestRow(uuid.UUID(int=0), []).columns())
+_ITEM, _REQUEST = [f.name for f in fields(ItemRow)], list(RequestRow(id=uuid.UUID(int=0), items=[]).columns())
 WRITE = f'''with new as (insert into recognition_requests ({', '.join(_REQUEST)}) values ({', '.join(f'%({n})s' for n in _REQUEST)}) on conflict do nothing returning id, created_at),
     items as (insert into recognition_items (request_id, created_at, {', '.join(_ITEM)}) select new.id, new.created_at, {', '.join(f'i.{n}' for n in _ITEM)}
               from new cross join jsonb_populate_recordset(null::recognition_items, %(its_items)s) i on conflict do nothing)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'DESCRIPTION', 'mount_role', 'page_routes', 'Health', 'health_of', 'health_routes', 'readings', 'docs_page',
-           'make_app', 'name_problems', 'Running', 'take_turns', 'serve', 'worker_app']
+           'make_app', 'name_problems', 'Running', 'shorten_switch_interval', 'serve', 'worker_app']
 
 # %% ../nbs/210_serving.ipynb #04ae1183
 import asyncio, os, socket, sys, threading, time
@@ -22,11 +22,11 @@ from .settings import Settings, SettingsError, load_settings
 from .web.inputs import BODY, GivenBox
 from .web.lifecycle import Engine
 from .web.auth import Keyring, check_bind
-from .web.recognize import House, live_routes
+from .web.recognize import AppState, live_routes
 from .web.problems import Problem, ProblemDetails, install_problems
 from .web.roles import batch_routes, embedder_routes, gateway_routes, reranker_routes
 from .web.catalogue import ASSETS, shop_routes
-from .web.metrics import Frame, Metrics, Read, log_as_json, measure_lag
+from .web.metrics import HttpMiddleware, Metrics, StateCollector, log_as_json, measure_lag
 
 # %% ../nbs/210_serving.ipynb #64c430ac
 if TYPE_CHECKING: from unde_recog.session import Session
@@ -34,17 +34,17 @@ if TYPE_CHECKING: from unde_recog.session import Session
 # %% ../nbs/210_serving.ipynb #1c80f831
 ROLES = ('app', 'gateway', 'reranker', 'embedder', 'embed-batch', 'all')
 
-def mount_role(app: FastAPI, house: House, role: str) -> None:
+def mount_role(app: FastAPI, state: AppState, role: str) -> None:
     "Give `app` the routes of a role."
     make = {'gateway': gateway_routes, 'reranker': reranker_routes, 'embedder': embedder_routes, 'embed-batch': lambda h: batch_routes(h, apart=role == 'all')}
     if role in ('app', 'all'):
-        app.include_router(live_routes(house))
-        app.include_router(shop_routes(house))
+        app.include_router(live_routes(state))
+        app.include_router(shop_routes(state))
         page_routes(app)
-    if role in make: app.include_router(make[role](house))
+    if role in make: app.include_router(make[role](state))
     if role == 'all':
-        for name, routes in make.items(): app.include_router(routes(house), prefix=f'/{name}')
-        for routes in (gateway_routes, embedder_routes, make['embed-batch'], lambda h: reranker_routes(h, with_tag=False)): app.include_router(routes(house))
+        for name, routes in make.items(): app.include_router(routes(state), prefix=f'/{name}')
+        for routes in (gateway_routes, embedder_routes, make['embed-batch'], lambda h: reranker_routes(h, with_tag=False)): app.include_router(routes(state))
 
 def page_routes(app: FastAPI) -> None:
     "The page, the lab and what they load."
@@ -66,50 +66,50 @@ class Health(BaseModel):
     reasons: dict[str, str] = Field(default_factory=dict, description='what is missing, and why')
     parts: list[str] = Field(default_factory=list, description='replaceable parts that are on')
 
-async def health_of(house: House) -> Health:
-    reasons = dict(house.engine.reason)
+async def health_of(state: AppState) -> Health:
+    reasons = dict(state.engine.reason)
     def ping() -> None:
-        with house.engine.db.connect('catalogue', 1.) as conn: conn.execute('select 1')
+        with state.engine.db.connect('catalogue', 1.) as conn: conn.execute('select 1')
     if not reasons:
         try:
-            async with asyncio.timeout(1.5): await house.small.run(ping)
+            async with asyncio.timeout(1.5): await state.small.run(ping)
         except Exception: reasons['database'] = 'it does not answer'
-    return Health(status='not ready' if reasons else 'ready', role=house.engine.role, ready=not reasons, reasons=reasons, parts=house.engine.parts)
+    return Health(status='not ready' if reasons else 'ready', role=state.engine.role, ready=not reasons, reasons=reasons, parts=state.engine.parts)
 
-def health_routes(app: FastAPI, house: House, metrics: Metrics) -> None:
+def health_routes(app: FastAPI, state: AppState, metrics: Metrics) -> None:
     "GET /health, /health/live, /health/ready, /metrics, /docs."
     @app.get('/health/live', tags=['health'], summary='Is the process alive')
     async def live() -> dict[str, str]: return {'status': 'live'}
     unready: dict[int | str, dict[str, Any]] = {503: {'model': Health, 'description': 'not ready'}}
     async def ready(response: Response) -> Health:
-        told = await health_of(house)
+        told = await health_of(state)
         if not told.ready: response.status_code, response.headers['Retry-After'] = 503, '2'
         return told
     app.add_api_route('/health/ready', ready, tags=['health'], summary='May it get work', responses=unready, operation_id='ready')
     app.add_api_route('/health', ready, tags=['health'], summary='Both in one', responses=unready, operation_id='health')
     @app.get('/metrics', tags=['health'], summary='Numbers for Prometheus', response_class=Response, responses={200: {'content': {'text/plain': {'schema': {'type': 'string'}}}}})
     async def numbers(request: Request) -> Response:
-        house.caller(request, 'metrics')
+        state.caller(request, 'metrics')
         return Response(metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8')
     @app.get('/docs', include_in_schema=False)
     async def docs() -> HTMLResponse: return HTMLResponse(docs_page(app.openapi()))
 
 # %% ../nbs/210_serving.ipynb #841c47a3
-def readings(house: House) -> Read:
+def readings(state: AppState) -> StateCollector:
     "Queues, pools, the log and readiness as metrics."
     rows = lambda values: [({k: str(v) for k, v in labels.items()}, float(n)) for labels, n in values]
-    def log_of() -> Any: return None if house.engine.reason else house.engine.session.recognizer.log
+    def log_of() -> Any: return None if state.engine.reason else state.engine.session.recognizer.log
     def gauges() -> Any:
-        log, pools = log_of(), house.engine.pools.items()
-        waiting = [({'queue': x.name}, x.waiting) for x in house.lanes] + [({'queue': 'log'}, log.waiting if log else 0)]
-        return {'unde_queue_waiting': ('who waits in a lane or for the log', rows(waiting)), 'unde_photos_inside': ('photos worked on', rows([({}, house.door.inside)])),
-                'unde_lane_expected_seconds': ('what a newcomer would wait', rows([({'queue': x.name}, x.expected) for x in house.lanes])),
-                'unde_ready': ('1 when photos can be recognised', rows([({}, not house.engine.reason)])),
+        log, pools = log_of(), state.engine.pools.items()
+        waiting = [({'queue': x.name}, x.waiting) for x in state.pools] + [({'queue': 'log'}, log.waiting if log else 0)]
+        return {'unde_queue_waiting': ('who waits in a lane or for the log', rows(waiting)), 'unde_requests_in_flight': ('photos worked on', rows([({}, state.admission.inside)])),
+                'unde_lane_expected_seconds': ('what a newcomer would wait', rows([({'queue': x.name}, x.expected) for x in state.pools])),
+                'unde_ready': ('1 when photos can be recognised', rows([({}, not state.engine.reason)])),
                 'unde_pool_connections': ('open connections', rows([({'pool': n}, s.get('pool_size', 0)) for n, s in pools])), 'unde_pool_waiting': ('who waits for a connection', rows([({'pool': n}, s.get('requests_waiting', 0)) for n, s in pools]))}
     def counters() -> Any:
         log = log_of()
         return {'unde_log_rows_written': ('log rows written', rows([({}, log.written if log else 0)])), 'unde_log_rows_lost': ('log rows lost', rows([({}, log.lost if log else 0)]))}
-    return Read(gauges, counters)
+    return StateCollector(gauges, counters)
 
 # %% ../nbs/210_serving.ipynb #c4321d0e
 def docs_page(spec: dict[str, Any]) -> str:
@@ -131,23 +131,23 @@ def make_app(settings: 'Settings | None' = None, *, role: str = 'app', session: 
     "The application of a role. It loads what it needs in the background, or serves a `session` that is ready; `reload` reads the settings again under way. Raises `ValueError` for a role that there is not."
     if role not in ROLES: raise ValueError(f"role {role!r}: there are {', '.join(ROLES)}")
     settings, metrics = settings or (session.recognizer.settings if session else load_settings()), Metrics()
-    house = House(settings, Engine(settings, metrics, role=role, session=session, reload=reload), metrics, Keyring(settings.API_KEYS_FILE), heartbeat=heartbeat)
+    state = AppState(settings, Engine(settings, metrics, role=role, session=session, reload=reload), metrics, Keyring(settings.API_KEYS_FILE), heartbeat=heartbeat)
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        house.engine.start()
+        state.engine.start()
         lag = asyncio.create_task(measure_lag(metrics, 'http'))
         try: yield
         finally:
             lag.cancel()
-            await asyncio.to_thread(house.close)
+            await asyncio.to_thread(state.close)
     from unde_recog import __version__
     app = FastAPI(title=f'unde_recog {role}', version=__version__, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.house = house
-    app.add_middleware(Frame, metrics=metrics, most=BODY)
+    app.state.state = state
+    app.add_middleware(HttpMiddleware, metrics=metrics, most=BODY)
     install_problems(app)
-    health_routes(app, house, metrics)
-    mount_role(app, house, role)
-    metrics.registry.register(readings(house))
+    health_routes(app, state, metrics)
+    mount_role(app, state, role)
+    metrics.registry.register(readings(state))
     name_problems(app)
     return app
 
@@ -182,7 +182,7 @@ class Running:
     def wait_ready(self, seconds: float = 60.) -> 'Running':
         "Until photos can be recognised. Raises `TimeoutError` with the reasons."
         ends = time.monotonic() + seconds
-        while (reasons := self.app.state.house.engine.reason):
+        while (reasons := self.app.state.state.engine.reason):
             if time.monotonic() > ends: raise TimeoutError(f'not ready after {seconds:g} s: {reasons}')
             time.sleep(.02)
         return self
@@ -198,7 +198,7 @@ class Running:
         self.socket.close()
 
 # %% ../nbs/210_serving.ipynb #894b7863
-def take_turns() -> None:
+def shorten_switch_interval() -> None:
     "Threads of this process take turns every half millisecond, not every five: else a loop that has to answer waits that long behind each picture that is being prepared."
     sys.setswitchinterval(.0005)
 
@@ -209,7 +209,7 @@ def serve(settings: 'Settings | None' = None, role: str = 'app', host: 'str | No
     host, port = host or settings.HOST, port or settings.PORT
     check_bind(settings, host)
     log_as_json()
-    take_turns()
+    shorten_switch_interval()
     if settings.WORKERS == 1:
         _server(make_app(settings, role=role, reload=reload), host=host, port=port).run()
         return
@@ -221,5 +221,5 @@ def serve(settings: 'Settings | None' = None, role: str = 'app', host: 'str | No
 def worker_app() -> FastAPI:
     "The application of one worker process of `serve`."
     log_as_json()
-    take_turns()
+    shorten_switch_interval()
     return make_app(role=os.environ.get('UNDE_ROLE', 'app'), reload=load_settings)

@@ -87,7 +87,7 @@ def local_parts(settings: Settings, primary: Any) -> Parts:
     "`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by pixels, words where the index's model has a text tower."
     embedder = getattr(primary, 'embedder', None)
     tagger = LocalTagger(PixelTagger(), ZeroShotTagger(embedder)) if hasattr(embedder, 'embed_text') else PixelTagger()
-    return Parts(primary, detector=local_detector(settings), local_tagger=tagger)
+    return Parts(primary=primary, detector=local_detector(settings), local_tagger=tagger)
 
 def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) -> Parts:
     "The parts that need no account: the index's own model and the primary over it. Raises `VectorSpaceError` if nothing is indexed."

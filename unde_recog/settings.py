@@ -111,7 +111,7 @@ class _Service(BaseModel):
     WORKERS: Annotated[int, Field(ge=1, le=64)] = _f(1, 'server processes')
     API_KEYS_FILE: Path | None = _f(None, 'hashed API keys; unset = only loopback is served')
     ROLE_API_KEY: SecretStr | None = _f(None, 'API key that this process shows to the other roles')
-    MAX_REQUESTS: Annotated[int, Field(ge=1, le=10_000)] = _f(64, 'photos worked on at once; more are refused')
+    MAX_CONCURRENT_REQUESTS: Annotated[int, Field(ge=1, le=10_000)] = _f(64, 'photos worked on at once; more are refused')
     RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
     BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
     FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')

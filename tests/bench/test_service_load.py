@@ -45,7 +45,7 @@ def test_both_ways_answer_every_garment(shop, pair):
 
 def test_a_comparison(shop, pair):
     _, _, db, photo, boxes = shop
-    rows = compare(pair, db, photo, boxes, 2, 2, .5)
+    rows = compare(pair, db, photo, boxes, n=2, rounds=2, seconds=.5)
     assert [r['way'] for r in rows] == ['recognize', 'baseline', 'baseline', 'recognize']  # the order changes
     assert all(r['answers'] >= 1 and r['refused'] == 0 and r['p50'] <= r['p95'] <= r['p99'] and r['app cpu ms'] > 0 for r in rows)
     middle, least, most = ratios(rows, 'ms a photo')
@@ -56,10 +56,10 @@ def test_fifty_requests_in_two_goes(shop, pair):
     "A soak that was stopped goes on where it was."
     folder, _, _, photo, boxes = shop
     kept = folder/'soak.jsonl'
-    first = soak(pair, photo, boxes, kept, 20, every=10)
+    first = soak(pair, photo, boxes, kept, requests=20, every=10)
     assert [s['done'] for s in first] == [10, 20]
     with kept.open() as f: assert len(f.readlines()) == 2
-    whole = soak(pair, photo, boxes, kept, 50, every=10)
+    whole = soak(pair, photo, boxes, kept, requests=50, every=10)
     assert [s['done'] for s in whole] == [10, 20, 30, 40, 50] and [s['segment'] for s in whole] == [0, 0, 1, 1, 1]
     assert all(0 < s['mb'] <= s['peak_mb']*1.01 for s in whole) and isinstance(growth(whole), float)
 
@@ -67,8 +67,8 @@ def test_fifty_requests_in_two_goes(shop, pair):
 def test_overload_is_refused_with_a_time_to_come_back(shop):
     import asyncio
     folder, values, _, photo, boxes = shop
-    with running(SERVICE, folder, **values, MAX_REQUESTS=2) as server:
-        run, lives = asyncio.run(overload(server.port, photo, boxes, 12, 1.5))
+    with running(SERVICE, folder, **values, MAX_CONCURRENT_REQUESTS=2) as server:
+        run, lives = asyncio.run(overload(server.port, photo, boxes, 12, seconds=1.5))
         assert run.seconds and run.refused[503] and set(run.refused) == {503} and min(run.waits) >= 1
         assert lives and max(lives) < float('inf')  # every question about liveness was answered
         assert len(drive(server.port, '/api/v1/recognize', photo, boxes, n=1, requests=3).seconds) == 3  # and afterwards it works as before
@@ -77,5 +77,5 @@ def test_overload_is_refused_with_a_time_to_come_back(shop):
 
 def test_a_server_that_does_not_start_says_why(shop):
     folder, values, *_ = shop
-    with pytest.raises(RuntimeError, match='PORT|MAX_REQUESTS'):
-        with running(SERVICE, folder, **values, MAX_REQUESTS='many'): pass
+    with pytest.raises(RuntimeError, match='PORT|MAX_CONCURRENT_REQUESTS'):
+        with running(SERVICE, folder, **values, MAX_CONCURRENT_REQUESTS='many'): pass

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from unde_recog.db import database
-from unde_recog.db.database import LOGICALS, DatabaseError, Databases, Query, Together, address, arun, arun_all, migrate, open_databases, text_array
+from unde_recog.db.database import LOGICALS, DatabaseError, Databases, Query, Batcher, address, arun, arun_all, migrate, open_databases, text_array
 from unde_recog.db.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
 
@@ -412,7 +412,7 @@ def test_a_question_that_comes_as_the_last_call_ends_is_answered(width):
         return questions
 
     async def meet():
-        together = Together(work, width=width, most=1)
+        together = Batcher(work, width=width, most=1)
         first = [asyncio.create_task(together.ask(n)) for n in range(width)]
         async def late():
             await asyncio.sleep(.005)

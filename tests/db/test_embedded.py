@@ -325,7 +325,7 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try: start_embedded(settings)
 except SettingsError as e: print(e)
 '''
-    def tell(): return subprocess.run([sys.executable, '-W', 'ignore', '-c', other, str(folder)], capture_output=True, text=True, timeout=120)
-    assert 'UNDE_DATA_DIR' in (said := tell()).stdout and 'cannot be written to' in said.stdout, said.stderr
+    def on_event(): return subprocess.run([sys.executable, '-W', 'ignore', '-c', other, str(folder)], capture_output=True, text=True, timeout=120)
+    assert 'UNDE_DATA_DIR' in (said := on_event()).stdout and 'cannot be written to' in said.stdout, said.stderr
     folder.chmod(0o777)
-    assert 'UNDE_DATA_DIR' in (said := tell()).stdout and 'belongs to another user' in said.stdout, said.stderr
+    assert 'UNDE_DATA_DIR' in (said := on_event()).stdout and 'belongs to another user' in said.stdout, said.stderr

@@ -152,7 +152,7 @@ def folder(settings):
 def test_postgresql_killed(folder):
     "The service's own PostgreSQL dies with all its processes; the service starts it again, and is itself the same process as before."
     world, own = World(seed=5, skus=6), load_settings(env={}, UNDE_DATA_DIR=folder)
-    with open_databases(own) as db: fill(db, world, folder/'world', open_storage(own), lambda *_: None)
+    with open_databases(own) as db: fill(db, world, folder/'world', open_storage(own), on_event=lambda *_: None)
     photos = [to_jpeg(world.photo(k, 'front')) for k in world.keys]
     with Role('app', folder, UNDE_DATA_DIR=folder) as app:
         app.ready()

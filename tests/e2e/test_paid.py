@@ -32,7 +32,7 @@ def shop(world, server_url, template, tmp_path_factory):
     "Settings of a drawn shop, imported and indexed once."
     with named_database(server_url, template, 'test_paid') as url:
         settings = load_settings(env={}, DATABASE_URL=url, UNDE_DATA_DIR=tmp_path_factory.mktemp('paid'), REQUEST_DEADLINE='20s')
-        with open_databases(settings) as db: fill(db, world, data_dir(settings)/'world', open_storage(settings), lambda *_: None)
+        with open_databases(settings) as db: fill(db, world, data_dir(settings)/'world', open_storage(settings), on_event=lambda *_: None)
         yield settings
 
 
@@ -155,8 +155,8 @@ def test_every_flag_rolls_back_under_load_without_a_failed_request(street, tmp_p
     with open_recognizer(load()) as session:
         def ask(n):
             while not stop.is_set():
-                begun = epoch
-                try: done.append((begun, session.recognize(scenes[n].data)))
+                started = epoch
+                try: done.append((started, session.recognize(scenes[n].data)))
                 except Exception as e: failed.append(repr(e))
         watch_settings(session, load, every=.05)
         askers = [threading.Thread(target=ask, args=(n,)) for n in (0, 1)]

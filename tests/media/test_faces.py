@@ -101,9 +101,9 @@ def recognised(how, shop, scene, settings):
     if how == 'library':
         with open_recognizer(settings) as session: return session.recognize(scene.data).model_dump(mode='json')
     if how == 'worker':
-        from unde_recog.queue.worker import recognise_once
+        from unde_recog.queue.worker import recognize_once
         shop.storage.put('street/faces.jpg', scene.data)
-        with open_recognizer(settings) as session: return recognise_once(session, 'faces', 'storage:street/faces.jpg', None, None).model_dump(mode='json')
+        with open_recognizer(settings) as session: return recognize_once(session, 'faces', 'storage:street/faces.jpg', None, user_mall=None).model_dump(mode='json')
     with shop.running(**{n: getattr(settings, n) for n in type(settings).model_fields if settings.origin(n) == 'keyword'}) as (client, _):
         return client.post('/api/v1/recognize', files={'image': scene.data}).json()
 

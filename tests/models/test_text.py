@@ -142,7 +142,7 @@ def test_search_by_text_through_the_service(server_url, template, tmp_path, join
         asker = load_embedder('fashionclip-2.0', settings=shop.settings())
         with shop.running() as (client, server):
             told = client.get('/api/v1/search', params={'q': 'a khaki bomber jacket', 'k': 5}).json()
-            assert isinstance(server.app.state.house.engine.session.recognizer.parts.local_tagger, LocalTagger)
+            assert isinstance(server.app.state.state.engine.session.recognizer.parts.local_tagger, LocalTagger)
             assert client.post('/api/v1/recognize', files={'image': to_jpeg(shop.world.scene(1).image)}).json()['degraded'] == []
         rows = shop.log("select brand, sku_id, embedding::text from sku_image_embeddings where model_version = %s", asker.model_version)
         word, best = asker.embed_text(['a khaki bomber jacket'])[0], {}

@@ -22,9 +22,9 @@ from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.gating import gate
 from unde_recog.research.bounds import upper_bound
 from unde_recog.research.calibration import (Certificate, GatePath, Step, apply_fragment, by_category, by_photo, calibrate, certificate_json, confident, declare_path, floor_of, icc_floor, judge,
-                                             least_deferral, levels, pareto, plane, read_certificate, reading, shrink, walk, write_fragment)
+                                             least_deferral, levels, pareto, threshold_grid, read_certificate, reading, shrink, walk, write_fragment)
 from unde_recog.research.probability import (GateProbability, ReliabilityDisplay, best_pair_rank, cross_probability, duel, honesty, log_odds, photo_folds, photo_weights, risk_coverage)
-from unde_recog.research.coverage import CHOOSERS, counts, keep_promise, live_path, tuned
+from unde_recog.research.coverage import CHOOSERS, counts, check_coverage, live_path, tuned
 from unde_recog.research.records import outcomes
 from unde_recog.research.simulate import Street, draw, simulate_items, truth
 from unde_recog.settings import SettingsError, load_settings, read_ini
@@ -55,15 +55,15 @@ def certified(labelled):
     return calibrate(labelled, path, date='2026-10-31', data='simulated', simulated=True).certificate
 
 
-# -- the plane and the path
+# -- the threshold_grid and the path
 
 @calm
 @given(scores(), st.floats(0, 1), st.floats(0, .3))
 def test_confident_is_the_gates_own_verdict(sample, threshold, least):
     top1, margin, _ = sample
     for t, m, ours in zip(top1, margin, confident(top1, margin, threshold, least)):
-        second = [] if np.isnan(m) else [Candidate(SkuKey('zara', 'b'), t - m)]
-        theirs = gate([Candidate(SkuKey('zara', 'a'), float(t)), *second], threshold, least)
+        second = [] if np.isnan(m) else [Candidate(key=SkuKey('zara', 'b'), score=t - m)]
+        theirs = gate([Candidate(key=SkuKey('zara', 'a'), score=float(t)), *second], threshold, least)
         if np.isnan(m) or abs(m - least) > 1e-8: assert ours == theirs.confident
 
 
@@ -124,7 +124,7 @@ def test_the_reading_of_a_pair_is_what_the_rows_say(labelled):
         assert r['confident'] == len(sure) and r['events'] == sure.loss.sum() and r['gain among all'] == pytest.approx(sure.gain.sum()/len(labelled))
         served = labelled['primary@3'].where((labelled.top1 >= t) & (labelled.margin >= m), labelled['merged@3'])
         assert r['top-3 right'] == pytest.approx(served.astype(float).mean())
-    assert len(plane(j, 6)) == 36
+    assert len(threshold_grid(j, 6)) == 36
 
 
 @calm
@@ -176,9 +176,9 @@ def test_a_thousand_walks_at_once_are_a_thousand_walks(seed):
     sizes = np.cumsum(rng.integers(0, 2, (4, 6, 50)), 1).astype(float)
     events = np.floor(sizes*(rng.random((4, 6, 50)) < .03))
     floors = rng.random(4)
-    together = walk(events, sizes, .05, .05, floors)
+    together = walk(events, sizes, .05, .05, floor=floors)
     for i in range(4):
-        alone = walk(events[i], sizes[i], .05, .05, floors[i])
+        alone = walk(events[i], sizes[i], .05, .05, floor=floors[i])
         assert alone.last == together.last[i] and np.allclose(alone.p, together.p[i])
 
 
@@ -235,7 +235,7 @@ def test_the_promise_holds_where_every_certificate_breaks_it(paths, icc, primary
     path, street = paths[icc], Street(primary=primary)
     loss = truth(path.steps[0].threshold, path.steps[0].margin, street)['conditional']
     assert .05 < loss < .056, loss  # the first step is a trifle over
-    found = keep_promise(path, street, icc, runs=RUNS, seed=7, choosers=['certified', 'item by item', 'best looking'])
+    found = check_coverage(path, street, icc, runs=RUNS, seed=7, choosers=['certified', 'item by item', 'best looking'])
     assert found.loc['certified', 'broken']*RUNS <= at_most
     assert found.loc['best looking', 'broken'] > .25
     if icc == 1: assert found.loc['item by item', 'broken']*RUNS > at_most/2 and found.loc['item by item', 'broken'] > found.loc['certified', 'broken']
@@ -244,14 +244,14 @@ def test_the_promise_holds_where_every_certificate_breaks_it(paths, icc, primary
 def test_a_good_gate_is_certified(paths):
     street = tuned(paths[0.], .01)
     assert truth(paths[0.].steps[0].threshold, paths[0.].steps[0].margin, street)['conditional'] == pytest.approx(.01, abs=2e-4)
-    found = keep_promise(paths[0.], street, 0., runs=RUNS, seed=8, choosers=['certified'])
+    found = check_coverage(paths[0.], street, 0., runs=RUNS, seed=8, choosers=['certified'])
     assert found.loc['certified', 'certified']*RUNS >= stats.binom.ppf(1e-4, RUNS, .8) and found.loc['certified', 'of_oracle'] > .3
 
 
 def test_the_simulated_counts_are_those_of_a_calibration(paths):
     "One run through the vectorised counts, and the same items as a table through `calibrate`: the same verdict."
     path = paths[.2]
-    c = counts(path, Street(), .2, 3, 80, 4, seed=5)
+    c = counts(path, Street(), .2, 3, photos=80, items=4, seed=5)
     d = draw(240, 4, .2, 5)
     for run in range(3):
         rows = slice(run*320, (run + 1)*320)

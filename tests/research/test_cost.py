@@ -27,15 +27,15 @@ def test_the_plans_table_cell_by_cell():
     assert plan_table().equals(printed('costs'))
     for users in PLAN_USERS:  # written out once more, by hand
         r = users*8
-        assert credits(r, 3, 1, .5, 10_000).total == 5*r + 10*r*3 + 15*r*3*.5 + 100_000
+        assert credits(r, 3, 1, .5, images=10_000).total == 5*r + 10*r*3 + 15*r*3*.5 + 100_000
 
 
 @hyp(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 8), st.floats(0, 1), st.floats(0, 1), st.integers(0, 10**6))
 def test_credits_are_linear(photos, items, boosted, tagged, images):
-    bill, twice = credits(photos, items, boosted, tagged, images), credits(2*photos, items, boosted, tagged, 2*images)
+    bill, twice = credits(photos, items, boosted, tagged, images=images), credits(2*photos, items, boosted, tagged, images=2*images)
     assert twice.total == pytest.approx(2*bill.total) and bill.total == pytest.approx(sum(bill)) and min(bill) >= 0
-    assert credits(photos, items, 1, tagged, images).total >= bill.total - 1e-6
+    assert credits(photos, items, 1, tagged, images=images).total >= bill.total - 1e-6
 
 
 @hyp(deadline=None)
@@ -170,9 +170,9 @@ def test_the_report_reads_a_real_log(db, fresh_url, tmp_path, monkeypatch):
     entry = lambda n: {'brand': 'zara', 'external_id': f'S{n}', 'item_index': 0, 'score': .9 - n/100}
     with db.connect('log') as conn:
         for n in range(12):
-            items = [ItemRow(i, 'top', [0, 0, 9, 9], 'm-1', 'similar', used_ximilar_booster=i == 0, used_ximilar_tagging=i == 0, pgvector_top1_score=.5 + .03*n, pgvector_margin=.01*n, gate_confident=i > 0, pgvector_list=[entry(1), entry(2)], ximilar_list=[entry(2)],
+            items = [ItemRow(item_index=i, category='top', box=[0, 0, 9, 9], model_version='m-1', match_type='similar', used_ximilar_booster=i == 0, used_ximilar_tagging=i == 0, pgvector_top1_score=.5 + .03*n, pgvector_margin=.01*n, gate_confident=i > 0, pgvector_list=[entry(1), entry(2)], ximilar_list=[entry(2)],
                              merged_list=[entry(2), entry(1)], final_matches=[entry(2)], confidence_threshold=.7, margin_threshold=.05, credits=30 if i == 0 else 0, tokens={'prompt': 100, 'output': 20}) for i in range(1 + n % 3)]
-            write_request(conn, RequestRow(uuid.UUID(int=n + 1), items, created_at=datetime(2026, 11, 1 + n, tzinfo=timezone.utc)))
+            write_request(conn, RequestRow(id=uuid.UUID(int=n + 1), items=items, created_at=datetime(2026, 11, 1 + n, tzinfo=timezone.utc)))
     monkeypatch.setenv('DATABASE_URL', fresh_url)
     metrics = json.loads((run_report('credit_cost', {'log': 'database'}, tmp_path)/'metrics.json').read_text())
     assert metrics['n'] == {'photos': 12, 'items': 24, 'labelled': 0} and metrics['usage']['sent to the booster (B)']['value'] == .5 and metrics['reconcile']['difference'] == 0

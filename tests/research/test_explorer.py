@@ -106,9 +106,9 @@ def small_log(db, storage, folder, photos=8):
             key, request = f'photos/{n}.jpg', uuid.uuid4()
             storage.put(key, to_jpeg(Image.new('RGB', (80, 120), (20*n, 90, 120)), 90))
             common = {'model_version': 'm-1', 'confidence_threshold': .8, 'margin_threshold': .1, 'used_ximilar_booster': True, 'propensity': 1., 'settings': {'SEARCH_BACKEND': 'dual'}}
-            items = [ItemRow(0, 'top', [0, 0, 40, 120], gate_confident=True, pgvector_top1_score=.9, pgvector_margin=.2, pgvector_list=[match('A', .9)], ximilar_list=[match('A', 90)], merged_list=[match('A', .9)], **common),
-                     ItemRow(1, 'bag', [40, 0, 80, 120], gate_confident=False, pgvector_top1_score=.7, pgvector_margin=.05, pgvector_list=[match('C', .7)], ximilar_list=[match('B', 90)], merged_list=[match('B', .8)], **common)]
-            write_request(conn, RequestRow(request, items, photo_url=f'storage:{key}', created_at=datetime(2026, 11, 1 + n, tzinfo=timezone.utc)))
+            items = [ItemRow(item_index=0, category='top', box=[0, 0, 40, 120], gate_confident=True, pgvector_top1_score=.9, pgvector_margin=.2, pgvector_list=[match('A', .9)], ximilar_list=[match('A', 90)], merged_list=[match('A', .9)], **common),
+                     ItemRow(item_index=1, category='bag', box=[40, 0, 80, 120], gate_confident=False, pgvector_top1_score=.7, pgvector_margin=.05, pgvector_list=[match('C', .7)], ximilar_list=[match('B', 90)], merged_list=[match('B', .8)], **common)]
+            write_request(conn, RequestRow(id=request, items=items, photo_url=f'storage:{key}', created_at=datetime(2026, 11, 1 + n, tzinfo=timezone.utc)))
             rows += [(str(request), 0, 'zara', 'A', 2), (str(request), 1, 'zara', 'B', 2)]
     return write_labels(pd.DataFrame(rows, columns=['photo', 'item', 'brand', 'external_id', 'grade']), folder/'labels.csv')
 

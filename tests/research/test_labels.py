@@ -145,7 +145,7 @@ def test_a_set_is_drawn_from_the_log(tmp_path, db, fresh_url):
     "Photos with an address, evenly; the others are counted; and a log of uploads only is refused with the remedy."
     settings = load_settings(env={}, UNDE_DATA_DIR=tmp_path, DATABASE_URL=fresh_url)
     entry = {'brand': 'zara', 'external_id': 'S1', 'item_index': 0, 'score': .9}
-    write = lambda conn, n, **more: write_request(conn, RequestRow(uuid.UUID(int=n), [ItemRow(i, 'top', [0, 0, 5, 5], 'm1', pgvector_list=[entry], merged_list=[entry]) for i in range(2)], **more))
+    write = lambda conn, n, **more: write_request(conn, RequestRow(id=uuid.UUID(int=n), items=[ItemRow(item_index=i, category='top', box=[0, 0, 5, 5], model_version='m1', pgvector_list=[entry], merged_list=[entry]) for i in range(2)], **more))
     with db.connect('log') as conn:
         write(conn, 1)
         with pytest.raises(ValueError, match='none of the 1 photos in the log has an address'): set_to_label(settings)

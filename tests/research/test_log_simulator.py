@@ -88,7 +88,7 @@ from unde_recog.research.log_simulator import Plan, make_log
 from unde_recog.settings import load_settings
 from unde_recog.wardrobe.world import World
 settings = load_settings(env={{}}, DATABASE_URL={place[0]!r}, UNDE_DATA_DIR={str(place[1])!r}, SEARCH_BACKEND='dual', CONFIDENCE_THRESHOLD=.4, MARGIN=.02)
-make_log(settings, World(seed=11, skus=24), Plan(6, seed=3), {str(tmp_path/'l.csv')!r}, judge=False, batch=2, tell=lambda what, done, total: print(what, done, flush=True))
+make_log(settings, World(seed=11, skus=24), Plan(6, seed=3), {str(tmp_path/'l.csv')!r}, judge=False, batch=2, on_event=lambda what, done, total: print(what, done, flush=True))
 '''
     child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     for line in child.stdout:

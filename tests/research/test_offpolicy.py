@@ -28,7 +28,7 @@ def drawn_log(photos, dice, share, icc=.2, pair=OLD):
     "The same table straight from a draw, much faster."
     d = draw(photos, 4, icc, dice)
     sure = verdict(d['top1'], d['margin'], *pair)
-    chance = np.where(sure, exploration_chances(d['top1'], d['margin'], *pair, share), 1.)
+    chance = np.where(sure, exploration_chances(d['top1'], d['margin'], *pair, share=share), 1.)
     seen = dice.random(len(sure)) < chance
     return pd.DataFrame({'photo': d['photo'], 'item': d['item'], 'top1': d['top1'], 'margin': d['margin'], 'confident': sure, 'asked': ~sure, 'explored': sure & seen, 'propensity': chance,
                          'loss': np.where(seen, d['harm'], np.nan), 'gain': np.where(seen, d['gain'], np.nan), 'weight': np.divide(seen, chance, out=np.zeros(len(chance)), where=chance > 0)})
@@ -62,7 +62,7 @@ def test_verdict_is_the_gates():
     dice = np.random.default_rng(2)
     for _ in range(200):
         a, b, t, m = (round(float(x), 1) for x in dice.random(4))
-        found = gate([Candidate(SkuKey('zara', '1'), max(a, b)), Candidate(SkuKey('zara', '2'), min(a, b))], t, m)
+        found = gate([Candidate(key=SkuKey('zara', '1'), score=max(a, b)), Candidate(key=SkuKey('zara', '2'), score=min(a, b))], t, m)
         assert verdict([found.top1], [found.margin], t, m)[0] == found.confident
     assert not verdict([math.nan], [.5], .1, .1)[0]
 
@@ -76,13 +76,13 @@ def test_unbiased_by_enumeration(method):
     for seen in product([0, 1], repeat=7):
         s = np.array(seen)
         chance = np.prod(np.where(s, p, 1 - p))
-        total += chance*(weighted_rate(np.where(s, r, np.nan), s/p, who, method, q).value if s.any() else (q.mean() if method == 'dr' else 0.))
+        total += chance*(weighted_rate(np.where(s, r, np.nan), s/p, who, method, guess=q).value if s.any() else (q.mean() if method == 'dr' else 0.))
     assert math.isclose(total, r.mean(), rel_tol=1e-9)
 
 
 def test_all_seen_is_the_plain_mean():
     r = np.array([1., 0, 0, 1, 0])
-    for m in ('ips', 'snips', 'dr'): assert math.isclose(weighted_rate(r, np.ones(5), range(5), m, np.full(5, .3)).value, .4)
+    for m in ('ips', 'snips', 'dr'): assert math.isclose(weighted_rate(r, np.ones(5), range(5), m, guess=np.full(5, .3)).value, .4)
     with pytest.raises(ValueError, match='guess'): weighted_rate(r, np.ones(5), range(5), 'dr')
     with pytest.raises(ValueError, match='ips, snips or dr'): weighted_rate(r, np.ones(5), range(5), 'mean')
 
@@ -221,7 +221,7 @@ def test_powered_mean_is_the_regression_estimator():
     dice = np.random.default_rng(10)
     f = dice.normal(size=300)
     y = .6*f + dice.normal(size=300)
-    found = powered_mean(y, f, np.arange(300), np.tile(f, 3000) + .25, np.arange(900_000))
+    found = powered_mean(y, f, np.arange(300), np.tile(f, 3000) + .25, other_photo=np.arange(900_000))
     fit = sm.OLS(y, sm.add_constant(f)).fit()
     assert abs(found.value - fit.predict([1, f.mean() + .25])[0]) < .004
     assert abs((found.high - found.low)/2/1.96 - math.sqrt(fit.mse_resid/300)) < .002
@@ -233,9 +233,9 @@ def test_powered_mean_covers_and_a_bad_proxy_is_harmless():
         z = dice.normal(size=(60, 1))*.6 + dice.normal(size=(60, 4))
         y, f = (z + dice.normal(size=z.shape) > 0).ravel().astype(float), z.ravel() + 1  # a biased proxy
         g = (dice.normal(size=(500, 1))*.6 + dice.normal(size=(500, 4))).ravel() + 1
-        e = powered_mean(y, f, np.repeat(range(60), 4), g, np.repeat(range(500), 4))
+        e = powered_mean(y, f, np.repeat(range(60), 4), g, other_photo=np.repeat(range(500), 4))
         hit += e.low <= .5 <= e.high
     assert stats.binom.ppf(.0005, runs, .94) <= hit
-    plain = powered_mean(y, np.zeros(240), np.repeat(range(60), 4), np.zeros(2000), np.repeat(range(500), 4))
+    plain = powered_mean(y, np.zeros(240), np.repeat(range(60), 4), np.zeros(2000), other_photo=np.repeat(range(500), 4))
     assert plain.value == y.mean() and plain.gain == 1 and plain.trust == 0
-    with pytest.raises(ValueError, match='at least three'): powered_mean([1.], [1.], ['a'], [1.], ['a'])
+    with pytest.raises(ValueError, match='at least three'): powered_mean([1.], [1.], ['a'], [1.], other_photo=['a'])

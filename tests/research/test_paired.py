@@ -296,7 +296,7 @@ def test_reweighted_is_the_pipelines_fusion():
     for _ in range(20):
         keys = [SkuKey('zara', f'{i:02d}') for i in range(12)]
         own, paid = dice.random(12).round(6), (100*dice.random(12)).round(6)
-        primary, booster = ([Candidate(k, float(s)) for k, s in zip(keys, scores)] for scores in (own, paid))
+        primary, booster = ([Candidate(key=k, score=float(s)) for k, s in zip(keys, scores)] for scores in (own, paid))
         entries = [{'brand': k.brand, 'external_id': k.external_id, 'primary': p, 'ximilar': x} for k, p, x in zip(keys, own, paid)]
         for w in (0., .3, .5, 1.): assert reweighted(entries, w) == [tuple(c.key) for c in fuse(primary, booster, weight=w)]
         assert fusion_curve([entries], [keys[0]], k=12).all()
@@ -352,10 +352,10 @@ def write_log(db, items, folder):
     with db.connect('log') as conn:
         for name, group in items.groupby('photo'):
             ids[name] = uuid.uuid4()
-            rows = [ItemRow(r.item, r.category, [5, 5, 50, 80], 'made-1', 'similar', bool(r.boosted), False, r.top1, r.margin, r.style_margin, pgvector_list=entries(r.primary, r.item), ximilar_list=entries(r.booster, r.item),
+            rows = [ItemRow(item_index=r.item, category=r.category, box=[5, 5, 50, 80], model_version='made-1', match_type='similar', used_ximilar_booster=bool(r.boosted), used_ximilar_tagging=False, pgvector_top1_score=r.top1, pgvector_margin=r.margin, pgvector_style_margin=r.style_margin, pgvector_list=entries(r.primary, r.item), ximilar_list=entries(r.booster, r.item),
                             merged_list=entries(r.merged, r.item), final_matches=entries(r.final, r.item), confidence_threshold=.72, margin_threshold=.03, gate_confident=bool(r.confident), explored=bool(r.explored),
                             propensity=r.propensity, explored_list=entries(r.explored_list, r.item) if r.explored else None, candidates_after_availability=12) for r in group.itertuples()]
-            write_request(conn, RequestRow(ids[name], rows, photo_url=str(photo)))
+            write_request(conn, RequestRow(id=ids[name], items=rows, photo_url=str(photo)))
             goods |= {k for r in group.itertuples() for k in [*r.primary[:3], *r.merged[:3]]}
     with db.connect('catalogue') as conn:
         for k in goods: conn.execute("insert into raw_products (source, brand, external_id, image_urls, image_views, category_canonical) values ('made', %s, %s, %s, %s, 'top')", (k.brand, k.external_id, Jsonb([str(photo)]), Jsonb(['front'])))

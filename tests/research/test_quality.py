@@ -137,7 +137,7 @@ def test_psi_against_its_formula_and_promise():
         draw = np.random.default_rng(s)
         sample = lambda k: ((.9*draw.normal(size=(k, 1)) + np.sqrt(1 - .81)*draw.normal(size=(k, 4))).ravel(), np.repeat(np.arange(k), 4))
         (x, px), (y, py) = sample(200), sample(120)
-        rings.append(psi(x, y, 10, px, py).drifted)
+        rings.append(psi(x, y, 10, px, live_photos=py).drifted)
     assert np.mean(rings) < .04
     assert psi(['a', 'b']*200, ['a', 'c']*200).drifted and not psi(['a', 'b']*200, ['b', 'a']*200).drifted
     assert psi([3.]*50, [3.]*50).value == 0 and not psi([3.]*50, [3.]*50).drifted
@@ -166,9 +166,9 @@ def test_drift_is_found_and_versions_are_kept_apart(log):
 def test_change_days_finds_the_day():
     pytest.importorskip('river')
     broken, _ = simulate_items(900, 4, seed=5, harder=1.2, drift_from=.5)
-    begun = broken.created_at.iloc[len(broken)//2].date()
+    started = broken.created_at.iloc[len(broken)//2].date()
     found = change_days(broken)
-    assert found and timedelta(0) <= found[0] - begun <= timedelta(days=8) and change_days(simulate_items(600, 4, seed=6)[0]) == []
+    assert found and timedelta(0) <= found[0] - started <= timedelta(days=8) and change_days(simulate_items(600, 4, seed=6)[0]) == []
 
 
 @hyp(max_examples=25, deadline=None)
@@ -197,11 +197,11 @@ def test_span():
 
 
 def request(n, items, day):
-    return RequestRow(uuid.UUID(int=n), items, created_at=datetime(2026, 10, day, 12, tzinfo=timezone.utc))
+    return RequestRow(id=uuid.UUID(int=n), items=items, created_at=datetime(2026, 10, day, 12, tzinfo=timezone.utc))
 
 
 def item(i, score, best, boosted=False):
-    return ItemRow(i, 'top', [0, 0, 9, 9], 'm-1', 'similar', used_ximilar_booster=boosted, pgvector_top1_score=score, pgvector_margin=.05, candidates_after_availability=9, confidence_threshold=.7, gate_confident=not boosted,
+    return ItemRow(item_index=i, category='top', box=[0, 0, 9, 9], model_version='m-1', match_type='similar', used_ximilar_booster=boosted, pgvector_top1_score=score, pgvector_margin=.05, candidates_after_availability=9, confidence_threshold=.7, gate_confident=not boosted,
                    final_matches=[{'brand': 'zara', 'external_id': 'A', 'item_index': i, 'score': best}])
 
 

@@ -24,12 +24,12 @@ def entries(n, scale=1., first=0, **more):
 
 
 def request(n, *items, at=START, user=None, url=None):
-    return RequestRow(uuid.UUID(int=n), list(items), user_id=user, photo_url=url, created_at=at)
+    return RequestRow(id=uuid.UUID(int=n), items=list(items), user_id=user, photo_url=url, created_at=at)
 
 
 def item(index=0, version='m1', **values):
     values = {'settings': {'FUSION': 'weighted'}, 'gate_confident': True, 'propensity': 0., 'confidence_threshold': .8, 'margin_threshold': .1} | values
-    return ItemRow(index, 'top', [0, 0, 9, 9], version, **values)
+    return ItemRow(item_index=index, category='top', box=[0, 0, 9, 9], model_version=version, **values)
 
 
 def test_what_was_written_is_read(db):
@@ -63,7 +63,7 @@ def test_what_the_booster_would_have_said(db):
                                     item(2, gate_confident=False, used_ximilar_booster=True, pgvector_list=primary, merged_list=primary, degraded=['ximilar_search']),
                                     item(3, pgvector_list=primary, merged_list=primary), item(4, gate_confident=None, used_ximilar_booster=True, ximilar_list=explored[:3], merged_list=explored[:3])))
     table = read_items(db)
-    c = lambda es: [Candidate(SkuKey(e['brand'], e['external_id']), e['score']) for e in es]
+    c = lambda es: [Candidate(key=SkuKey(e['brand'], e['external_id']), score=e['score']) for e in es]
     assert table.fused[0] == tuple(x.key for x in fuse(c(primary), c(explored)[:30])) and table.merged[0] == tuple(x.key for x in c(primary))
     assert table.fused[1] == tuple(x.key for x in c(entries(4, first=7))) and len(table.booster[1]) == 3
     assert table.booster[2] is None and table.fused[2] is None and table.fused[3] is None
@@ -172,18 +172,18 @@ def test_outcomes_count_what_is_known():
 @pytest.mark.parametrize('icc', [0., .2, 1.])
 def test_icc_means_what_it_says(icc):
     "For every indicator alike, not on average over them."
-    d = draw(60_000, 2, icc, 7, Street(primary=1.))
+    d = draw(60_000, 2, icc, 7, street=Street(primary=1.))
     for what in (d['harm'], d['gain'], d['right_primary'], d['top1'] > .8, d['harm'] & (d['margin'] > .02)):
         a, b = what.reshape(-1, 2).T
         assert np.corrcoef(a, b)[0, 1] == pytest.approx(icc, abs=.025)
-    own = draw(60_000, 2, 0., 8, Street(primary=1.))
+    own = draw(60_000, 2, 0., 8, street=Street(primary=1.))
     assert d['harm'].mean() == pytest.approx(own['harm'].mean(), abs=.006)  # the margin stays
     with pytest.raises(ValueError, match='between 0 and 1'): latents(1, 1, -.1, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize('street,drift', [(Street(), {}), (Street(tells=.95, weight=.3, bonus=0.), {}), (Street(primary=-1., booster_slope=2., fall=2.), {'harder': .7}), (Street(booster=-2.), {'decay': 1.5})])
 def test_truth_is_what_happens(street, drift):
-    d = draw(100_000, 4, 0., 3, street, **drift)
+    d = draw(100_000, 4, 0., 3, street=street, **drift)
     for t, m in itertools.product((.66, .74, .8), (0., .03)):
         sure, exact = (d['top1'] >= t) & (d['margin'] >= m), truth(t, m, street, **drift)
         served = np.where(sure, d['right_primary'], d['right_fused'])
@@ -208,7 +208,7 @@ def test_exploration_happens_as_often_as_it_says():
     sure = items[items.confident.astype(bool)]
     expected, spread = sure.propensity.sum(), np.sqrt((sure.propensity*(1 - sure.propensity)).sum())
     assert abs(sure.explored.sum() - expected) < 4*spread and expected > 100
-    assert (items.propensity[items.boosted.astype(bool)] == 1).all() and np.allclose(sure.propensity, exploration_chances(sure.top1, sure.margin, .72, .03, .05))
+    assert (items.propensity[items.boosted.astype(bool)] == 1).all() and np.allclose(sure.propensity, exploration_chances(sure.top1, sure.margin, .72, .03, share=.05))
     assert simulate_items(5, explore=.0)[0].propensity.isin([0., 1.]).all()
 
 

@@ -31,7 +31,7 @@ def reading(conn, at, sizes=('S', 'M'), key=SHIRT, store='z1'):
     conn.execute('insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values (%s, %s, %s, %s, %s)', (key.brand, store, key.external_id, Jsonb(list(sizes)), at))
 
 
-def ask(conn, now=NOW, mall=PRAGUE, window=DAY, keys=(SHIRT,)): return available(conn, [Candidate(k, .9) for k in keys], mall, window, now)
+def ask(conn, now=NOW, mall=PRAGUE, window=DAY, keys=(SHIRT,)): return available(conn, [Candidate(key=k, score=.9) for k in keys], mall, window, now=now)
 
 
 def group(stock): return next((n for n in ('here', 'elsewhere', 'gone') if getattr(stock, n)), None)
@@ -125,7 +125,7 @@ def test_a_time_without_a_zone_is_refused(shop):
 
 def test_now_is_now_unless_told(shop):
     reading(shop, datetime.now(UTC) - timedelta(hours=1))
-    assert available(shop, [Candidate(SHIRT, .9)], PRAGUE, DAY).here and not available(shop, [Candidate(SHIRT, .9)], PRAGUE, timedelta(minutes=59)).here
+    assert available(shop, [Candidate(key=SHIRT, score=.9)], PRAGUE, DAY).here and not available(shop, [Candidate(key=SHIRT, score=.9)], PRAGUE, timedelta(minutes=59)).here
 
 
 def test_a_stopped_feed_is_told_from_an_empty_shelf(conn):
@@ -231,7 +231,7 @@ def test_random_readings_against_an_oracle(conn, db):
 
     async def ask_async():
         async with Databases(db.urls) as own, own.aconnect('catalogue') as c:
-            return [await aavailable(c, [Candidate(k, .9) for k in keys], mall, window, now) for now, window, mall in questions]
+            return [await aavailable(c, [Candidate(key=k, score=.9) for k in keys], mall, window, now=now) for now, window, mall in questions]
     for (now, window, mall), other in zip(questions, asyncio.run(ask_async())):
         stock, truth = ask(conn, now, mall, window, keys), oracle(now, window, mall)
         assert stock == other

@@ -17,7 +17,7 @@ STYLES = dict(zip(KEYS, ['s', 's', None, 't', 's', None, 'u', 'u']))  # the styl
 HUNDREDTHS = st.sampled_from([0, 1, 10, 50, 79, 80, 81, 89, 90, 91, 99, 100]) | st.integers(0, 100)
 
 
-def candidate(key, score, photo=''): return Candidate(key, score, style_id=STYLES[key], image_url=photo)
+def candidate(key, score, photo=''): return Candidate(key=key, score=score, style_id=STYLES[key], image_url=photo)
 
 
 def lists(scale=100, **sizes): return st.lists(st.builds(lambda k, s: candidate(k, s / scale), st.sampled_from(KEYS), HUNDREDTHS), **{'max_size': 10, **sizes})

@@ -21,7 +21,7 @@ from unde_recog.request_log import RequestLog
 from unde_recog.settings import load_settings
 from unde_recog.media.storage import FolderStorage
 from unde_recog.wardrobe.world import World
-from unde_recog.catalogue.filters import Wishes
+from unde_recog.catalogue.filters import Filters
 
 from tests.conftest import named_database
 
@@ -85,7 +85,7 @@ class Booster:
     async def search(self, item, k, *, brands, timeout):
         self.calls += 1
         if self.fault: await self.fault()
-        return [Candidate(key, s, ximilar=s) for key, s in self.found][:k]
+        return [Candidate(key=key, score=s, ximilar=s) for key, s in self.found][:k]
 
 
 class Judge:
@@ -125,14 +125,14 @@ def test_items_are_side_by_side_and_in_order(open_session, world):
 
 def test_events_come_in_order(open_session, world):
     told = []
-    open_session().recognize(world.photo(world.keys[0]), now=NOW, tell=lambda kind, body: told.append(kind))
+    open_session().recognize(world.photo(world.keys[0]), now=NOW, on_event=lambda kind, body: told.append(kind))
     assert told == ['detected', 'candidates', 'result']
 
 
 @pytest.mark.parametrize('backend, asked', [('pgvector', 0), ('conditional', 1), ('dual', 1), ('ximilar', 1)])
 def test_backends_ask_whom_they_should(open_session, world, backend, asked):
     booster = Booster([(world.keys[3], 90.), (world.keys[4], 50.)])
-    session = open_session(lambda p: Parts(p.primary, booster=booster), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1.)  # never confident
+    session = open_session(lambda p: Parts(primary=p.primary, booster=booster), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1.)  # never confident
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert booster.calls == asked and answer.items[0].matches
     (used, propensity, boosted), = rows(session, answer, 'used_ximilar_booster', 'propensity', 'ximilar_list')
@@ -141,14 +141,14 @@ def test_backends_ask_whom_they_should(open_session, world, backend, asked):
 
 def test_conditional_does_not_pay_when_sure(open_session, world):
     booster = Booster([(world.keys[3], 90.)])
-    open_session(lambda p: Parts(p.primary, booster=booster), CONFIDENCE_THRESHOLD=.5, MARGIN=0).recognize(world.photo(world.keys[0]), now=NOW)
+    open_session(lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=.5, MARGIN=0).recognize(world.photo(world.keys[0]), now=NOW)
     assert booster.calls == 0
 
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
 @pytest.mark.parametrize('backend', ['conditional', 'dual', 'ximilar'])
 def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend, fault, caplog):
-    session = open_session(lambda p: Parts(p.primary, booster=Booster(fault=fault)), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1., REQUEST_DEADLINE='1s')
+    session = open_session(lambda p: Parts(primary=p.primary, booster=Booster(fault=fault)), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1., REQUEST_DEADLINE='1s')
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert answer.items[0].matches and answer.degraded == ['ximilar_search'] and 'planted-secret' not in caplog.text + answer.model_dump_json()
     (degraded, used), = rows(session, answer, 'degraded', 'used_ximilar_booster')
@@ -168,7 +168,7 @@ class Blind:
 def test_the_own_detector_stands_in(open_session, world, fault, left_out):
     street = world.scene(6, size=(512, 768)).image
     alone = open_session(REQUEST_DEADLINE='4s').recognize(street, now=NOW)
-    answer = open_session(lambda p: Parts(p.primary, detector=Blind(fault), local_detector=p.detector), REQUEST_DEADLINE='4s').recognize(street, now=NOW)
+    answer = open_session(lambda p: Parts(primary=p.primary, detector=Blind(fault), local_detector=p.detector), REQUEST_DEADLINE='4s').recognize(street, now=NOW)
     assert len(alone.items) > 1 and [i.box for i in answer.items] == [i.box for i in alone.items] and answer.degraded == left_out
     off = open_session(DETECTOR_MODEL='whole_photo').recognize(street, now=NOW)
     assert [list(i.box) for i in off.items] == [[0, 0, 512, 768]]
@@ -177,23 +177,23 @@ def test_the_own_detector_stands_in(open_session, world, fault, left_out):
 def test_a_judge_reorders_and_says_so(open_session, world):
     mall = world.mall_names[0]
     first = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
-    session = open_session(lambda p: Parts(p.primary, reranker=Judge()))
+    session = open_session(lambda p: Parts(primary=p.primary, reranker=Judge()))
     ranked = session.run(_offered(session, world, mall))
     wanted = ranked[min(3, len(ranked) - 1)]
-    answer = open_session(lambda p: Parts(p.primary, reranker=Judge(wanted))).recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
+    answer = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(wanted))).recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
     item = answer.items[0]
     assert item.reranked and item.match_type in ('exact', 'similar') and SkuKey(item.matches[0].brand, item.matches[0].external_id) == wanted and not first.items[0].reranked
 
 
 async def _offered(session, world, mall):
     from unde_recog.contracts import Box, Item
-    from unde_recog.pipeline import Request, Walk, availability_step, search_step
+    from unde_recog.pipeline import ItemState, RequestContext, availability_step, search_step
     from unde_recog.resilience import Deadline
     r = session.recognizer
-    request = Request(r.settings, r.parts, r.db, Deadline(6), mall, now=NOW)
+    request = RequestContext(settings=r.settings, parts=r.parts, db=r.db, deadline=Deadline(6), mall=mall, now=NOW)
     async with r.db.aconnect('catalogue') as conn: request.brands = await r.malls.brands(conn, mall)
     photo = world.photo(world.keys[0])
-    w = Walk(0, Item(Box(0, 0, *photo.size), 'other', 1., photo))
+    w = ItemState(index=0, item=Item(Box(0, 0, *photo.size), 'other', 1., photo))
     await search_step(w, request)
     await availability_step(w, request)
     return [c.key for c in w.stock.here]
@@ -201,14 +201,14 @@ async def _offered(session, world, mall):
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
 def test_a_broken_judge_leaves_the_order_of_retrieval(open_session, world, fault):
-    session = open_session(lambda p: Parts(p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s')
+    session = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s')
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert answer.degraded == ['judge_rerank'] and not answer.items[0].reranked and answer.items[0].matches
 
 
 def test_too_few_in_the_mall_asks_the_booster_once(open_session, world):
     mall, booster = world.mall_names[0], Booster([(k, 80. - i) for i, k in enumerate(world.keys)])
-    session = open_session(lambda p: Parts(p.primary, booster=booster), CONFIDENCE_THRESHOLD=0., MARGIN=0., MIN_CANDIDATES=50)
+    session = open_session(lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=0., MARGIN=0., MIN_CANDIDATES=50)
     answer = session.recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
     assert booster.calls == 1 and answer.items[0].matches
 
@@ -232,13 +232,13 @@ class Away:
 @pytest.mark.parametrize('late', [timedelta(), timedelta(days=9)], ids=['stock known', 'feed stopped'])
 def test_without_the_embedder_there_is_a_list_for_any_garment(open_session, world, late):
     "Of a category and a colour that the mall has not in stock too."
-    session, narrow = open_session(lambda p: Parts(Away(p.primary.card))), 0
+    session, narrow = open_session(lambda p: Parts(primary=Away(p.primary.card))), 0
     for n, category in enumerate(CATEGORIES):
         for mall in (world.mall_names[0], None):
             found, = session.recognize(world.photo(world.keys[n], 'front'), boxes=[{'box': [0, 0, 300, 300], 'category': category}], user_mall=mall, now=NOW + late).items
             assert found.match_type == 'style' and found.matches and (mall is None or {m.in_mall for m in found.matches} == ({None} if late else {True}))  # of a stopped feed nobody knows
             with session.recognizer.db.connect('catalogue') as conn:
-                narrow += bool(run(conn, fallback_query(category, found.tags['color'], mall, timedelta(days=7), NOW + late)))
+                narrow += bool(run(conn, fallback_query(category, found.tags['color'], mall, timedelta(days=7), now=NOW + late)))
     assert 0 < narrow < 2*len(CATEGORIES)  # both were tried: what the mall has, and what it has not
 
 
@@ -262,7 +262,7 @@ def test_a_slow_vector_takes_nothing_from_its_neighbours(open_session, world, ca
     def plug(parts):
         nonlocal slow
         slow = Slow(parts.primary)
-        return Parts(slow)
+        return Parts(primary=slow)
     session, boxes = open_session(plug, REQUEST_DEADLINE='2s'), [{'box': [0, 0, 300, 300], 'category': c} for c in ('top', 'bag', 'shoes')]
     top, bag, shoes = session.recognize(world.photo(world.keys[0], 'front'), boxes=boxes, user_mall=world.mall_names[0], now=NOW).items
     session.drain()
@@ -275,7 +275,7 @@ def test_what_fits_nobody_is_told_by_what_is_near(open_session, world):
     "A size that no store has: the nearest are shown as not available, and not the cheapest goods."
     session = open_session()
     near, = session.recognize(world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW).items
-    none, = session.recognize(world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW, wishes=Wishes(sizes=('no such size',))).items
+    none, = session.recognize(world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW, filters=Filters(sizes=('no such size',))).items
     assert none.matches and not any(m.in_mall for m in none.matches)
     assert (none.matches[0].brand, none.matches[0].external_id) == tuple(world.keys[0]) and near.matches
 

@@ -23,7 +23,7 @@ from unde_recog.request_log import ItemRow, RequestLog, RequestRow, summarise, w
 MATCH = {'brand': 'zara', 'external_id': '0722/301', 'item_index': 0, 'score': .875}
 
 
-def item(index=0, **given): return ItemRow(index, 'top', (1, 2, 30, 40), 'test-1+none', **given)
+def item(index=0, **given): return ItemRow(item_index=index, category='top', box=(1, 2, 30, 40), model_version='test-1+none', **given)
 
 
 def full(index):
@@ -34,7 +34,7 @@ def full(index):
                 gate_confident=False, explored=True, propensity=.1, explored_list=[MATCH], credits=25, tokens={'gemini': {'in': 700, 'out': 50}}, degraded=['ximilar_search'])
 
 
-def request(*items, **given): return RequestRow(uuid.uuid4(), list(items), **given)
+def request(*items, **given): return RequestRow(id=uuid.uuid4(), items=list(items), **given)
 
 
 def kept(db):

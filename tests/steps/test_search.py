@@ -6,7 +6,7 @@ import pytest
 
 from unde_recog.contracts import Box, Item, SkuKey
 from unde_recog.db.database import LOGICALS, Databases, run
-from unde_recog.jobs.index import Listed, build_index, copy_vectors
+from unde_recog.jobs.index import CatalogPhoto, build_index, copy_vectors
 from unde_recog.search import Layout, PgRetriever, VectorSpaceError, current_version, exact_query, exact_scores_query, layout_query, parse_layout, parse_scores, search, skus_query
 
 VERSION, OTHER = 'test-1+none', 'test-2+none'
@@ -39,7 +39,7 @@ def loaded(request, server_url, template):
     with Databases(dict.fromkeys(LOGICALS, sibling(server_url, name))) as db:
         with db.connect('vectors') as conn:
             for version, shift in ((VERSION, 0), (OTHER, 1)):
-                copy_vectors(conn, ((Listed(k, f'{k.brand}/{k.external_id}/{r}', r, {}), f'{i:064x}', v if not shift else -v) for i, (k, r, v) in enumerate(rows)), version)
+                copy_vectors(conn, ((CatalogPhoto(k, f'{k.brand}/{k.external_id}/{r}', r, {}), f'{i:064x}', v if not shift else -v) for i, (k, r, v) in enumerate(rows)), version)
                 build_index(conn, version)
             for brand in ('big', 'mid'): build_index(conn, VERSION, brand)
             conn.execute('vacuum analyze sku_image_embeddings')
@@ -147,7 +147,7 @@ def test_current_version(db):
 def test_retriever_on_a_small_index(db):
     import asyncio
     from PIL import Image
-    with db.connect('vectors') as conn: copy_vectors(conn, [(Listed(SkuKey('hm', 'a'), 'u', 0, {'name': 'shirt'}), 'a'*64, np.ones(512, 'float32')/np.sqrt(512))], VERSION)
+    with db.connect('vectors') as conn: copy_vectors(conn, [(CatalogPhoto(SkuKey('hm', 'a'), 'u', 0, {'name': 'shirt'}), 'a'*64, np.ones(512, 'float32')/np.sqrt(512))], VERSION)
     item = Item(Box(0, 0, 8, 8), 'top', 1., Image.new('RGB', (8, 8)))
 
     async def ask():

@@ -12,7 +12,7 @@ from unde_recog.models.detector import OnnxDetector, overlaps, read_detector_car
 from unde_recog.research.report import run_report  # noqa: E402
 from unde_recog.training.augment import Moves, augment, cut_out, lay_on, lend, lenders, move_boxes, plain_ground  # noqa: E402
 from unde_recog.training.coco import CLASSES, DEEPFASHION2, Coco, coco_boxes, coco_examples, read_classes, read_mask, unpack_runs  # noqa: E402
-from unde_recog.training.detector import Garments, Recipe, Run, export_onnx, losses, split_held, targets, train  # noqa: E402
+from unde_recog.training.detector import Garments, TrainConfig, Run, export_onnx, losses, split_held, targets, train  # noqa: E402
 from unde_recog.training.examples import BARE, GARMENTS, LABELS, UNKNOWN, drawn_examples, example, instances, kept_box, kind_table, pack, phone_rows, product_examples, street_examples, street_rows, take  # noqa: E402
 from unde_recog.training.graphs import absorb_pads  # noqa: E402
 from unde_recog.training.evaluation import choose_threshold, coco_photos, street_photos  # noqa: E402
@@ -116,7 +116,7 @@ def test_targets_ask_the_cells_under_a_garment():
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     drawn = pack(drawn_examples(5))
     alone = pack(product_examples(2))
-    recipe = Recipe(epochs=4, batch=5, drawn=4, alone=1, backbone='')
+    recipe = TrainConfig(epochs=4, batch=5, drawn=4, alone=1, backbone='')
     whole = Run(None, drawn, recipe, tmp_path/'whole', alone=alone)
     train(whole)
     stopped = Run(None, drawn, recipe, tmp_path/'parts', alone=alone)
@@ -236,7 +236,7 @@ def test_lent_garments_keep_boxes_and_pixels_together():
     full = take(data, range(8))
     full.categories[:] = 0
     lent = cut_out(data, *next(iter(slots.values()))[0])
-    lay_on(full, 0, lent, 0, 0)
+    lay_on(full, 0, lent, 0, y=0)
     assert torch.equal(full.images, data.images)
     plain_ground(full, rng, share=1.)
     known = data.kinds != 0

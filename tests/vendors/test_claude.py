@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from unde_recog.contracts import Reranker, SkuKey, Verdict
-from unde_recog.resilience import purse
+from unde_recog.resilience import track_cost
 from unde_recog.settings import load_settings
 from unde_recog.vendors.calls import Guard, Limiter, RetryBudget, VendorError
 from unde_recog.vendors.claude import MODEL, Claude, ClaudeReranker, least_thinking
@@ -45,7 +45,7 @@ def always(answer): return lambda n, body: answer
 
 
 def test_what_is_sent():
-    with Vendor(always(said({'score': .8, 'reason': 'same zip'}))) as vendor, purse() as spent:
+    with Vendor(always(said({'score': .8, 'reason': 'same zip'}))) as vendor, track_cost() as spent:
         verdicts = run(vendor, lambda c: judge(c).rerank(CROP, candidates('ab'), {'color': 'red'}, timeout=10))
     path, headers, body = vendor.asked[0]
     assert path == '/v1/messages' and KEY in ' '.join(headers.values()) and headers['anthropic-version']
@@ -73,7 +73,7 @@ def test_every_fault_has_a_name_is_counted_once_and_tells_no_secret(fault, caplo
     known = {**FAULTS, **{k: (v, 'bad_answer') for k, v in NONSENSE.items()}, 'refusal': (said({}, stop='refusal', content=[]), 'refused'),
              'redirect': ((302, {'Location': '/elsewhere'}, b''), 'bad_answer'), 'no credit': ((400, {}, poor), 'no_credit')}
     answer, kind = known[fault]
-    with Vendor(always(answer)) as vendor, purse() as spent:
+    with Vendor(always(answer)) as vendor, track_cost() as spent:
         async def one(claude):
             with pytest.raises(VendorError) as e: await judge(claude).rerank(CROP, candidates('a'), {}, timeout=1.5 if fault == 'hang' else 10)
             return e.value, repr(claude) + repr(vars(claude))
@@ -94,7 +94,7 @@ def test_a_log_at_debug_holds_no_photo_of_a_call_that_went_well(caplog):
 
 def test_retries_are_ours():
     script = lambda n, body: (529, {}, b'{}') if n == 1 else said({'score': .5, 'reason': ''})
-    with Vendor(script) as vendor, purse() as spent:
+    with Vendor(script) as vendor, track_cost() as spent:
         verdicts = run(vendor, lambda c: judge(c).rerank(CROP, candidates('a'), {}, timeout=10), guard=Guard())
     assert len(verdicts) == 1 and len(vendor.asked) == 2 == spent.calls['claude:rerank']
 
@@ -122,7 +122,7 @@ def test_callers_who_leave_cost_no_connection():
 def test_two_real_judges_confer():
     gemini_says = {'candidates': [{'content': {'parts': [{'text': '{"score": 0.9, "reason": "same zip"}'}]}, 'finishReason': 'STOP'}], 'usageMetadata': {'promptTokenCount': 5, 'candidatesTokenCount': 5}}
     def council(one, two, claude_score):
-        with Vendor(always(one)) as g, Vendor(always(two)) as c, purse() as spent:
+        with Vendor(always(one)) as g, Vendor(always(two)) as c, track_cost() as spent:
             async def go():
                 gemini, claude = Gemini(load_settings(env={}, GEMINI_API_KEY=KEY, GEMINI_API_URL=g.url)), client(c)
                 memory = Memory()

@@ -10,7 +10,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from PIL import Image
 
 from unde_recog.contracts import Match, Tagger
-from unde_recog.resilience import purse
+from unde_recog.resilience import track_cost
 from unde_recog.settings import load_settings
 from unde_recog.vendors.calls import Guard, Limiter, RetryBudget, VendorError
 from unde_recog.vendors.council import Judgement, photo_bytes
@@ -60,7 +60,7 @@ def judge(gemini, **how): return GeminiReranker(gemini, SHOP.get, **how)
 
 
 def test_what_is_sent():
-    with Vendor(always(said({'score': .8, 'reason': 'same zip'}))) as vendor, purse() as spent:
+    with Vendor(always(said({'score': .8, 'reason': 'same zip'}))) as vendor, track_cost() as spent:
         verdicts = run(vendor, lambda g: judge(g).rerank(CROP, candidates('ab'), {'color': 'red'}, timeout=10))
     path, headers, body = vendor.asked[0]
     assert path == '/v1beta/models/gemini-3.5-flash-lite:generateContent' and headers['x-goog-api-key'] == KEY and KEY not in path
@@ -94,7 +94,7 @@ def test_every_fault_has_a_name_is_counted_once_and_tells_no_secret(fault, caplo
              'redirect': ((302, {'Location': '/elsewhere'}, b''), 'bad_answer'), 'wrong schema': (said({'score': 7, 'style': 5}), 'bad_answer')}
     answer, kind = known[fault]
     timeout = 1.5 if fault == 'hang' else 10
-    with Vendor(always(answer)) as vendor, purse() as spent:
+    with Vendor(always(answer)) as vendor, track_cost() as spent:
         async def both(gemini):
             errors = []
             for work in (judge(gemini).rerank(CROP, candidates('a'), {}, timeout=timeout), GeminiExactTagger(gemini).tag(CROP, timeout=timeout)):
@@ -120,7 +120,7 @@ def test_a_wrong_key_is_told_apart_from_a_wrong_request():
 
 def test_retries_are_ours_and_each_is_counted():
     script = lambda n, body: (503, {}, b'{}') if n == 1 else said(CONTEXT)
-    with Vendor(script) as vendor, purse() as spent:
+    with Vendor(script) as vendor, track_cost() as spent:
         tags = run(vendor, lambda g: GeminiTagger(g).tag(CROP, timeout=10), guard=Guard())
     assert tags['style'] == 'casual' and len(vendor.asked) == 2 == spent.calls['gemini:context']
 
@@ -149,9 +149,9 @@ def test_callers_who_leave_cost_no_connection():
         await asyncio.sleep(.5)
         for t in gone: t.cancel()
         await asyncio.wait(gone)
-        with purse() as after: answers = await asyncio.gather(*(g.ask('x', 'p', ['soon'], Judgement, timeout=20) for _ in range(10)))
+        with track_cost() as after: answers = await asyncio.gather(*(g.ask('x', 'p', ['soon'], Judgement, timeout=20) for _ in range(10)))
         return answers, after
-    with Vendor(script) as vendor, purse() as spent: answers, after = run(vendor, work)
+    with Vendor(script) as vendor, track_cost() as spent: answers, after = run(vendor, work)
     assert len(answers) == 10 == after.calls['gemini:x'] and spent.calls['gemini:x'] >= 40  # those that were cut off were calls too
 
 
@@ -169,7 +169,7 @@ def test_a_photo_is_paid_for_once():
 
 
 def test_taggers_are_taggers_and_say_what_they_see():
-    with Vendor(lambda n, body: said(EXACT if 'color_hex' in json.dumps(body['generationConfig']) else CONTEXT)) as vendor, purse() as spent:
+    with Vendor(lambda n, body: said(EXACT if 'color_hex' in json.dumps(body['generationConfig']) else CONTEXT)) as vendor, track_cost() as spent:
         async def both(g):
             assert isinstance(GeminiTagger(g), Tagger) and GeminiTagger(g).name == GeminiExactTagger(g).name == 'gemini'
             return await GeminiTagger(g).tag(CROP, timeout=10), await GeminiExactTagger(g).tag(CROP, timeout=10)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unde_recog.contracts import CATEGORIES, Box, Detector, Item, Retriever, SkuKey, Tagger
 from unde_recog.gating import gate
-from unde_recog.resilience import purse
+from unde_recog.resilience import track_cost
 from unde_recog.settings import load_settings
 from unde_recog.vendors.calls import Guard, Limiter, VendorError
 from unde_recog.vendors.ximilar import (AccountDetails, Ledger, Ximilar, XimilarDetector, XimilarRetriever, XimilarTagger, candidates, category_for, load_terms,
@@ -112,7 +112,7 @@ def stock(n, brand='zara'): return [sku_record(SkuKey(brand, f'{i}'), picture((i
 
 def test_batches_of_ten_in_order_and_credits_are_records_times_price():
     async def test(client, server, service):
-        with purse() as spent: found = await client.tags([picture((i*9, 0, 0)) for i in range(23)])
+        with track_cost() as spent: found = await client.tags([picture((i*9, 0, 0)) for i in range(23)])
         reds = [int(r.body['_tags']['Color'][0]['name']) for r in found]
         assert all(abs(a - i*9) < 3 for i, a in enumerate(reds)) and len(reds) == 23
         assert sorted(len(r[3]['records']) for r in server.requests) == [3, 10, 10]
@@ -164,7 +164,7 @@ def test_a_full_collection_says_so_record_by_record():
 def test_a_call_that_timed_out_counts_and_one_that_never_left_does_not():
     async def test(client, server, service):
         server.faults = ['hang']
-        with purse() as spent, pytest.raises(VendorError, match='timeout'): await client.visual_search(picture('red'), 5, timeout=.4)
+        with track_cost() as spent, pytest.raises(VendorError, match='timeout'): await client.visual_search(picture('red'), 5, timeout=.4)
         assert spent.credits == client.ledger.credits == 10
         server.faults = [500]
         await client.visual_search(picture('red'), 5, timeout=5)  # two attempts, two bills

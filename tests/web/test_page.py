@@ -151,7 +151,7 @@ class Line:
             with contextlib.suppress(OSError): s.shutdown(socket.SHUT_RDWR)
 
     def asked(self, what):
-        "The last recognise request that holds `what`."
+        "The last recognize request that holds `what`."
         return next(part for heard in reversed(self.heard) for part in reversed(re.split(rb'(?=POST /api/v1/recognize )', heard)) if part.startswith(b'POST /api/v1/recognize ') and what in part)
 
 

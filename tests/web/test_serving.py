@@ -42,7 +42,7 @@ def app(shop):
     with shop.running() as (client, server): yield client
 
 
-def recognise(client, photo, headers=None, **fields): return client.post('/api/v1/recognize', files={'image': photo}, data=fields, headers=headers or {})
+def recognize(client, photo, headers=None, **fields): return client.post('/api/v1/recognize', files={'image': photo}, data=fields, headers=headers or {})
 
 
 def eventually(what, seconds=10.):
@@ -59,21 +59,21 @@ class SlowBooster:
 
     def __init__(self): self.entered, self.go, self.cancelled = threading.Event(), threading.Event(), threading.Event()
     async def search(self, item, k, *, brands, timeout):
-        from unde_recog.resilience import spend
-        spend('search', 10)
+        from unde_recog.resilience import add_cost
+        add_cost('search', 10)
         self.entered.set()
         try:
             while not self.go.is_set(): await asyncio.sleep(.01)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        return [Candidate(SkuKey('zara', '1'), 50., ximilar=50.)]
+        return [Candidate(key=SkuKey('zara', '1'), score=50., ximilar=50.)]
 
 
 # --- the path of the user
 
 def test_upload_finds_the_product(app, shop):
-    answer = recognise(app, shop.photo(), user_mall=shop.mall, user_id='u1')
+    answer = recognize(app, shop.photo(), user_mall=shop.mall, user_id='u1')
     assert answer.status_code == 200 and answer.headers['content-type'] == 'application/json'
     told = Answer.model_validate(answer.json())
     match = told.items[0].matches[0]
@@ -83,7 +83,7 @@ def test_upload_finds_the_product(app, shop):
 
 
 def test_events_come_in_order_and_agree_with_json(app, shop):
-    whole = recognise(app, shop.photo(), user_mall=shop.mall).json()
+    whole = recognize(app, shop.photo(), user_mall=shop.mall).json()
     with app.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, data={'user_mall': shop.mall}, headers={'Accept': 'text/event-stream'}) as answer:
         assert answer.headers['content-type'].startswith('text/event-stream') and answer.headers['cache-control'] == 'no-store'
         heard = events(answer)
@@ -98,18 +98,18 @@ def test_events_come_in_order_and_agree_with_json(app, shop):
 def test_a_given_box_is_the_garment(app, shop):
     scene = shop.world.scene(2)
     boxes = [{'box': list(i.box), 'category': i.category} for i in scene.items][:2]
-    told = recognise(app, scene.data, boxes=json.dumps(boxes)).json()
+    told = recognize(app, scene.data, boxes=json.dumps(boxes)).json()
     assert [i['box'] for i in told['items']] == [b['box'] for b in boxes] and [i['category'] for i in told['items']] == [b['category'] for b in boxes]
 
 
 def test_wishes_are_kept(app, shop):
     price = {k: shop.world.product(k).price for k in shop.world.keys}
     limit = sorted(price.values())[len(price)//2]
-    told = recognise(app, shop.photo(), max_price=str(limit), sizes='["M"]').json()
+    told = recognize(app, shop.photo(), max_price=str(limit), sizes='["M"]').json()
     shown = told['items'][0]['matches']
     assert shown and all(m['price'] <= limit for m in shown)
     assert all('M' in s['sizes'] for m in shown for s in m['stores'])
-    assert recognise(app, shop.photo(), min_price='1e9').status_code == 200
+    assert recognize(app, shop.photo(), min_price='1e9').status_code == 200
 
 
 def test_by_address_and_never_into_the_house(app, shop):
@@ -136,7 +136,7 @@ def test_by_address_and_never_into_the_house(app, shop):
 
 
 def test_feedback_and_trail(app, shop):
-    told = recognise(app, shop.photo(), user_id='somebody').json()
+    told = recognize(app, shop.photo(), user_id='somebody').json()
     rid, match = told['request_id'], told['items'][0]['matches'][0]
     said = app.post(f'/api/v1/requests/{rid}/feedback', json={'item_index': 0, 'brand': match['brand'], 'external_id': match['external_id']})  # at once: before the log row may be there
     assert said.status_code == 204 and said.content == b''
@@ -152,30 +152,30 @@ def test_feedback_and_trail(app, shop):
 
 def test_idempotency_key(app, shop):
     key = {'Idempotency-Key': uuid.uuid4().hex}
-    first, second = (recognise(app, shop.photo(), key, user_mall=shop.mall) for _ in range(2))
+    first, second = (recognize(app, shop.photo(), key, user_mall=shop.mall) for _ in range(2))
     assert first.json() == second.json() and second.headers['idempotency-replayed'] == 'true' and 'idempotency-replayed' not in first.headers
     eventually(lambda: shop.log('select 1 from recognition_requests where id = %s', first.json()['request_id']))
-    reused = recognise(app, shop.photo(1), key, user_mall=shop.mall)
+    reused = recognize(app, shop.photo(1), key, user_mall=shop.mall)
     assert reused.status_code == 422 and reused.json()['type'].endswith('key_reused')
     with app.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, data={'user_mall': shop.mall}, headers=key | {'Accept': 'text/event-stream'}) as answer: heard = events(answer)
     assert [k for k, _ in heard] == ['result', 'done'] and heard[0][1] == first.json()
     failing = {'Idempotency-Key': uuid.uuid4().hex}
-    assert recognise(app, shop.photo(), failing, user_mall='Nowhere').status_code == 422
-    assert eventually(lambda: recognise(app, shop.photo(), failing, user_mall=shop.mall).status_code == 200)  # the key was given back
+    assert recognize(app, shop.photo(), failing, user_mall='Nowhere').status_code == 422
+    assert eventually(lambda: recognize(app, shop.photo(), failing, user_mall=shop.mall).status_code == 200)  # the key was given back
 
 
 def test_asked_twice_at_once(shop):
     slow, key = SlowBooster(), {'Idempotency-Key': 'once'}
     with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s') as session, shop.running(session=session) as (client, _):
         answers = []
-        one = threading.Thread(target=lambda: answers.append(recognise(client, shop.photo(), key)))
+        one = threading.Thread(target=lambda: answers.append(recognize(client, shop.photo(), key)))
         one.start()
         assert slow.entered.wait(10)
-        again = recognise(client, shop.photo(), key)
+        again = recognize(client, shop.photo(), key)
         assert again.status_code == 409 and again.headers['retry-after'] == '1'
         slow.go.set()
         one.join(20)
-        assert answers[0].status_code == 200 and recognise(client, shop.photo(), key).json() == answers[0].json()
+        assert answers[0].status_code == 200 and recognize(client, shop.photo(), key).json() == answers[0].json()
 
 
 @pytest.mark.parametrize('accept', ['application/json', 'text/event-stream'])
@@ -189,7 +189,7 @@ def test_who_goes_away_cancels_the_work(shop, accept):
                 except httpx.TimeoutException: pass
         ask()
         assert slow.entered.is_set() and slow.cancelled.wait(10)
-        assert eventually(lambda: server.app.state.house.door.inside == 0 or None) is True
+        assert eventually(lambda: server.app.state.state.admission.inside == 0 or None) is True
         eventually(lambda: shop.log("select count(*) from recognition_items where degraded ? 'cancelled'")[0][0] == before + 1)  # what it had cost is not forgotten
         assert shop.log("select credits from recognition_items where degraded ? 'cancelled' order by created_at desc limit 1")[0][0] == 10
 
@@ -262,7 +262,7 @@ def mutated(data, dice):
 def fuzz(client, photos, n, seed=0):
     "Statuses of `n` mutated uploads."
     dice, statuses = random.Random(seed), []
-    for _ in range(n): statuses.append(recognise(client, mutated(dice.choice(photos), dice)).status_code)
+    for _ in range(n): statuses.append(recognize(client, mutated(dice.choice(photos), dice)).status_code)
     return statuses
 
 
@@ -352,27 +352,27 @@ def test_live_before_it_is_ready(shop, server_url):
         assert client.get('/health/live').status_code == 200
         ready = client.get('/health/ready')
         assert ready.status_code == 503 and ready.headers['retry-after'] and not ready.json()['ready']
-        refused = recognise(client, shop.photo())
+        refused = recognize(client, shop.photo())
         assert refused.status_code == 503 and refused.headers['retry-after'] and late_name not in refused.text
         with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'create database {late_name}')
         eventually(lambda: 'indexed' in client.get('/health/ready').json()['reasons'].get('recognizer', ''), 30)  # the database is there, and empty
         assert client.get('/api/v1/malls').json() == {'malls': []} and client.get('/').status_code in (200, 404)  # what needs no model is served
-        assert 'nothing is indexed yet' in recognise(client, shop.photo()).json()['detail']
+        assert 'nothing is indexed yet' in recognize(client, shop.photo()).json()['detail']
         with psycopg.connect(absent, autocommit=True) as late:  # somebody imports and indexes
             late.execute('''insert into embedding_versions (version, model, dims, status, completed_at) values ('classical-colour-shape-1+whole', 'classical-colour-shape', 512, 'complete', now())''')
         eventually(lambda: client.get('/health/ready').status_code == 200, 30)
-        assert recognise(client, shop.photo()).json()['items'][0]['match_type'] == 'none'
+        assert recognize(client, shop.photo()).json()['items'][0]['match_type'] == 'none'
     with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {late_name} with (force)')
 
 
 def test_overload_is_refused_at_once(shop):
     slow = SlowBooster()
-    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s', MAX_REQUESTS=1) as session, shop.running(session=session, MAX_REQUESTS=1) as (client, _):
+    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s', MAX_CONCURRENT_REQUESTS=1) as session, shop.running(session=session, MAX_CONCURRENT_REQUESTS=1) as (client, _):
         answers = []
-        one = threading.Thread(target=lambda: answers.append(recognise(client, shop.photo())))
+        one = threading.Thread(target=lambda: answers.append(recognize(client, shop.photo())))
         one.start()
         assert slow.entered.wait(10)
-        refused = recognise(client, shop.photo())
+        refused = recognize(client, shop.photo())
         assert refused.status_code == 503 and refused.json()['type'].endswith('overloaded') and int(refused.headers['retry-after']) >= 1
         assert client.get('/health/live').status_code == 200 and client.get('/health/ready').status_code == 200
         slow.go.set()
@@ -391,7 +391,7 @@ def test_many_at_once(app, shop):
 
 
 def test_numbers(app, shop):
-    recognise(app, shop.photo(), user_mall=shop.mall)
+    recognize(app, shop.photo(), user_mall=shop.mall)
     eventually(lambda: 'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}' in app.get('/metrics').text)
     text = eventually(lambda: (t := app.get('/metrics').text) and 'unde_items_total' in t and t)
     for name in ('unde_step_seconds_bucket{le="0.1",step="search"}', 'unde_gate_decisions_total', 'unde_primary_top1_score_sum', 'unde_loop_lag_seconds_count{loop="http"}', 'unde_loop_lag_seconds_count{loop="recognizer"}', 'unde_queue_waiting{queue="inference"} 0.0',
@@ -420,9 +420,9 @@ def test_one_id_through_all_roles(shop):
     logger.setLevel(logging.INFO)
     try:
         with shop.running('embedder') as (embedder, _), shop.running(EMBEDDER_URL=str(embedder.base_url)) as (client, server):
-            recognizer = server.app.state.house.engine.session.recognizer
+            recognizer = server.app.state.state.engine.session.recognizer
             recognizer.parts, recognizer.settings = replace(recognizer.parts, booster=Broken()), shop.settings(SEARCH_BACKEND='dual')
-            answer = recognise(client, shop.photo(), {'X-Request-ID': 'theirs-9'})
+            answer = recognize(client, shop.photo(), {'X-Request-ID': 'theirs-9'})
             rid = answer.json()['request_id']
     finally:
         logger.removeHandler(lines)
@@ -435,17 +435,17 @@ def test_one_id_through_all_roles(shop):
 
 def test_a_new_version_of_the_index_takes_over(shop):
     with shop.running() as (client, server):
-        house = server.app.state.house
-        before = house.engine.session.recognizer.parts.primary
+        state = server.app.state.state
+        before = state.engine.session.recognizer.parts.primary
         with shop.db() as db, db.connect('vectors') as conn: conn.execute("insert into embedding_versions (version, model, dims, status, completed_at) values ('unknown-9', 'unknown', 512, 'complete', now())")
-        with pytest.raises(Exception, match="unknown"): load_once(house.engine)
-        assert recognise(client, shop.photo()).status_code == 200 and house.engine.session.recognizer.parts.primary is before  # it cannot be loaded: the old one goes on
+        with pytest.raises(Exception, match="unknown"): load_once(state.engine)
+        assert recognize(client, shop.photo()).status_code == 200 and state.engine.session.recognizer.parts.primary is before  # it cannot be loaded: the old one goes on
         with shop.db() as db, db.connect('vectors') as conn: conn.execute("delete from embedding_versions where version = 'unknown-9'")
-        load_once(house.engine)
+        load_once(state.engine)
 
 
-class Door:
-    "A TCP door to PostgreSQL's socket that can be shut, with everybody in it thrown out."
+class AdmissionLimit:
+    "A TCP admission to PostgreSQL's socket that can be shut, with everybody in it thrown out."
     def __init__(self, url):
         from psycopg.conninfo import conninfo_to_dict
         place = conninfo_to_dict(url)
@@ -482,21 +482,21 @@ class Door:
 
 def test_the_database_goes_away_and_comes_back(shop):
     "Nobody is restarted; no acknowledged answer is missing from the log; nobody is told anything wrong."
-    door = Door(shop.url)
-    with shop.running(DATABASE_URL=door.url) as (client, server):
-        assert recognise(client, shop.photo(), user_mall=shop.mall).status_code == 200
+    admission = AdmissionLimit(shop.url)
+    with shop.running(DATABASE_URL=admission.url) as (client, server):
+        assert recognize(client, shop.photo(), user_mall=shop.mall).status_code == 200
         stop, answers = threading.Event(), []
         def load():
             with httpx.Client(base_url=server.url, timeout=60) as mine:
-                while not stop.is_set(): answers.append(recognise(mine, shop.photo(), user_mall=shop.mall))
+                while not stop.is_set(): answers.append(recognize(mine, shop.photo(), user_mall=shop.mall))
         clients = [threading.Thread(target=load) for _ in range(3)]
         for c in clients: c.start()
         time.sleep(.5)
-        door.shut()
+        admission.shut()
         away = eventually(lambda: next((a for a in list(answers) if a.status_code != 200), None), 30)
         assert away.status_code == 503 and away.headers['retry-after'] and client.get('/health/live').status_code == 200
         assert client.get('/health/ready').status_code == 503
-        door.open = True
+        admission.open = True
         eventually(lambda: client.get('/health/ready').status_code == 200, 30)
         seen = len(answers)
         eventually(lambda: any(a.status_code == 200 for a in answers[seen:]), 30)
@@ -529,20 +529,20 @@ def test_a_process_is_told_to_stop_and_killed(shop, workers=1):
         one = start_process(shop, port, WORKERS=str(workers))
         eventually(lambda: answers(client, '/health/ready'), 60)
         key = {'Idempotency-Key': uuid.uuid4().hex}
-        told = [recognise(client, shop.photo(n % 3), key if n == 0 else None).json() for n in range(6)]
+        told = [recognize(client, shop.photo(n % 3), key if n == 0 else None).json() for n in range(6)]
         one.terminate()
         lines = one.communicate(timeout=60)[1].splitlines()
         assert len(shop.log('select 1 from recognition_requests where id = any(%s)', [uuid.UUID(t['request_id']) for t in told])) == 6
         assert any(json.loads(x).get('request_id') == told[0]['request_id'] for x in lines if x.startswith('{"time"'))
         two = start_process(shop, port, WORKERS=str(workers))
         eventually(lambda: answers(client, '/health/ready'), 60)
-        assert recognise(client, shop.photo(0), key).json() == told[0]
+        assert recognize(client, shop.photo(0), key).json() == told[0]
         for child in psutil.Process(two.pid).children(recursive=True): child.kill()
         two.kill()
         two.communicate()
         three = start_process(shop, port)
         eventually(lambda: answers(client, '/health/ready'), 60)
-        assert recognise(client, shop.photo(0), key).json() == told[0] and recognise(client, shop.photo(1)).status_code == 200
+        assert recognize(client, shop.photo(0), key).json() == told[0] and recognize(client, shop.photo(1)).status_code == 200
         three.terminate()
         three.communicate(timeout=60)
 
@@ -552,8 +552,8 @@ def test_a_process_is_told_to_stop_and_killed(shop, workers=1):
 def test_forget_and_purge(app, shop):
     from unde_recog.web.privacy import forget, purge
     key = {'Idempotency-Key': uuid.uuid4().hex}
-    told = recognise(app, shop.photo(), key, user_id='leaving').json()
-    other = recognise(app, shop.photo(), user_id='staying').json()
+    told = recognize(app, shop.photo(), key, user_id='leaving').json()
+    other = recognize(app, shop.photo(), user_id='staying').json()
     eventually(lambda: len(shop.log('select 1 from recognition_requests where id = any(%s)', [uuid.UUID(told['request_id']), uuid.UUID(other['request_id'])])) == 2)
     with shop.db() as db:
         assert forget(db, 'leaving') == 1
@@ -573,7 +573,7 @@ def test_uploads_leave_nothing_behind(app, shop):
     buffer = io.BytesIO()
     shop.world.photo(shop.world.keys[0], 'front').save(buffer, 'JPEG', exif=exif)
     assert b'planted-camera' in buffer.getvalue()
-    rid = recognise(app, buffer.getvalue()).json()['request_id']
+    rid = recognize(app, buffer.getvalue()).json()['request_id']
     eventually(lambda: shop.log('select 1 from recognition_requests where id = %s', rid))
     kept = [p for p in shop.data.rglob('*') if p.is_file() and p.stat().st_mtime > time.time() - 5]
     assert all(p.suffix == '.journal' and b'planted-camera' not in p.read_bytes() for p in kept)  # where log rows wait for the database
@@ -583,7 +583,7 @@ def test_uploads_leave_nothing_behind(app, shop):
 def test_blur_without_a_detector_sends_nothing(shop, vendors):
     before = dict(vendors.app.calls)
     with shop.running(BLUR_FACES=True, **vendors.settings()) as (client, _):
-        assert recognise(client, shop.photo()).status_code == 200 and client.get('/health').json()['parts'] == ['detector']
+        assert recognize(client, shop.photo()).status_code == 200 and client.get('/health').json()['parts'] == ['detector']
     assert dict(vendors.app.calls) == before
 
 
@@ -594,28 +594,28 @@ def test_keys(shop, tmp_path):
     phone, lab, greedy = add_key(file, 'phone'), add_key(file, 'lab', ['recognize', 'lab', 'metrics']), add_key(file, 'greedy', per_minute=6)
     with shop.running(API_KEYS_FILE=file) as (client, server):
         bearer = lambda key: {'Authorization': f'Bearer {key}'}
-        assert recognise(client, shop.photo()).status_code == 401 and recognise(client, shop.photo(), bearer('unde_wrong')).json()['type'].endswith('no_key')
-        rid = recognise(client, shop.photo(), bearer(phone)).json()['request_id']
+        assert recognize(client, shop.photo()).status_code == 401 and recognize(client, shop.photo(), bearer('unde_wrong')).json()['type'].endswith('no_key')
+        rid = recognize(client, shop.photo(), bearer(phone)).json()['request_id']
         assert client.get(f'/api/v1/requests/{rid}', headers=bearer(phone)).status_code == 403 and client.get(f'/api/v1/requests/{rid}', headers={'X-API-Key': lab}).status_code == 200
         assert client.get('/metrics').status_code == 401 and client.get('/metrics', headers=bearer(lab)).status_code == 200 and client.get('/health/live').status_code == 200
         statuses = [client.get('/api/v1/malls', headers=bearer(greedy)).status_code for _ in range(4)]
         assert statuses[0] == 200 and statuses[-1] == 429 and client.get('/api/v1/malls', headers=bearer(greedy)).headers['retry-after']
         remove_key(file, 'phone')
-        server.app.state.house.keys.reread = 0
-        assert recognise(client, shop.photo(), bearer(phone)).status_code == 401
-        assert recognise(client, b'x'*8_000_000).status_code == 401  # refused before the photo was read, and still told why
+        server.app.state.state.keys.reread = 0
+        assert recognize(client, shop.photo(), bearer(phone)).status_code == 401
+        assert recognize(client, b'x'*8_000_000).status_code == 401  # refused before the photo was read, and still told why
         client.get('/api/v1/malls', headers=bearer(lab))
 
 
 def test_without_keys_only_this_machine(app, shop):
-    assert recognise(app, shop.photo(), {'Host': 'evil.example'}).status_code == 403
-    assert recognise(app, shop.photo(), {'Sec-Fetch-Site': 'cross-site'}).status_code == 403 and recognise(app, shop.photo(), {'Origin': 'https://evil.example'}).status_code == 403
-    assert recognise(app, shop.photo(), {'Origin': str(app.base_url).rstrip('/'), 'Sec-Fetch-Site': 'same-origin'}).status_code == 200
+    assert recognize(app, shop.photo(), {'Host': 'evil.example'}).status_code == 403
+    assert recognize(app, shop.photo(), {'Sec-Fetch-Site': 'cross-site'}).status_code == 403 and recognize(app, shop.photo(), {'Origin': 'https://evil.example'}).status_code == 403
+    assert recognize(app, shop.photo(), {'Origin': str(app.base_url).rstrip('/'), 'Sec-Fetch-Site': 'same-origin'}).status_code == 200
 
 
 def test_no_secret_and_no_path_in_what_is_told(shop):
     with Running(make_app(shop.settings(DATABASE_URL='postgresql://unde:planted-secret@127.0.0.1:1/planted_db'))) as server, httpx.Client(base_url=server.url, timeout=30) as client:
-        texts = [client.get(p).text for p in ('/health', '/health/ready', '/api/v1/malls', '/metrics', '/openapi.json', '/docs')] + [recognise(client, shop.photo()).text]
+        texts = [client.get(p).text for p in ('/health', '/health/ready', '/api/v1/malls', '/metrics', '/openapi.json', '/docs')] + [recognize(client, shop.photo()).text]
         time.sleep(.3)
         texts += [client.get('/health').text, client.get('/api/v1/malls').text]
     for text in texts: assert 'planted' not in text and str(shop.data) not in text and '127.0.0.1:1' not in text
@@ -686,12 +686,12 @@ def test_roles_over_http_answer_as_one_process_does(shop, vendors):
     scene, usual = shop.world.scene(2), vendors.settings() | {'SEARCH_BACKEND': 'dual', 'TAGGING_MODE': 'always', 'REQUEST_DEADLINE': '20s'}
     forget = lambda: shop.log("delete from paid_answers where kind <> 'answer' returning 1")
     forget()
-    with shop.running(**usual) as (client, _): alone = recognise(client, scene.data).json()
+    with shop.running(**usual) as (client, _): alone = recognize(client, scene.data).json()
     forget()
     with shop.running('embedder') as (embedder, _), shop.running('gateway', **usual) as (gateway, _), shop.running('reranker', **usual) as (reranker, _):
         assert gateway.get('/health').json()['parts'] == ['detector', 'booster', 'tagger', 'context_tagger', 'reranker']
         urls = {'EMBEDDER_URL': str(embedder.base_url), 'XIMILAR_GW_URL': str(gateway.base_url), 'LLM_RERANKER_URL': str(reranker.base_url)}
-        with shop.running(**urls, SEARCH_BACKEND='dual', TAGGING_MODE='always', REQUEST_DEADLINE='20s') as (client, _): split = recognise(client, scene.data).json()
+        with shop.running(**urls, SEARCH_BACKEND='dual', TAGGING_MODE='always', REQUEST_DEADLINE='20s') as (client, _): split = recognize(client, scene.data).json()
     assert split['degraded'] == alone['degraded'] == [] and [i['category'] for i in split['items']] == [i['category'] for i in alone['items']]
     assert all(Box(*x['box']).iou(Box(*y['box'])) > .8 for x, y in zip(split['items'], alone['items'])) and all(i['reranked'] for i in split['items'])  # the simulation's noise follows the bytes, and a JPEG was made on the way
     paid = [eventually(lambda r=r: shop.log('select sum(credits), count(*) from recognition_items where request_id = %s having count(*) = %s', r['request_id'], len(r['items']))) for r in (alone, split)]
@@ -746,7 +746,7 @@ def test_batch(shop, role):
 
 def test_all_answers_for_every_role(shop):
     with shop.running('all') as (client, _):
-        assert recognise(client, shop.photo()).status_code == 200 and client.post('/detect', files={'image': shop.photo()}).status_code == 200 and client.post('/gateway/detect', files={'image': shop.photo()}).status_code == 200
+        assert recognize(client, shop.photo()).status_code == 200 and client.post('/detect', files={'image': shop.photo()}).status_code == 200 and client.post('/gateway/detect', files={'image': shop.photo()}).status_code == 200
         address = client.post('/detect', files={'image': shop.photo()}).json()['items'][0]['crop_url']
         assert client.post('/embed', json={'url': address}).json() == client.post('/embedder/embed', json={'url': address}).json()
         assert 'color' in client.post('/tag', json={'url': address}).json() and 'season' in client.post('/reranker/tag', json={'url': address}).json()
@@ -762,9 +762,9 @@ def test_a_role_that_dies_and_comes_back(shop):
     with shop.running(EMBEDDER_URL=f'http://127.0.0.1:{port}') as (client, _):
         with start() as one:
             one.wait_ready(30)
-            assert recognise(client, shop.photo()).json()['degraded'] == []
-        gone = recognise(client, shop.photo(), user_mall=shop.mall).json()
+            assert recognize(client, shop.photo()).json()['degraded'] == []
+        gone = recognize(client, shop.photo(), user_mall=shop.mall).json()
         assert 'pgvector_search' in gone['degraded'] and gone['items'][0]['matches']  # with the database up there is always a list
         with start() as two:
             two.wait_ready(30)
-            assert recognise(client, shop.photo()).json()['degraded'] == []
+            assert recognize(client, shop.photo()).json()['degraded'] == []

@@ -26,7 +26,7 @@ import psycopg
 from ..settings import Settings, data_dir, load_settings
 
 # %% ../../nbs/230_bench.service_load.ipynb #033b7e0b
-if TYPE_CHECKING:  # the clients are a process of this module, begun anew for every run: it starts lightly
+if TYPE_CHECKING:  # the clients are a process of this module, started anew for every run: it starts lightly
     from unde_recog.db.database import Databases
     from unde_recog.embedder import Embedder
 
@@ -79,11 +79,11 @@ def simulated_vectors(crops: Mapping[str, np.ndarray], brand: str, count: int, s
 def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tuple[Any, str, np.ndarray]]:
     "(what is listed, hash of the photo, vector) of each photo of a brand, as `copy_vectors` takes them."
     from unde_recog.contracts import SkuKey
-    from unde_recog.jobs.index import Listed
+    from unde_recog.jobs.index import CatalogPhoto
     vectors, rows = simulated_vectors(crops, brand, n), []
     for i, r in np.ndindex(n, 5):
         about = {'name': f'Simulated {i}', 'category': KINDS[i//3 % 6], 'price': 9.95, 'currency': 'EUR', 'colour': COLOURS[i % 12], 'style_id': f'{i//3}'}
-        rows.append((Listed(SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg', r, about), hashlib.sha256(f'{brand} {i} {r}'.encode()).hexdigest(), vectors[i, r]))
+        rows.append((CatalogPhoto(SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg', r, about), hashlib.sha256(f'{brand} {i} {r}'.encode()).hexdigest(), vectors[i, r]))
     return rows
 
 # %% ../../nbs/230_bench.service_load.ipynb #f1bc0938
@@ -99,9 +99,9 @@ def fill_shop(db: 'Databases', embedder: 'Embedder', crops: Mapping[str, np.ndar
         conn.execute('truncate raw_availability')
         load_readings(conn, now, scale)
         conn.execute('vacuum analyze raw_products')
-    with db.connect('vectors') as conn: return fill_index(conn, embedder, crops, scale, version)
+    with db.connect('vectors') as conn: return fill_index(conn, embedder, crops, scale, version=version)
 
-def fill_index(conn: psycopg.Connection, embedder: 'Embedder', crops: Mapping[str, np.ndarray], scale: float, version: str) -> int:
+def fill_index(conn: psycopg.Connection, embedder: 'Embedder', crops: Mapping[str, np.ndarray], scale: float, *, version: str) -> int:
     "Vectors and indexes of a version, as `unde-recog index` would leave them; nothing if they are there."
     from unde_recog.jobs.index import brand_counts, build_index, copy_vectors, plan_indexes
     done = conn.execute("select 1 from embedding_versions where version = %s and status = 'complete'", (version,)).fetchone()
@@ -126,7 +126,7 @@ def random_clip(settings: Settings) -> Path:
         torch, transformers = need('torch', 'transformers')
         torch.manual_seed(0)
         state = to_open_clip(transformers.CLIPModel(transformers.CLIPConfig(text_config={'bos_token_id': 49406, 'eos_token_id': 49407})).state_dict())
-        export_tower(*towers(build_model(state, config_of(state)))['image'], path.with_suffix('.part'))
+        export_tower(*towers(build_model(state, config_of(state)))['image'], path=path.with_suffix('.part'))
         os.replace(path.with_suffix('.part'), path)
     return path
 
@@ -137,18 +137,18 @@ def pair_app(settings: Settings) -> Any:
     from unde_recog.serving import make_app
     from unde_recog.web.inputs import boxes_of, read_question
     app = make_app(settings, role='app')
-    house = app.state.house
-    house.door.patience = 1e6
+    state = app.state.state
+    state.door.patience = 1e6
 
     async def baseline(request: Request) -> dict[str, int]:
-        house.caller(request)
-        house.check()
+        state.caller(request)
+        state.check()
         asked = await read_question(request)
-        image = await house.photo(asked)
+        image = await state.photo(asked)
         boxes = boxes_of(asked.question, image) or []
-        house.check()
-        embed = house.engine.session.recognizer.parts.primary.embedder.embed
-        with house.door.enter(): vectors = await asyncio.gather(*(house.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes))
+        state.check()
+        embed = state.engine.session.recognizer.parts.primary.embedder.embed
+        with state.door.enter(): vectors = await asyncio.gather(*(state.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes))
         return {'garments': len(vectors)}
     app.add_api_route('/baseline', baseline, methods=['POST'], include_in_schema=False)
     return app
@@ -203,16 +203,16 @@ def ask(port: int, path: str) -> int:
 @contextmanager
 def running(what: str, folder: Path, patience: float = 120., **values: Any) -> Iterator[Server]:
     "A server with the settings `values`, ready; `what`: SERVICE as `unde-recog serve --role app` starts it, PAIR with the baseline. Raises `RuntimeError` with its last words."
-    port, begun = free_port(), time.monotonic()
+    port, started = free_port(), time.monotonic()
     start = ['-c', 'from unde_recog.cli import app; app()', 'serve', '--role', 'app'] if what == SERVICE else OURS
     with open(folder/'server.log', 'wb') as said, subprocess.Popen([sys.executable, *start], cwd=folder, stdout=said, stderr=said, env=environment(**values, PORT=port)) as process:
         try:
             server = Server(port, psutil.Process(process.pid))
             while ask(port, '/health/ready') != 200:
-                if not server.live and ask(port, '/health/live') == 200: server.live = time.monotonic() - begun
-                if process.poll() is not None or time.monotonic() - begun > patience: raise RuntimeError(f"the server does not get ready: {(folder/'server.log').read_text()[-600:]}")
+                if not server.live and ask(port, '/health/live') == 200: server.live = time.monotonic() - started
+                if process.poll() is not None or time.monotonic() - started > patience: raise RuntimeError(f"the server does not get ready: {(folder/'server.log').read_text()[-600:]}")
                 time.sleep(.01)
-            server.ready = time.monotonic() - begun
+            server.ready = time.monotonic() - started
             server.live = server.live or server.ready
             yield server
         finally:
@@ -250,13 +250,13 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
     head = dict(line.lower().split(b': ', 1) for line in lines if line)
     return int(first.split()[1]), float(head.get(b'retry-after', -1)), await reader.readexactly(int(head[b'content-length']))
 
-async def one_client(port: int, request: bytes, run: Run, ends: float, left: list[int]) -> None:
+async def one_client(port: int, request: bytes, run: Run, ends: float, *, left: list[int]) -> None:
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
     while time.monotonic() < ends and left[0] > 0:
         left[0] -= 1
-        begun = time.monotonic()
+        started = time.monotonic()
         status, wait, _ = await exchange(reader, writer, request)
-        if status == 200: run.seconds.append(time.monotonic() - begun)
+        if status == 200: run.seconds.append(time.monotonic() - started)
         else:
             run.refused[status] += 1
             run.waits.append(wait)
@@ -266,12 +266,12 @@ async def one_client(port: int, request: bytes, run: Run, ends: float, left: lis
             reader, writer = await asyncio.open_connection('127.0.0.1', port)
     writer.close()
 
-async def clients(port: int, request: bytes, n: int, seconds: float = 1e9, requests: int = 10**9) -> Run:
+async def clients(port: int, request: bytes, n: int, seconds: float = 1e9, *, requests: int = 10**9) -> Run:
     "`n` clients for so many seconds or requests; answers under way are waited for."
-    run, begun, cpu = Run(), time.monotonic(), time.process_time()
+    run, started, cpu = Run(), time.monotonic(), time.process_time()
     left = [requests]
-    await asyncio.gather(*(one_client(port, request, run, begun + seconds, left) for _ in range(n)))
-    run.lasted, run.cpu = time.monotonic() - begun, time.process_time() - cpu
+    await asyncio.gather(*(one_client(port, request, run, started + seconds, left=left) for _ in range(n)))
+    run.lasted, run.cpu = time.monotonic() - started, time.process_time() - cpu
     return run
 
 # %% ../../nbs/230_bench.service_load.ipynb #a43597b5
@@ -291,9 +291,9 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({'seconds': run.seconds, 'refused': run.refused, 'waits': run.waits, 'lasted': run.lasted, 'cpu': run.cpu}))
     else:
         import uvicorn
-        from unde_recog.serving import take_turns
+        from unde_recog.serving import shorten_switch_interval
         settings = load_settings()
-        take_turns()
+        shorten_switch_interval()
         uvicorn.run(pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None, access_log=False)
 
 # %% ../../nbs/230_bench.service_load.ipynb #2cdebda4
@@ -315,7 +315,7 @@ def spent(processes: Sequence[psutil.Process]) -> float:
     return total
 
 # %% ../../nbs/230_bench.service_load.ipynb #abe43a1b
-def compare(server: Server, db: 'Databases', photo: Path, boxes: Sequence[Mapping[str, Any]], n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def compare(server: Server, db: 'Databases', photo: Path, boxes: Sequence[Mapping[str, Any]], *, n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
     "Rows of runs of `n` clients: way, round, answers a second, p50, p95, p99 (ms), ms of each processor a photo, refused."
     rows = []
     for i in range(rounds):
@@ -335,7 +335,7 @@ def ratios(rows: Sequence[Mapping[str, Any]], what: str) -> tuple[float, float, 
     return float(np.median(list(by['recognize'].values()))/np.median(list(by['baseline'].values()))), min(each), max(each)
 
 # %% ../../nbs/230_bench.service_load.ipynb #1c2675af
-def soak(server: Server, photo: Path, boxes: Sequence[Mapping[str, Any]], kept: Path, requests: int, *, every: int = 250, n: int = 4) -> list[dict[str, Any]]:
+def soak(server: Server, photo: Path, boxes: Sequence[Mapping[str, Any]], kept: Path, *, requests: int, every: int = 250, n: int = 4) -> list[dict[str, Any]]:
     "Ask until `requests` are answered in all; → samples {segment, done, mb, peak_mb}. `kept`: a file of JSON lines, where a stopped run is found again."
     samples = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     segment, done = samples[-1]['segment'] + 1 if samples else 0, samples[-1]['done'] if samples else 0
@@ -357,14 +357,14 @@ def growth(samples: Sequence[Mapping[str, Any]]) -> float:
 async def probe_live(port: int, every: float, seconds: list[float], stop: asyncio.Event) -> None:
     "Ask GET /health/live again and again, each time on a connection of its own."
     while not stop.is_set():
-        begun = time.monotonic()
+        started = time.monotonic()
         reader, writer = await asyncio.open_connection('127.0.0.1', port)
         status, _, _ = await exchange(reader, writer, b'GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
-        seconds.append(time.monotonic() - begun if status == 200 else float('inf'))
+        seconds.append(time.monotonic() - started if status == 200 else float('inf'))
         writer.close()
         await asyncio.sleep(every)
 
-async def overload(port: int, photo: Path, boxes: Sequence[Mapping[str, Any]], n: int, seconds: float, every: float = .02, path: str = '/api/v1/recognize') -> tuple[Run, list[float]]:
+async def overload(port: int, photo: Path, boxes: Sequence[Mapping[str, Any]], n: int, *, seconds: float, every: float = .02, path: str = '/api/v1/recognize') -> tuple[Run, list[float]]:
     "(what `n` clients in another process saw, seconds of each answer about liveness to this one)."
     lives: list[float] = []
     stop = asyncio.Event()

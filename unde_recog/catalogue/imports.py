@@ -156,7 +156,7 @@ def column_map(headers: Sequence[str], table: Table, mapping: 'Mapping[str, str]
     return chosen
 
 # %% ../../nbs/031_catalogue.imports.ipynb #78588b34
-def parse_row(line: int, row: Mapping[str, str], table: Table, columns: Mapping[str, str], fixed: Mapping[str, str], aliases: 'Mapping[str, str] | None' = None) -> tuple[dict[str, Any], list[Rejected]]:
+def parse_row(line: int, row: Mapping[str, str], table: Table, columns: Mapping[str, str], *, fixed: Mapping[str, str], aliases: 'Mapping[str, str] | None' = None) -> tuple[dict[str, Any], list[Rejected]]:
     "(values, what is wrong) of one row."
     values: dict[str, Any] = {}
     wrong: list[Rejected] = []
@@ -172,7 +172,7 @@ def parse_row(line: int, row: Mapping[str, str], table: Table, columns: Mapping[
     return values, wrong
 
 # %% ../../nbs/031_catalogue.imports.ipynb #783016e8
-@dataclass
+@dataclass(kw_only=True)
 class ImportReport:
     "Counts of one import; `read = inserted + updated + unchanged + rejected`."
     table: str
@@ -199,7 +199,7 @@ def _copy(conn: psycopg.Connection, table: str, columns: Sequence[str], rows: It
     with conn.cursor().copy(sql.SQL('copy incoming ({}, line) from stdin').format(names)) as copy:
         for row in rows: copy.write_row([Jsonb(v) if isinstance(v, list) else v for v in row])
 
-def _merge(conn: psycopg.Connection, table: str, columns: Sequence[str], conflict: str, extra: str = '', guard: str = '', keep: Iterable[str] = ()) -> tuple[int, int]:
+def _merge(conn: psycopg.Connection, table: str, columns: Sequence[str], conflict: str, *, extra: str = '', guard: str = '', keep: Iterable[str] = ()) -> tuple[int, int]:
     "Merge `incoming` into `table` on `conflict`; (inserted, updated). Of a row that is there `keep` stays; `extra` assignments and a `guard` may be added."
     names = sql.SQL(', ').join(map(sql.Identifier, columns))
     columns = [c for c in columns if c not in set(keep)]
@@ -212,7 +212,7 @@ def _merge(conn: psycopg.Connection, table: str, columns: Sequence[str], conflic
     return inserted, len(rows) - inserted
 
 # %% ../../nbs/031_catalogue.imports.ipynb #a4f44dc0
-def _collect(file: 'str | Path', rows: Iterable[tuple[int, Mapping[str, str]]], table: Table, mapping: 'Mapping[str, str] | None', fixed: Mapping[str, str],
+def _collect(file: 'str | Path', rows: Iterable[tuple[int, Mapping[str, str]]], table: Table, mapping: 'Mapping[str, str] | None', *, fixed: Mapping[str, str],
              aliases: 'Mapping[str, str] | None') -> tuple[list[tuple[int, dict[str, Any]]], list[Rejected], int, set[str]]:
     "Parsed rows, rejects, how many were read, and the columns that the file does not have. A key that comes twice is rejected the second time."
     good: list[tuple[int, dict[str, Any]]] = []
@@ -225,7 +225,7 @@ def _collect(file: 'str | Path', rows: Iterable[tuple[int, Mapping[str, str]]], 
         if columns is None:
             try: columns = column_map(list(row), table, mapping, fixed)
             except ValueError as e: raise ValueError(f'{file}: {e}') from None
-        values, wrong = parse_row(line, row, table, columns, fixed, aliases)
+        values, wrong = parse_row(line, row, table, columns, fixed=fixed, aliases=aliases)
         key = tuple(values.get(k) for k in table.key)
         if not wrong and key in seen: wrong = [Rejected(line, table.key[-1], str(key[-1]), f'the same {" and ".join(table.key)} as line {seen[key]}')]
         if wrong: rejects += wrong
@@ -244,7 +244,7 @@ def _finish(report: ImportReport, file: 'str | Path', rejects: Sequence[Rejected
     return report
 
 # %% ../../nbs/031_catalogue.imports.ipynb #62c053b4
-def _store_photos(values: dict[str, Any], line: int, images: Path, storage: Storage, rejects: list[Rejected]) -> None:
+def _store_photos(values: dict[str, Any], line: int, images: Path, storage: Storage, *, rejects: list[Rejected]) -> None:
     "Put the photos of one product into storage and replace names by keys."
     kept: list[tuple[str, str]] = []
     for name, view in zip(values['image_urls'], values['image_views'], strict=True):
@@ -280,7 +280,7 @@ def import_products(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str,
     if folder and storage is None: raise ValueError('images are given but no storage to put them into')
     rows, chosen = open_mapping(file, mapping, brand)
     fixed = {k: v for k, v in (('brand', brand), ('source', source)) if v}
-    good, bad, n, absent = _collect(file, rows, PRODUCTS, chosen, fixed, brand_aliases(aliases))
+    good, bad, n, absent = _collect(file, rows, PRODUCTS, chosen, fixed=fixed, aliases=brand_aliases(aliases))
     rejected = len({r.line for r in bad})
     unmapped: Counter[str] = Counter()
     for line, v in good:
@@ -288,15 +288,15 @@ def import_products(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str,
         v['category_canonical'] = canonical_category(v['category'], categories)
         if v['category_canonical'] == 'other': unmapped[v['category'] or '(none)'] += 1
         v['image_views'] = (v['image_views'] + ['unknown'] * len(v['image_urls']))[:len(v['image_urls'])]
-        if folder and storage is not None: _store_photos(v, line, folder, storage, bad)
+        if folder and storage is not None: _store_photos(v, line, folder, storage, rejects=bad)
         v['image_status'], v['index_scope'] = 'uploaded' if v['image_urls'] else 'pending', index_scope or 'pgvector'
-    report = ImportReport('raw_products', n, rejected=rejected)
+    report = ImportReport(table='raw_products', read=n, rejected=rejected)
     with db.connect('catalogue') as conn, conn.transaction():
         _copy(conn, 'raw_products', _PRODUCT_COLUMNS, ([*(v[c] for c in _PRODUCT_COLUMNS), line] for line, v in good))
         taken = conn.execute(_TAKEN).fetchall()
         bad += [Rejected(line, 'external_id', ext, f'the source has this id already, for the brand {other}') for line, ext, other in taken]
         report.rejected += len(taken)
-        report.inserted, report.updated = _merge(conn, 'raw_products', _PRODUCT_COLUMNS, '(brand, external_id)', ', updated_at = now()' + ('' if 'image_urls' in absent else _NEW_PHOTOS), keep=_kept(absent, index_scope))
+        report.inserted, report.updated = _merge(conn, 'raw_products', _PRODUCT_COLUMNS, '(brand, external_id)', extra=', updated_at = now()' + ('' if 'image_urls' in absent else _NEW_PHOTOS), keep=_kept(absent, index_scope))
     if unmapped: report.notes.append(f"{sum(unmapped.values())} products have no canonical category (other): {', '.join(f'{c} ({k})' for c, k in unmapped.most_common(5))}")
     return _finish(report, file, bad, rejects)
 
@@ -318,8 +318,8 @@ def open_mapping(file: 'str | Path', mapping: 'Mapping[str, str] | str | None', 
 def import_stores(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str, str] | str | None' = None, brand: str | None = None, rejects: 'str | Path | None' = None, aliases: 'Path | None' = None) -> ImportReport:
     "Import a table of stores."
     rows, chosen = open_mapping(file, mapping, brand)
-    good, bad, n, absent = _collect(file, rows, STORES, chosen, {'brand': brand} if brand else {}, brand_aliases(aliases))
-    report = ImportReport('raw_stores', n, rejected=len({r.line for r in bad}))
+    good, bad, n, absent = _collect(file, rows, STORES, chosen, fixed={'brand': brand} if brand else {}, aliases=brand_aliases(aliases))
+    report = ImportReport(table='raw_stores', read=n, rejected=len({r.line for r in bad}))
     columns = tuple(STORES.readers)
     with db.connect('catalogue') as conn, conn.transaction():
         _copy(conn, 'raw_stores', columns, ([*(v[c] for c in columns), line] for line, v in good))
@@ -329,12 +329,12 @@ def import_stores(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str, s
 def import_availability(db: Databases, file: 'str | Path', *, mapping: 'Mapping[str, str] | str | None' = None, brand: str | None = None, rejects: 'str | Path | None' = None, aliases: 'Path | None' = None) -> ImportReport:
     "Import stock readings; the newest of a UTC day is kept."
     rows, chosen = open_mapping(file, mapping, brand)
-    good, bad, n, absent = _collect(file, rows, AVAILABILITY, chosen, {'brand': brand} if brand else {}, brand_aliases(aliases))
+    good, bad, n, absent = _collect(file, rows, AVAILABILITY, chosen, fixed={'brand': brand} if brand else {}, aliases=brand_aliases(aliases))
     newest: dict[tuple, tuple[int, dict[str, Any]]] = {}
     for line, v in good:
         day = (v['brand'], v['store_id'], v['product_id'], v['fetched_at'].date())
         if day not in newest or v['fetched_at'] > newest[day][1]['fetched_at']: newest[day] = (line, v)
-    report = ImportReport('raw_availability', n, rejected=len({r.line for r in bad}))
+    report = ImportReport(table='raw_availability', read=n, rejected=len({r.line for r in bad}))
     columns = tuple(AVAILABILITY.readers)
     with db.connect('catalogue') as conn, conn.transaction():
         _copy(conn, 'raw_availability', columns, ([*(v[c] for c in columns), line] for line, v in newest.values()))

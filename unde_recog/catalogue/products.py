@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Wanted', 'Product', 'products_query', 'parse_products', 'colours_query', 'parse_colours', 'fallback_query', 'Facts',
-           'each_once', 'Catalogue']
+           'each_once', 'CatalogueReader']
 
 # %% ../../nbs/032_catalogue.products.ipynb #85afcb99
 from collections import defaultdict
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import psycopg
 from ..availability import aware, malls_query, parse_malls, parse_stock, shops_query
 from ..contracts import Colour, SkuKey, Store
-from ..db.database import Databases, Query, Together, arun, arun_all, key_arrays, run
+from ..db.database import Databases, Query, Batcher, arun, arun_all, key_arrays, run
 from ..tagging import colour_pattern
 
 # %% ../../nbs/032_catalogue.products.ipynb #d9ad4d75
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     "A catalogue row, as the answer needs it."
     key: SkuKey
@@ -45,7 +45,7 @@ class Product:
 _COLUMNS = 'p.brand, p.external_id, p.style_id, p.name, p.price::float8, p.currency, p.colour, p.category_canonical, p.composition, p.image_urls, p.image_views'
 
 def products_query(keys: Iterable[SkuKey]) -> Query:
-    "Catalogue rows of `keys`."
+    "CatalogueReader rows of `keys`."
     return Query(f'select {_COLUMNS} from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) join raw_products p using (brand, external_id)', key_arrays(keys))
 
 def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
@@ -53,7 +53,7 @@ def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
     found = {}
     for brand, external_id, style, name, price, currency, colour, category, composition, urls, views in rows:
         key = SkuKey(brand, external_id)
-        found[key] = Product(key, style, name, price, currency, colour, category, composition, tuple(zip(urls, views)))
+        found[key] = Product(key=key, style_id=style, name=name, price=price, currency=currency, colour=colour, category=category, composition=composition, photos=tuple(zip(urls, views)))
     return found
 
 # %% ../../nbs/032_catalogue.products.ipynb #7bb34e5a
@@ -71,7 +71,7 @@ def parse_colours(rows: Iterable[Sequence]) -> dict[SkuKey, list[Colour]]:
     return dict(found)
 
 # %% ../../nbs/032_catalogue.products.ipynb #0d15ade5
-def fallback_query(category: str | None, colour: str | None, mall: str | None, window: timedelta, now: 'datetime | None' = None, limit: int = 10) -> Query:
+def fallback_query(category: str | None, colour: str | None, mall: str | None, window: timedelta, *, now: 'datetime | None' = None, limit: int = 10) -> Query:
     "Products of `category` (and `colour`, if known) whose newest reading in `window` shows stock in `mall`, cheapest first. No mall: stock is not asked; no category: any."
     stocked = '''and exists (select from raw_stores s cross join lateral (
                      select a.sizes_in_stock from raw_availability a
@@ -99,11 +99,11 @@ def each_once(wanted: Wanted) -> list[tuple[SkuKey, 'str | None']]:
     return list(dict.fromkeys((k, None if k in everywhere else mall) for k, mall in wanted))
 
 # %% ../../nbs/032_catalogue.products.ipynb #48afd3d7
-class Catalogue:
+class CatalogueReader:
     "Questions to the catalogue, asked together. `now` as in `aware`."
     def __init__(self, db: Databases):
         self.db = db
-        self._malls, self._facts, self._goods = Together(self._ask_malls), Together(self._ask_facts), Together(self._ask_goods)
+        self._malls, self._facts, self._goods = Batcher(self._ask_malls), Batcher(self._ask_facts), Batcher(self._ask_goods)
 
     async def malls(self, keys: Sequence[SkuKey], window: timedelta, now: 'datetime | None' = None) -> dict[SkuKey, list['str | None']]:
         "By SKU, the malls of the stores that have it; see `availability.malls_query`."
@@ -113,9 +113,9 @@ class Catalogue:
         "Products, other colours and stores of some SKUs."
         return await self._facts.ask(((window, now), wanted)) if wanted else Facts({}, {}, {})
 
-    async def goods(self, category: str | None, colour: str | None, mall: str | None, window: timedelta, now: 'datetime | None' = None) -> list[Product]:
+    async def goods(self, category: str | None, colour: str | None, mall: str | None, window: timedelta, *, now: 'datetime | None' = None) -> list[Product]:
         "Products that the mall has; see `fallback_query`."
-        return await self._goods.ask(fallback_query(category, colour, mall, window, aware(now)))
+        return await self._goods.ask(fallback_query(category, colour, mall, window, now=aware(now)))
 
     async def _ask_goods(self, asked: Sequence[Query]) -> list[list[Product]]:
         async with self.db.aconnect('catalogue') as conn: return [list(parse_products(rows).values()) for rows in await arun_all(conn, asked)]

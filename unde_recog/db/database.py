@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Logical', 'LOGICALS', 'IDLE', 'address', 'database_url', 'Query', 'text_array', 'key_arrays', 'run', 'arun_all',
-           'arun', 'Together', 'DatabaseError', 'migrations', 'migrate', 'quiet', 'cause', 'Databases',
-           'open_databases']
+           'arun', 'Batcher', 'DatabaseError', 'migrations', 'migrate', 'quiet', 'cause', 'Databases', 'open_databases']
 
 # %% ../../nbs/020_db.database.ipynb #edcdf09b
 import asyncio, json, re, select, threading, time
@@ -101,7 +100,7 @@ async def arun(conn: psycopg.AsyncConnection, query: Query) -> list[TupleRow]:
     return (await arun_all(conn, [query]))[0]
 
 # %% ../../nbs/020_db.database.ipynb #6d2483be
-class Together:
+class Batcher:
     "Makes one call of `work(list) → list` out of what several callers ask at a time; at most `width` calls at once, of at most `most` questions each."
     def __init__(self, work: Callable[[list[Any]], Awaitable[Sequence[Any]]], *, width: int = 2, most: int = 16):
         self.work, self.width, self.most, self._waiting, self._tasks = work, width, most, deque(), set()  # type: ignore[var-annotated]

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from ..contracts import SkuKey
 from ..db.database import Databases
 from ..media.images import ImageError, decode, image_hash
-from .index import IndexReport, Listed, Progress, Read, listed_photos, only_run, prefetched, write_failures
+from .index import IndexReport, CatalogPhoto, Progress, LoadedPhoto, listed_photos, only_run, prefetched, write_failures
 from ..media.storage import Storage, read_bytes
 
 # %% ../../nbs/071_jobs.item_index.ipynb #1e978518
@@ -33,23 +33,23 @@ def known_photos(conn: psycopg.Connection, version: str, brands: 'Sequence[str] 
     for brand, item, digest in rows: found.setdefault(SkuKey(brand, item), set()).add(digest)
     return found
 
-def read_new(photo: Listed, storage: 'Storage | None', known: Known, allow_private: bool = False) -> Read:
-    "Read a photo; `image` stays None if its bytes are known."
+def read_new(photo: CatalogPhoto, storage: 'Storage | None', known: Known, allow_private: bool = False) -> LoadedPhoto:
+    "LoadedPhoto a photo; `image` stays None if its bytes are known."
     try:
         data = read_bytes(photo.url, storage=storage, timeout=10, allow_private=allow_private)
         digest = image_hash(data)
-        return Read(photo, digest) if digest in known.get(photo.key, ()) else Read(photo, digest, decode(data, at_least=448, name=photo.url))
-    except ImageError as e: return Read(photo, error=e)
+        return LoadedPhoto(photo, digest) if digest in known.get(photo.key, ()) else LoadedPhoto(photo, digest, decode(data, at_least=448, name=photo.url))
+    except ImageError as e: return LoadedPhoto(photo, error=e)
 
 # %% ../../nbs/071_jobs.item_index.ipynb #ccbad804
-def write_items(conn: psycopg.Connection, reads: Sequence[Read], vectors: np.ndarray, version: str) -> int:
+def write_items(conn: psycopg.Connection, reads: Sequence[LoadedPhoto], vectors: np.ndarray, version: str) -> int:
     "Rows of some photos; → how many are new."
     with conn.transaction(), conn.cursor() as cursor:
         cursor.executemany('''insert into item_embeddings (brand, item_id, image_hash, namespace, version, modality, dims, vector) values (%s, %s, %s, %s, %s, 'image', %s, %s) on conflict do nothing''',
                            [(*r.photo.key, r.hash, NAMESPACE, version, len(v), v) for r, v in zip(reads, vectors)])
         return cursor.rowcount
 
-def sweep(conn: psycopg.Connection, known: Known, seen: Known, unread: set[SkuKey], version: str) -> int:
+def sweep(conn: psycopg.Connection, known: Known, seen: Known, unread: set[SkuKey], *, version: str) -> int:
     "Take away photos that are listed no more; → how many. Those of products with a photo that could not be read stay."
     gone = [(*key, digest) for key, digests in known.items() if key not in unread for digest in digests - seen.get(key, set())]
     with conn.transaction(), conn.cursor() as cursor:
@@ -63,10 +63,10 @@ def index_items(db: Databases, embedder: Any, *, storage: 'Storage | None' = Non
     with only_run(db, version), db.connect('catalogue') as catalogue, db.connect('vectors') as conn:
         photos, products = listed_photos(catalogue, brands)
         if not photos: raise ValueError(f"the catalogue lists no photos to index{' for ' + ', '.join(brands) if brands else ''}: import products first")
-        report = IndexReport(version, products, without_photo=products - len({p.key for p in photos}), photos=len(photos))
+        report = IndexReport(version=version, products=products, without_photo=products - len({p.key for p in photos}), photos=len(photos))
         conn.execute('insert into embedding_versions (namespace, version, model, dims) values (%s, %s, %s, %s) on conflict do nothing', (NAMESPACE, version, embedder.card.name, embedder.dims))
         known, seen, failed = known_photos(conn, version, brands), {}, []  # type: ignore[var-annotated]
-        waiting: list[Read] = []
+        waiting: list[LoadedPhoto] = []
         def write() -> None:
             if waiting: report.embedded += write_items(conn, waiting, embedder.embed([r.image for r in waiting if r.image is not None]), version)
             waiting.clear()
@@ -82,7 +82,7 @@ def index_items(db: Databases, embedder: Any, *, storage: 'Storage | None' = Non
             if progress: progress(done, len(photos), len(failed))
         write()
         write_failures(conn, failed, version)
-        report.failed, report.removed = dict(Counter(r.error.kind for r in failed if r.error)), sweep(conn, known, seen, {r.photo.key for r in failed}, version)
+        report.failed, report.removed = dict(Counter(r.error.kind for r in failed if r.error)), sweep(conn, known, seen, {r.photo.key for r in failed}, version=version)
         finish_items(conn, report, {p.key for p in photos})
     report.seconds = time.monotonic() - begun
     return report

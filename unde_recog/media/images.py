@@ -110,7 +110,7 @@ def to_jpeg(image: Image.Image, quality: int = 88) -> bytes:
     return buffer.getvalue()
 
 # %% ../../nbs/010_media.images.ipynb #5b66a676
-def sheet(images: Sequence[Image.Image], captions: 'Sequence[str] | None' = None, height: int = 160, columns: int | None = None, gap: int = 8) -> Image.Image:
+def sheet(images: Sequence[Image.Image], captions: 'Sequence[str] | None' = None, height: int = 160, columns: int | None = None, *, gap: int = 8) -> Image.Image:
     "A contact sheet: rows of `columns` pictures, `height` pixels each, captions below."
     if not images: return Image.new('RGB', (height, height), 'white')
     cells = [i.convert('RGB').resize((max(1, round(i.width * height / i.height)), height), Image.Resampling.LANCZOS) for i in images]

@@ -93,7 +93,7 @@ def fetch(url: str, *, timeout: float = 10, max_bytes: int = MAX_BYTES, redirect
         for _ in range(redirects + 1):
             address, host = check_url(url, allow_private)
             if clock.over: raise late
-            try: found = _ask(session, _pinned(url, address, host), url, clock, max_bytes)
+            try: found = _ask(session, _pinned(url, address, host), url, clock, max_bytes=max_bytes)
             except httpx.InvalidURL: raise ImageError('refused_url', 'the photo URL, or one that it redirects to, cannot be read') from None
             except httpx.HTTPError as e:
                 if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
@@ -103,7 +103,7 @@ def fetch(url: str, *, timeout: float = 10, max_bytes: int = MAX_BYTES, redirect
             url = found
     raise ImageError('refused_url', f'the photo URL redirects more than {redirects} times')
 
-def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, max_bytes: int) -> 'bytes | str':
+def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *, max_bytes: int) -> 'bytes | str':
     "One hop: the photo's bytes, or the URL to go to."
     request['extensions']['trace'] = clock.trace
     response = session.send(session.build_request('GET', **request), stream=True, follow_redirects=False)

@@ -88,7 +88,7 @@ def shifted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.open(buffer).convert('RGB')
 
 # %% ../../nbs/042_models.classical.ipynb #aaf1b7c8
-def fit_projection(plain: np.ndarray, groups: Sequence[str], copies: Sequence[np.ndarray], dims: int = 382, ridge: float = 1., light: float = .25) -> tuple[np.ndarray, np.ndarray]:
+def fit_projection(plain: np.ndarray, groups: Sequence[str], copies: Sequence[np.ndarray], dims: int = 382, *, ridge: float = 1., light: float = .25) -> tuple[np.ndarray, np.ndarray]:
     """(mean [d], projection [d, ≤ dims]) that whitens within-class scatter. `plain` [n, d]: features; `groups`: SKU of each row;
     `copies`: features of shifted copies of the same rows, weighted by `light`; `ridge`: share of the mean variance added."""
     mean = plain.mean(0)

@@ -231,7 +231,7 @@ def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: np.asarray(rows)})[0]
 
 # %% ../../nbs/045_models.convert.ipynb #f3864cb0
-def export_tower(network: Any, example: Any, input_name: str, output_name: str, path: 'Path | str') -> Path:
+def export_tower(network: Any, example: Any, input_name: str, output_name: str, *, path: 'Path | str') -> Path:
     "One network → an ONNX file with free batch size, checked against torch within 1e-4. Raises `ValueError`."
     torch, _ = need('torch', 'onnxscript')
     path, rows = Path(path), torch.cat([example, example[:1].flip(-1)])
@@ -257,7 +257,7 @@ def export_towers(model: Any, folder: 'Path | str') -> dict[str, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part-', dir=folder) as aside:
-        made = [export_tower(*parts, Path(aside)/f'{name}.onnx') for name, parts in towers(model).items()]
+        made = [export_tower(*parts, path=Path(aside)/f'{name}.onnx') for name, parts in towers(model).items()]
         sums = Path(aside)/'SHA256SUMS'
         sums.write_text(''.join(f'{sha256_of(p)}  {p.name}\n' for p in made), encoding='utf-8')
         for p in (*made, sums): os.replace(p, folder/p.name)

@@ -338,7 +338,7 @@ class OnnxDetector:
         "Items, best first; if nothing is found, what the card's `fallback` says. Raises `TimeoutError`."
         found = await asyncio.wait_for(asyncio.to_thread(self.find, photo), timeout)
         if not found and self.card.fallback == 'whole': return await WholePhoto().detect(photo, timeout=timeout)
-        return [cut(photo, g.box, g.category, min(1., g.score), g.label) for g in found]
+        return [cut(photo, g.box, g.category, min(1., g.score), label=g.label) for g in found]
 
 # %% ../../nbs/046_models.detector.ipynb #2dc99532
 OWN_DETECTOR = 'street-garments'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHITE', 'LIGHTEST_EDGE', 'EVEN', 'CANVAS', 'MEAN', 'STD', 'Run', 'backdrop', 'balance', 'prepared', 'as_pixels',
-           'one_input', 'joined', 'two_inputs', 'FusedDescriptor']
+           'one_input', 'joined', 'two_inputs', 'HybridDescriptor']
 
 # %% ../../nbs/043_models.hybrid.ipynb #1da1295b
 import os
@@ -67,7 +67,7 @@ def two_inputs(images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return joined(list(pool.map(one_input, images)))
 
 # %% ../../nbs/043_models.hybrid.ipynb #7b213e7e
-class FusedDescriptor:
+class HybridDescriptor:
     """Images → float32 [n, 512], rows of unit length. `run`: (pixels, colours) → vectors.
     More than one of `workers` take four images each from beginning to end, side by side: best where each `run` keeps to one core."""
     dims = 512

@@ -85,24 +85,24 @@ def read_labelled(path: 'Path | str', seed: int = 0) -> Labelled:
     return found
 
 # %% ../../nbs/156_research.comparison.ipynb #abf6a81f
-def drawn_photos(folder: 'Path | str', skus: int = 64, scenes: int = 20, studio: int = 40, seed: int = 0, size: tuple[int, int] = (240, 320)) -> Labelled:
+def drawn_photos(folder: 'Path | str', skus: int = 64, scenes: int = 20, studio: int = 40, *, seed: int = 0, size: tuple[int, int] = (240, 320)) -> Labelled:
     "Draw gallery (front and back of `skus` products) and queries (garments of `scenes` street scenes, slivers left out; `studio` products on a model) into `folder`, with photos.csv."
     from unde_recog.wardrobe.world import World
     world, folder, rows = World(seed=seed, skus=skus), Path(folder), []
-    def add(picture: Image.Image, key: Any, name: str, role: str, kind: str) -> None:
+    def add(picture: Image.Image, key: Any, name: str, role: str, *, kind: str) -> None:
         path = folder/role/kind/f'{key.brand}-{key.external_id}-{name}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=88)
         product = world.product(key)
         rows.append((path.relative_to(folder).as_posix(), f'{key.brand}/{key.external_id}', role, kind, f'{key.brand}/{product.style_id}', product.garment.cut))
     for key in world.keys:
-        for view in ('front', 'back'): add(world.photo(key, view, size), key, view, 'gallery', 'studio')
-    for key in world.keys[::max(1, -(-len(world.keys)//max(1, studio)))]: add(world.photo(key, 'on_model', size), key, 'on_model', 'query', 'studio')
+        for view in ('front', 'back'): add(world.photo(key, view, size), key, view, 'gallery', kind='studio')
+    for key in world.keys[::max(1, -(-len(world.keys)//max(1, studio)))]: add(world.photo(key, 'on_model', size), key, 'on_model', 'query', kind='studio')
     for n in range(scenes):
         scene = world.scene(n, size=(320, 480))
         for item in scene.items:
             w, h = item.box[2] - item.box[0], item.box[3] - item.box[1]
-            if item.visible >= .4 and max(w, h) <= 5*min(w, h): add(scene.image.crop(item.box), item.key, f'{n}', 'query', 'street')
+            if item.visible >= .4 and max(w, h) <= 5*min(w, h): add(scene.image.crop(item.box), item.key, f'{n}', 'query', kind='street')
     pd.DataFrame(rows, columns=['photo', 'identity', 'role', 'kind', 'style', 'cut']).to_csv(folder/'photos.csv', index=False)
     return read_labelled(folder)
 
@@ -124,7 +124,7 @@ def precision_at(scores: np.ndarray, relevant: np.ndarray, k: int = 5) -> float:
     return float(relevant[order[:k]].sum()/k)
 
 # %% ../../nbs/156_research.comparison.ipynb #0747698b
-def ranked(queries: np.ndarray, gallery: np.ndarray, task: Labelled, label: str = 'identity', kind: 'str | None' = None) -> pd.DataFrame:
+def ranked(queries: np.ndarray, gallery: np.ndarray, task: Labelled, label: str = 'identity', *, kind: 'str | None' = None) -> pd.DataFrame:
     "A row a query (of `kind`): label, identity, ap, p5, ceiling of p5, place (among distinct labels, 0 = not there). `queries`, `gallery`: unit vectors [n, d] in the order of `task`."
     ask = np.flatnonzero((task.queries.kind == kind).to_numpy()) if kind is not None else np.arange(len(task.queries))
     similarity, names = queries[ask] @ gallery.T, task.gallery[label].to_numpy()
@@ -162,7 +162,7 @@ def score_models(task: Labelled, names: Sequence[str], labels: 'Sequence[str] | 
             return np.concatenate([embed([task.load(p) for p in photos[i:i + batch]]) for i in range(0, len(photos), batch)])
         asked, known = vectors(list(task.queries.photo)), vectors(list(task.gallery.photo))
         for kind in kinds:
-            for label in labels: out[name, kind, label] = ranked(asked, known, task, label, kind)
+            for label in labels: out[name, kind, label] = ranked(asked, known, task, label, kind=kind)
     return out
 
 def score_table(scores: Scores, seed: int = 0) -> pd.DataFrame:
@@ -206,20 +206,20 @@ def time_model(name: str, rounds: int = 30, batch: int = 32) -> Speed:
     "Load and time a model on noise photos of 448 pixels, in this process."
     draw = np.random.default_rng(0)
     photos = [Image.fromarray(draw.integers(0, 256, (448, 336, 3), 'uint8').astype('uint8')) for _ in range(batch)]
-    before, begun = _peak_mb(), time.perf_counter()
+    before, started = _peak_mb(), time.perf_counter()
     embed = embed_with(name, 'runtime')
-    loaded, spent = time.perf_counter() - begun, []
+    loaded, spent = time.perf_counter() - started, []
     for i in range(rounds + 3):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         embed([photos[i % batch]])
-        spent.append(1000*(time.perf_counter() - begun))
+        spent.append(1000*(time.perf_counter() - started))
     many = embed_with(name, 'batch')
     many(photos[:2])
     passes = []
     for _ in range(3):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         many(photos)
-        passes.append(time.perf_counter() - begun)
+        passes.append(time.perf_counter() - started)
     return Speed(loaded, float(np.median(spent[3:])), float(np.quantile(spent[3:], .95)), batch/float(np.median(passes)), _peak_mb() - before)
 
 def time_models(names: Sequence[str], rounds: int = 30, batch: int = 32) -> dict[str, Speed]:
@@ -241,7 +241,7 @@ def index_bytes(dims: int, rows: int, m: int = 16) -> int:
     return PAGE*(1 + (-(-rows//each) if each else 2*rows))
 
 # %% ../../nbs/156_research.comparison.ipynb #6e7ea4c9
-def model_table(scores: Scores, speeds: Mapping[str, Speed], missing: Sequence[str], rows: int = 235_000, seed: int = 0) -> pd.DataFrame:
+def model_table(scores: Scores, speeds: Mapping[str, Speed], missing: Sequence[str], rows: int = 235_000, *, seed: int = 0) -> pd.DataFrame:
     "A row a model: measured or not, dims, mAP by kind and label, speed, memory, index MB at `rows` photos."
     table = score_table(scores, seed)
     wide = table.assign(what=table.queries + ', same ' + table.same).pivot(index='model', columns='what', values='mAP').add_prefix('mAP: ') if len(table) else pd.DataFrame()

@@ -34,7 +34,7 @@ class Bill(NamedTuple):
     @property
     def total(self) -> float: return sum(self)
 
-def credits(photos: float, items: float = 3, boosted: float = 1, tagged: float = 0, images: float = 0, prices: 'Mapping[str, int] | None' = None) -> Bill:
+def credits(photos: float, items: float = 3, boosted: float = 1, tagged: float = 0, *, images: float = 0, prices: 'Mapping[str, int] | None' = None) -> Bill:
     "Credits of `photos` photos with `items` garments each, the shares `boosted` and `tagged` of them paid for. Raises `ValueError` for a negative number or a share over 1."
     p = prices or load_terms().prices
     for name, value, most in (('photos', photos, None), ('items', items, None), ('boosted', boosted, 1), ('tagged', tagged, 1), ('images', images, None)):
@@ -193,7 +193,7 @@ def photo_credits(items: pd.DataFrame, prices: 'Mapping[str, int] | None' = None
     asked = known.boosted.fillna(False).astype(int) + known.explored.fillna(False).astype(int)
     return p['detect'] + (p['search']*asked + p['tags']*known.tagged.fillna(False).astype(int)).groupby(known.photo).sum()
 
-def forecast(items: pd.DataFrame, users: Sequence[int] = PLAN_USERS, photos_each: float = PHOTOS_EACH, draws: int = 4000, seed: int = 0, table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
+def forecast(items: pd.DataFrame, users: Sequence[int] = PLAN_USERS, photos_each: float = PHOTOS_EACH, draws: int = 4000, *, seed: int = 0, table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
     "A month's credits by number of users with a 95 % interval for the bill, and the plan's euros at both ends; no insertions. Raises `ValueError` for a log without items."
     each = photo_credits(items).to_numpy(float)
     if not len(each): raise ValueError('the log holds no items: nothing to forecast from')
@@ -236,7 +236,7 @@ def pair_for(outcomes: pd.DataFrame, boosted: float) -> tuple[float, float]:
     return at('top1'), at('margin')
 
 # %% ../../nbs/154_research.cost.ipynb #ddeb684a
-def way(outcomes: pd.DataFrame, k: int = 3, shares: 'Sequence[float] | None' = None, photos: float = 8000, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def way(outcomes: pd.DataFrame, k: int = 3, shares: 'Sequence[float] | None' = None, photos: float = 8000, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """The way from B = 1 to B = 0, a row a step: threshold, margin, B, credits of searches for `photos` photos a month, right within k with an interval, change against all boosted with an
     interval (photos drawn), and `unknown` items that needed a merged list nobody has."""
     own, both = outcomes[f'primary@{k}'].astype('Float64'), outcomes[f'merged@{k}'].astype('Float64')
@@ -260,7 +260,7 @@ class ExtraRight(NamedTuple):
     credits_each: float
     most_credits_each: float
 
-def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, seed: int = 0) -> ExtraRight:
+def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, *, seed: int = 0) -> ExtraRight:
     "What asking the booster about the items `asked` (bool array) brought over the primary alone; items without a known merged list do not count."
     table = outcomes[np.asarray(asked, bool)]
     gain = (table[f'merged@{k}'].astype('Float64') - table[f'primary@{k}'].astype('Float64')).dropna()
@@ -271,7 +271,7 @@ def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 200
     return ExtraRight(per, price_of(per.value), price_of(per.low))
 
 # %% ../../nbs/154_research.cost.ipynb #2b9fa3ca
-def extra_right_table(outcomes: pd.DataFrame, k: int = 3, shares: Sequence[float] = (.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.), draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def extra_right_table(outcomes: pd.DataFrame, k: int = 3, shares: Sequence[float] = (.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.), draws: int = 2000, *, seed: int = 0) -> pd.DataFrame:
     "A row a step of B: credits per extra right answer for all items asked, and for those that the step adds."
     rows, before = [], np.zeros(len(outcomes), bool)
     for b in shares:
@@ -279,7 +279,7 @@ def extra_right_table(outcomes: pd.DataFrame, k: int = 3, shares: Sequence[float
         asked = ~((outcomes.top1 >= t) & (outcomes.margin >= m)).to_numpy()
         row: dict[str, Any] = {'B': asked.sum()/max(1, len(asked)), 'threshold': t, 'margin': m, 'items': int(asked.sum())}
         for name, which in (('all', asked), ('next', asked & ~before)):
-            found = extra_right(outcomes, which, k, draws, seed)
+            found = extra_right(outcomes, which, k, draws, seed=seed)
             row |= {f'{name}: right per 1,000 credits': found.per_thousand.value, f'{name} low': found.per_thousand.low, f'{name} high': found.per_thousand.high, f'{name}: credits each': found.credits_each}
         rows.append(row)
         before |= asked

@@ -30,7 +30,7 @@ def corners(vendors: Sequence[str] = VENDORS, faults: Sequence[str] = FAULTS, ba
     return [(v, f, b) for v in vendors for f in faults for b in backends if v == 'ximilar' or b == 'conditional']
 
 # %% ../../nbs/143_research.fault_matrix.ipynb #de31947a
-@dataclass
+@dataclass(kw_only=True)
 class Cell:
     "What happened in one corner."
     vendor: str
@@ -68,14 +68,14 @@ def connections(session: Session) -> list[Any]:
     return list({id(f): f for f in found}.values())
 
 # %% ../../nbs/143_research.fault_matrix.ipynb #c34ad5ec
-def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, patience: float = 5.) -> tuple[Answer, float, dict[str, Any]]:
+def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, *, patience: float = 5.) -> tuple[Answer, float, dict[str, Any]]:
     "(answer, seconds, {rows, credits, idle, unread}) of one request with vendors at `app`."
     with Sandbox(app) as box:
         values = {n: getattr(settings, n) for n in ('UNDE_DATA_DIR', 'DATABASE_URL', 'REQUEST_DEADLINE', 'SEARCH_BACKEND', 'COUNCIL', 'TAGGING_MODE') if getattr(settings, n) is not None}
         with open_recognizer(load_settings(env={}, **values, **box.settings())) as session:
-            begun = time.monotonic()
+            started = time.monotonic()
             answer = session.recognize(scene.data, boxes=[{'box': i.box, 'category': i.category} for i in scene.items] if boxes else None)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started
             session.drain()
             if session.recognizer.log is not None: session.recognizer.log.close()
             end = time.monotonic() + patience
@@ -88,7 +88,7 @@ def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, patience: 
     return answer, seconds, {'rows': rows, 'credits': int(credits), 'idle': idle, 'unread': app.unread}
 
 # %% ../../nbs/143_research.fault_matrix.ipynb #e7c55e42
-def try_corner(settings: Settings, world: World, scene: Scene, vendor: str, fault: str, backend: str, seconds: float = 30.) -> Cell:
+def try_corner(settings: Settings, world: World, scene: Scene, vendor: str, *, fault: str, backend: str, seconds: float = 30.) -> Cell:
     "One corner of the matrix."
     truth = Truth()
     truth.add_scene(scene)
@@ -96,14 +96,14 @@ def try_corner(settings: Settings, world: World, scene: Scene, vendor: str, faul
     app.faults.always(vendor, Fault(fault, seconds))  # type: ignore[arg-type]
     own = settings.model_copy(update={'SEARCH_BACKEND': backend, 'COUNCIL': vendor == 'claude'})
     answer, took, seen = ask_once(own, app, scene, boxes=False)
-    return Cell(vendor, fault, backend, took, all(i.matches for i in answer.items), seen['rows'], seen['credits'], app.ximilar.spent.total(), seen['idle'], len(app.faults.played), answer.degraded, seen['unread'])
+    return Cell(vendor=vendor, fault=fault, backend=backend, seconds=took, listed=all(i.matches for i in answer.items), rows=seen['rows'], credits_logged=seen['credits'], credits_called=app.ximilar.spent.total(), idle=seen['idle'], played=len(app.faults.played), degraded=answer.degraded, unread=seen['unread'])
 
-def run_matrix(settings: Settings, world: World, cells: Sequence[tuple[str, str, str]], tell: 'Callable[[int, int], None] | None' = None, first_scene: int = 50_000) -> list[Cell]:
+def run_matrix(settings: Settings, world: World, cells: Sequence[tuple[str, str, str]], on_event: 'Callable[[int, int], None] | None' = None, *, first_scene: int = 50_000) -> list[Cell]:
     "Every corner, one after the other."
     out = []
     for n, (vendor, fault, backend) in enumerate(cells):
-        out.append(try_corner(settings, world, world.scene(first_scene + n), vendor, fault, backend))
-        if tell: tell(n + 1, len(cells))
+        out.append(try_corner(settings, world, world.scene(first_scene + n), vendor, fault=fault, backend=backend))
+        if on_event: on_event(n + 1, len(cells))
     return out
 
 # %% ../../nbs/143_research.fault_matrix.ipynb #90f126a6
@@ -116,7 +116,7 @@ def matrix_table(cells: Sequence[Cell]) -> pd.DataFrame:
     return table.pivot(index=['vendor', 'fault'], columns='backend', values='kept').reindex(columns=[b for b in BACKENDS if b in {c.backend for c in cells}]).fillna('')
 
 # %% ../../nbs/143_research.fault_matrix.ipynb #8215dc43
-def time_requests(settings: Settings, world: World, scenes: Sequence[Scene], latency: Latency, folder_truth: 'Callable[[Truth], None] | None' = None) -> pd.DataFrame:
+def time_requests(settings: Settings, world: World, scenes: Sequence[Scene], latency: Latency, *, folder_truth: 'Callable[[Truth], None] | None' = None) -> pd.DataFrame:
     "A row a request: garments, detection and whole time in seconds, what was left out."
     truth = Truth()
     for scene in scenes: truth.add_scene(scene)
@@ -127,7 +127,7 @@ def time_requests(settings: Settings, world: World, scenes: Sequence[Scene], lat
         with open_recognizer(load_settings(env={}, **values, **box.settings())) as session:
             for scene in scenes:
                 told: dict[str, float] = {}
-                begun = time.monotonic()
-                answer = session.recognize(scene.data, tell=lambda kind, body: told.setdefault(kind, time.monotonic() - begun))  # noqa: B023
+                started = time.monotonic()
+                answer = session.recognize(scene.data, on_event=lambda kind, body: told.setdefault(kind, time.monotonic() - started))  # noqa: B023
                 rows.append({'garments': len(answer.items), 'detected': told.get('detected'), 'result': told.get('result'), 'degraded': ', '.join(answer.degraded)})
     return pd.DataFrame(rows)

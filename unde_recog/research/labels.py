@@ -25,7 +25,7 @@ from ..gating import fuse, gate
 from ..media.images import ImageError, shrink, to_jpeg
 from ..catalogue.products import parse_products, products_query
 from .records import LABEL_COLUMNS, as_items, booster_any, read_items, read_labels, write_labels
-from ..sandbox.vendors import Eyes, ranked_by_truth
+from ..sandbox.vendors import SimulatedVision, ranked_by_truth
 from ..settings import Settings, load_settings
 from ..media.storage import Storage, load_image, open_storage
 from ..wardrobe.world import Known, World
@@ -48,12 +48,12 @@ class LabelSet:
     pictures: Callable[[SkuKey], 'Image.Image | None']
     styles: Callable[[SkuKey], 'str | None']
 
-def _drawn_item(world: World, eyes: Eyes, shelf: np.ndarray, scene: Any, n: int, vector: np.ndarray) -> dict[str, Any]:
+def _drawn_item(world: World, eyes: SimulatedVision, shelf: np.ndarray, scene: Any, *, n: int, vector: np.ndarray) -> dict[str, Any]:
     "One garment of a drawn scene as a row of the log."
     worn = scene.items[n]
-    primary = [Candidate(world.keys[i], float(shelf[i] @ vector), style_id=world.product(world.keys[i]).style_id) for i in np.argsort(-(shelf @ vector))[:50]]
+    primary = [Candidate(key=world.keys[i], score=float(shelf[i] @ vector), style_id=world.product(world.keys[i]).style_id) for i in np.argsort(-(shelf @ vector))[:50]]
     told = ranked_by_truth(eyes, Known(worn.key, scene, n, 0.), f'{scene.seed} {n}', 30)
-    booster = [Candidate(key, 100*max(0., 1 - distance)) for key, distance in told]
+    booster = [Candidate(key=key, score=100*max(0., 1 - distance)) for key, distance in told]
     verdict, merged = gate(primary, .8, .02), tuple(c.key for c in fuse(primary, booster))
     return {'photo': f'drawn-{scene.seed:06d}', 'item': n, 'shape': 'items', 'simulated': True, 'category': worn.category, 'box': list(worn.box), 'top1': verdict.top1, 'margin': verdict.margin, 'style_margin': verdict.style_margin,
             'confident': verdict.confident, 'boosted': True, 'explored': False, 'propensity': 1., 'primary': tuple(c.key for c in primary), 'booster': tuple(c.key for c in booster), 'merged': merged, 'fused': merged, 'final': merged[:5], 'degraded': (), 'settings': {'simulated': True}}
@@ -66,7 +66,7 @@ def drawn_set(photos: int = 4, skus: int = 60, seed: int = 0) -> LabelSet:
     rows = []
     for scene in scenes:
         vectors = embedder.embed([scene.image.crop(i.box) for i in scene.items])
-        rows += [_drawn_item(world, Eyes(world), shelf, scene, n, v) for n, v in enumerate(vectors)]
+        rows += [_drawn_item(world, SimulatedVision(world), shelf, scene, n=n, vector=v) for n, v in enumerate(vectors)]
     by_photo = {f'drawn-{s.seed:06d}': s for s in scenes}
     return LabelSet(as_items(rows), lambda p: by_photo[p].image, lru_cache(lambda k: world.photo(k, 'front', (240, 320)) if k in world.goods else None), lambda k: f'{k.brand} {world.product(k).style_id}' if k in world.goods else None)
 
@@ -216,7 +216,7 @@ def set_to_label(settings: 'Settings | None' = None, photos: int = 100, seed: in
         items = read_items(db, lists=False, older='none')
         if items.empty: return drawn_set(drawn), f'Nothing has been logged yet. What is shown, {drawn} photo{"s" if drawn > 1 else ""}, is drawn, and everything about it is simulated.'
         known = items[items.photo_url.notna()]
-        if known.empty: raise ValueError(f'none of the {items.photo.nunique()} photos in the log has an address: recognise photos by storage key or URL, so that they can be looked at again')
+        if known.empty: raise ValueError(f'none of the {items.photo.nunique()} photos in the log has an address: recognize photos by storage key or URL, so that they can be looked at again')
         chosen = sample_to_label(known, photos, seed).photo.unique().tolist()
         data = logged_set(read_items(db, photos=chosen, older='none'), db, open_storage(settings), allow_private=settings.ALLOW_PRIVATE_URLS)
     without = items.photo.nunique() - known.photo.nunique()

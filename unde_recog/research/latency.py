@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from ..availability import stock_query
 from ..contracts import SkuKey
 from ..db.database import Query, run
-from ..jobs.index import Listed, build_index, copy_vectors
+from ..jobs.index import CatalogPhoto, build_index, copy_vectors
 from ..search import Layout, exact_query, layout_query, parse_layout, planner, skus_query
 from ..settings import Settings, data_dir, load_settings
 
@@ -48,7 +48,7 @@ def directions(seed: int = 0, n: int = 32) -> np.ndarray:
     "Orthonormal directions in which SKUs of one kind differ, float64 [n, 512]: as few as real embeddings have, not all 512."
     return np.linalg.qr(np.random.default_rng([seed, 1]).normal(size=(DIMS, n)))[0].T
 
-def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, seed: int = 0) -> np.ndarray:
+def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, *, seed: int = 0) -> np.ndarray:
     "Photos of SKUs first … first + count of a brand, float32 [count, 5, 512]; the same whatever was asked before."
     out, ways = np.empty((count, PHOTOS, DIMS), 'float32'), directions(seed)
     for i in range(count):
@@ -58,13 +58,13 @@ def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, seed: int
     return out
 
 # %% ../../nbs/142_research.latency.ipynb #c1e90b4a
-def rows_of(brand: str, first: int, count: int, kinds: np.ndarray) -> Iterator[tuple[Listed, str, np.ndarray]]:
+def rows_of(brand: str, first: int, count: int, kinds: np.ndarray) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
     vectors = sku_vectors(brand, first, count, kinds)
     for i in range(count):
         key = SkuKey(brand, f's{first + i:06d}')
-        for rank in range(PHOTOS): yield Listed(key, f'generated:{brand}/{key.external_id}/{rank}', rank, {'category': 'top', 'style_id': f'{(first + i)//3}'}), hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(), vectors[i, rank]
+        for rank in range(PHOTOS): yield CatalogPhoto(key, f'generated:{brand}/{key.external_id}/{rank}', rank, {'category': 'top', 'style_id': f'{(first + i)//3}'}), hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(), vectors[i, rank]
 
-def load_vectors(conn: psycopg.Connection, scale: float = 1., tell: 'Callable[[str, int, int], None] | None' = None, step: int = 1000) -> int:
+def load_vectors(conn: psycopg.Connection, scale: float = 1., on_event: 'Callable[[str, int, int], None] | None' = None, step: int = 1000) -> int:
     "Fill `sku_image_embeddings` to `scale` of the real size; → rows there."
     kinds, wanted = centres(), {b: max(60, int(n*scale)) for b, n in BRANDS.items()}
     conn.execute('insert into embedding_versions (version, model, dims) values (%s, %s, %s) on conflict do nothing', (VERSION, 'generated', DIMS))
@@ -73,7 +73,7 @@ def load_vectors(conn: psycopg.Connection, scale: float = 1., tell: 'Callable[[s
         (have,) = conn.execute('select count(distinct sku_id) from sku_image_embeddings where model_version = %s and brand = %s', (VERSION, brand)).fetchone()  # type: ignore[misc]
         for first in range(have, count, step):
             with conn.transaction(): copy_vectors(conn, rows_of(brand, first, min(step, count - first), kinds), VERSION)
-            if tell: tell('vectors', done + first, sum(wanted.values()))
+            if on_event: on_event('vectors', done + first, sum(wanted.values()))
         done += count
     return sum(wanted.values())*PHOTOS
 
@@ -109,15 +109,15 @@ class Ratio(NamedTuple):
     peer_ms: float
     rounds: int
 
-def compare_ways(ours: Callable[[int], Any], peer: Callable[[int], Any], rounds: int = 40, warm: int = 3, seed: int = 0) -> Ratio:
+def compare_ways(ours: Callable[[int], Any], peer: Callable[[int], Any], rounds: int = 40, warm: int = 3, *, seed: int = 0) -> Ratio:
     "Time `ours(i)` and `peer(i)` for i in 0 … rounds, alternating."
     rng, spent = np.random.default_rng(seed), np.zeros((rounds, 2))
     for i in range(warm): ours(i); peer(i)
     for i in range(rounds):
         for way in rng.permutation(2):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             (ours, peer)[way](i)
-            spent[i, way] = time.perf_counter() - begun
+            spent[i, way] = time.perf_counter() - started
     picks = rng.integers(0, rounds, (2000, rounds))
     medians = np.median(spent[picks], axis=1)
     ratios = medians[:, 1]/medians[:, 0]
@@ -150,7 +150,7 @@ def sku_recall(conn: psycopg.Connection, ours: Callable[[np.ndarray], Query], ex
 def global_only(vector: np.ndarray, brands: Sequence[str], k: int = 50) -> Query:
     "The peer of a brand's own index: the global one with a relaxed iterative scan (the second name keeps the planner from the brand's own index)."
     fetch = 6*k
-    q = skus_query(vector, k, Layout(VERSION, 10**9, {}), None, fetch)
+    q = skus_query(vector, k, Layout(VERSION, 10**9, {}), None, fetch=fetch)
     return Query(q.sql.replace('where model_version = %(version)s', 'where model_version = %(version)s and brand = any(%(brands)s)', 1), {**dict(q.params), 'brands': [*brands, '-']}, planner(fetch, True))  # type: ignore[arg-type]
 
 # %% ../../nbs/142_research.latency.ipynb #8ab0992d
@@ -183,13 +183,13 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
 # %% ../../nbs/142_research.latency.ipynb #b6dcef8c
 def layout_of(conn: psycopg.Connection) -> Layout: return parse_layout(VERSION, run(conn, layout_query(VERSION)))
 
-def build_all(conn: psycopg.Connection, *, memory: str = '2GB', tell: 'Callable[[str, int, int], None] | None' = None) -> dict[str, float]:
+def build_all(conn: psycopg.Connection, *, memory: str = '2GB', on_event: 'Callable[[str, int, int], None] | None' = None) -> dict[str, float]:
     "Global and all brand indexes; → seconds of those built now."
     took = {}
     for n, brand in enumerate([None, *BRANDS]):
-        begun = time.monotonic()
-        if build_index(conn, VERSION, brand, memory=memory): took[brand or 'all'] = time.monotonic() - begun
-        if tell: tell('indexes', n + 1, len(BRANDS) + 1)
+        started = time.monotonic()
+        if build_index(conn, VERSION, brand, memory=memory): took[brand or 'all'] = time.monotonic() - started
+        if on_event: on_event('indexes', n + 1, len(BRANDS) + 1)
     conn.execute('set statement_timeout = 0')
     conn.execute('vacuum analyze sku_image_embeddings')
     conn.execute("update embedding_versions set status = 'complete', completed_at = now() where version = %s", (VERSION,))

@@ -85,7 +85,7 @@ def photo_variance(influence: ArrayLike, photo: ArrayLike) -> float:
     return float(len(sums)/(len(sums) - 1)*((sums - sums.mean())**2).sum()/len(codes)**2) if len(sums) > 1 else math.inf
 
 # %% ../../nbs/153_research.offpolicy.ipynb #6560601c
-def weighted_rate(event: ArrayLike, weight: ArrayLike, photo: ArrayLike, method: str = 'snips', guess: 'ArrayLike | None' = None, *, icc: float = 0.) -> Estimate:
+def weighted_rate(event: ArrayLike, weight: ArrayLike, photo: ArrayLike, method: str = 'snips', *, guess: 'ArrayLike | None' = None, icc: float = 0.) -> Estimate:
     "Rate of a 0/1 `event` (NaN where not seen) over all items given; `guess` [items] for `dr`; `icc`: clustering known from elsewhere, as a floor. Raises `NoSupport` if none was seen."
     if method not in ('ips', 'snips', 'dr'): raise ValueError(f'method={method!r}: ips, snips or dr is needed')
     if method == 'dr' and guess is None: raise ValueError('dr needs a guess for every item: see guess_rate')
@@ -154,7 +154,7 @@ def harm(log: pd.DataFrame, threshold: 'float | None' = None, margin: 'float | N
     need_support(t)
     columns = t[list(FEATURES)].assign(lead=np.log(t.margin.clip(lower=1e-4)))
     guess = guess_rate(t[outcome], t.weight, t.photo, columns) if method == 'dr' else None
-    return weighted_rate(t[outcome], t.weight, t.photo, method, guess, icc=clustering(log, outcome))
+    return weighted_rate(t[outcome], t.weight, t.photo, method, guess=guess, icc=clustering(log, outcome))
 
 # %% ../../nbs/153_research.offpolicy.ipynb #3b018f22
 class Change(NamedTuple):
@@ -179,7 +179,7 @@ def change(log: pd.DataFrame, threshold: float, margin: float, *, method: str = 
     for now, then in (('loss', 'gain'), ('gain', 'loss')):  # what becomes right: losses where calls are added, gains where they are dropped
         event = np.where(added[moved], t[now], t[then])
         guess = guess_rate(event, t.weight, t.photo, np.column_stack([t.top1, np.log(t.margin.clip(lower=1e-4)), added[moved]])) if method == 'dr' else None
-        sides.append(weighted_rate(event, t.weight, t.photo, method, guess, icc=clustering(log, now)))
+        sides.append(weighted_rate(event, t.weight, t.photo, method, guess=guess, icc=clustering(log, now)))
     won, lost = sides
     low = math.hypot(won.value - won.low, lost.high - lost.value)
     high = math.hypot(won.high - won.value, lost.value - lost.low)
@@ -214,7 +214,7 @@ class Powered(NamedTuple):
     trust: float
     gain: float
 
-def powered_mean(label: ArrayLike, proxy: ArrayLike, photo: ArrayLike, other_proxy: ArrayLike, other_photo: ArrayLike, level: float = .95) -> Powered:
+def powered_mean(label: ArrayLike, proxy: ArrayLike, photo: ArrayLike, other_proxy: ArrayLike, *, other_photo: ArrayLike, level: float = .95) -> Powered:
     "Mean of `label` [n] with the help of `proxy` [n] and the proxy of unlabelled items [N] (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453), variances by photo."
     y, f, g = (np.asarray(x, float) for x in (label, proxy, other_proxy))
     if len(y) < 3 or len(g) < 3: raise ValueError(f'{len(y)} labelled and {len(g)} unlabelled items: at least three of each are needed')
@@ -233,15 +233,15 @@ def coverage_study(runs: int = 1000, photos: int = 1500, items: int = 4, *, icc:
     "Simulated: share of runs whose interval holds the true harm of the gate in force, by method, with mean width and how often `upper` fails."
     dice, true, rows = np.random.default_rng(seed), truth(*pair, street)['conditional'], []
     for _ in range(runs):
-        d = draw(photos, items, icc, dice, street)
+        d = draw(photos, items, icc, dice, street=street)
         keep = verdict(d['top1'], d['margin'], *pair)
         top1, margin, event, who = (d[k][keep] for k in ('top1', 'margin', 'harm', 'photo'))
-        chance = exploration_chances(top1, margin, *pair, share)
+        chance = exploration_chances(top1, margin, *pair, share=share)
         weight = (dice.random(len(chance)) < chance)/chance
         known = clustering(pd.DataFrame({'photo': d['photo'], 'asked': ~keep, 'loss': d['harm'].astype(float)}))
         if not (weight > 0).any(): continue
         for m in methods:
             guess = guess_rate(event, weight, who, np.column_stack([top1, np.log(margin)])) if m == 'dr' else None
-            e = weighted_rate(event, weight, who, m, guess, icc=known)
+            e = weighted_rate(event, weight, who, m, guess=guess, icc=known)
             rows.append({'method': m, 'covered': e.low <= true <= e.high, 'too_low': e.high < true, 'bound_fails': e.upper < true, 'photos_bound_fails': e.upper_photos < true, 'width': e.high - e.low, 'value': e.value, 'events': e.events, 'seen': e.seen})
     return pd.DataFrame(rows).groupby('method', sort=False).agg('mean').assign(truth=true, runs=runs)

@@ -197,7 +197,7 @@ def compare_pair(new: ArrayLike, old: ArrayLike, photo: ArrayLike, *, draws: int
             'p_item': mcnemar_exact(better, worse) if counted else math.nan, 'p': sign_flip(d, who, draws=draws, seed=seed) if len(d) else math.nan, 'design_effect': paired_design_effect(d, who)}
 
 # %% ../../nbs/146_research.paired.ipynb #7be6bc16
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     "`values`: list × measure → Interval; `pairs`: a row a pair and measure, with Holm's `p_holm`; `left_out`: labelled items for which some list is unknown."
     lists: tuple[str, ...]
@@ -234,7 +234,7 @@ def compare(outcomes: pd.DataFrame, lists: Sequence[str] = LISTS, *, alpha: floa
     values = pd.DataFrame({m: {a: i for (a, n), i in zip(found, every) if n == m} for m in METRICS}, index=list(lists))
     pairs = pd.DataFrame([{'new': b, 'old': a, 'measure': m} | compare_pair(found[b, m], found[a, m], photo, draws=draws, seed=seed) for a, b in combinations(lists, 2) for m in METRICS])
     pairs['p_holm'] = holm(pairs.p)
-    return Comparison(tuple(lists), values, pairs, int(known.sum()), len(np.unique(photo)), int((~known).sum()), alpha)
+    return Comparison(lists=tuple(lists), values=values, pairs=pairs, items=int(known.sum()), photos=len(np.unique(photo)), left_out=int((~known).sum()), alpha=alpha)
 
 # %% ../../nbs/146_research.paired.ipynb #77e37773
 def discordant(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary', measure: str = 'recall@3') -> pd.DataFrame:
@@ -244,7 +244,7 @@ def discordant(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary'
     return t.assign(better=a[t.index].astype(bool)).sort_values(['photo', 'item'])[['photo', 'item', 'better']].reset_index(drop=True)
 
 # %% ../../nbs/146_research.paired.ipynb #d6dbbed1
-def draw_study(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary', measure: str = 'recall@3', most: int = 120) -> Any:
+def draw_study(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary', measure: str = 'recall@3', *, most: int = 120) -> Any:
     "A matplotlib figure: a column a photo, a square an item, coloured by which list finds it. The first `most` photos, the most changed first."
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
@@ -264,7 +264,7 @@ def draw_study(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary'
 # %% ../../nbs/146_research.paired.ipynb #0a0c10ca
 _COLUMNS = {'merged': 'fused'}
 
-def picture_discordant(items: pd.DataFrame, labels: pd.DataFrame, rows: pd.DataFrame, crop: Callable[[pd.Series], 'Image.Image | None'], product: Callable[[Any], 'Image.Image | None'], *,
+def picture_discordant(items: pd.DataFrame, labels: pd.DataFrame, rows: pd.DataFrame, crop: Callable[[pd.Series], 'Image.Image | None'], *, product: Callable[[Any], 'Image.Image | None'],
                        new: str = 'merged', old: str = 'primary', most: int = 6, height: int = 110) -> Image.Image:
     "A contact sheet, a row a garment of `rows` (see `discordant`). `crop(item row)` and `product(SKU key)` give pictures, or None, which becomes a grey card."
     blank, pictures, captions = Image.new('RGB', (84, height), '#e6e8ea'), [], []

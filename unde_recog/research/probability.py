@@ -119,7 +119,7 @@ class GateProbability(ClassifierMixin, BaseEstimator):
         return self.classes_[(p > .5).astype(int)]
 
 # %% ../../nbs/152_research.probability.ipynb #8b2788a8
-def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, slope: bool, rounds: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, slope: bool, *, rounds: int = 60) -> tuple[np.ndarray, np.ndarray]:
     "(intercept, slope) of a weighted logistic regression of y on x, one a row of `weights` [b, n]; `slope=False` holds it at 1."
     a, b = np.zeros(len(weights)), np.ones(len(weights))
     for _ in range(rounds):
@@ -139,7 +139,7 @@ def photo_weights(groups: Any, draws: int, seed: int = 0) -> np.ndarray:
     photos = int(codes.max()) + 1
     return np.random.default_rng(seed).multinomial(photos, np.full(photos, 1/photos), draws)[:, codes].astype(float)
 
-def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, seed: int = 0, level: float = .95) -> pd.DataFrame:
+def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0, level: float = .95) -> pd.DataFrame:
     "Brier, log-loss, slope, intercept, each with a photo-bootstrap interval: columns value, low, high."
     y, p = np.asarray(y, float), np.asarray(p, float)
     if len(y) != len(p) or not len(y): raise ValueError(f'{len(y)} outcomes and {len(p)} probabilities: one each a row is needed')
@@ -153,7 +153,7 @@ def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, seed: int = 0,
 # %% ../../nbs/152_research.probability.ipynb #30e0c8ac
 class ReliabilityDisplay:
     "Claimed against found. Make it with `from_estimator` or `from_predictions`."
-    def __init__(self, claimed: np.ndarray, found: np.ndarray, sizes: np.ndarray, p: np.ndarray, scores: pd.DataFrame, name: str = '') -> None:
+    def __init__(self, claimed: np.ndarray, found: np.ndarray, sizes: np.ndarray, p: np.ndarray, *, scores: pd.DataFrame, name: str = '') -> None:
         self.claimed, self.found, self.sizes, self.p, self.scores, self.name = claimed, found, sizes, p, scores, name
 
     @classmethod
@@ -161,7 +161,7 @@ class ReliabilityDisplay:
         "From outcomes (0 or 1) and probabilities."
         y, p = np.asarray(y, float), np.asarray(p, float)
         parts = [part for part in np.array_split(np.argsort(p, kind='stable'), bins) if len(part)]
-        display = cls(np.array([p[b].mean() for b in parts]), np.array([y[b].mean() for b in parts]), np.array([len(b) for b in parts]), p, honesty(y, p, groups, draws), name)
+        display = cls(np.array([p[b].mean() for b in parts]), np.array([y[b].mean() for b in parts]), np.array([len(b) for b in parts]), p, scores=honesty(y, p, groups, draws), name=name)
         return display.plot(ax)
 
     @classmethod
@@ -211,7 +211,7 @@ def cross_probability(X: Any, y: Any, groups: Any, make: 'Callable[[], Any]' = G
     for train, test in pairs: p[test] = make().fit(X[train], y[train], groups=np.asarray(groups)[train]).predict_proba(X[test])[:, 1]
     return p
 
-def best_pair_rank(top1: Any, margin: Any, harm: Any, groups: Any, tilts: Sequence[float] = tuple(np.round(np.arange(0, 1.01, .1), 1))) -> np.ndarray:
+def best_pair_rank(top1: Any, margin: Any, harm: Any, groups: Any, *, tilts: Sequence[float] = tuple(np.round(np.arange(0, 1.01, .1), 1))) -> np.ndarray:
     "Rank by the tilt of the path (`calibration.levels`) that loses least, at half coverage and on average over coverages, on the other photos."
     from unde_recog.research.calibration import levels
     harm, ranks, out = np.asarray(harm, float), np.stack([levels(top1, margin, b) for b in tilts]), np.empty(len(harm))
@@ -227,7 +227,7 @@ class Duel(NamedTuple):
     risks: dict[str, np.ndarray]
     table: pd.DataFrame
 
-def duel(ranks: Mapping[str, Any], harm: Any, groups: Any, at: Sequence[float] = (.3, .5, .7), draws: int = 300, seed: int = 0) -> Duel:
+def duel(ranks: Mapping[str, Any], harm: Any, groups: Any, at: Sequence[float] = (.3, .5, .7), *, draws: int = 300, seed: int = 0) -> Duel:
     "Compare rules; the first is the one to beat. The table gives the loss at each coverage of `at`, and its difference to the first rule."
     harm, codes = np.asarray(harm, float), pd.factorize(np.asarray(groups))[0]
     rng, photos = np.random.default_rng(seed), int(codes.max()) + 1

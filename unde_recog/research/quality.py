@@ -109,7 +109,7 @@ def limits_of(rule: Rule, seen: pd.DataFrame, relative: bool = True) -> np.ndarr
     return (rule.limit*seen.gate/PLAN_GATE).fillna(rule.limit).to_numpy()
 
 # %% ../../nbs/155_research.quality.ipynb #f4327b7a
-def window(seen: pd.DataFrame, measure: str, until: date, least: float, most_days: int = 7) -> pd.DataFrame:
+def window(seen: pd.DataFrame, measure: str, until: date, least: float, *, most_days: int = 7) -> pd.DataFrame:
     "The last whole days up to `until` that together are worth `least` independent items, at most `most_days`; from rows an item if there are any, else from rows a request."
     part = seen[(seen.day <= until) & (seen.day > until - timedelta(days=most_days)) & seen[measure].notna()]
     if (part['shape'] == 'items').any(): part = part[part['shape'] == 'items']
@@ -150,7 +150,7 @@ def usual_alarm(rule: Rule, m: Mean, limit: float, reference: 'Mean | None') -> 
     return float(stats.norm.cdf((limit - healthy)*(1 if rule.bad == 'below' else -1)/max(sd/np.sqrt(m.n_eff), 1e-12)))
 
 # %% ../../nbs/155_research.quality.ipynb #48895071
-def check_rule(rule: Rule, seen: pd.DataFrame, until: date, relative: bool = True, reference: 'pd.DataFrame | None' = None, alpha: float = .05) -> Check:
+def check_rule(rule: Rule, seen: pd.DataFrame, until: date, relative: bool = True, *, reference: 'pd.DataFrame | None' = None, alpha: float = .05) -> Check:
     "One rule over the newest window of `measures`; `reference`: measures of a time known to be healthy."
     used = window(seen, rule.measure, until, rule.least)
     m, limits = clustered(used[rule.measure], used.photo), limits_of(rule, used, relative)
@@ -195,7 +195,7 @@ def spread_of(codes: np.ndarray, bins: int, photos: Any) -> float:
     return float(((1 - share)*deff).sum()/max((1 - share).sum(), 1e-12))
 
 # %% ../../nbs/155_research.quality.ipynb #955cfd82
-def psi(reference: Any, live: Any, bins: int = 10, reference_photos: Any = None, live_photos: Any = None, level: float = .99) -> Psi:
+def psi(reference: Any, live: Any, bins: int = 10, reference_photos: Any = None, *, live_photos: Any = None, level: float = .99) -> Psi:
     "Population stability index of two samples (numbers or words; missing values left out). Raises `ValueError` if one is empty."
     sides = []
     for name, values, photos in (('reference', reference, reference_photos), ('live', live, live_photos)):
@@ -223,7 +223,7 @@ def drift(reference: pd.DataFrame, live: pd.DataFrame, columns: Sequence[str] = 
     for c in columns:
         x, y = a[a[c].notna()], b[b[c].notna()]
         if not len(x) or not len(y): continue
-        found = psi(x[c].to_numpy(), y[c].to_numpy(), 10, x.photo, y.photo)
+        found = psi(x[c].to_numpy(), y[c].to_numpy(), 10, x.photo, live_photos=y.photo)
         rows[c] = {'psi': found.value, 'cutoff': found.cutoff, 'p': found.p, 'reference': found.n, 'live': found.m, 'drifted': found.drifted, 'matters': found.drifted and found.value >= .1}
     return pd.DataFrame.from_dict(rows, orient='index', columns=['psi', 'cutoff', 'p', 'reference', 'live', 'drifted', 'matters'])
 
@@ -268,7 +268,7 @@ def check_quality(items: pd.DataFrame, *, days: int = 30, until: 'date | None' =
     "The daily table, the rules on the last days up to `until`, drift of the last `drift_days` against `reference` (items of the calibration set)."
     end, seen, notes = until or last_day(items), measures(items), unknown(items)
     healthy = measures(reference) if reference is not None and len(reference) else None
-    found = Quality(daily(items, days, end), [check_rule(r, seen, end, relative, healthy) for r in rules], notes=notes)
+    found = Quality(daily(items, days, end), [check_rule(r, seen, end, relative, reference=healthy) for r in rules], notes=notes)
     holes = found.days.index[found.days.queries == 0]
     if len(holes): notes.append(f'{len(holes)} of {days} days have no row in the log: {", ".join(map(str, holes[:5]))}{" …" if len(holes) > 5 else ""}.')
     if relative and seen.gate.isna().all() and len(seen): notes.append("no row knows its gate: the plan's 0.65 is used for the primary score, and is meant for FashionCLIP's scale only.")

@@ -21,7 +21,7 @@ import psycopg
 from ..contracts import Candidate, SkuKey, canonical_brand
 from ..db.database import Databases, Query, run
 from ..gating import fuse
-from ..pipeline import MERGED
+from ..pipeline import MERGE_K
 
 # %% ../../nbs/145_research.records.ipynb #3ba47c83
 _LISTS = {'primary': 'pgvector_list', 'booster': 'ximilar_list', 'merged': 'merged_list', 'final': 'final_matches', 'explored_list': 'explored_list'}
@@ -34,7 +34,7 @@ _PLAIN = {'photo': 'i.request_id::text', 'item': 'i.item_index', 'photo_url': 'r
           'tokens': 'i.tokens', 'degraded': 'i.degraded', 'box': 'i.box', 'settings': 'i.settings', 'user_id': 'r.user_id'}
 
 # %% ../../nbs/145_research.records.ipynb #93c0fbad
-def _limits(table: str, since: 'datetime | None', until: 'datetime | None', model_version: 'str | None', photos: 'Sequence[str] | None' = None) -> tuple[str, dict[str, Any]]:
+def _limits(table: str, since: 'datetime | None', until: 'datetime | None', model_version: 'str | None', *, photos: 'Sequence[str] | None' = None) -> tuple[str, dict[str, Any]]:
     "The where clause of a reading and its parameters; `until` is exclusive."
     for name, t in (('since', since), ('until', until)):
         if t is not None and t.tzinfo is None: raise ValueError(f'{name}={t!r} has no time zone: give an aware time, e.g. datetime(2026, 11, 1, tzinfo=timezone.utc)')
@@ -43,20 +43,20 @@ def _limits(table: str, since: 'datetime | None', until: 'datetime | None', mode
     given = {name: (text, value) for name, (text, value) in asked.items() if value is not None}
     return ' and '.join(['true', *(text for text, _ in given.values())]), {name: value for name, (_, value) in given.items()}
 
-def items_query(since: 'datetime | None' = None, until: 'datetime | None' = None, model_version: 'str | None' = None, lists: bool = True, photos: 'Sequence[str] | None' = None) -> Query:
+def items_query(since: 'datetime | None' = None, until: 'datetime | None' = None, model_version: 'str | None' = None, lists: bool = True, *, photos: 'Sequence[str] | None' = None) -> Query:
     "All of `recognition_items` that research needs."
-    where, params = _limits('i', since, until, model_version, photos)
+    where, params = _limits('i', since, until, model_version, photos=photos)
     keys = [_KEYS.format(f'i.{c}') for c in _LISTS.values()] + [f'case when i.explored then i.{c} end' for c in ('pgvector_list', 'explored_list')] if lists else []
     return Query(f"select {', '.join([*_PLAIN.values(), *keys])} from recognition_items i join recognition_requests r on r.id = i.request_id where {where}", params)
 
 # %% ../../nbs/145_research.records.ipynb #40fd53db
 def _candidates(entries: 'Iterable[Mapping[str, Any]]') -> list[Candidate]:
     "Logged entries as candidates again."
-    return [Candidate(SkuKey(e['brand'], e['external_id']), float(e['score']), e.get('primary'), e.get('ximilar')) for e in entries]
+    return [Candidate(key=SkuKey(e['brand'], e['external_id']), score=float(e['score']), primary=e.get('primary'), ximilar=e.get('ximilar')) for e in entries]
 
 def merged_afterwards(primary: 'Sequence[Mapping[str, Any]]', explored: 'Sequence[Mapping[str, Any]]', fusion: str = 'weighted') -> tuple[SkuKey, ...]:
     "The order of two logged lists merged as the pipeline would have merged them."
-    return tuple(c.key for c in fuse(_candidates(primary), _candidates(explored)[:MERGED], fusion))
+    return tuple(c.key for c in fuse(_candidates(primary), _candidates(explored)[:MERGE_K], fusion))
 
 # %% ../../nbs/145_research.records.ipynb #119b5252
 def _with_lists(row: dict[str, Any], keys: Sequence[Any], known: dict[SkuKey, SkuKey]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def read_items(db: 'Databases | psycopg.Connection', since: 'datetime | None' = 
         with db.connect('log') as conn: return read_items(conn, since, until, model_version, lists=lists, older=older, photos=photos)
     there = run(db, Query("select to_regclass('recognition_items') is not null"))[0][0]
     known: dict[SkuKey, SkuKey] = {}
-    rows = sorted((_row(r, lists, known) for r in _stream(db, items_query(since, until, model_version, lists, photos))), key=lambda r: (r['created_at'], r['photo'], r['item'])) if there else []
+    rows = sorted((_row(r, lists, known) for r in _stream(db, items_query(since, until, model_version, lists, photos=photos))), key=lambda r: (r['created_at'], r['photo'], r['item'])) if there else []
     if older != 'none' and model_version is None and photos is None:
         rows += [{**r, 'simulated': r['user_id'] == 'simulated'} for record in run(db, requests_query(since, until, there)) for r in _older(record, older)]
     return as_items(rows)
@@ -236,7 +236,7 @@ def ndcg(ranked: Sequence[SkuKey], grades: Mapping[SkuKey, int], depth: int = DE
 _JUDGED = {'primary': 'primary', 'booster': 'booster', 'merged': 'fused', 'final': 'final'}
 _KEPT = ('photo', 'item', 'category', 'created_at', 'model_version', 'top1', 'margin', 'style_margin', 'confident', 'boosted', 'explored', 'propensity', 'simulated')
 
-def _judge(name: str, ranked: 'Sequence[SkuKey] | None', right: 'set[SkuKey]', grades: Mapping[SkuKey, int], ks: Sequence[int]) -> dict[str, Any]:
+def _judge(name: str, ranked: 'Sequence[SkuKey] | None', right: 'set[SkuKey]', grades: Mapping[SkuKey, int], *, ks: Sequence[int]) -> dict[str, Any]:
     if ranked is None: return {f'{name}@{k}': None for k in ks} | {f'{name}_rr': np.nan, f'{name}_ndcg': np.nan}
     at = place(ranked, right)
     return {f'{name}@{k}': 0 < at <= k for k in ks} | {f'{name}_rr': 1/at if at else 0., f'{name}_ndcg': ndcg(ranked, grades)}
@@ -252,7 +252,7 @@ def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 
         if (known := grades.get((r['photo'], r['item']))) is None: continue
         right = {key for key, grade in known.items() if grade == 2}
         judged: dict[str, Any] = {}
-        for name, column in _JUDGED.items(): judged |= _judge(name, r[column], right, known, sorted({*ks, 3}))
+        for name, column in _JUDGED.items(): judged |= _judge(name, r[column], right, known, ks=sorted({*ks, 3}))
         primary, merged = judged['primary@3'], judged['merged@3']
         both = primary is not None and merged is not None
         rows.append({c: r[c] for c in _KEPT} | judged | {'loss': (not primary and merged) if both else None, 'gain': (primary and not merged) if both else None, 'answerable': bool(right)})

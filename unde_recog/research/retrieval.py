@@ -50,7 +50,7 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-def by_cluster(values: Sequence[float], clusters: Sequence[str], draws: int = 2000, seed: int = 0, level: float = .95) -> Interval:
+def by_cluster(values: Sequence[float], clusters: Sequence[str], draws: int = 2000, seed: int = 0, *, level: float = .95) -> Interval:
     "Mean of `values` with a percentile interval from a bootstrap over `clusters`."
     table = pd.DataFrame({'v': np.asarray(values, float), 'c': np.asarray(clusters)}).groupby('c')['v'].agg(['sum', 'size'])
     if table.empty: return Interval(float('nan'), float('nan'), float('nan'))
@@ -122,7 +122,7 @@ def nearest_colour(query: Image.Image, own: Sequence[Image.Image]) -> float:
 
 # %% ../../nbs/140_research.retrieval.ipynb #0a826eda
 def study(task: Protocol, embed: Callable[[Sequence[Image.Image]], np.ndarray], change: 'Callable[[Image.Image, pd.Series], Image.Image] | None' = None,
-          gallery_vectors: 'np.ndarray | None' = None, gallery_change: 'Callable[[Image.Image, pd.Series], Image.Image] | None' = None) -> pd.DataFrame:
+          gallery_vectors: 'np.ndarray | None' = None, *, gallery_change: 'Callable[[Image.Image, pd.Series], Image.Image] | None' = None) -> pd.DataFrame:
     """A row a query: place, style_place, top1, margin, right; index as `task.queries`. `embed`: images → unit vectors [n, d].
     `change` alters each query before it is embedded, `gallery_change` each gallery photo (unless its vectors are given)."""
     def vectors(rows: pd.DataFrame, how: 'Callable | None') -> np.ndarray:
@@ -152,7 +152,7 @@ class Pair(NamedTuple):
     coverage: float
     precision: float
 
-def choose_pair(top1: np.ndarray, margin: np.ndarray, right: np.ndarray, precision: float = .9, grid: int = 60) -> 'Pair | None':
+def choose_pair(top1: np.ndarray, margin: np.ndarray, right: np.ndarray, precision: float = .9, *, grid: int = 60) -> 'Pair | None':
     "The pair of most coverage with at least `precision`; ties go to the smaller margin. None if there is none."
     best = None
     for m in np.unique(np.quantile(margin, np.linspace(0, 1, grid))):

@@ -19,7 +19,7 @@ from ..contracts import SkuKey
 from .records import as_items, outcomes
 
 # %% ../../nbs/144_research.simulate.ipynb #ac52ba51
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Street:
     "The odds of a simulated street. Slopes and offsets are log-odds of the right SKU among the first three."
     top1: float = .74
@@ -53,7 +53,7 @@ def latents(photos: int, items: int, icc: float, rng: np.random.Generator) -> np
     return np.where(copies, rng.standard_normal((photos, 1, _LATENTS)), own)
 
 # %% ../../nbs/144_research.simulate.ipynb #9dcfc14c
-def draw(photos: int, items: 'int | tuple[int, int]' = 4, icc: float = 0., rng: 'np.random.Generator | int' = 0, street: Street = Street(), *, harder: 'float | np.ndarray' = 0., decay: 'float | np.ndarray' = 0.) -> dict[str, np.ndarray]:
+def draw(photos: int, items: 'int | tuple[int, int]' = 4, icc: float = 0., rng: 'np.random.Generator | int' = 0, *, street: Street = Street(), harder: 'float | np.ndarray' = 0., decay: 'float | np.ndarray' = 0.) -> dict[str, np.ndarray]:
     """Simulated items as flat arrays [n]: photo, item, top1, margin, style_margin, booster_top1, booster_margin (0–100), places of the right SKU in primary_, booster_, fused_, final_place,
     right_primary, right_booster, right_fused (among the first three), harm, gain. `items` a photo: a number, or (least, most). `harder` and `decay` are numbers, or one a photo."""
     rng, (least, most) = np.random.default_rng(rng), (items, items) if isinstance(items, int) else items
@@ -62,12 +62,12 @@ def draw(photos: int, items: 'int | tuple[int, int]' = 4, icc: float = 0., rng: 
     shift = lambda v: np.broadcast_to(np.asarray(v, float).reshape(-1, 1), (photos, most))[there]
     index, n = np.nonzero(there)
     ease, a, b, c, p, q, o, j = x[there].T
-    return {'photo': index, 'item': n} | _items(street, ease - shift(harder), shift(decay), a, b, c, _logistic(p), _logistic(q), o, _logistic(j))
+    return {'photo': index, 'item': n} | _items(street, ease - shift(harder), shift(decay), a, b=b, c=c, p=_logistic(p), q=_logistic(q), o=o, j=_logistic(j))
 
 def _logistic(normal: np.ndarray) -> np.ndarray: return logit(np.clip(ndtr(normal), 1e-12, 1 - 1e-12))
 
 # %% ../../nbs/144_research.simulate.ipynb #b406c26a
-def _items(s: Street, ease: np.ndarray, decay: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray, p: np.ndarray, q: np.ndarray, o: np.ndarray, j: np.ndarray) -> dict[str, np.ndarray]:
+def _items(s: Street, ease: np.ndarray, decay: np.ndarray, a: np.ndarray, *, b: np.ndarray, c: np.ndarray, p: np.ndarray, q: np.ndarray, o: np.ndarray, j: np.ndarray) -> dict[str, np.ndarray]:
     "What follows from the latents of each item."
     noise = np.sqrt(1 - s.tells**2)
     top1 = np.clip(s.top1 + s.top1_spread*(s.tells*ease + noise*a), 0, 1)
@@ -120,7 +120,7 @@ def oracle(pairs: np.ndarray, alpha: float, street: Street = Street(), **drift: 
     return {k: float(v[fine[-1]]) for k, v in known.items()} | {'threshold': float(pairs[fine[-1], 0]), 'margin_threshold': float(pairs[fine[-1], 1])} if len(fine) else {'coverage': 0., 'conditional': np.nan}
 
 # %% ../../nbs/144_research.simulate.ipynb #e185ff65
-def exploration_chances(top1: np.ndarray, margin: np.ndarray, threshold: float, margin_threshold: float, share: float, width: float = .05) -> np.ndarray:
+def exploration_chances(top1: np.ndarray, margin: np.ndarray, threshold: float, margin_threshold: float, *, share: float, width: float = .05) -> np.ndarray:
     "`recognizer.exploration_chance` for arrays: 0 where not confident."
     near = np.minimum(top1 - threshold, margin - margin_threshold)
     return np.where((near >= -1e-9) & (share > 0), np.minimum(1., share*(1 + 3*np.exp(-np.maximum(0, near)/width))), 0.)
@@ -129,7 +129,7 @@ def exploration_chances(top1: np.ndarray, margin: np.ndarray, threshold: float, 
 _DEPTH, _BRANDS = 20, ('zara', 'bershka', 'stradivarius', 'massimo_dutti')
 _WORN = (('top', 'dress'), ('shoes', 'shoes'), ('bottom', 'outerwear'), ('bag', 'hat'), ('accessory', 'accessory'))  # usually, sometimes
 
-def _list(place: int, right: SkuKey, mate: SkuKey, others: 'tuple[SkuKey, ...]', depth: int = _DEPTH) -> tuple[SkuKey, ...]:
+def _list(place: int, right: SkuKey, mate: SkuKey, others: 'tuple[SkuKey, ...]', *, depth: int = _DEPTH) -> tuple[SkuKey, ...]:
     "`depth` SKUs with the right one at its place, if that is so far up, and the other colour some places behind."
     ranked = list(others[:depth])
     if place <= depth: ranked.insert(place - 1, right)
@@ -143,10 +143,10 @@ def _goods(n: int, skus: int) -> tuple[SkuKey, SkuKey, tuple[SkuKey, ...]]:
     return key(start), key(start + len(_BRANDS)), tuple(key(start + len(_BRANDS) + 1 + i) for i in range(_DEPTH))
 
 # %% ../../nbs/144_research.simulate.ipynb #9a18e563
-def _row(n: int, d: Mapping[str, np.ndarray], asked: bool, explored: bool, skus: int) -> dict[str, Any]:
+def _row(n: int, d: Mapping[str, np.ndarray], asked: bool, explored: bool, *, skus: int) -> dict[str, Any]:
     "Lists of the nth item, of which those nobody asked for are unknown."
     right, mate, others = _goods(n, skus)
-    of = lambda name, depth=_DEPTH: _list(int(d[f'{name}_place'][n]), right, mate, others, depth)
+    of = lambda name, depth=_DEPTH: _list(int(d[f'{name}_place'][n]), right, mate, others, depth=depth)
     primary, booster, fused = of('primary'), of('booster'), of('fused')
     return {'primary': primary, 'booster': booster if asked else None, 'explored_list': booster if explored else None, 'merged': fused if asked else primary, 'fused': fused if asked or explored else None,
             'final': of('final_asked' if asked else 'final_skipped', 5), 'degraded': (), 'settings': {'simulated': True, 'FUSION': 'weighted', 'SEARCH_BACKEND': 'dual' if asked and d['confident'][n] else 'conditional'}}
@@ -168,17 +168,17 @@ def simulate_items(photos: int = 100, items: 'int | tuple[int, int]' = 4, *, icc
     if backend not in ('dual', 'conditional'): raise ValueError(f"backend={backend!r}: 'dual' or 'conditional' is needed")
     if skus < 40 or skus % len(_BRANDS): raise ValueError(f'skus={skus}: at least 40, and a multiple of {len(_BRANDS)}')
     rng, late = np.random.default_rng(seed), np.arange(photos) >= drift_from*photos
-    d = draw(photos, items, icc, rng, street, harder=harder*late, decay=decay*late)
+    d = draw(photos, items, icc, rng, street=street, harder=harder*late, decay=decay*late)
     n, sure = len(d['photo']), (d['top1'] >= threshold) & (d['margin'] >= margin - 1e-9)
     asked = ~sure | (backend == 'dual')
-    chance = np.where(asked, 1., exploration_chances(d['top1'], d['margin'], threshold, margin, explore))
+    chance = np.where(asked, 1., exploration_chances(d['top1'], d['margin'], threshold, margin, share=explore))
     explored = ~asked & (rng.random(n) < chance)
     reranked = lambda name: np.where(d['luck'] > 0, np.maximum(1, np.rint(d[f'{name}_place']*np.exp(-street.judge*d['luck'].clip(0, 4)))), d[f'{name}_place']).astype(int)
     d |= {'confident': sure, 'final_asked_place': reranked('fused'), 'final_skipped_place': reranked('primary')}
     names = np.array([f'simulated-{seed}-{p:05d}' for p in range(photos)], dtype=object)[d['photo']]
     best = expit(1.2 + .6*d['luck'] + 3*(d['top1'] - street.top1)/street.top1_spread/3)
     when = pd.Timestamp(start, tz='UTC') + pd.to_timedelta(d['photo']*days/max(1, photos), unit='D')
-    table = as_items(_row(i, d, bool(asked[i]), bool(explored[i]), skus) for i in range(n)).assign(
+    table = as_items(_row(i, d, bool(asked[i]), bool(explored[i]), skus=skus) for i in range(n)).assign(
         photo=names, item=d['item'], shape='items', simulated=pd.array(np.ones(n, bool), 'boolean'), photo_url=[f'simulated://{p}' for p in names], created_at=when, category=[_WORN[i % len(_WORN)][int(rare)] for i, rare in zip(d['item'], rng.random(n) < .25)], model_version=model_version,
         **{k: d[k] for k in ('top1', 'margin', 'style_margin')}, booster_top1=np.where(asked, d['booster_top1'], np.nan), booster_margin=np.where(asked, d['booster_margin'], np.nan), confident=pd.array(sure, 'boolean'), boosted=pd.array(asked, 'boolean'),
         tagged=pd.array(~sure, 'boolean'), explored=pd.array(explored, 'boolean'), propensity=chance, confidence_threshold=threshold, margin_threshold=margin, candidates=rng.binomial(20, .6, n).astype(float), final_top1=best,

@@ -15,7 +15,7 @@ from typing import Any
 # %% ../../nbs/132_sandbox.server.ipynb #f4fea7b5
 import numpy as np
 from .faults import CutConnection, Fault, Faults, play, respond
-from .vendors import Collection, Eyes, Quality, llm_answer, ximilar_detect
+from .vendors import Collection, SimulatedVision, Quality, llm_answer, ximilar_detect
 from ..wardrobe.world import Truth, World
 
 # %% ../../nbs/132_sandbox.server.ipynb #954aea60
@@ -33,7 +33,7 @@ CREDITS = {'detect': 5, 'detect_tags': 20, 'tags': 15, 'detect_tags_all': 60, 'v
 
 class Ximilar:
     "The tagging and similarity services."
-    def __init__(self, eyes: Eyes): self.eyes, self.collection, self.spent = eyes, Collection(eyes), Counter()  # type: ignore[var-annotated]
+    def __init__(self, eyes: SimulatedVision): self.eyes, self.collection, self.spent = eyes, Collection(eyes), Counter()  # type: ignore[var-annotated]
 
     def answer(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
         records = list(body.get('records') or ([body['query_record']] if 'query_record' in body else []))
@@ -68,7 +68,7 @@ class Ximilar:
 # %% ../../nbs/132_sandbox.server.ipynb #fe291e21
 def _tokens(text: str, pictures: int) -> int: return 258*pictures + max(1, len(text)//4)
 
-def gemini_answer(eyes: Eyes, body: Mapping[str, Any]) -> dict[str, Any]:
+def gemini_answer(eyes: SimulatedVision, body: Mapping[str, Any]) -> dict[str, Any]:
     "A `generateContent` answer."
     parts = [p for c in body.get('contents', []) for p in c.get('parts', [])]
     pictures = [base64.b64decode(p['inlineData']['data'], altchars=b'-_' if re.search('[-_]', p['inlineData']['data']) else None) for p in parts if 'inlineData' in p]
@@ -80,7 +80,7 @@ def gemini_answer(eyes: Eyes, body: Mapping[str, Any]) -> dict[str, Any]:
     usage = {'promptTokenCount': _tokens(text, len(pictures)), 'candidatesTokenCount': _tokens(said, 0), 'thoughtsTokenCount': 0}
     return {'candidates': [{'content': {'role': 'model', 'parts': [{'text': said}]}, 'finishReason': 'STOP', 'index': 0}], 'usageMetadata': usage | {'totalTokenCount': sum(usage.values())}, 'modelVersion': 'sandbox-simulated', 'responseId': 'sandbox'}
 
-def claude_answer(eyes: Eyes, body: Mapping[str, Any]) -> dict[str, Any]:
+def claude_answer(eyes: SimulatedVision, body: Mapping[str, Any]) -> dict[str, Any]:
     "A `messages` answer, by tool if one was given."
     content = [p for m in body.get('messages', []) for p in (m['content'] if isinstance(m['content'], list) else [{'type': 'text', 'text': m['content']}])]
     pictures = [base64.b64decode(p['source']['data']) for p in content if p.get('type') == 'image']
@@ -98,7 +98,7 @@ _KEYS = {'ximilar': (b'authorization',), 'gemini': (b'x-goog-api-key',), 'claude
 class App:
     "The vendors as one ASGI application."
     def __init__(self, world: World, truth: 'Truth | None' = None, quality: Quality = Quality(), latency: Latency = Latency()):
-        self.eyes, self.latency, self.faults, self.calls = Eyes(world, truth, quality), latency, Faults(), Counter()  # type: ignore[var-annotated]
+        self.eyes, self.latency, self.faults, self.calls = SimulatedVision(world, truth, quality), latency, Faults(), Counter()  # type: ignore[var-annotated]
         self.ximilar, self._luck, self.unread = Ximilar(self.eyes), np.random.default_rng(world.seed), 0  # unread: whoever asked had gone before the question was read
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:

@@ -27,7 +27,7 @@ def norm(channels: int) -> nn.BatchNorm2d: return nn.BatchNorm2d(channels, eps=1
 
 class Inverted(nn.Module):
     "Widen (1×1), look around in each channel (k×k), narrow (1×1); a way around where shapes allow (Sandler et al. 2018)."
-    def __init__(self, inside: int, outside: int, widen: int, stride: int, kernel: int):
+    def __init__(self, inside: int, outside: int, widen: int, stride: int, *, kernel: int):
         super().__init__()
         middle = inside*widen
         self.kernel, self.stride, self.around = kernel, stride, stride == 1 and inside == outside
@@ -70,7 +70,7 @@ class Lite(nn.Module):
         self.stem, inside = nn.Sequential(nn.Conv2d(3, 32, 3, 2, bias=False), norm(32)), 32
         stages = []
         for count, outside, s in zip(depths(name), channels(name), PLAN):
-            stages.append(nn.Sequential(*(Inverted(inside if i == 0 else outside, outside, s.widen, s.stride if i == 0 else 1, s.kernel) for i in range(count))))
+            stages.append(nn.Sequential(*(Inverted(inside if i == 0 else outside, outside, s.widen, s.stride if i == 0 else 1, kernel=s.kernel) for i in range(count))))
             inside = outside
         self.stages, self.relu = nn.ModuleList(stages), nn.ReLU6()
 

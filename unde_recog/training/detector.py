@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KIND_WEIGHTS', 'OUTPUTS', 'INPUT', 'folded', 'cbr', 'places', 'Garments', 'side_boxes', 'targets', 'giou', 'Losses',
-           'heat_loss', 'pixel_losses', 'presence_loss', 'losses', 'Recipe', 'size_at', 'rate_at', 'split_held',
+           'heat_loss', 'pixel_losses', 'presence_loss', 'losses', 'TrainConfig', 'size_at', 'rate_at', 'split_held',
            'learners', 'Run', 'one_step', 'shown_rows', 'one_epoch', 'train', 'Deployed', 'export_onnx', 'in_8_bits',
            'make_card']
 
@@ -58,7 +58,7 @@ def _up(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor: return F.interpola
 class Garments(nn.Module):
     """x [n, 3, h, w] → heat [n, 8, h/8, w/8], sides [n, 32, h/8, w/8], kinds [n, 12, h/4, w/4], presence [n, 9] (the last: somebody wears it); all before their squashing.
     `backbone` names its plan; `taught`: begun with ImageNet weights."""
-    def __init__(self, backbone: str = 'lite0', taught: bool = False, deep: int = 128, head: int = 96, fine: int = 48):
+    def __init__(self, backbone: str = 'lite0', taught: bool = False, deep: int = 128, head: int = 96, *, fine: int = 48):
         super().__init__()
         n, wide = len(GARMENTS), channels(backbone)
         last = wide[6]
@@ -169,8 +169,8 @@ def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     return Losses(heat_loss(logits, goal, listed), box, *pixel_losses(kinds, batch.kinds.to(logits.device), listed), presence_loss(presence, batch))
 
 # %% ../../nbs/176_training.detector.ipynb #b92039ec
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
     "How to train. `minutes` of wall time, or `epochs` where given; `held` real photos are kept apart; `backbone`, ImageNet weights to begin with ('': from nothing); `more` examples of another set, `drawn` scenes and `alone` photos are shown an epoch; `lent`, `plain`: shares of the photos."
     minutes: float = 60
     epochs: int | None = None
@@ -192,7 +192,7 @@ class Recipe:
     device: str = 'cpu'
     sizes: tuple[tuple[float, tuple[int, int]], ...] = ((.35, (192, 128)), (1., (288, 192)))
 
-def size_at(progress: float, recipe: Recipe = Recipe()) -> tuple[int, int]: return next(size for until, size in recipe.sizes if progress < until or until == 1)
+def size_at(progress: float, recipe: TrainConfig = TrainConfig()) -> tuple[int, int]: return next(size for until, size in recipe.sizes if progress < until or until == 1)
 
 def rate_at(progress: float, step: int, rate: float) -> float:
     "Rising over 60 steps, then a cosine to a hundredth."
@@ -205,7 +205,7 @@ def split_held(n: int, held: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:held], order[held:]
 
 # %% ../../nbs/176_training.detector.ipynb #dbc052f1
-def learners(net: Garments, recipe: Recipe) -> list[dict[str, Any]]:
+def learners(net: Garments, recipe: TrainConfig) -> list[dict[str, Any]]:
     "Parameter groups: backbone and the rest, with and without decay; `slower` is the group's share of the rate. Frozen stages learn nothing."
     for part in (net.body.stem, *net.body.stages[:recipe.frozen])[:recipe.frozen and None]:
         for p in part.parameters(): p.requires_grad_(False)
@@ -218,7 +218,7 @@ def learners(net: Garments, recipe: Recipe) -> list[dict[str, Any]]:
 # %% ../../nbs/176_training.detector.ipynb #694c0ae3
 class Run:
     "A training run in the folder `out`, over `real` examples, of which some are held out, and others; `resume` goes on with the state that is there."
-    def __init__(self, real: 'Examples | None', drawn: Examples, recipe: Recipe, out: 'Path | str', *, alone: 'Examples | None' = None, more: 'Examples | None' = None, resume: bool = True):
+    def __init__(self, real: 'Examples | None', drawn: Examples, recipe: TrainConfig, out: 'Path | str', *, alone: 'Examples | None' = None, more: 'Examples | None' = None, resume: bool = True):
         torch.manual_seed(recipe.seed)
         torch.set_num_threads(recipe.threads)
         self.recipe, self.out, self.rng = recipe, Path(out), np.random.default_rng(recipe.seed)
@@ -258,7 +258,7 @@ def one_step(run: Run, rows: np.ndarray, progress: float) -> Losses:
     for group in run.optimiser.param_groups: group['lr'] = rate_at(progress, run.step, run.recipe.rate)*group['slower']
     shown = take(run.data, rows)
     plain_ground(shown, run.rng, run.recipe.plain)
-    lend(shown, run.data, run.slots, run.rng, run.recipe.lent)
+    lend(shown, run.data, run.slots, run.rng, share=run.recipe.lent)
     batch = augment(shown, size_at(progress, run.recipe), run.rng)
     loss = losses(run.net(batch.x.to(run.recipe.device, memory_format=torch.channels_last)), batch)
     run.optimiser.zero_grad(set_to_none=True)
@@ -319,7 +319,7 @@ class Deployed(nn.Module):
 OUTPUTS, INPUT = ('heat', 'boxes', 'kinds', 'presence'), (192, 288)
 
 # %% ../../nbs/176_training.detector.ipynb #6224f4d7
-def export_onnx(net: nn.Module, path: 'Path | str', size: tuple[int, int] = INPUT, mirror: bool = False, half: bool = True) -> Path:
+def export_onnx(net: nn.Module, path: 'Path | str', size: tuple[int, int] = INPUT, mirror: bool = False, *, half: bool = True) -> Path:
     "The deployed form of `net` at size (width, height); returns the path."
     import onnx
     graph = as_onnx(Deployed(copy.deepcopy(net).to('cpu'), mirror), {'pixels': torch.zeros(1, 3, size[1], size[0])}, OUTPUTS, path, free=False)

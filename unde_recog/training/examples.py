@@ -84,7 +84,7 @@ def on_canvas(image: Image.Image, card: InputCard = STORE) -> Image.Image:
     ground.paste(image.resize((f.width, f.height), Image.Resampling.NEAREST if kinds else Image.Resampling.BILINEAR, reducing_gap=None if kinds else 2.), (f.left, f.top))
     return ground
 
-def example(photo: Image.Image, kinds: np.ndarray, boxes: np.ndarray, categories: 'np.ndarray | Sequence[int]', card: InputCard = STORE, listed: int = ALL, worn: int = 1) -> Example:
+def example(photo: Image.Image, kinds: np.ndarray, boxes: np.ndarray, categories: 'np.ndarray | Sequence[int]', *, card: InputCard = STORE, listed: int = ALL, worn: int = 1) -> Example:
     "From a photo and its truth in pixels."
     f = frame(photo.size, card)
     scale, offset, size = np.array((f.width, f.height)*2)/np.array(photo.size*2), np.array((f.left, f.top)*2), np.array(card.size*2)

@@ -59,7 +59,7 @@ def halve(model: Any, least: int = 256) -> None:
     for i, node in enumerate(casts): graph.node.insert(i, node)
 
 # %% ../../nbs/175_training.graphs.ipynb #adbb58b2
-def as_onnx(module: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str], path: 'Path | str', free: bool = True) -> Any:
+def as_onnx(module: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str], path: 'Path | str', *, free: bool = True) -> Any:
     "`module` as an ONNX model, with a free number of rows or that of `inputs`; `path` is used on the way."
     axes = {n: {0: 'n'} for n in (*inputs, *outputs)} if free else None
     with warnings.catch_warnings():

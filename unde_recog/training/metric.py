@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from ..models.hybrid import prepared
 from .backbone import MEAN, STD, Lite, load_lite
-from .embedder import Look
+from .embedder import BackboneFeatures
 from .examples import GARMENTS, instances, kind_table, label_names, street_rows, street_truth
 
 # %% ../../nbs/178_training.metric.ipynb #31a93028
@@ -55,7 +55,7 @@ def drawn_views(skus: int, seed: int = 11) -> Iterator[View]:
         for view in ('front', 'back', 'on_model', 'detail'): yield View(world.photo(key, view, LARGER), '/'.join(key), f'{key.brand}/{world.product(key).style_id}')
 
 # %% ../../nbs/178_training.metric.ipynb #38adfb3c
-def cuts(photo: Image.Image, labels: np.ndarray, names: Sequence[str], least: float = .012, edge: float = .08) -> Iterator[tuple[str, Image.Image, Image.Image]]:
+def cuts(photo: Image.Image, labels: np.ndarray, names: Sequence[str], least: float = .012, *, edge: float = .08) -> Iterator[tuple[str, Image.Image, Image.Image]]:
     "(category, the garment with `edge` of its surroundings, the garment alone on white) of each garment of at least `least` of the photo."
     boxes, numbers = instances(labels, names)
     rgb, kinds, size = np.asarray(photo), kind_table(names)[labels], np.array(photo.size*2)
@@ -145,9 +145,9 @@ def pick_partner(vectors: torch.Tensor, temperature: float = .1) -> torch.Tensor
 # %% ../../nbs/178_training.metric.ipynb #88e3820b
 class Tuned(nn.Module):
     "Pictures [n, 3, h, w] in 0–1 → unit vectors [n, 256]."
-    def __init__(self, look: Look):
+    def __init__(self, look: BackboneFeatures):
         super().__init__()
-        self.look, self.norm, self.head = look, nn.BatchNorm1d(Look.width, affine=False), nn.Linear(Look.width, 256)
+        self.look, self.norm, self.head = look, nn.BatchNorm1d(BackboneFeatures.width, affine=False), nn.Linear(BackboneFeatures.width, 256)
     def forward(self, x: torch.Tensor) -> torch.Tensor: return F.normalize(self.head(self.norm(self.look((x - MEAN)/STD))), dim=1)
     def train(self, mode: bool = True) -> 'Tuned':
         super().train(mode)
@@ -156,7 +156,7 @@ class Tuned(nn.Module):
         return self
 
 # %% ../../nbs/178_training.metric.ipynb #4b04dc39
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuning:
     "Steps of 2·`garments` pictures of `size` (height, width); `shares`: how often each source's turn comes; `slower`: the backbone's share of the rate."
     steps: int = 1200
@@ -178,12 +178,12 @@ def share_of_rate(step: int, recipe: Tuning) -> float:
 # %% ../../nbs/178_training.metric.ipynb #39fa3382
 class Tuner:
     "A run in the folder `out` over some sources; goes on with the state that is there."
-    def __init__(self, sources: Sequence[Views], recipe: Tuning, out: 'Path | str', look: 'Look | None' = None):
+    def __init__(self, sources: Sequence[Views], recipe: Tuning, out: 'Path | str', look: 'BackboneFeatures | None' = None):
         if len(sources) != len(recipe.shares): raise ValueError(f'{len(sources)} sources, but {len(recipe.shares)} shares: one each')
         torch.manual_seed(recipe.seed)
         torch.set_num_threads(recipe.threads)
         self.recipe, self.out, self.rng, self.sources, self.step = recipe, Path(out), np.random.default_rng(recipe.seed), [Pairs(v) for v in sources], 0
-        self.net = Tuned(look or Look(load_lite())).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = Tuned(look or BackboneFeatures(load_lite())).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average, self.history = copy.deepcopy(self.net).eval(), []  # type: ignore[var-annotated]
         self.optimiser = torch.optim.AdamW([{'params': p, 'slower': s} for p, s in ((list(self.net.look.parameters()), recipe.slower), (list(self.net.head.parameters()), 1.))], lr=recipe.rate, weight_decay=recipe.decay)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class Tuner:
     def state(self) -> Path: return self.out/'tuning.pt'
 
     def save(self) -> None:
-        "Whole or not at all; the averaged `Look` also apart, for the learning curve."
+        "Whole or not at all; the averaged `BackboneFeatures` also apart, for the learning curve."
         torch.save({'net': self.net.state_dict(), 'average': self.average.state_dict(), 'optimiser': self.optimiser.state_dict(), 'step': self.step, 'history': self.history,
                     'rng': self.rng.bit_generator.state, 'recipe': asdict(self.recipe)}, part := self.state.with_suffix('.part'))
         os.replace(part, self.state)
@@ -224,8 +224,8 @@ def one_step(run: Tuner) -> dict[str, Any]:
             else: mean.copy_(now)
     return {'step': run.step, 'source': which, 'loss': loss.item()}
 
-def tune(run: Tuner, told: 'Callable[[dict[str, Any]], None] | None' = None) -> Look:
-    "All steps that are left; returns the averaged `Look`. `told` hears of each step."
+def tune(run: Tuner, told: 'Callable[[dict[str, Any]], None] | None' = None) -> BackboneFeatures:
+    "All steps that are left; returns the averaged `BackboneFeatures`. `told` hears of each step."
     run.net.train()
     while run.step < run.recipe.steps:
         run.history.append(one_step(run))
@@ -234,15 +234,15 @@ def tune(run: Tuner, told: 'Callable[[dict[str, Any]], None] | None' = None) -> 
     return run.average.look.eval()
 
 # %% ../../nbs/178_training.metric.ipynb #4df89797
-def kept_look(path: 'Path | str') -> Look:
-    "A `Look` that a run has kept on its way."
-    look = Look(Lite())
+def kept_look(path: 'Path | str') -> BackboneFeatures:
+    "A `BackboneFeatures` that a run has kept on its way."
+    look = BackboneFeatures(Lite())
     look.load_state_dict({k: v.float() if v.dtype.is_floating_point else v for k, v in torch.load(path, weights_only=True).items()})
     return look.eval()
 
 # %% ../../nbs/178_training.metric.ipynb #3c48f3d9
-def between(first: Look, last: Look, share: float = .5) -> Look:
-    "The `Look` whose weights lie at `share` of the way from `first` to `last` (0–1)."
+def between(first: BackboneFeatures, last: BackboneFeatures, share: float = .5) -> BackboneFeatures:
+    "The `BackboneFeatures` whose weights lie at `share` of the way from `first` to `last` (0–1)."
     if not 0 <= share <= 1: raise ValueError(f'share {share}: between 0 (the first) and 1 (the last)')
     out, end = copy.deepcopy(first), last.state_dict()
     out.load_state_dict({k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v for k, v in first.state_dict().items()})

@@ -66,7 +66,7 @@ def score_classes(truth: Sequence[Photo], found: Sequence[Photo], classes: Seque
 def mean_ap50(scores: dict[str, Score], classes: Sequence[str]) -> float: return float(np.nanmean([scores[c].ap50 for c in classes]))
 
 # %% ../../nbs/170_training.precision.ipynb #8a7ab46e
-def bootstrap_ap50(truth: Sequence[Photo], found: Sequence[Photo], classes: Sequence[str], draws: int = 200, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ap50(truth: Sequence[Photo], found: Sequence[Photo], classes: Sequence[str], draws: int = 200, *, seed: int = 0) -> tuple[float, float]:
     "95 % interval of the mean AP50 over photos drawn anew."
     rng, values = np.random.default_rng(seed), []
     for _ in range(draws):

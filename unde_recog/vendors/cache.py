@@ -92,7 +92,7 @@ class CachedRetriever:
     async def search(self, item: Item, k: int, *, brands: 'Sequence[str] | None', timeout: float) -> list[Candidate]:
         kind, key = f'{self.name} search', question(pixel_hash(item.crop), k, sorted(brands) if brands is not None else None, self.versions)
         if known := await self.cache.get(kind, [key], keep=_DAY):
-            return [Candidate(SkuKey(*c['key']), **{n: c[n] for n in _KEPT}) for c in known[key]]
+            return [Candidate(key=SkuKey(*c['key']), **{n: c[n] for n in _KEPT}) for c in known[key]]
         found = await self.inner.search(item, k, brands=brands, timeout=timeout)
         await self.cache.put(kind, {key: [{'key': list(c.key), **{n: getattr(c, n) for n in _KEPT}} for c in found]})
         return found

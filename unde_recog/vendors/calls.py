@@ -34,7 +34,7 @@ class VendorError(RuntimeError):
 
     def __reduce__(self) -> Any: return _again, (self.vendor, self.kind, self.text, self.retry_after, self.code)
 
-def _again(vendor: str, kind: Kind, text: str, retry_after: float | None, code: str) -> VendorError:
+def _again(vendor: str, kind: Kind, text: str, retry_after: float | None, *, code: str) -> VendorError:
     return VendorError(vendor, kind, text, retry_after=retry_after, code=code)
 
 def safe_code(code: Any) -> str:
@@ -139,7 +139,7 @@ BLAMED = ('unavailable', 'timeout', 'bad_answer', 'auth', 'no_credit')  # the ne
 RETRIED = ('rate_limited', 'unavailable')
 
 def outcome(breaker: Breaker, kind: str | None) -> None:
-    "Tell the breaker how a call went; None: well."
+    "EventHandler the breaker how a call went; None: well."
     if kind in BLAMED: breaker.failed()
     elif kind is None or kind in ('rate_limited', 'refused'): breaker.succeeded()  # somebody is there, and answers
     else: breaker.abandoned()
@@ -196,8 +196,8 @@ class _Span:
 
     def leaves(self) -> None:
         "The first bytes go out: from here on it may be billed."
-        tell, self.sent = self.sent, None
-        if tell: tell()
+        on_event, self.sent = self.sent, None
+        if on_event: on_event()
 
     def hurry(self) -> None:
         "The caller has gone: end now."
@@ -306,7 +306,7 @@ class _Home:
         return task
 
 # %% ../../nbs/120_vendors.calls.ipynb #a2922a27
-async def _exchange(http: 'Connections', client: httpx.AsyncClient, method: str, path: str, body: Any, headers: Mapping[str, str], timeout: float) -> 'Reply | VendorError':
+async def _exchange(http: 'Connections', client: httpx.AsyncClient, method: str, path: str, *, body: Any, headers: Mapping[str, str], timeout: float) -> 'Reply | VendorError':
     data = None if body is None else json.dumps(body).encode()
     sent = {**headers, **({'Content-Type': 'application/json'} if data else {})}
     try:
@@ -362,7 +362,7 @@ class Http(Connections):
         if not got: raise VendorError(self.vendor, 'timeout', f'no free connection within {timeout:.2f} s')
         span = _Span(begun + timeout - asyncio.get_running_loop().time(), sent)
         all_headers = {'Accept': 'application/json', 'Accept-Encoding': 'identity', **self._headers, **(headers or {})}
-        task = home.start(span, lambda: _exchange(self, home.client, method, path, body, all_headers, timeout))
+        task = home.start(span, lambda: _exchange(self, home.client, method, path, body=body, headers=all_headers, timeout=timeout))
         try: result = await asyncio.shield(task)
         except asyncio.CancelledError:
             span.hurry()

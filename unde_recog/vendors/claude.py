@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import base64
 from PIL import Image
 from ..media.faces import face_blur
-from ..resilience import spend
+from ..resilience import add_cost
 from ..settings import Settings, mask_url
 from .calls import Guard, Kind, Limiter, VendorError, call, kind_of_status, retry_after
 from .council import Council, Judgement, PhotoJudge, Slots, photo_bytes, price
@@ -50,7 +50,7 @@ def image_block(data: bytes) -> dict[str, Any]:
 
 def text_block(words: str) -> dict[str, Any]: return {'type': 'text', 'text': words}
 
-def request_of(model: str, prompt: str, crop: bytes, photo: bytes, most_tokens: int = 1024) -> dict[str, Any]:
+def request_of(model: str, prompt: str, crop: bytes, photo: bytes, *, most_tokens: int = 1024) -> dict[str, Any]:
     "Arguments of `messages.create`."
     content = [text_block('street photo:'), image_block(crop), text_block('catalogue photo:'), image_block(photo), text_block('Call verdict once.')]
     return {'model': model, 'max_tokens': most_tokens, 'system': prompt, 'tools': [TOOL], 'messages': [{'role': 'user', 'content': content}], **least_thinking(model)}
@@ -107,7 +107,7 @@ class Claude:
                 return read_call(message)
             except VendorError: raise
             except Exception as e: failure = claude_error(e, left)
-            finally: spend('claude:rerank', **tokens)
+            finally: add_cost('claude:rerank', **tokens)
             raise failure  # out here it drags no context of the SDK's along
         async with self.slots.hold('claude', timeout) as left: return await call('claude', attempt, timeout=left, guard=self.guard)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 from ..contracts import Candidate, Match
 from ..media.faces import face_blur
-from ..resilience import spend
+from ..resilience import add_cost
 from ..settings import Settings, mask_url
 from .calls import Guard, Kind, Limiter, VendorError, call, kind_of_status, retry_after
 from .council import Cache, Judgement, PhotoJudge, Slots, clean, content_key, photo_bytes, price, read_prompt, recall, remember
@@ -109,7 +109,7 @@ class Gemini:
                 return read_answer(response)
             except VendorError: raise
             except Exception as e: failure = gemini_error(e, left)
-            finally: spend(f'gemini:{operation}', **tokens)
+            finally: add_cost(f'gemini:{operation}', **tokens)
             raise failure  # out here it drags no context of the SDK's along
         async with self.slots.hold('gemini', timeout) as left: return await call('gemini', attempt, timeout=left, guard=self.guard)
 

@@ -31,7 +31,7 @@ def with_ximilar(parts: Any, settings: Settings, cache: PaidAnswers) -> Any:
 
 # %% ../../nbs/128_vendors.parts.ipynb #ae72f3cf
 def photo_loader(settings: Settings, storage: 'Storage | None') -> Callable[[str], 'Image.Image | None']:
-    "Catalogue photos by address, small; None for one that cannot be read."
+    "CatalogueReader photos by address, small; None for one that cannot be read."
     def load(url: str) -> 'Image.Image | None':
         try: return load_image(url, storage=storage, at_least=384, timeout=3, allow_private=settings.ALLOW_PRIVATE_URLS)
         except ImageError: return None

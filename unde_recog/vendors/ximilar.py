@@ -26,12 +26,12 @@ from ..contracts import CATEGORIES, Box, Candidate, Item, SkuKey, canonical_bran
 from ..detect import cut
 from ..media.faces import face_blur, unchanged
 from ..media.images import shrink, to_jpeg
-from ..resilience import spend
+from ..resilience import add_cost
 from ..settings import Settings
 from .calls import Guard, Http, Reply, VendorError, call, kind_of_status
 
 # %% ../../nbs/121_vendors.ximilar.ipynb #895e678e
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Terms:
     "The vendor's prices (credits a record) and words, and our numbers for using it."
     as_of: date
@@ -51,7 +51,7 @@ def load_terms(path: 'Path | None' = None) -> Terms:
         if raw['score']['map'] != 'exp': raise ValueError(f"score map {raw['score']['map']!r}: there is 'exp'")
         if wrong := {str(c) for c in raw['categories'].values() if c} - set(CATEGORIES): raise ValueError(f'{sorted(wrong)} are no categories')
         if any(not isinstance(p, int) or p < 0 for p in raw['prices'].values()): raise ValueError('a price is a whole number of credits')
-        terms = Terms(date.fromisoformat(raw['as_of']), raw['prices'], float(raw['score']['k']), raw['longest'], int(raw['jpeg_quality']), raw['categories'], raw['tags'])
+        terms = Terms(as_of=date.fromisoformat(raw['as_of']), prices=raw['prices'], k=float(raw['score']['k']), longest=raw['longest'], jpeg_quality=int(raw['jpeg_quality']), categories=raw['categories'], tags=raw['tags'])
         if not 0 < terms.k < math.inf: raise ValueError('score.k must be positive')
     except (OSError, KeyError, TypeError, ValueError) as e: raise ValueError(f'{file.name}: {type(e).__name__}: {e}') from None
     return terms
@@ -210,7 +210,7 @@ class Caller:
         def billed() -> None:
             credits = records*self.terms.prices[operation]
             self.ledger.add(operation, records, credits)
-            spend(f'{VENDOR}:{operation}', credits=credits)
+            add_cost(f'{VENDOR}:{operation}', credits=credits)
         async def attempt(left: float) -> R:
             return read(check_reply(await self.http.request(method, path, body=body, headers=headers, timeout=left, sent=billed), needs_status=needs_status))
         return await call(VENDOR, attempt, timeout=timeout, guard=self.guard)
@@ -376,7 +376,7 @@ class XimilarDetector:
 
 def cut_or_none(photo: Image.Image, box: Sequence[float], f: Found) -> 'Item | None':
     "The item, or None for a box that lies outside the photo."
-    try: return cut(photo, box, f.category, f.confidence, f.label)
+    try: return cut(photo, box, f.category, f.confidence, label=f.label)
     except ValueError: return None
 
 # %% ../../nbs/121_vendors.ximilar.ipynb #5ddf2fd4
@@ -390,7 +390,7 @@ def candidates(hits: Iterable[tuple[Mapping[str, Any], float]], terms: Terms, br
         except ValueError: raise VendorError(VENDOR, 'bad_answer', 'a record whose brand is no name') from None
         if (brands is None or key.brand in brands) and distance < best.get(key, math.inf): best[key] = distance
     ranked = sorted(best.items(), key=lambda kd: (kd[1], kd[0]))
-    return [Candidate(key, s, ximilar=s, metadata={'ximilar_distance': d}) for key, d in ranked for s in [score(d, terms.k)]]
+    return [Candidate(key=key, score=s, ximilar=s, metadata={'ximilar_distance': d}) for key, d in ranked for s in [score(d, terms.k)]]
 
 class XimilarRetriever:
     "The booster: visual search in the vendor's collection; scores 0–100. Raises `VendorError`."

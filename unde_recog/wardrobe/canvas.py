@@ -86,7 +86,7 @@ class Light:
     relief: float = 1.
     cool: tuple[float, float, float] = (1.05, 1., .9)
 
-@dataclass
+@dataclass(kw_only=True)
 class Canvas:
     "A picture being drawn: colours 0–1, how much is covered, and the item each pixel belongs to (0 = none)."
     width: int
@@ -155,7 +155,7 @@ def _picture_mask(image: Image.Image, corners: np.ndarray, window: tuple[int, in
     return window, np.asarray(sheet, np.float32)*np.float32(1/255)
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #83d0084b
-def _height(canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, roundness: float, wrinkle: float, seed: int):
+def _height(canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, *, roundness: float, wrinkle: float, seed: int):
     "Coarse height field of a panel → (field, blurred outline, step in pixels, padding in steps)."
     step = max(1., canvas.scale/230)
     sigma = max(.7, roundness*canvas.scale/step)
@@ -181,9 +181,9 @@ def _wrinkles(size: tuple[int, int], seed: int) -> np.ndarray:
     return tile[np.ix_((np.arange(size[1]) + at[0]) % 160, (np.arange(size[0]) + at[1]) % 160)]
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #14be9e29
-def _lit(canvas: Canvas, outlines, folds, window, roundness: float, depth: float, gloss: float, wrinkle: float, seed: int):
+def _lit(canvas: Canvas, outlines, folds, window, *, roundness: float, depth: float, gloss: float, wrinkle: float, seed: int):
     "Shading of a panel → (factor, gloss) as [h, w] floats of the window; the factor is 1 where cloth faces the viewer."
-    field_, body, step, pad = _height(canvas, outlines, folds, window, roundness, wrinkle, seed)
+    field_, body, step, pad = _height(canvas, outlines, folds, window, roundness=roundness, wrinkle=wrinkle, seed=seed)
     gy, gx = np.gradient(field_)
     slope = -(gx*canvas.light.towards[0] + gy*canvas.light.towards[1])*(230/canvas.scale*step)   # as if drawn at the same size
     slope = np.tanh(slope*3.2*depth*canvas.light.relief)
@@ -196,7 +196,7 @@ def _lit(canvas: Canvas, outlines, folds, window, roundness: float, depth: float
     return grown[0], (grown[1] if gloss else None), slope
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #70f606e4
-def _laid(canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], turn: float) -> np.ndarray:
+def _laid(canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], *, turn: float) -> np.ndarray:
     "The cloth's colours in a window, its tile starting at `anchor` (figures) and turned by `turn` degrees. → float32 [h, w, 3]."
     tile, ratio = cloth.tile(canvas.scale)
     n, (x0, y0, x1, y1) = len(tile), window
@@ -242,8 +242,8 @@ def paint(canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds
     x0, y0, x1, y1 = window
     mask = _mask(shapes, window, canvas.samples)
     gloss = cloth.surface.gloss
-    factor, shine, _ = _lit(canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window, roundness, depth*(1 + .5*gloss), gloss, wrinkle, seed)
-    colour = _laid(canvas, cloth, window, anchor, turn)
+    factor, shine, _ = _lit(canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window, roundness=roundness, depth=depth*(1 + .5*gloss), gloss=gloss, wrinkle=wrinkle, seed=seed)
+    colour = _laid(canvas, cloth, window, anchor, turn=turn)
     for mark in marks: _lay_mark(canvas, colour, mark, window)
     dim = (factor*np.float32(bright) - 1)[..., None]*np.asarray(canvas.light.cool, np.float32) + 1
     colour *= np.float32(1/255)*dim

@@ -19,7 +19,7 @@ from .upper import WORDS, buttons, zipper
 # %% ../../nbs/108_wardrobe.carry.ipynb #8952e736
 Place = Callable[[np.ndarray], np.ndarray]
 
-def placed(x: float, y: float, wide: float, tall: float | None = None, turn: float = 0.) -> Place:
+def placed(x: float, y: float, wide: float, tall: float | None = None, *, turn: float = 0.) -> Place:
     "Own coordinates → figures: stretched by `wide` (negative mirrors) and `tall`, turned by degrees, moved to (x, y)."
     tall, a = abs(wide) if tall is None else tall, np.radians(turn)
     matrix = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
@@ -75,11 +75,11 @@ def _shoe_lines(g: Garment, P: Place, unit: float) -> list[Mark]:
         if g.has('zip'): out += zipper(line((.17, -.16), (.18, -.45), (.17, -.72 if c != 'knee_boots' else -1.6)), width=unit*.02, pull=False)
         if g.has('laces'): out += laces(8, (.365, -.78), (.50, -.335), .07) + [stitch(line((.02, -.115), (.5, -.115), (.99, -.105)), colour='#d8b23a', alpha=.95, width=w*1.2)]
     if c == 'loafers': out += [seam(line((.54, -.31), (.74, -.155), (.93, -.135)), alpha=.5, width=w*1.3), Mark([P(curve([(.44, -.31, 1), (.56, -.32, 1), (.60, -.14), (.55, -.08, 1), (.40, -.10, 1)]))], '#0d0d0f', .22), Mark([P(limb([(.50, -.255), (.575, -.235)], [.016, .016], round_start=True, round_end=True))], '#d0aa58' if not g.has('tassel') else g.trim)]
-    if g.has('bow'): out += [Mark([P(ellipse(.70, -.17, .045, .026, 24)), P(ellipse(.79, -.155, .045, .026, -24)), P(ellipse(.745, -.16, .016))], shade(g.cloth.colours[0], -.09))]
+    if g.has('bow'): out += [Mark([P(ellipse(.70, -.17, .045, .026, turn=24)), P(ellipse(.79, -.155, .045, .026, turn=-24)), P(ellipse(.745, -.16, .016))], shade(g.cloth.colours[0], -.09))]
     return out
 
 # %% ../../nbs/108_wardrobe.carry.ipynb #c8c47ac8
-def draw_shoe(canvas: Canvas, g: Garment, place: Place, unit: float, foot: str | None = None) -> None:
+def draw_shoe(canvas: Canvas, g: Garment, place: Place, unit: float, *, foot: str | None = None) -> None:
     "One shoe in profile; `unit` = its length in figures; `foot` = the skin where it shows (figures only)."
     if g.cut not in _UPPERS: raise ValueError(f'shoe cut {g.cut!r} is unknown: choose one of {", ".join(_UPPERS)}')
     sole, colour = _sole(g)
@@ -91,7 +91,7 @@ def draw_shoe(canvas: Canvas, g: Garment, place: Place, unit: float, foot: str |
         paint(canvas, [P(skin)], Cloth('jersey', (foot,)), roundness=unit*.06, shadow=.1, wrinkle=0)
     if g.cut in ('ankle_boots', 'combat_boots', 'knee_boots', 'loafers', 'sneakers', 'runners', 'high_tops', 'ballet_flats') and not foot:   # the inside of an empty shoe
         top = min(p[1] for p in _UPPERS[g.cut])
-        inner = {'loafers': ellipse(.27, -.30, .21, .035), 'ballet_flats': ellipse(.4, -.19, .34, .045, 8)}.get(g.cut, ellipse(.2, top + .02, .155, .045))
+        inner = {'loafers': ellipse(.27, -.30, .21, .035), 'ballet_flats': ellipse(.4, -.19, .34, .045, turn=8)}.get(g.cut, ellipse(.2, top + .02, .155, .045))
         paint(canvas, [P(inner)], g.inner, bright=.5, roundness=unit*.05, shadow=0, wrinkle=0)
     if g.cut == 'sandals':
         paint(canvas, [P(s) for s in sole], Cloth('leather', (colour,)), roundness=unit*.03, shadow=.2, wrinkle=0)
@@ -170,7 +170,7 @@ def _bag_marks(g: Garment, P: Place, unit: float, back: bool) -> list[Mark]:
     return out
 
 # %% ../../nbs/108_wardrobe.carry.ipynb #6113a684
-def draw_bag(canvas: Canvas, g: Garment, place: Place, unit: float, back: bool = False, worn: bool = False) -> None:
+def draw_bag(canvas: Canvas, g: Garment, place: Place, unit: float, *, back: bool = False, worn: bool = False) -> None:
     "A bag; `unit` = its width in figures; `worn`: its long strap is drawn by the figure."
     P, h, seed = place, g.ease, g.seed % 997
     metal = '#d0aa58' if g.seed % 2 else '#c4c4c8'

@@ -167,9 +167,9 @@ def _floral(n: int, seed: int) -> np.ndarray:
         size, turn = draw.uniform(.6, 1.1)*.3/count**.5, draw.uniform(0, 360)
         for k in range(petal_count):
             a = math.radians(turn + 360*k/petal_count)
-            petals.append(ellipse(x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size, .34*size, turn + 360*k/petal_count, 14))
+            petals.append(ellipse(x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size, .34*size, turn=turn + 360*k/petal_count, points=14))
         hearts.append(ellipse(x, y, .27*size, points=12))
-        for a in draw.uniform(0, 2*math.pi, 2): leaves.append(ellipse(x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size, .17*size, math.degrees(a), 12))
+        for a in draw.uniform(0, 2*math.pi, 2): leaves.append(ellipse(x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size, .17*size, turn=math.degrees(a), points=12))
     return np.stack([_stamp(n, petals), _stamp(n, leaves), _stamp(n, hearts)])
 
 # %% ../../nbs/101_wardrobe.fabric.ipynb #af75c008
@@ -177,8 +177,8 @@ def _leopard(n: int, seed: int) -> np.ndarray:
     draw, rings, inner = chance('leopard', seed), [], []
     for x, y in _scatter(draw, 64, .28):
         r, turn = draw.uniform(.032, .05), draw.uniform(0, 360)
-        for a in turn + np.array([0, 110, 225]): rings.append(ellipse(x + r*.8*math.cos(math.radians(a)), y + r*.7*math.sin(math.radians(a)), r*.5, r*.32, a + 90, 10))
-        inner.append(ellipse(x, y, r*.8, r*.65, turn, 12))
+        for a in turn + np.array([0, 110, 225]): rings.append(ellipse(x + r*.8*math.cos(math.radians(a)), y + r*.7*math.sin(math.radians(a)), r*.5, r*.32, turn=a + 90, points=10))
+        inner.append(ellipse(x, y, r*.8, r*.65, turn=turn, points=12))
     return np.stack([_stamp(n, rings), .55*_stamp(n, inner)*(1 - _stamp(n, rings))])
 
 def _geometric(n: int, seed: int) -> np.ndarray:

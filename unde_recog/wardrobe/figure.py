@@ -22,7 +22,7 @@ SKINS = ('#f3d3bf', '#eac0a2', '#dba883', '#c68b63', '#a56b45', '#7d4c30', '#5a3
 HAIRS = ('#1b1614', '#2e2019', '#4a3020', '#6f4a2c', '#9a6b3c', '#c79a5b', '#8c3f22', '#8d8a86')
 HAIR_STYLES = ('bob', 'long', 'bun', 'ponytail', 'curly', 'waves', 'short', 'crop', 'afro')
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Body:
     "A person's build (half-widths in figures), skin and hair."
     shoulder: float = .094
@@ -47,8 +47,8 @@ def random_body(draw: np.random.Generator, gender: str = 'women') -> Body:
     wide = 1 + .055*build
     base = (.106, .086, .074, .080) if man else (.093, .078, .060, .084)
     styles, chances = (HAIR_STYLES, (.02, .02, .04, .02, .12, 0, .4, .3, .08)) if man else (HAIR_STYLES, (.2, .2, .14, .13, .1, .13, .03, .02, .05))
-    return Body(base[0]*(1 + .02*build), base[1]*wide, base[2]*(1 + .08*build), base[3]*wide, 1 + .06*build + (.1 if man else 0), SKINS[draw.integers(len(SKINS))],
-                HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))], str(draw.choice(styles, p=chances)), int(draw.integers(1 << 30)))
+    return Body(shoulder=base[0]*(1 + .02*build), bust=base[1]*wide, waist=base[2]*(1 + .08*build), hip=base[3]*wide, limb=1 + .06*build + (.1 if man else 0), skin=SKINS[draw.integers(len(SKINS))],
+                hair=HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))], hair_style=str(draw.choice(styles, p=chances)), seed=int(draw.integers(1 << 30)))
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #ac392d8d
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def along(points: Sequence[np.ndarray], start: float, end: float, count: int = 5
 # %% ../../nbs/103_wardrobe.figure.ipynb #d970e696
 def skin_cloth(body: Body) -> Cloth: return Cloth('jersey', (body.skin,))
 
-def draw_arm(canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, covered: float = 0.) -> None:
+def draw_arm(canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, *, covered: float = 0.) -> None:
     "One arm with its hand, without the share of it that a sleeve covers."
     shoulder, elbow, wrist = points
     m, start = body.limb, max(0., covered - .16)
@@ -194,7 +194,7 @@ def _cap(side: float = .0455, low: float = .062, part: float = .012, fringe: flo
     "Hair over the skull with a parting; the fringe falls to height `fringe`."
     return curve([(-side, low, 1), (-side - .001, .035), (-.034, .004), (0, -.009), (.034, .004), (side + .001, .035), (side, low, 1), (.0385, .045), (.030, fringe), (part, fringe - .008, 1), (-.018, fringe + .002), (-.036, .043)])
 
-def _curls(rx: float, top: float, low: float, bumps: int, size: float) -> np.ndarray:
+def _curls(rx: float, top: float, low: float, bumps: int, *, size: float) -> np.ndarray:
     t = np.linspace(0, 2*np.pi, bumps*8, endpoint=False)
     r = 1 + size*np.abs(np.sin(bumps*t/2))
     return np.stack([rx*np.sin(t)*r, (top + low)/2 - (low - top)/2*np.cos(t)*r], 1)
@@ -215,8 +215,8 @@ def _hair_shapes(style: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         'waves': ([_cap(.048, .07, .016), *locks(.165, .013)], [_long(.062, .195, .004)]),
         'bun': ([_cap(.0445, .066, 0, .026)], [ellipse(0, -.020, .023, .019)]),
         'ponytail': ([_cap(.0445, .066, .014, .027)], [curve([(.01, -.004), (.05, .01), (.062, .06), (.055, .12), (.046, .155, 1), (.042, .11), (.04, .05)])]),
-        'curly': ([_curls(.049, -.018, .040, 11, .14)], [_curls(.058, -.02, .125, 15, .1)]),
-        'afro': ([_curls(.05, -.035, .032, 13, .1)], [_curls(.072, -.052, .105, 21, .05)]),
+        'curly': ([_curls(.049, -.018, .040, 11, size=.14)], [_curls(.058, -.02, .125, 15, size=.1)]),
+        'afro': ([_curls(.05, -.035, .032, 13, size=.1)], [_curls(.072, -.052, .105, 21, size=.05)]),
     }
     if style not in table: raise ValueError(f'hair style {style!r} is unknown: choose one of {", ".join(table)}')
     return table[style]

@@ -24,7 +24,7 @@ NECKS = {   # half-width at the shoulder, depth in front
     'hood': (.038, .188), 'band': (.036, .178), 'high': (.036, .172), 'lapel': (.036, .30), 'deep': (.038, .30), 'wrap': (.042, .30),
 }
 
-@dataclass
+@dataclass(kw_only=True)
 class Fitting:
     "A garment on a body in a pose, from the front or the back."
     canvas: Canvas
@@ -125,9 +125,9 @@ def trunk_folds(f: Fitting) -> list[Fold]:
             folds.append(Fold(f.bend(curve([(x*.9, .33), (x, .4), (x*1.06, min(y - .01, .47))], closed=False)), .016, -.45*strength))
         else:
             for k in range(2): folds.append(Fold(f.bend(curve([(side*float(f.half(.37))*.97, .36 + .02*k), (side*.02, .372 + .018*k)], closed=False)), .008, .4*strength))
-    return folds + skirt_folds(f, .385, y, g.flare + .5*max(0, g.length - .56)*(g.ease < .02), strength)
+    return folds + skirt_folds(f, .385, y, g.flare + .5*max(0, g.length - .56)*(g.ease < .02), strength=strength)
 
-def skirt_folds(f: Fitting, top: float, hem: float, fullness: float, strength: float) -> list[Fold]:
+def skirt_folds(f: Fitting, top: float, hem: float, fullness: float, *, strength: float) -> list[Fold]:
     "Vertical folds that widen towards the hem."
     if hem - top < .12 or fullness < .03: return []
     count, folds = int(np.clip(4 + fullness*22, 4, 16)), []

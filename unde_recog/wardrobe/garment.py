@@ -16,7 +16,7 @@ from .fabric import PATTERNS, Cloth
 from .palette import COLOUR, COLOURS, chance, companions, shade
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #5bcfe6ad
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Garment:
     "One garment, complete enough to draw."
     category: str
@@ -42,7 +42,7 @@ class Garment:
     def rib(self) -> Cloth: return Cloth('rib', (self.trim,))
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #5c5eda87
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     "The family a garment is drawn from. Strings are lists of words, pairs are ranges."
     category: str
@@ -61,101 +61,101 @@ class Cut:
     tags: str = 'casual everyday all-season'
 
 TOPS = {
-    't_shirt': Cut('top', 'T-shirt', 'jersey', 'plain plain breton logo graphic graphic stripes', (.455, .5), (.007, .02), (0, .05), '.3 .34 .38', 'crew crew v scoop', maybe='pocket'),
-    'oversized_tee': Cut('top', 'T-shirt', 'jersey', 'plain graphic logo blocks', (.5, .54), (.026, .034), sleeve='.44 .48', maybe='pocket', tags='streetwear everyday summer'),
-    'crop_top': Cut('top', 'crop top', 'rib jersey', 'plain breton dots', (.335, .36), (.003, .006), sleeve='0 .22 .3', neck='square scoop crew', tags='casual party summer'),
-    'tank': Cut('top', 'tank top', 'rib jersey', 'plain plain breton', (.44, .48), (.004, .01), neck='scoop square v', tags='sporty everyday summer'),
-    'cami': Cut('top', 'camisole', 'satin', 'plain floral dots', (.43, .47), (.008, .014), (.05, .15), neck='v square', extras='straps', tags='elegant party summer'),
-    'blouse': Cut('top', 'blouse', 'satin poplin', 'plain floral floral dots leopard', (.45, .49), (.014, .022), (.05, .12), '.95 .7', 'v tie shirt', 'buttons', 'gathered', 'puff', tags='elegant office spring'),
-    'shirt': Cut('top', 'shirt', 'poplin linen', 'plain plain stripes pinstripe gingham', (.5, .545), (.012, .03), sleeve='.97 .97 .4', neck='shirt', closure='buttons', extras='cuff tail', maybe='pocket', tags='classic office all-season'),
-    'flannel': Cut('top', 'flannel shirt', 'wool twill', 'plaid plaid gingham plain', (.5, .54), (.02, .03), sleeve='.97', neck='shirt', closure='buttons', extras='cuff tail', maybe='pockets', tags='casual weekend autumn'),
-    'polo': Cut('top', 'polo shirt', 'jersey rib', 'plain plain blocks breton', (.47, .5), (.008, .014), sleeve='.36', neck='polo', extras='rib', tags='smart-casual weekend summer'),
-    'sweater': Cut('top', 'sweater', 'knit cable knit wool', 'plain plain breton blocks geometric', (.46, .51), (.014, .032), sleeve='.98', neck='crew crew v boat', extras='rib', tags='casual everyday winter'),
-    'turtleneck': Cut('top', 'turtleneck', 'rib knit cable', 'plain', (.46, .5), (.004, .02), sleeve='.98', neck='turtle', extras='rib', tags='classic office winter'),
-    'hoodie': Cut('top', 'hoodie', 'fleece jersey', 'plain plain logo graphic blocks', (.49, .525), (.022, .032), sleeve='.98', neck='hood', extras='rib hood kangaroo', maybe='zip', tags='streetwear everyday autumn'),
-    'sweatshirt': Cut('top', 'sweatshirt', 'fleece jersey', 'plain logo graphic blocks', (.47, .51), (.018, .03), sleeve='.98', extras='rib', tags='sporty everyday autumn'),
+    't_shirt': Cut(category='top', noun='T-shirt', weave='jersey', pattern='plain plain breton logo graphic graphic stripes', length=(.455, .5), ease=(.007, .02), flare=(0, .05), sleeve='.3 .34 .38', neck='crew crew v scoop', maybe='pocket'),
+    'oversized_tee': Cut(category='top', noun='T-shirt', weave='jersey', pattern='plain graphic logo blocks', length=(.5, .54), ease=(.026, .034), sleeve='.44 .48', maybe='pocket', tags='streetwear everyday summer'),
+    'crop_top': Cut(category='top', noun='crop top', weave='rib jersey', pattern='plain breton dots', length=(.335, .36), ease=(.003, .006), sleeve='0 .22 .3', neck='square scoop crew', tags='casual party summer'),
+    'tank': Cut(category='top', noun='tank top', weave='rib jersey', pattern='plain plain breton', length=(.44, .48), ease=(.004, .01), neck='scoop square v', tags='sporty everyday summer'),
+    'cami': Cut(category='top', noun='camisole', weave='satin', pattern='plain floral dots', length=(.43, .47), ease=(.008, .014), flare=(.05, .15), neck='v square', extras='straps', tags='elegant party summer'),
+    'blouse': Cut(category='top', noun='blouse', weave='satin poplin', pattern='plain floral floral dots leopard', length=(.45, .49), ease=(.014, .022), flare=(.05, .12), sleeve='.95 .7', neck='v tie shirt', closure='buttons', extras='gathered', maybe='puff', tags='elegant office spring'),
+    'shirt': Cut(category='top', noun='shirt', weave='poplin linen', pattern='plain plain stripes pinstripe gingham', length=(.5, .545), ease=(.012, .03), sleeve='.97 .97 .4', neck='shirt', closure='buttons', extras='cuff tail', maybe='pocket', tags='classic office all-season'),
+    'flannel': Cut(category='top', noun='flannel shirt', weave='wool twill', pattern='plaid plaid gingham plain', length=(.5, .54), ease=(.02, .03), sleeve='.97', neck='shirt', closure='buttons', extras='cuff tail', maybe='pockets', tags='casual weekend autumn'),
+    'polo': Cut(category='top', noun='polo shirt', weave='jersey rib', pattern='plain plain blocks breton', length=(.47, .5), ease=(.008, .014), sleeve='.36', neck='polo', extras='rib', tags='smart-casual weekend summer'),
+    'sweater': Cut(category='top', noun='sweater', weave='knit cable knit wool', pattern='plain plain breton blocks geometric', length=(.46, .51), ease=(.014, .032), sleeve='.98', neck='crew crew v boat', extras='rib', tags='casual everyday winter'),
+    'turtleneck': Cut(category='top', noun='turtleneck', weave='rib knit cable', pattern='plain', length=(.46, .5), ease=(.004, .02), sleeve='.98', neck='turtle', extras='rib', tags='classic office winter'),
+    'hoodie': Cut(category='top', noun='hoodie', weave='fleece jersey', pattern='plain plain logo graphic blocks', length=(.49, .525), ease=(.022, .032), sleeve='.98', neck='hood', extras='rib hood kangaroo', maybe='zip', tags='streetwear everyday autumn'),
+    'sweatshirt': Cut(category='top', noun='sweatshirt', weave='fleece jersey', pattern='plain logo graphic blocks', length=(.47, .51), ease=(.018, .03), sleeve='.98', extras='rib', tags='sporty everyday autumn'),
 }
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #11fe5b4a
 _EARTH = 'black,camel brown,navy,charcoal grey,sand beige,olive khaki,chocolate brown,ecru white,burgundy red,forest green,tobacco brown'
 OUTERWEAR = {
-    'bomber': Cut('outerwear', 'bomber jacket', 'nylon satin', 'plain plain blocks', (.47, .49), (.026, .034), sleeve='1', neck='band', closure='zip', extras='rib', maybe='pockets', tags='streetwear everyday spring'),
-    'biker': Cut('outerwear', 'biker jacket', 'leather', 'plain', (.43, .46), (.014, .02), sleeve='1', neck='lapel', closure='asym', extras='pockets', palette='black,black,chocolate brown,burgundy red,tobacco brown', tags='edgy party autumn'),
-    'denim_jacket': Cut('outerwear', 'denim jacket', 'denim', 'plain', (.45, .48), (.018, .026), sleeve='1', neck='shirt', closure='buttons', extras='cuff yoke pockets', palette='indigo blue,dusty blue,sky blue,black,ecru white', tags='casual weekend spring'),
-    'blazer': Cut('outerwear', 'blazer', 'wool twill linen', 'plain plain pinstripe plaid houndstooth', (.51, .56), (.016, .028), sleeve='.99', neck='lapel', closure='single', extras='flaps', palette=_EARTH, tags='classic office all-season'),
-    'double_blazer': Cut('outerwear', 'double-breasted blazer', 'wool twill', 'plain plaid pinstripe houndstooth', (.53, .57), (.02, .03), sleeve='.99', neck='lapel', closure='double', extras='flaps', palette=_EARTH, tags='elegant office autumn'),
-    'coat': Cut('outerwear', 'wool coat', 'wool tweed', 'plain plain plain plaid houndstooth', (.68, .8), (.026, .036), (.02, .08), '1', 'lapel', 'single double', 'flaps', palette=_EARTH, tags='classic office winter'),
-    'trench': Cut('outerwear', 'trench coat', 'twill poplin', 'plain', (.66, .76), (.022, .03), (.06, .14), '1', 'lapel', 'double', 'belt yoke', palette='sand beige,camel brown,black,olive khaki,navy,cream beige', tags='classic office spring'),
-    'puffer': Cut('outerwear', 'puffer jacket', 'nylon', 'plain plain blocks', (.48, .53), (.036, .044), sleeve='1', neck='high', closure='zip', extras='quilt', maybe='hood', tags='sporty everyday winter'),
-    'parka': Cut('outerwear', 'parka', 'twill canvas', 'plain', (.58, .64), (.03, .038), sleeve='1', neck='hood', closure='zip', extras='hood pockets drawstring', palette='olive khaki,black,navy,sand beige,washed khaki', tags='casual weekend winter'),
-    'cardigan': Cut('outerwear', 'cardigan', 'knit cable rib', 'plain plain breton blocks', (.47, .56), (.016, .028), sleeve='.98', neck='deep', closure='buttons', extras='rib', tags='casual everyday autumn'),
-    'gilet': Cut('outerwear', 'quilted gilet', 'nylon', 'plain', (.47, .5), (.024, .03), neck='high', closure='zip', extras='quilt', tags='casual weekend autumn'),
+    'bomber': Cut(category='outerwear', noun='bomber jacket', weave='nylon satin', pattern='plain plain blocks', length=(.47, .49), ease=(.026, .034), sleeve='1', neck='band', closure='zip', extras='rib', maybe='pockets', tags='streetwear everyday spring'),
+    'biker': Cut(category='outerwear', noun='biker jacket', weave='leather', pattern='plain', length=(.43, .46), ease=(.014, .02), sleeve='1', neck='lapel', closure='asym', extras='pockets', palette='black,black,chocolate brown,burgundy red,tobacco brown', tags='edgy party autumn'),
+    'denim_jacket': Cut(category='outerwear', noun='denim jacket', weave='denim', pattern='plain', length=(.45, .48), ease=(.018, .026), sleeve='1', neck='shirt', closure='buttons', extras='cuff yoke pockets', palette='indigo blue,dusty blue,sky blue,black,ecru white', tags='casual weekend spring'),
+    'blazer': Cut(category='outerwear', noun='blazer', weave='wool twill linen', pattern='plain plain pinstripe plaid houndstooth', length=(.51, .56), ease=(.016, .028), sleeve='.99', neck='lapel', closure='single', extras='flaps', palette=_EARTH, tags='classic office all-season'),
+    'double_blazer': Cut(category='outerwear', noun='double-breasted blazer', weave='wool twill', pattern='plain plaid pinstripe houndstooth', length=(.53, .57), ease=(.02, .03), sleeve='.99', neck='lapel', closure='double', extras='flaps', palette=_EARTH, tags='elegant office autumn'),
+    'coat': Cut(category='outerwear', noun='wool coat', weave='wool tweed', pattern='plain plain plain plaid houndstooth', length=(.68, .8), ease=(.026, .036), flare=(.02, .08), sleeve='1', neck='lapel', closure='single double', extras='flaps', palette=_EARTH, tags='classic office winter'),
+    'trench': Cut(category='outerwear', noun='trench coat', weave='twill poplin', pattern='plain', length=(.66, .76), ease=(.022, .03), flare=(.06, .14), sleeve='1', neck='lapel', closure='double', extras='belt yoke', palette='sand beige,camel brown,black,olive khaki,navy,cream beige', tags='classic office spring'),
+    'puffer': Cut(category='outerwear', noun='puffer jacket', weave='nylon', pattern='plain plain blocks', length=(.48, .53), ease=(.036, .044), sleeve='1', neck='high', closure='zip', extras='quilt', maybe='hood', tags='sporty everyday winter'),
+    'parka': Cut(category='outerwear', noun='parka', weave='twill canvas', pattern='plain', length=(.58, .64), ease=(.03, .038), sleeve='1', neck='hood', closure='zip', extras='hood pockets drawstring', palette='olive khaki,black,navy,sand beige,washed khaki', tags='casual weekend winter'),
+    'cardigan': Cut(category='outerwear', noun='cardigan', weave='knit cable rib', pattern='plain plain breton blocks', length=(.47, .56), ease=(.016, .028), sleeve='.98', neck='deep', closure='buttons', extras='rib', tags='casual everyday autumn'),
+    'gilet': Cut(category='outerwear', noun='quilted gilet', weave='nylon', pattern='plain', length=(.47, .5), ease=(.024, .03), neck='high', closure='zip', extras='quilt', tags='casual weekend autumn'),
 }
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #298ee43c
 _PRINTS = 'plain floral floral dots leopard geometric'
 DRESSES = {
-    'slip_dress': Cut('dress', 'slip dress', 'satin', 'plain plain floral leopard', (.66, .86), (.006, .01), (.08, .16), neck='v', extras='straps', tags='elegant party summer'),
-    'shirt_dress': Cut('dress', 'shirt dress', 'poplin linen', 'plain stripes gingham', (.62, .76), (.014, .022), (.1, .2), '.97 .45', 'shirt', 'buttons', 'belt cuff', tags='classic office spring'),
-    'skater_dress': Cut('dress', 'skater dress', 'jersey twill', _PRINTS, (.6, .66), (.004, .008), (.5, .75), '0 .3', 'scoop square crew', extras='waist', tags='feminine party summer'),
-    'wrap_dress': Cut('dress', 'wrap dress', 'satin poplin', _PRINTS, (.66, .8), (.008, .012), (.25, .4), '.7 .97 .4', 'wrap', extras='waist belt', maybe='puff', tags='feminine wedding spring'),
-    'maxi_dress': Cut('dress', 'maxi dress', 'linen satin poplin', _PRINTS, (.86, .92), (.01, .016), (.25, .4), '0 .3', 'square v scoop', extras='waist', maybe='tiers', tags='boho holiday summer'),
-    'bodycon': Cut('dress', 'bodycon dress', 'rib knit', 'plain plain breton', (.58, .72), (.002, .004), sleeve='0 .98 .34', neck='crew square turtle', tags='minimal party autumn'),
-    'knit_dress': Cut('dress', 'knitted dress', 'knit cable', 'plain breton', (.62, .76), (.016, .024), (0, .08), '.98', 'crew turtle boat', extras='rib', tags='casual everyday winter'),
-    'tunic': Cut('dress', 'mini dress', 'linen poplin', 'plain floral stripes', (.57, .62), (.02, .028), (.12, .25), '.5 .97', 'v crew', extras='gathered', maybe='puff tiers', tags='boho holiday summer'),
+    'slip_dress': Cut(category='dress', noun='slip dress', weave='satin', pattern='plain plain floral leopard', length=(.66, .86), ease=(.006, .01), flare=(.08, .16), neck='v', extras='straps', tags='elegant party summer'),
+    'shirt_dress': Cut(category='dress', noun='shirt dress', weave='poplin linen', pattern='plain stripes gingham', length=(.62, .76), ease=(.014, .022), flare=(.1, .2), sleeve='.97 .45', neck='shirt', closure='buttons', extras='belt cuff', tags='classic office spring'),
+    'skater_dress': Cut(category='dress', noun='skater dress', weave='jersey twill', pattern=_PRINTS, length=(.6, .66), ease=(.004, .008), flare=(.5, .75), sleeve='0 .3', neck='scoop square crew', extras='waist', tags='feminine party summer'),
+    'wrap_dress': Cut(category='dress', noun='wrap dress', weave='satin poplin', pattern=_PRINTS, length=(.66, .8), ease=(.008, .012), flare=(.25, .4), sleeve='.7 .97 .4', neck='wrap', extras='waist belt', maybe='puff', tags='feminine wedding spring'),
+    'maxi_dress': Cut(category='dress', noun='maxi dress', weave='linen satin poplin', pattern=_PRINTS, length=(.86, .92), ease=(.01, .016), flare=(.25, .4), sleeve='0 .3', neck='square v scoop', extras='waist', maybe='tiers', tags='boho holiday summer'),
+    'bodycon': Cut(category='dress', noun='bodycon dress', weave='rib knit', pattern='plain plain breton', length=(.58, .72), ease=(.002, .004), sleeve='0 .98 .34', neck='crew square turtle', tags='minimal party autumn'),
+    'knit_dress': Cut(category='dress', noun='knitted dress', weave='knit cable', pattern='plain breton', length=(.62, .76), ease=(.016, .024), flare=(0, .08), sleeve='.98', neck='crew turtle boat', extras='rib', tags='casual everyday winter'),
+    'tunic': Cut(category='dress', noun='mini dress', weave='linen poplin', pattern='plain floral stripes', length=(.57, .62), ease=(.02, .028), flare=(.12, .25), sleeve='.5 .97', neck='v crew', extras='gathered', maybe='puff tiers', tags='boho holiday summer'),
 }
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #b42f7bbf
 _DENIM = 'indigo blue,dusty blue,sky blue,black,charcoal grey,ecru white,navy'
 BOTTOMS = {   # length: share of the leg covered; ease: half-width of the leg at the hem; flare: of a skirt
-    'skinny_jeans': Cut('bottom', 'skinny jeans', 'denim', 'plain', (.93, .97), (.016, .018), extras='jeans slim', maybe='rips', palette=_DENIM, tags='casual everyday all-season'),
-    'straight_jeans': Cut('bottom', 'straight jeans', 'denim', 'plain', (.94, 1.02), (.028, .034), extras='jeans', maybe='rips', palette=_DENIM, tags='casual everyday all-season'),
-    'wide_jeans': Cut('bottom', 'wide-leg jeans', 'denim', 'plain', (1., 1.06), (.05, .06), extras='jeans', palette=_DENIM, tags='streetwear everyday all-season'),
-    'chinos': Cut('bottom', 'chinos', 'twill', 'plain', (.9, .98), (.023, .028), extras='slant', maybe='turnup', tags='smart-casual office spring'),
-    'tailored_trousers': Cut('bottom', 'tailored trousers', 'wool twill', 'plain pinstripe plaid houndstooth', (.96, 1.04), (.034, .044), extras='slant crease', palette=_EARTH, tags='classic office all-season'),
-    'palazzo': Cut('bottom', 'wide-leg trousers', 'linen satin', 'plain stripes floral', (1., 1.07), (.066, .08), extras='slant', maybe='belt', tags='elegant office summer'),
-    'cargo': Cut('bottom', 'cargo trousers', 'twill canvas', 'plain', (.96, 1.02), (.034, .042), extras='cargo slant', palette='olive khaki,black,sand beige,washed khaki,charcoal grey', tags='streetwear weekend autumn'),
-    'joggers': Cut('bottom', 'joggers', 'fleece jersey', 'plain melange', (.93, .97), (.022, .026), extras='ribbed drawstring', maybe='sideband', tags='sporty gym all-season'),
-    'leggings': Cut('bottom', 'leggings', 'jersey', 'plain plain blocks', (.93, .96), (.0145, .016), extras='slim', maybe='sideband', tags='sporty gym all-season'),
-    'shorts': Cut('bottom', 'shorts', 'denim twill linen', 'plain', (.17, .3), (.044, .052), extras='slant', maybe='turnup belt', tags='casual holiday summer'),
-    'mini_skirt': Cut('bottom', 'mini skirt', 'denim leather corduroy tweed', 'plain plain plaid', (.58, .61), flare=(.08, .2), extras='skirt', maybe='front_buttons', tags='feminine party autumn'),
-    'pleated_skirt': Cut('bottom', 'pleated skirt', 'satin wool twill', 'plain plaid', (.62, .82), flare=(.3, .45), extras='skirt pleats', tags='preppy office autumn'),
-    'pencil_skirt': Cut('bottom', 'pencil skirt', 'wool twill leather rib', 'plain houndstooth', (.67, .72), flare=(-.06, -.03), extras='skirt', maybe='slit', tags='classic office all-season'),
-    'midi_skirt': Cut('bottom', 'midi skirt', 'satin poplin', _PRINTS, (.74, .82), flare=(.14, .24), extras='skirt', maybe='slit', tags='elegant party spring'),
-    'tiered_skirt': Cut('bottom', 'tiered skirt', 'poplin linen', 'plain floral gingham', (.78, .9), flare=(.3, .42), extras='skirt tiers', tags='boho holiday summer'),
+    'skinny_jeans': Cut(category='bottom', noun='skinny jeans', weave='denim', pattern='plain', length=(.93, .97), ease=(.016, .018), extras='jeans slim', maybe='rips', palette=_DENIM, tags='casual everyday all-season'),
+    'straight_jeans': Cut(category='bottom', noun='straight jeans', weave='denim', pattern='plain', length=(.94, 1.02), ease=(.028, .034), extras='jeans', maybe='rips', palette=_DENIM, tags='casual everyday all-season'),
+    'wide_jeans': Cut(category='bottom', noun='wide-leg jeans', weave='denim', pattern='plain', length=(1., 1.06), ease=(.05, .06), extras='jeans', palette=_DENIM, tags='streetwear everyday all-season'),
+    'chinos': Cut(category='bottom', noun='chinos', weave='twill', pattern='plain', length=(.9, .98), ease=(.023, .028), extras='slant', maybe='turnup', tags='smart-casual office spring'),
+    'tailored_trousers': Cut(category='bottom', noun='tailored trousers', weave='wool twill', pattern='plain pinstripe plaid houndstooth', length=(.96, 1.04), ease=(.034, .044), extras='slant crease', palette=_EARTH, tags='classic office all-season'),
+    'palazzo': Cut(category='bottom', noun='wide-leg trousers', weave='linen satin', pattern='plain stripes floral', length=(1., 1.07), ease=(.066, .08), extras='slant', maybe='belt', tags='elegant office summer'),
+    'cargo': Cut(category='bottom', noun='cargo trousers', weave='twill canvas', pattern='plain', length=(.96, 1.02), ease=(.034, .042), extras='cargo slant', palette='olive khaki,black,sand beige,washed khaki,charcoal grey', tags='streetwear weekend autumn'),
+    'joggers': Cut(category='bottom', noun='joggers', weave='fleece jersey', pattern='plain melange', length=(.93, .97), ease=(.022, .026), extras='ribbed drawstring', maybe='sideband', tags='sporty gym all-season'),
+    'leggings': Cut(category='bottom', noun='leggings', weave='jersey', pattern='plain plain blocks', length=(.93, .96), ease=(.0145, .016), extras='slim', maybe='sideband', tags='sporty gym all-season'),
+    'shorts': Cut(category='bottom', noun='shorts', weave='denim twill linen', pattern='plain', length=(.17, .3), ease=(.044, .052), extras='slant', maybe='turnup belt', tags='casual holiday summer'),
+    'mini_skirt': Cut(category='bottom', noun='mini skirt', weave='denim leather corduroy tweed', pattern='plain plain plaid', length=(.58, .61), flare=(.08, .2), extras='skirt', maybe='front_buttons', tags='feminine party autumn'),
+    'pleated_skirt': Cut(category='bottom', noun='pleated skirt', weave='satin wool twill', pattern='plain plaid', length=(.62, .82), flare=(.3, .45), extras='skirt pleats', tags='preppy office autumn'),
+    'pencil_skirt': Cut(category='bottom', noun='pencil skirt', weave='wool twill leather rib', pattern='plain houndstooth', length=(.67, .72), flare=(-.06, -.03), extras='skirt', maybe='slit', tags='classic office all-season'),
+    'midi_skirt': Cut(category='bottom', noun='midi skirt', weave='satin poplin', pattern=_PRINTS, length=(.74, .82), flare=(.14, .24), extras='skirt', maybe='slit', tags='elegant party spring'),
+    'tiered_skirt': Cut(category='bottom', noun='tiered skirt', weave='poplin linen', pattern='plain floral gingham', length=(.78, .9), flare=(.3, .42), extras='skirt tiers', tags='boho holiday summer'),
 }
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #141598e9
 _SOLE = 'black,white,ecru white,tobacco brown,chocolate brown,camel brown,sand beige,burgundy red,navy'
 SHOES = {
-    'sneakers': Cut('shoes', 'sneakers', 'leather canvas suede', 'plain plain blocks', maybe='panels stripe', palette='white,white,black,ecru white,navy,forest green,light grey,sand beige,cherry red', tags='casual everyday all-season'),
-    'high_tops': Cut('shoes', 'high-top sneakers', 'canvas', 'plain', extras='toecap', palette='black,white,cherry red,navy,mustard yellow,forest green', tags='streetwear everyday all-season'),
-    'runners': Cut('shoes', 'running shoes', 'nylon', 'plain blocks', extras='chunky panels', tags='sporty gym all-season'),
-    'ankle_boots': Cut('shoes', 'ankle boots', 'leather suede', 'plain', maybe='elastic zip', palette=_SOLE, tags='classic everyday autumn'),
-    'combat_boots': Cut('shoes', 'combat boots', 'leather', 'plain', extras='lug laces', palette='black,black,chocolate brown,burgundy red', tags='edgy weekend winter'),
-    'knee_boots': Cut('shoes', 'knee-high boots', 'leather suede', 'plain', maybe='zip', palette=_SOLE, tags='elegant office winter'),
-    'pumps': Cut('shoes', 'pumps', 'leather suede satin', 'plain plain leopard', maybe='bow', tags='elegant party all-season'),
-    'loafers': Cut('shoes', 'loafers', 'leather suede', 'plain', maybe='tassel chunky', palette=_SOLE, tags='preppy office all-season'),
-    'ballet_flats': Cut('shoes', 'ballet flats', 'leather satin', 'plain leopard', extras='bow', tags='feminine everyday spring'),
-    'sandals': Cut('shoes', 'sandals', 'leather', 'plain', maybe='heel', tags='casual holiday summer'),
+    'sneakers': Cut(category='shoes', noun='sneakers', weave='leather canvas suede', pattern='plain plain blocks', maybe='panels stripe', palette='white,white,black,ecru white,navy,forest green,light grey,sand beige,cherry red', tags='casual everyday all-season'),
+    'high_tops': Cut(category='shoes', noun='high-top sneakers', weave='canvas', pattern='plain', extras='toecap', palette='black,white,cherry red,navy,mustard yellow,forest green', tags='streetwear everyday all-season'),
+    'runners': Cut(category='shoes', noun='running shoes', weave='nylon', pattern='plain blocks', extras='chunky panels', tags='sporty gym all-season'),
+    'ankle_boots': Cut(category='shoes', noun='ankle boots', weave='leather suede', pattern='plain', maybe='elastic zip', palette=_SOLE, tags='classic everyday autumn'),
+    'combat_boots': Cut(category='shoes', noun='combat boots', weave='leather', pattern='plain', extras='lug laces', palette='black,black,chocolate brown,burgundy red', tags='edgy weekend winter'),
+    'knee_boots': Cut(category='shoes', noun='knee-high boots', weave='leather suede', pattern='plain', maybe='zip', palette=_SOLE, tags='elegant office winter'),
+    'pumps': Cut(category='shoes', noun='pumps', weave='leather suede satin', pattern='plain plain leopard', maybe='bow', tags='elegant party all-season'),
+    'loafers': Cut(category='shoes', noun='loafers', weave='leather suede', pattern='plain', maybe='tassel chunky', palette=_SOLE, tags='preppy office all-season'),
+    'ballet_flats': Cut(category='shoes', noun='ballet flats', weave='leather satin', pattern='plain leopard', extras='bow', tags='feminine everyday spring'),
+    'sandals': Cut(category='shoes', noun='sandals', weave='leather', pattern='plain', maybe='heel', tags='casual holiday summer'),
 }
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #30450931
 BAGS = {
-    'tote': Cut('bag', 'tote bag', 'canvas leather', 'plain plain stripes logo', ease=(.8, .95), tags='casual everyday all-season'),
-    'shopper': Cut('bag', 'shopper', 'leather suede', 'plain', ease=(.72, .8), extras='pocket', tags='classic office all-season'),
-    'crossbody': Cut('bag', 'crossbody bag', 'leather suede', 'plain', ease=(.68, .76), extras='flap', maybe='chain', tags='casual everyday all-season'),
-    'baguette': Cut('bag', 'baguette bag', 'leather satin', 'plain plain leopard', ease=(.42, .5), extras='flap', maybe='chain', tags='trendy party all-season'),
-    'bucket': Cut('bag', 'bucket bag', 'leather suede canvas', 'plain', ease=(.95, 1.05), extras='drawstring', tags='boho weekend summer'),
-    'backpack': Cut('bag', 'backpack', 'nylon canvas leather', 'plain plain blocks', ease=(1.15, 1.25), extras='pocket', tags='sporty travel all-season'),
-    'satchel': Cut('bag', 'satchel', 'leather', 'plain', ease=(.72, .8), extras='flap buckles', palette='tobacco brown,camel brown,black,burgundy red,forest green,navy', tags='classic office autumn'),
+    'tote': Cut(category='bag', noun='tote bag', weave='canvas leather', pattern='plain plain stripes logo', ease=(.8, .95), tags='casual everyday all-season'),
+    'shopper': Cut(category='bag', noun='shopper', weave='leather suede', pattern='plain', ease=(.72, .8), extras='pocket', tags='classic office all-season'),
+    'crossbody': Cut(category='bag', noun='crossbody bag', weave='leather suede', pattern='plain', ease=(.68, .76), extras='flap', maybe='chain', tags='casual everyday all-season'),
+    'baguette': Cut(category='bag', noun='baguette bag', weave='leather satin', pattern='plain plain leopard', ease=(.42, .5), extras='flap', maybe='chain', tags='trendy party all-season'),
+    'bucket': Cut(category='bag', noun='bucket bag', weave='leather suede canvas', pattern='plain', ease=(.95, 1.05), extras='drawstring', tags='boho weekend summer'),
+    'backpack': Cut(category='bag', noun='backpack', weave='nylon canvas leather', pattern='plain plain blocks', ease=(1.15, 1.25), extras='pocket', tags='sporty travel all-season'),
+    'satchel': Cut(category='bag', noun='satchel', weave='leather', pattern='plain', ease=(.72, .8), extras='flap buckles', palette='tobacco brown,camel brown,black,burgundy red,forest green,navy', tags='classic office autumn'),
 }
 HATS = {
-    'cap': Cut('hat', 'cap', 'twill corduroy nylon', 'plain plain logo blocks', tags='sporty everyday summer'),
-    'beanie': Cut('hat', 'beanie', 'rib knit cable', 'plain plain breton', maybe='pompom', tags='casual everyday winter'),
-    'wide_brim': Cut('hat', 'wide-brim hat', 'wool suede', 'plain', palette=_EARTH, tags='boho weekend autumn'),
-    'bucket_hat': Cut('hat', 'bucket hat', 'canvas denim', 'plain plaid leopard', tags='streetwear holiday summer'),
-    'beret': Cut('hat', 'beret', 'wool', 'plain', tags='feminine everyday winter'),
+    'cap': Cut(category='hat', noun='cap', weave='twill corduroy nylon', pattern='plain plain logo blocks', tags='sporty everyday summer'),
+    'beanie': Cut(category='hat', noun='beanie', weave='rib knit cable', pattern='plain plain breton', maybe='pompom', tags='casual everyday winter'),
+    'wide_brim': Cut(category='hat', noun='wide-brim hat', weave='wool suede', pattern='plain', palette=_EARTH, tags='boho weekend autumn'),
+    'bucket_hat': Cut(category='hat', noun='bucket hat', weave='canvas denim', pattern='plain plaid leopard', tags='streetwear holiday summer'),
+    'beret': Cut(category='hat', noun='beret', weave='wool', pattern='plain', tags='feminine everyday winter'),
 }
 CUTS: Mapping[str, Cut] = {**TOPS, **OUTERWEAR, **DRESSES, **BOTTOMS, **SHOES, **BAGS, **HATS}
 
@@ -183,8 +183,8 @@ def make_garment(cut: str, draw: np.random.Generator) -> Garment:
         if draw.random() < .4: extras.add(extra)
     colour = str(draw.choice(c.palette.split(','))) if c.palette else COLOURS[draw.integers(len(COLOURS))].name
     seed = int(draw.integers(1 << 30))
-    garment = Garment(c.category, cut, Cloth(one(c.weave), (COLOUR[colour].hex,), pattern, int(draw.integers(24))), colour, '', float(one(c.sleeve)),
-                      between(c.length), between(c.ease), between(c.flare), one(c.neck), one(c.closure), frozenset(extras), seed)
+    garment = Garment(category=c.category, cut=cut, cloth=Cloth(one(c.weave), (COLOUR[colour].hex,), pattern, int(draw.integers(24))), colour=colour, trim='', sleeve=float(one(c.sleeve)),
+                      length=between(c.length), ease=between(c.ease), flare=between(c.flare), neck=one(c.neck), closure=one(c.closure), extras=frozenset(extras), seed=seed)
     return recolour(garment, colour, int(draw.integers(40)))
 
 # %% ../../nbs/104_wardrobe.garment.ipynb #9588d3a8

@@ -178,7 +178,7 @@ def draw_skirt(f: Fitting) -> None:
     else:
         class _Hip:   # skirt_folds asks for a width, a bend and chance
             half, bend, draw = staticmethod(lambda v: f.body.half(.39) + .01 + max(g.flare, .05)*(v - WAIST)), f.bend, f.draw
-        folds += skirt_folds(_Hip, WAIST + .02, y, max(.04, g.flare), .9 - .5*g.cloth.surface.weight)
+        folds += skirt_folds(_Hip, WAIST + .02, y, max(.04, g.flare), strength=.9 - .5*g.cloth.surface.weight)
     line = lambda *p: f.bend(curve(p, closed=False))
     if g.has('tiers'):
         for v in (.52, .66, .79):

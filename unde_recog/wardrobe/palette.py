@@ -98,7 +98,7 @@ def curve(points: Sequence[Sequence[float]], closed: bool = True, steps: int = 6
     return line if closed else np.concatenate([line, p[-2:-1]])
 
 # %% ../../nbs/100_wardrobe.palette.ipynb #d2c5be5d
-def limb(spine: Sequence[Sequence[float]], widths: Sequence[float], round_start: bool = False, round_end: bool = False, steps: int = 8) -> np.ndarray:
+def limb(spine: Sequence[Sequence[float]], widths: Sequence[float], round_start: bool = False, round_end: bool = False, *, steps: int = 8) -> np.ndarray:
     "Outline of a tube: `spine` points with a half-width each, the ends flat or round. → float64 [n, 2]."
     line = curve(spine, closed=False, steps=steps)
     at = np.linspace(0, len(widths) - 1, len(line))
@@ -119,14 +119,14 @@ def mirror(points: np.ndarray, axis: float = 0.) -> np.ndarray:
     flipped[:, 0] = 2*axis - flipped[:, 0]
     return flipped
 
-def ellipse(x: float, y: float, rx: float, ry: float | None = None, turn: float = 0., points: int = 28) -> np.ndarray:
+def ellipse(x: float, y: float, rx: float, ry: float | None = None, *, turn: float = 0., points: int = 28) -> np.ndarray:
     "Outline of an ellipse turned by `turn` degrees."
     t, a, ry = np.linspace(0, 2*np.pi, points, endpoint=False), np.radians(turn), rx if ry is None else ry
     u, v = rx*np.cos(t), ry*np.sin(t)
     return np.stack([x + u*np.cos(a) - v*np.sin(a), y + u*np.sin(a) + v*np.cos(a)], 1)
 
 # %% ../../nbs/100_wardrobe.palette.ipynb #474a1ad2
-def contact_sheet(images: Sequence[Image.Image], columns: int = 6, size: tuple[int, int] = (120, 160), gap: int = 4, colours: int = 0) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], columns: int = 6, size: tuple[int, int] = (120, 160), gap: int = 4, *, colours: int = 0) -> Image.Image:
     "Pictures side by side on white, each fitted into `size`; `colours` > 0 reduces the sheet to a palette (a small PNG)."
     rows = -(-len(images)//columns)
     sheet = Image.new('RGB', (columns*(size[0] + gap) - gap, rows*(size[1] + gap) - gap), 'white')

@@ -37,10 +37,10 @@ def tucked(top: Garment, bottom: Garment) -> bool:
 def _put_shoes(canvas: Canvas, g: Garment, body: Body, pose: Pose) -> None:
     for name, side in (('leg_l', -1), ('leg_r', 1)):
         x, y = joints(body, pose)[name][2]
-        draw_shoe(canvas, g, placed(x - side*.020, y + .036, side*.086, .098), .09, body.skin)
+        draw_shoe(canvas, g, placed(x - side*.020, y + .036, side*.086, .098), .09, foot=body.skin)
 
 # %% ../../nbs/109_wardrobe.photo.ipynb #7d5ba35c
-def _put_bag(canvas: Canvas, g: Garment, body: Body, pose: Pose, hand: str) -> None:
+def _put_bag(canvas: Canvas, g: Garment, body: Body, pose: Pose, *, hand: str) -> None:
     unit, arms = UNITS[g.cut], joints(body, pose)
     side = -1 if hand == 'arm_l' else 1
     if g.cut in ('crossbody', 'bucket', 'baguette') and g.seed % 2:
@@ -48,11 +48,11 @@ def _put_bag(canvas: Canvas, g: Garment, body: Body, pose: Pose, hand: str) -> N
         start = pose.bend(np.array([[-side*body.shoulder*.62, .172]]))[0]
         strap = [limb([start, (start*.45 + hip*.55), hip + (-side*.03, .01)], [.0042]*3)]
         paint(canvas, strap, g.inner, roundness=.004, shadow=.35, wrinkle=0)
-        return draw_bag(canvas, g, placed(*hip, unit, unit, side*4), unit, worn=True)
+        return draw_bag(canvas, g, placed(*hip, unit, unit, turn=side*4), unit, worn=True)
     wrist, elbow = arms[hand][2], arms[hand][1]
     grip = wrist + (wrist - elbow)/max(np.hypot(*(wrist - elbow)), 1e-6)*.045
     rise = {'tote': .52, 'shopper': .36, 'satchel': .19, 'backpack': .15, 'baguette': .42}.get(g.cut, .66)
-    draw_bag(canvas, g, placed(grip[0], grip[1] + rise*unit, unit, unit, -side*3), unit)
+    draw_bag(canvas, g, placed(grip[0], grip[1] + rise*unit, unit, unit, turn=-side*3), unit)
 
 # %% ../../nbs/109_wardrobe.photo.ipynb #b6398134
 def wear(canvas: Canvas, body: Body, pose: Pose, outfit: Sequence[tuple[int, Garment]], *, open_front: bool = True, hand: str = 'arm_r') -> None:
@@ -61,10 +61,10 @@ def wear(canvas: Canvas, body: Body, pose: Pose, outfit: Sequence[tuple[int, Gar
     for item, g in outfit: by.setdefault(g.category, (item, g))
     layers = [by[c] for c in UPPER if c in by]
     under = any(c in by for c in ('top', 'dress'))
-    fits = [(item, Fitting(canvas, g, body, pose, open=g.category == 'outerwear' and under and open_front and g.closure != '')) for item, g in layers]
-    def as_item(item: int, draw, *args) -> None:
+    fits = [(item, Fitting(canvas=canvas, g=g, body=body, pose=pose, open=g.category == 'outerwear' and under and open_front and g.closure != '')) for item, g in layers]
+    def as_item(item: int, draw, *args, **options) -> None:
         canvas.item = item
-        draw(*args)
+        draw(*args, **options)
         canvas.item = 0
     for item, f in reversed(fits): as_item(item, draw_upper, f, 'behind')
     draw_hair_behind(canvas, body, pose)
@@ -73,7 +73,7 @@ def wear(canvas: Canvas, body: Body, pose: Pose, outfit: Sequence[tuple[int, Gar
     boots = shoes and shoes[1].cut in ('knee_boots', 'combat_boots', 'ankle_boots') and bottom and bottom[1].has('slim')
     if shoes and not boots: as_item(shoes[0], _put_shoes, canvas, shoes[1], body, pose)
     draw_trunk(canvas, body, pose)
-    lower = [] if bottom is None else [(bottom[0], Fitting(canvas, bottom[1], body, pose), draw_lower)]
+    lower = [] if bottom is None else [(bottom[0], Fitting(canvas=canvas, g=bottom[1], body=body, pose=pose), draw_lower)]
     inner = [(item, f, draw_upper) for item, f in fits if f.g.category != 'outerwear']
     top_in = bool(lower and 'top' in by and tucked(by['top'][1], bottom[1]))
     for item, f, draw in (inner + lower if top_in else lower + inner): as_item(item, draw, f, 'body')
@@ -84,9 +84,9 @@ def wear(canvas: Canvas, body: Body, pose: Pose, outfit: Sequence[tuple[int, Gar
         for arm in ('arm_l', 'arm_r'): as_item(item, draw_upper, f, arm)
     for item, f in fits:
         if f is outer: as_item(item, draw_upper, f, 'body')
-    if 'bag' in by: as_item(by['bag'][0], _put_bag, canvas, by['bag'][1], body, pose, hand)
+    if 'bag' in by: as_item(by['bag'][0], _put_bag, canvas, by['bag'][1], body, pose, hand=hand)
     for side, arm in ((-1, 'arm_l'), (1, 'arm_r')):
-        draw_arm(canvas, body, joints(body, pose)[arm], side, max((f.g.sleeve for _, f in fits), default=0.))
+        draw_arm(canvas, body, joints(body, pose)[arm], side, covered=max((f.g.sleeve for _, f in fits), default=0.))
         for item, f in fits:
             if (item, f) not in hidden: as_item(item, draw_upper, f, arm)
     draw_head(canvas, body, pose)
@@ -103,7 +103,7 @@ def studio(width: int, height: int, tint: str, floor: float = 0.) -> np.ndarray:
     if floor: light = light*(1 - .045/(1 + np.exp((floor - y)*60))) + .03*np.clip((y - floor)*3, 0, 1)
     return np.clip(rgb(tint)*light[..., None], 0, 1)
 
-def drop_shadow(canvas: Canvas, dx: float, dy: float, blur: float, strength: float) -> None:
+def drop_shadow(canvas: Canvas, dx: float, dy: float, blur: float, *, strength: float) -> None:
     "Darken the background behind what has been painted, shifted by (dx, dy) pixels."
     small = np.asarray(Image.fromarray(canvas.cover).reduce(4), np.float32)
     soft = soften(np.roll(small, (round(dy/4), round(dx/4)), (0, 1)), blur/4)
@@ -140,9 +140,9 @@ def _alone(canvas: Canvas, g: Garment, back: bool) -> None:
     "A garment without a body."
     body = Body()
     if g.category in UPPER:
-        for part in ('behind', 'body', 'arm_l', 'arm_r'): draw_upper(Fitting(canvas, g, body, POSES['ghost'], back, ghost=True), part)
-    elif g.category == 'bottom': draw_lower(Fitting(canvas, g, body, POSES['ghost'], back, ghost=True), 'body')
-    elif g.category == 'bag': draw_bag(canvas, g, placed(0, 0, .18), .18, back)
+        for part in ('behind', 'body', 'arm_l', 'arm_r'): draw_upper(Fitting(canvas=canvas, g=g, body=body, pose=POSES['ghost'], back=back, ghost=True), part)
+    elif g.category == 'bottom': draw_lower(Fitting(canvas=canvas, g=g, body=body, pose=POSES['ghost'], back=back, ghost=True), 'body')
+    elif g.category == 'bag': draw_bag(canvas, g, placed(0, 0, .18), .18, back=back)
     elif g.category == 'hat': draw_hat(canvas, g, placed(0, 0, 1), back)
     elif back: draw_heels(canvas, g, placed(0, 0, .16), .16)
     else:
@@ -154,7 +154,7 @@ def _alone_box(g: Garment, back: bool) -> tuple[float, float, float, float]:
     if g.category == 'shoes':
         tall = {'knee_boots': .285, 'combat_boots': .145, 'ankle_boots': .13, 'high_tops': .115}.get(g.cut, .095)
         return (-.075, -tall, .075, 0.) if back else (-.005, -tall - .02, .2, .0)
-    return extent(Fitting(Canvas(8, 8, 8, (0, 0)), g, Body(), POSES['ghost'], back))
+    return extent(Fitting(canvas=Canvas(width=8, height=8, scale=8, origin=(0, 0)), g=g, body=Body(), pose=POSES['ghost'], back=back))
 
 FOCUS = {'top': (.022, .215, .16), 'outerwear': (.03, .26, .19), 'dress': (.02, .23, .18), 'bottom': (.03, .425, .15), 'shoes': (.115, -.035, .095), 'bag': (.02, .06, .11), 'hat': (.015, .02, .075)}
 
@@ -165,14 +165,14 @@ def product_photo(g: Garment, view: str, size: tuple[int, int] = (384, 512), tin
         draw = chance('detail', g.seed)
         x, y = x*(1 if draw.random() < .5 or g.category == 'shoes' else -1) + draw.uniform(-.01, .01), y + draw.uniform(-.012, .02)
         scale = size[0]/reach
-        canvas = Canvas(*size, scale, (size[0]/2 - x*scale, size[1]/2 - y*scale), studio(*size, tint), samples=2)
+        canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=(size[0]/2 - x*scale, size[1]/2 - y*scale), ground=studio(*size, tint), samples=2)
         _alone(canvas, g, False)
     else:
         scale, origin = _camera(_alone_box(g, view == 'back'), size, .80 if g.category in (*UPPER, 'bottom') else .74)
-        canvas = Canvas(*size, scale, origin, studio(*size, tint))
+        canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=origin, ground=studio(*size, tint))
         _alone(canvas, g, view == 'back')
     grounded = g.category in ('shoes', 'bag')
-    drop_shadow(canvas, 6, 14 if grounded else 9, 14, .20 if grounded else .16)
+    drop_shadow(canvas, 6, 14 if grounded else 9, 14, strength=.20 if grounded else .16)
     return canvas.image()
 
 # %% ../../nbs/109_wardrobe.photo.ipynb #b6c20724
@@ -203,7 +203,7 @@ def complete(g: Garment, others: Sequence[Garment], kind: int) -> list[Garment]:
 # %% ../../nbs/109_wardrobe.photo.ipynb #8df259bd
 CROPS = {'top': (.0, .56), 'outerwear': (-.02, .66), 'dress': (-.02, 1.0), 'bottom': (.30, 1.0), 'shoes': (.66, 1.01), 'bag': (.12, .86), 'hat': (-.07, .34)}
 
-def model_photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0) -> Image.Image:
+def model_photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *, size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0) -> Image.Image:
     "The garment worn: `on_model` (cropped to it, neutral companions) or `full_look` (the whole outfit)."
     draw = chance('catalogue photo', g.seed, view, seed)
     body, pose = random_body(draw, gender), POSES[str(draw.choice(['stand', 'hip', 'contra', 'walk', 'stroll', 'pocket', 'wide']))]
@@ -216,19 +216,19 @@ def model_photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: s
     x = joints(body, pose)['arm_r'][2][0]*.7 if g.category == 'bag' and view == 'on_model' else middle
     origin = (size[0]/2 - x*scale, size[1]*.035 - top*scale)
     floor = (origin[1] + .93*scale)/size[1] if low > .9 else 0.
-    canvas = Canvas(*size, scale, origin, studio(*size, tint, round(floor, 2)))
+    canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=origin, ground=studio(*size, tint, round(floor, 2)))
     feet = [(p[2][0], p[2][1] + .036, .07, .010) for n, p in joints(body, pose).items() if n.startswith('leg')]
     floor_shadow(canvas, feet + [(0.03, .985, .2, .018)], .30)
     worn = complete(g, others if view == 'full_look' else (), int(draw.integers(9)))
     wear(canvas, body, pose, [(1 if o is g else 0, o) for o in worn], open_front=g.category != 'outerwear' or bool(draw.random() < .6))
-    drop_shadow(canvas, 10, 6, 22, .06)
+    drop_shadow(canvas, 10, 6, 22, strength=.06)
     return canvas.image()
 
 # %% ../../nbs/109_wardrobe.photo.ipynb #f7cae746
 VIEWS = ('front', 'back', 'detail', 'on_model', 'full_look')
 
-def photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0) -> Image.Image:
+def photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *, size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0) -> Image.Image:
     "A catalogue photo of a garment. `others` are worn with it in `full_look`."
     if view not in VIEWS: raise ValueError(f'view {view!r} is unknown: choose one of {", ".join(VIEWS)}')
     if view in ('front', 'back', 'detail'): return product_photo(g, view, size, tint)
-    return model_photo(g, view, others, gender, size, tint, seed)
+    return model_photo(g, view, others, gender, size=size, tint=tint, seed=seed)

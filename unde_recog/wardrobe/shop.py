@@ -22,7 +22,7 @@ from .garment import CUTS, Garment, make_garment, near_duplicate, recolour
 from .palette import COLOUR, chance
 
 # %% ../../nbs/111_wardrobe.shop.ipynb #eae7e913
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Brand:
     "How a brand spells itself, its share of goods, price level, share of menswear, style, studio tint, favourite cuts."
     spelling: str
@@ -34,17 +34,17 @@ class Brand:
     likes: str = ''
 
 BRANDS: Mapping[str, Brand] = {
-    'zara': Brand('Zara', 15, 1., .35, 'contemporary', '#f1efec', 'blazer coat slip_dress midi_skirt palazzo shirt pumps'),
-    'bershka': Brand('BERSHKA', 8, .7, .35, 'streetwear', '#eeece7', 'crop_top hoodie cargo wide_jeans puffer runners baguette cap bomber'),
-    'pull_bear': Brand('Pull&Bear', 6, .75, .5, 'urban casual', '#f3f3f2', 'oversized_tee sweatshirt denim_jacket joggers high_tops backpack beanie flannel'),
-    'stradivarius': Brand('Stradivarius', 8, .75, .0, 'feminine', '#f2ede6', 'blouse wrap_dress pleated_skirt cardigan ballet_flats tunic mini_skirt'),
-    'massimo_dutti': Brand('Massimo Dutti', 5, 2.2, .45, 'refined classic', '#ece9e6', 'trench sweater tailored_trousers loafers shopper turtleneck coat knee_boots'),
-    'oysho': Brand('Oysho', 5, .85, .0, 'athleisure', '#edefef', 'leggings tank joggers sweatshirt runners cami bucket_hat'),
+    'zara': Brand(spelling='Zara', share=15, price=1., men=.35, style='contemporary', tint='#f1efec', likes='blazer coat slip_dress midi_skirt palazzo shirt pumps'),
+    'bershka': Brand(spelling='BERSHKA', share=8, price=.7, men=.35, style='streetwear', tint='#eeece7', likes='crop_top hoodie cargo wide_jeans puffer runners baguette cap bomber'),
+    'pull_bear': Brand(spelling='Pull&Bear', share=6, price=.75, men=.5, style='urban casual', tint='#f3f3f2', likes='oversized_tee sweatshirt denim_jacket joggers high_tops backpack beanie flannel'),
+    'stradivarius': Brand(spelling='Stradivarius', share=8, price=.75, men=.0, style='feminine', tint='#f2ede6', likes='blouse wrap_dress pleated_skirt cardigan ballet_flats tunic mini_skirt'),
+    'massimo_dutti': Brand(spelling='Massimo Dutti', share=5, price=2.2, men=.45, style='refined classic', tint='#ece9e6', likes='trench sweater tailored_trousers loafers shopper turtleneck coat knee_boots'),
+    'oysho': Brand(spelling='Oysho', share=5, price=.85, men=.0, style='athleisure', tint='#edefef', likes='leggings tank joggers sweatshirt runners cami bucket_hat'),
 }
 _FEMALE = {'crop_top', 'cami', 'blouse', 'tank', 'leggings', 'palazzo', 'skinny_jeans', 'knee_boots', 'pumps', 'ballet_flats', 'sandals', 'baguette', 'crossbody', 'shopper', 'tote', 'wide_brim', 'beret'}
 
 # %% ../../nbs/111_wardrobe.shop.ipynb #91837f7c
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Product:
     "A product: its key, its style, its garment, and what the shop says about it."
     key: SkuKey
@@ -103,14 +103,14 @@ TWINS = 1/7
 def _product(brand: str, number: int, g: Garment, gender: str) -> Product:
     name, text = describe(g, gender)
     colour = 100 + 7*list(COLOUR).index(g.colour)
-    return Product(SkuKey(brand, f'{number}-{colour}'), str(number), g, name, text, price_of(brand, g), category_text(brand, g, gender), gender, _COMPOSITION[WEAVES[g.cloth.weave].material], sizes_of(g, gender))
+    return Product(key=SkuKey(brand, f'{number}-{colour}'), style_id=str(number), garment=g, name=name, description=text, price=price_of(brand, g), category=category_text(brand, g, gender), gender=gender, composition=_COMPOSITION[WEAVES[g.cloth.weave].material], sizes=sizes_of(g, gender))
 
 def gender_of(brand: str, g: Garment, draw: np.random.Generator) -> str:
     "Whom a garment is sold to."
     if g.category == 'dress' or g.has('skirt') or g.cut in _FEMALE or BRANDS[brand].men == 0: return 'women'
     return 'men' if draw.random() < BRANDS[brand].men*1.3 else 'women'
 
-def make_style(seed: int, brand: str, number: int, earlier: Sequence[Product], count: int) -> list[Product]:
+def make_style(seed: int, brand: str, number: int, earlier: Sequence[Product], *, count: int) -> list[Product]:
     "One style of a brand in up to `count` colours, sometimes a near-duplicate of something earlier."
     draw, cuts = chance('style', seed, brand, number), list(CUTS)
     twin = earlier and draw.random() < TWINS
@@ -138,7 +138,7 @@ def make_products(seed: int, skus: int, brands: Sequence[str]) -> list[Product]:
     for brand, count in zip(brands, counts, strict=True):
         number, start = 1001, len(out)
         while (left := int(count) - (len(out) - start)) > 0:
-            out += make_style(seed, brand, number, out, left)
+            out += make_style(seed, brand, number, out, count=left)
             number += 1
     return out
 
@@ -151,7 +151,7 @@ def harmony(a: Garment, b: Garment) -> float:
     strong = min(s1*(1 - abs(2*l1 - 1)), s2*(1 - abs(2*l2 - 1)))
     return -1.5*(loud[0] and loud[1]) - 2.2*strong*(.08 < apart < .42) + .35*abs(l1 - l2) - .15*strong
 
-def choose_outfit(draw: np.random.Generator, products: Sequence[Product], gender: str, start: Sequence[Product] = (), sizes: tuple[int, int] = (3, 5)) -> list[Product]:
+def choose_outfit(draw: np.random.Generator, products: Sequence[Product], gender: str, start: Sequence[Product] = (), *, sizes: tuple[int, int] = (3, 5)) -> list[Product]:
     "Three to five products that a person could wear together, beginning with `start`."
     worn = list(start)
     has = lambda: {p.garment.category for p in worn}
@@ -192,7 +192,7 @@ def make_stores(brands: Sequence[str], malls: int, stores: int) -> list[dict[str
 # %% ../../nbs/111_wardrobe.shop.ipynb #b57a86ae
 CARRIED, MISSED, SOLD_OUT = .72, .05, .12
 
-def stock(seed: int, products: Sequence[Product], stores: Sequence[Mapping[str, Any]], day: Date, now: datetime | None = None) -> list[dict[str, Any]]:
+def stock(seed: int, products: Sequence[Product], stores: Sequence[Mapping[str, Any]], day: Date, *, now: datetime | None = None) -> list[dict[str, Any]]:
     "Readings of one day as rows for `unde-recog import availability`; with `now`, none is later than that."
     if now is not None and now.tzinfo is None: raise ValueError('now has no time zone: give an aware datetime, for instance datetime.now(timezone.utc)')
     start = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)

@@ -28,7 +28,7 @@ def _tint(draw: np.random.Generator, *hexes: str) -> tuple[int, int, int]:
 
 def _dim(colour: Sequence[int], k: float) -> tuple[int, int, int]: return tuple(int(min(255, max(0, v*k))) for v in colour)
 
-def _pavement(pen: ImageDraw.ImageDraw, w: int, h: int, y: int, draw: np.random.Generator) -> None:
+def _pavement(pen: ImageDraw.ImageDraw, w: int, h: int, y: int, *, draw: np.random.Generator) -> None:
     "Paving in perspective from height y down."
     stone = _tint(draw, '#b9b3a9', '#a7a8aa', '#c6bcae', '#9d978e')
     for k in range(y, h): pen.line((0, k, w, k), fill=_dim(stone, .86 + .22*(k - y)/max(1, h - y)))
@@ -47,14 +47,14 @@ def _brick(pen, w, h, draw) -> None:
         x, pw = int(w*draw.uniform(.02, .7)), int(w*.26)
         pen.rectangle((x, y*.22, x + pw, y*.62), fill=_tint(draw, '#e8dcc4', '#d7b25c', '#7fa3a0', '#c86f5a'))
         pen.ellipse((x + pw*.2, y*.28, x + pw*.8, y*.28 + pw*.6), fill=_tint(draw, '#c4502f', '#22405c', '#f0e8da'))
-    _pavement(pen, w, h, y, draw)
+    _pavement(pen, w, h, y, draw=draw)
 
 # %% ../../nbs/110_wardrobe.street.ipynb #fae74f5b
-def _sky(pen, w, h, y, draw) -> None:
+def _sky(pen, w, h, y, *, draw) -> None:
     top, low = rgb(str(draw.choice(['#7fb0dc', '#a9c3d8', '#c9d2da', '#e3c9a8', '#9fb8d6']))), rgb(str(draw.choice(['#e9eef0', '#f3e6d2', '#e6e2da'])))
     for k in range(y): pen.line((0, k, w, k), fill=tuple(int(v) for v in 255*(top + (low - top)*(k/max(1, y)))))
 
-def _foliage(pen, w, y, draw, greens: Sequence[str], rows: int = 3) -> None:
+def _foliage(pen, w, y, draw, *, greens: Sequence[str], rows: int = 3) -> None:
     for row in range(rows):
         base = _tint(draw, *greens)
         for _ in range(46):
@@ -64,9 +64,9 @@ def _foliage(pen, w, y, draw, greens: Sequence[str], rows: int = 3) -> None:
 
 def _park(pen, w, h, draw) -> None:
     y = int(h*draw.uniform(.56, .66))
-    _sky(pen, w, h, y, draw)
+    _sky(pen, w, h, y, draw=draw)
     autumn = draw.random() < .3
-    _foliage(pen, w, y, draw, ['#c08a3e', '#a65f2c', '#d0a03a', '#7d6b34'] if autumn else ['#5d7f4a', '#7c9a5c', '#476b45', '#8fae6e'])
+    _foliage(pen, w, y, draw, greens=['#c08a3e', '#a65f2c', '#d0a03a', '#7d6b34'] if autumn else ['#5d7f4a', '#7c9a5c', '#476b45', '#8fae6e'])
     for _ in range(4):
         x, wide = draw.uniform(0, w), draw.uniform(4, 9)
         pen.polygon([(x - wide*.6, y*.30), (x + wide*.5, y*.30), (x + wide, y + 4), (x - wide, y + 4)], fill=_tint(draw, '#4c3b2e', '#5d4a3a'))
@@ -80,7 +80,7 @@ def _park(pen, w, h, draw) -> None:
         pen.ellipse((x - 9, k - 2, x + 9, k + 2), fill=_dim(path, draw.uniform(.80, 1.05)))
 
 # %% ../../nbs/110_wardrobe.street.ipynb #9c6e784e
-def _window(pen, x0, y0, x1, y1, draw, inside: Sequence[int], frame: Sequence[int]) -> None:
+def _window(pen, x0, y0, x1, *, y1, draw, inside: Sequence[int], frame: Sequence[int]) -> None:
     "A lit shop window with a mannequin or goods in it."
     pen.rectangle((x0 - 3, y0 - 3, x1 + 3, y1 + 3), fill=tuple(frame))
     for k in range(int(y0), int(y1)): pen.line((x0, k, x1, k), fill=_dim(inside, .62 + .5*(k - y0)/(y1 - y0)))
@@ -104,16 +104,16 @@ def _shops(pen, w, h, draw) -> None:
         sign, stripe = _tint(draw, '#22313f', '#6d2230', '#1f4d42', '#e9e2d3', '#2b2b2d', '#b5532c'), draw.random() < .5
         pen.rectangle((at + 4, y*.24, at + wide - 4, y*.32), fill=sign)
         for k in range(6): pen.rectangle((at + wide*(.2 + .1*k), y*.265, at + wide*(.26 + .1*k), y*.295), fill=_dim(sign, 2.4 if sum(sign) < 330 else .4))
-        _window(pen, at + 9, y*.40, at + wide - 9, y - 10, draw, _tint(draw, '#e6c896', '#d7dde0', '#c9a878', '#8c97a0'), frame)
+        _window(pen, at + 9, y*.40, at + wide - 9, y1=y - 10, draw=draw, inside=_tint(draw, '#e6c896', '#d7dde0', '#c9a878', '#8c97a0'), frame=frame)
         if stripe:
             for k in range(8): pen.polygon([(at + wide*k/8 + 2, y*.32), (at + wide*(k + 1)/8 + 2, y*.32), (at + wide*(k + 1)/8, y*.42), (at + wide*k/8 - 2, y*.42)], fill=sign if k % 2 else (240, 235, 225))
         at += wide
-    _pavement(pen, w, h, y, draw)
+    _pavement(pen, w, h, y, draw=draw)
 
 # %% ../../nbs/110_wardrobe.street.ipynb #05c24d9f
 def _avenue(pen, w, h, draw) -> None:
     y, vx = int(h*draw.uniform(.56, .64)), w*draw.uniform(.35, .65)
-    _sky(pen, w, h, y, draw)
+    _sky(pen, w, h, y, draw=draw)
     for side in (-1, 1):
         edge, x = (0 if side < 0 else w), 1.0
         for _ in range(4):
@@ -127,8 +127,8 @@ def _avenue(pen, w, h, draw) -> None:
                     ax, bx = vx + (edge + side*w*.25 - vx)*a, vx + (edge + side*w*.25 - vx)*b
                     pen.polygon([(ax, y - y*a*roof*row), (bx, y - y*b*roof*row), (bx, y - y*b*roof*(row - .07)), (ax, y - y*a*roof*(row - .07))], fill=_tint(draw, '#5f6d78', '#e8cf9c', '#7f8d96'))
             x = far
-    _foliage(pen, w, int(y*.98), draw, ['#6c8a55', '#7f9c66', '#58774a'], 1) if draw.random() < .5 else None
-    _pavement(pen, w, h, y, draw)
+    _foliage(pen, w, int(y*.98), draw, greens=['#6c8a55', '#7f9c66', '#58774a'], rows=1) if draw.random() < .5 else None
+    _pavement(pen, w, h, y, draw=draw)
 
 def _plaster(pen, w, h, draw) -> None:
     wall, y = _tint(draw, '#d9a58b', '#e3cfae', '#9fb4a8', '#c9c3d3', '#e8ddcf', '#8fa6b8', '#d7b8a8'), int(h*draw.uniform(.72, .80))
@@ -146,7 +146,7 @@ def _plaster(pen, w, h, draw) -> None:
         a, r = draw.uniform(-2.6, -.5), draw.uniform(14, 44)
         pen.line((px + 10, y - 22, px + 10 + r*math.cos(a), y - 22 + r*math.sin(a)), fill=_tint(draw, '#4f7a4a', '#6f9558', '#3c6142'), width=4)
     pen.polygon([(px - 4, y - 26), (px + 24, y - 26), (px + 19, y + 3), (px + 1, y + 3)], fill=pot)
-    _pavement(pen, w, h, y, draw)
+    _pavement(pen, w, h, y, draw=draw)
 
 # %% ../../nbs/110_wardrobe.street.ipynb #9c184eff
 def _mall(pen, w, h, draw) -> None:
@@ -159,7 +159,7 @@ def _mall(pen, w, h, draw) -> None:
     for k in range(3):
         x0, x1 = w*k/3 + 4, w*(k + 1)/3 - 4
         pen.rectangle((x0, y*.42, x1, y*.5), fill=_tint(draw, '#22313f', '#f4f2ec', '#6d2230', '#1d1d20'))
-        _window(pen, x0 + 4, y*.53, x1 - 4, y - 2, draw, _tint(draw, '#f0dcb4', '#e6e6e2', '#d9c3a0'), frame)
+        _window(pen, x0 + 4, y*.53, x1 - 4, y1=y - 2, draw=draw, inside=_tint(draw, '#f0dcb4', '#e6e6e2', '#d9c3a0'), frame=frame)
     for k in range(y, h): pen.line((0, k, w, k), fill=_dim(floor, .84 + .22*(k - y)/(h - y)))
     for k in range(3): pen.polygon([(w*k/3 + 14, y), (w*(k + 1)/3 - 14, y), (w*(k + 1)/3 - 4, y + h*.2), (w*k/3 + 4, y + h*.2)], fill=_dim(floor, 1.08))
     for t in np.linspace(0, 1, 6)**1.7: pen.line((0, y + t*(h - y), w, y + t*(h - y)), fill=_dim(floor, .86))
@@ -230,7 +230,7 @@ def carried_past(canvas: Canvas, draw: np.random.Generator) -> None:
     _blurred_over(canvas, [bag, handles], str(draw.choice(['#d9c7a6', '#e6e3dc', '#7c8f86', '#c98f7a', '#2b2b2d'])), 2.5)
 
 # %% ../../nbs/110_wardrobe.street.ipynb #66364ff2
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weather:
     "How hard a scene is: temperature and exposure spread, side shadow, blur in pixels, noise, chance of something in the way, of a cut by the frame, JPEG quality."
     warm: float
@@ -242,7 +242,7 @@ class Weather:
     cut: float
     quality: tuple[int, int]
 
-DIFFICULTY = {'easy': Weather(.015, .04, .08, .25, .006, 0., 0., (88, 94)), 'normal': Weather(.05, .10, .28, .6, .014, .35, .3, (74, 90)), 'hard': Weather(.10, .18, .45, 1.2, .030, .8, .6, (52, 74))}
+DIFFICULTY = {'easy': Weather(warm=.015, expose=.04, shadow=.08, blur=.25, noise=.006, hidden=0., cut=0., quality=(88, 94)), 'normal': Weather(warm=.05, expose=.10, shadow=.28, blur=.6, noise=.014, hidden=.35, cut=.3, quality=(74, 90)), 'hard': Weather(warm=.10, expose=.18, shadow=.45, blur=1.2, noise=.030, hidden=.8, cut=.6, quality=(52, 74))}
 
 def lens(picture: np.ndarray, weather: Weather, draw: np.random.Generator) -> bytes:
     "Light, blur, noise and compression. float32 [h, w, 3] 0–1 → JPEG bytes"
@@ -273,7 +273,7 @@ class SceneItem:
     box: tuple[int, int, int, int]
     visible: float
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scene:
     "A street photo with its truth. `data`: the JPEG; `ids`: uint8 [h, w], item number + 1 per pixel; `seed`, `split`: where it came from."
     data: bytes = field(repr=False)
@@ -308,7 +308,7 @@ def read_items(canvas: Canvas, keyed: Sequence[tuple[Any, Garment]], least: int 
     return items, ids
 
 # %% ../../nbs/110_wardrobe.street.ipynb #a641b2b2
-def draw_scene(keyed: Sequence[tuple[Any, Garment]], seed: int, split: str = 'test', difficulty: str = 'normal', gender: str = 'women', size: tuple[int, int] = (512, 768), mall: str | None = None) -> Scene:
+def draw_scene(keyed: Sequence[tuple[Any, Garment]], seed: int, split: str = 'test', difficulty: str = 'normal', *, gender: str = 'women', size: tuple[int, int] = (512, 768), mall: str | None = None) -> Scene:
     "A person in the street wearing some garments, given as pairs (key, garment)."
     if difficulty not in DIFFICULTY: raise ValueError(f'difficulty {difficulty!r} is unknown: choose one of {", ".join(DIFFICULTY)}')
     draw = chance('street', split, seed)
@@ -319,7 +319,7 @@ def draw_scene(keyed: Sequence[tuple[Any, Garment]], seed: int, split: str = 'te
     top = draw.uniform(-.02, .05)*size[1] if cut else size[1]*draw.uniform(.07, .10)
     x = size[0]*(.5 + draw.normal(0, .10 if cut else .05))
     light = Light((float(draw.choice([-.7, .7]))*draw.uniform(.5, 1), -.75), float(draw.uniform(.85, 1.25)))
-    canvas = Canvas(*size, scale, (x, top), backdrop(place, *size, draw), light, samples=2)
+    canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=(x, top), ground=backdrop(place, *size, draw), light=light, samples=2)
     lean = -light.towards[0]
     feet = [(p[2][0], p[2][1] + .036, .06, .009) for name, p in joints(body, pose).items() if name.startswith('leg')]
     floor_shadow(canvas, [*feet, (.10*lean, .992, .17, .020), (.26*lean, .997, .2, .016)], .5)
@@ -329,4 +329,4 @@ def draw_scene(keyed: Sequence[tuple[Any, Garment]], seed: int, split: str = 'te
         if kind == 0: passer_by(canvas, draw, draw.uniform(.2, .38))
         else: (lamp_post, carried_past)[kind - 1](canvas, draw)
     items, ids = read_items(canvas, keyed)
-    return Scene(lens(canvas.rgb, weather, draw), items, ids, mall, seed, split, place)
+    return Scene(data=lens(canvas.rgb, weather, draw), items=items, ids=ids, mall=mall, seed=seed, split=split, place=place)

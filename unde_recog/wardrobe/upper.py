@@ -38,7 +38,7 @@ def button_colour(g: Garment) -> str:
     return shade(g.cloth.colours[0], .22 if base < .25 else -.22, .8) if g.seed % 3 else ('#e9e4d8' if base < .6 else '#4a3a2c')
 
 # %% ../../nbs/106_wardrobe.upper.ipynb #78470b0a
-def patch_pocket(x: float, y: float, w: float, h: float, flap: bool = False, pointed: bool = False) -> list[np.ndarray]:
+def patch_pocket(x: float, y: float, w: float, h: float, *, flap: bool = False, pointed: bool = False) -> list[np.ndarray]:
     "Outline(s) of a pocket: the patch, and its flap."
     low = [(x + w, y + h*.85), (x, y + h), (x - w, y + h*.85)] if pointed else [(x + w, y + h, 1), (x - w, y + h, 1)]
     patch = curve([(x - w, y, 1), (x + w, y, 1), *low], closed=True, steps=4)
@@ -82,13 +82,13 @@ def chest_print(f: Fitting) -> list[Mark]:
         h = w*word.height/word.width
         corners = f.bend(np.array([[x, y]]))[0]
         return [Mark([np.array([corners - (w, h), corners + (w, h)])], a if g.seed % 2 else b, .92, image=word)]
-    return [m for m in _drawing(g, a, b, c, f.bend)] if g.cloth.pattern == 'graphic' else []
+    return [m for m in _drawing(g, a, b, c, bend=f.bend)] if g.cloth.pattern == 'graphic' else []
 
-def _drawing(g: Garment, a: str, b: str, c: str, bend) -> list[Mark]:
+def _drawing(g: Garment, a: str, b: str, c: str, *, bend) -> list[Mark]:
     r, y, kind = .048, .295, g.seed % 5
     disc = ellipse(0, y, r)
     if kind == 0: shapes = [([disc], b), ([curve([(-r, y + .01, 1), (-.02, y - .022), (.004, y + .008), (.022, y - .008), (r, y + .014, 1), (.035, y + .036), (0, y + .048), (-.035, y + .036)])], a)]
-    elif kind == 1: shapes = [([ellipse(.6*r*math.cos(t), y + .6*r*math.sin(t), r*.5, r*.27, math.degrees(t)) for t in np.linspace(0, 2*math.pi, 8)[:-1]], b), ([ellipse(0, y, r*.3)], a)]
+    elif kind == 1: shapes = [([ellipse(.6*r*math.cos(t), y + .6*r*math.sin(t), r*.5, r*.27, turn=math.degrees(t)) for t in np.linspace(0, 2*math.pi, 8)[:-1]], b), ([ellipse(0, y, r*.3)], a)]
     elif kind == 2: shapes = [([limb([(-r, y - .03 + .016*k), (-r*.4, y - .042 + .016*k), (r*.3, y - .022 + .016*k), (r, y - .034 + .016*k)], [.004]*4)], (a, b, c)[k % 3]) for k in range(5)]
     elif kind == 3: shapes = [([disc], a), ([ellipse(-.014, y - .012, r*.55)], b), ([ellipse(.018, y + .014, r*.36)], c)]
     else: shapes = [([np.array([[-r, y - r], [r, y - r], [r, y + r], [-r, y + r]])], b), ([curve([(-.02, y + .04, 1), (-.012, y), (-.024, y - .03), (0, y - .038), (.026, y - .026), (.012, y + .002), (.022, y + .04, 1)])], a), ([ellipse(.022, y - .03, .011)], c)]
@@ -138,7 +138,7 @@ def draw_shirt_collar(f: Fitting) -> None:
         fall = f.bend(curve([(-w - .004, .164, 1), (0, .148), (w + .004, .164, 1), (w + .008, .178, 1), (0, .183), (-w - .008, .178, 1)]))
         return paint(f.canvas, [fall], f.g.cloth, roundness=.008, shadow=.3, seed=f.seed, marks=[stitch(fall*(.97, 1) + (0, .001), alpha=.25)])
     if f.g.neck == 'tie':
-        knot = [limb([(0, depth - .002), (s*.018, depth + .03), (s*.012, depth + .085)], [.004, .009, .013]) for s in (-1, 1)] + [ellipse(s*.017, depth - .002, .019, .0095, s*-16) for s in (-1, 1)]
+        knot = [limb([(0, depth - .002), (s*.018, depth + .03), (s*.012, depth + .085)], [.004, .009, .013]) for s in (-1, 1)] + [ellipse(s*.017, depth - .002, .019, .0095, turn=s*-16) for s in (-1, 1)]
         return paint(f.canvas, [f.bend(k) for k in knot] + [f.bend(ellipse(0, depth, .0065))], f.g.cloth, roundness=.006, shadow=.4, seed=f.seed)
     for s in (-1, 1):
         leaf = f.bend(curve([(s*.002, depth - .008, 1), (s*.017, depth + .026, 1), (s*.043, depth + .003, 1), (s*(w + .011), .170), (s*(w + .002), .152, 1), (s*w*.6, .166)], steps=4))

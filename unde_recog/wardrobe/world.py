@@ -61,22 +61,22 @@ class World:
 
     def availability(self, date: Date, now: datetime | None = None) -> pd.DataFrame:
         "One day's readings, rows for `unde-recog import availability`; with `now` (aware), none is later."
-        return pd.DataFrame(stock(self.seed, list(self.goods.values()), self.stores.to_dict('records'), date, now))
+        return pd.DataFrame(stock(self.seed, list(self.goods.values()), self.stores.to_dict('records'), date, now=now))
 
     @cached_property
     def products(self) -> pd.DataFrame: return product_table(self)
 
     def photo(self, key: Sequence[str], view: str = 'front', size: tuple[int, int] = (384, 512)) -> Image.Image: return catalogue_photo(self, key, view, size)
 
-    def scene(self, seed: int, items: 'Sequence[Sequence[str]] | None' = None, split: str = 'test', difficulty: str = 'normal', size: tuple[int, int] = (512, 768)) -> Scene:
-        return street_scene(self, seed, items, split, difficulty, size)
+    def scene(self, seed: int, items: 'Sequence[Sequence[str]] | None' = None, split: str = 'test', difficulty: str = 'normal', *, size: tuple[int, int] = (512, 768)) -> Scene:
+        return street_scene(self, seed, items, split, difficulty=difficulty, size=size)
 
     def attributes(self, key: Sequence[str]) -> dict[str, str]: return true_attributes(self.product(key))
 
     def similar(self, key: Sequence[str], k: int = 10) -> list[tuple[SkuKey, float]]: return most_alike(self, key, k)
 
-    def write(self, folder: 'str | Path', views: Sequence[str] = VIEWS, quality: int = 88, workers: int = 1, day: Date | None = None, progress: 'Callable[[int, int], None] | None' = None) -> Path:
-        return write_world(self, Path(folder), views, quality, workers, day, progress)
+    def write(self, folder: 'str | Path', views: Sequence[str] = VIEWS, quality: int = 88, workers: int = 1, *, day: Date | None = None, progress: 'Callable[[int, int], None] | None' = None) -> Path:
+        return write_world(self, Path(folder), views, quality, workers=workers, day=day, progress=progress)
 
 # %% ../../nbs/112_wardrobe.world.ipynb #e78f3b28
 def image_name(key: SkuKey, view: str) -> str: return f'{key.brand}/{key.external_id}/{view}.jpg'
@@ -96,10 +96,10 @@ def catalogue_photo(world: World, key: Sequence[str], view: str = 'front', size:
     if view == 'full_look':
         draw = chance('catalogue photo', 'outfit', world.seed, *p.key)
         others = choose_outfit(draw, [q for q in world.goods.values() if q.key.brand == p.key.brand], p.gender, [p])[1:]
-    return photo(p.garment, view, [q.garment for q in others], p.gender, size, BRANDS[p.key.brand].tint, world.seed)
+    return photo(p.garment, view, [q.garment for q in others], p.gender, size=size, tint=BRANDS[p.key.brand].tint, seed=world.seed)
 
 # %% ../../nbs/112_wardrobe.world.ipynb #8d59b457
-def street_scene(world: World, seed: int, items: 'Sequence[Sequence[str]] | None' = None, split: str = 'test', difficulty: str = 'normal', size: tuple[int, int] = (512, 768)) -> Scene:
+def street_scene(world: World, seed: int, items: 'Sequence[Sequence[str]] | None' = None, split: str = 'test', *, difficulty: str = 'normal', size: tuple[int, int] = (512, 768)) -> Scene:
     "A person in the street with the truth about each garment. `difficulty`: easy, normal, hard."
     draw = chance('street', 'outfit', world.seed, split, seed)
     gender = 'women' if draw.random() < .62 else 'men'
@@ -107,7 +107,7 @@ def street_scene(world: World, seed: int, items: 'Sequence[Sequence[str]] | None
     if items is not None and len({p.garment.category for p in worn}) < len(worn): raise ValueError('a person wears one garment of each category: give items of different categories')
     if items is not None: gender = next((p.gender for p in worn if p.gender in ('women', 'men')), 'women')
     mall = world.mall_names[int(draw.integers(len(world.mall_names)))]
-    return draw_scene([(p.key, p.garment) for p in worn], seed*1009 + world.seed, split, difficulty, gender, size, mall)
+    return draw_scene([(p.key, p.garment) for p in worn], seed*1009 + world.seed, split, difficulty, gender=gender, size=size, mall=mall)
 
 # %% ../../nbs/112_wardrobe.world.ipynb #6134af6e
 def true_attributes(p: Product) -> dict[str, str]:
@@ -205,7 +205,7 @@ def _put(path: Path, data: bytes) -> None:
     part.write_bytes(data)
     os.replace(part, path)
 
-def _write_photos(world: World, keys: Sequence[SkuKey], views: Sequence[str], folder: Path, quality: int) -> int:
+def _write_photos(world: World, keys: Sequence[SkuKey], views: Sequence[str], folder: Path, *, quality: int) -> int:
     "Draw the photos of some products that are not there yet. → how many were asked for"
     for key in keys:
         for view in views:
@@ -218,7 +218,7 @@ def _as_csv(table: pd.DataFrame) -> bytes:
     return flat.to_csv(index=False, lineterminator='\n').encode()
 
 # %% ../../nbs/112_wardrobe.world.ipynb #882e354d
-def write_world(world: World, folder: Path, views: Sequence[str] = VIEWS, quality: int = 88, workers: int = 1, day: Date | None = None, progress: 'Callable[[int, int], None] | None' = None) -> Path:
+def write_world(world: World, folder: Path, views: Sequence[str] = VIEWS, quality: int = 88, *, workers: int = 1, day: Date | None = None, progress: 'Callable[[int, int], None] | None' = None) -> Path:
     """products.csv, stores.csv, availability.csv (of `day`, today if None) and images/ in `folder`. `progress(done, total)` counts photos.
     Raises `ValueError` where the folder holds another world."""
     if unknown := [v for v in views if v not in VIEWS]: raise ValueError(f'view {unknown[0]!r} is unknown: choose from {", ".join(VIEWS)}')
@@ -239,8 +239,8 @@ def write_world(world: World, folder: Path, views: Sequence[str] = VIEWS, qualit
         done += n
         if progress: progress(done, total)
     if workers == 1:
-        for chunk in chunks: tick(_write_photos(world, chunk, views, images, quality))
+        for chunk in chunks: tick(_write_photos(world, chunk, views, images, quality=quality))
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
-            for job in [pool.submit(_write_photos, world, chunk, views, images, quality) for chunk in chunks]: tick(job.result())
+            for job in [pool.submit(_write_photos, world, chunk, views, images, quality=quality) for chunk in chunks]: tick(job.result())
     return folder

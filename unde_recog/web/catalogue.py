@@ -30,7 +30,7 @@ from ..settings import Settings, data_dir
 from ..media.storage import load_image
 from ..models.text import why_no_text
 from .inputs import Text, boxes_of, read_question
-from .recognize import Gone, House, body_schema, while_there
+from .recognize import ClientDisconnected, AppState, body_schema, run_until_disconnect
 from .problems import Problem, brand_or_problem, problem_responses
 from .queries import keep_feedback, latest, malls, photo_of, photo_url, trail
 
@@ -50,12 +50,12 @@ class Pictures:
             self._kept[key] = data
             while self.held > self.most: self.held -= len(self._kept.popitem(last=False)[1])
 
-def picture(house: House, kept: Pictures, key: SkuKey, size: int) -> bytes:
+def picture(state: AppState, kept: Pictures, key: SkuKey, size: int) -> bytes:
     "JPEG of a product's best photo, at most `size` pixels long. Raises `Problem` (404)."
-    url = photo_url(house.engine.db, key)
+    url = photo_url(state.engine.db, key)
     if url is None: raise Problem(404, 'not_found', 'no such product, or no photo of it')
     if (data := kept.get((url, size))) is None:
-        try: data = to_jpeg(shrink(load_image(url, storage=house.engine.storage, at_least=size, timeout=4, allow_private=house.settings.ALLOW_PRIVATE_URLS), size), 82)
+        try: data = to_jpeg(shrink(load_image(url, storage=state.engine.storage, at_least=size, timeout=4, allow_private=state.settings.ALLOW_PRIVATE_URLS), size), 82)
         except ImageError: raise Problem(404, 'no_picture', 'the photo of this product cannot be read now') from None
         kept.put((url, size), data)
     return data
@@ -112,24 +112,24 @@ _NEAR = '''with me as (select vector from item_embeddings where namespace = %(na
                where e.namespace = %(namespace)s and e.version = %(version)s and e.modality = 'image' and not (e.brand = %(brand)s and e.item_id = %(id)s) group by 1, 2)
     select brand, item_id, score from scored order by score desc, brand, item_id limit %(k)s'''
 
-def near_in(house: House, of: tuple[str, str], key: SkuKey, k: int) -> list[Candidate]:
+def near_in(state: AppState, of: tuple[str, str], key: SkuKey, k: int) -> list[Candidate]:
     "The products nearest to one, by a (namespace, version) of `item_embeddings`."
-    with house.engine.db.connect('vectors') as conn: rows = conn.execute(_NEAR, {'namespace': of[0], 'version': of[1], 'brand': key.brand, 'id': key.external_id, 'k': k}).fetchall()
-    return [Candidate(SkuKey(b, i), min(1., max(0., s))) for b, i, s in rows]
+    with state.engine.db.connect('vectors') as conn: rows = conn.execute(_NEAR, {'namespace': of[0], 'version': of[1], 'brand': key.brand, 'id': key.external_id, 'k': k}).fetchall()
+    return [Candidate(key=SkuKey(b, i), score=min(1., max(0., s))) for b, i, s in rows]
 
-def version_of(house: House, model: str) -> 'tuple[str, str] | None':
+def version_of(state: AppState, model: str) -> 'tuple[str, str] | None':
     "The newest complete (namespace, version) of a model, if it was indexed."
-    with house.engine.db.connect('vectors') as conn:
+    with state.engine.db.connect('vectors') as conn:
         row = conn.execute("select namespace, version from embedding_versions where model = %s and status = 'complete' order by completed_at desc limit 1", (model,)).fetchone()
         return row if row and conn.execute("select 1 from item_embeddings where namespace = %s and version = %s and modality = 'image' limit 1", row).fetchone() else None  # type: ignore[return-value]
 
 # %% ../../nbs/205_web.catalogue.ipynb #3343b807
 _MINE = 'select embedding from sku_image_embeddings where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3'
 
-def near_primary(house: House, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
+def near_primary(state: AppState, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
     "(version, the products nearest to one by the primary index); its best view counts. Raises `Problem` (404)."
-    with house.engine.db.connect('vectors') as conn:
-        version = current_version(conn, house.settings.BLEND_EMBEDDING_VERSION).version
+    with state.engine.db.connect('vectors') as conn:
+        version = current_version(conn, state.settings.BLEND_EMBEDDING_VERSION).version
         mine = [np.asarray(v.to_numpy(), np.float32) for (v,) in conn.execute(_MINE, (version, *key))]
         if not mine: raise Problem(404, 'not_found', 'this product is not in the index')
         layout = parse_layout(version, run(conn, layout_query(version)))
@@ -139,35 +139,35 @@ def near_primary(house: House, key: SkuKey, k: int) -> tuple[str, list[Candidate
                 if c.key != key and c.score > (best[c.key].score if c.key in best else -1): best[c.key] = c
     return version, sorted(best.values(), key=lambda c: -c.score)[:k]
 
-def similar(house: House, kind: Literal['items', 'cut'], key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
+def similar(state: AppState, kind: Literal['items', 'cut'], key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
     "(version, candidates) by the index that this kind of likeness is for. Raises `Problem` (404, 503)."
-    if version := version_of(house, ROUTED[kind]):
-        if found := near_in(house, version, key, k): return version[1], found
+    if version := version_of(state, ROUTED[kind]):
+        if found := near_in(state, version, key, k): return version[1], found
         raise Problem(404, 'not_found', 'this product is not in the index')
-    if kind == 'items': return near_primary(house, key, k)
+    if kind == 'items': return near_primary(state, key, k)
     raise Problem(503, 'no_index', f"similar cut needs an index by {ROUTED['cut']}, which has not been built here: `unde-recog index --model {ROUTED['cut']}`", retry_after=3600)
 
 # %% ../../nbs/205_web.catalogue.ipynb #fe474d0c
-def as_matches(house: House, found: Sequence[Candidate]) -> list[Match]:
+def as_matches(state: AppState, found: Sequence[Candidate]) -> list[Match]:
     "Candidates with the catalogue's name, price, picture and other colours."
     keys = [c.key for c in found]
-    with house.engine.db.connect('catalogue') as conn: products, colours = parse_products(run(conn, products_query(keys))), parse_colours(run(conn, colours_query(keys)))
+    with state.engine.db.connect('catalogue') as conn: products, colours = parse_products(run(conn, products_query(keys))), parse_colours(run(conn, colours_query(keys)))
     return [to_match(c, products.get(c.key), colours.get(c.key, ())) for c in found]
 
-async def by_image(house: House, request: Request, k: int) -> Found:
+async def by_image(state: AppState, request: Request, k: int) -> Found:
     "The products nearest to a photo, or to the first of the given boxes in it."
-    house.caller(request)
-    house.check()
+    state.caller(request)
+    state.check()
     asked = await read_question(request)
-    image = await house.photo(asked)
+    image = await state.photo(asked)
     given = boxes_of(asked.question, image)
     box = Box(*given[0]['box']) if given else Box(0, 0, *image.size)
     item = Item(box, 'other', 1., image.crop(box))
     async def look() -> tuple[str, list[Candidate]]:
-        with house.door.enter(): return await house.engine.call(_search(item, k))
-    version, found = await while_there(request, asyncio.create_task(look()))
-    kept = [c for c in found if not asked.question.wishes or asked.question.wishes.fits(c.metadata.get('price'), c.metadata.get('gender'))]
-    matches = await house.small.run(as_matches, house, kept)
+        with state.admission.enter(): return await state.engine.call(_search(item, k))
+    version, found = await run_until_disconnect(request, asyncio.create_task(look()))
+    kept = [c for c in found if not asked.question.filters or asked.question.filters.fits(c.metadata.get('price'), c.metadata.get('gender'))]
+    matches = await state.small.run(as_matches, state, kept)
     return Found(search_id=str(uuid.uuid4()), count=len(matches), model_version=version, matches=matches)
 
 def _search(item: Item, k: int) -> Any:
@@ -184,15 +184,15 @@ def why_no_words(card: ModelCard, settings: Settings) -> str:
     folder = data_dir(settings)/'models'/card.name
     return f"{card.name} reads text, but {why_no_text(folder, joint=not (folder/'image.onnx').is_file()) or 'its words are still being loaded: restart the service'}"
 
-async def by_text(house: House, words: str, k: int) -> Found:
+async def by_text(state: AppState, words: str, k: int) -> Found:
     "The products nearest to words. Raises `Problem` (503) while the model of the index reads none."
     async def work(recognizer: Any) -> tuple[str, list[Candidate]]:
         primary = recognizer.parts.primary
-        if not hasattr(primary.embedder, 'embed_text'): raise Problem(503, 'no_model', why_no_words(primary.card, house.settings), retry_after=3600)
+        if not hasattr(primary.embedder, 'embed_text'): raise Problem(503, 'no_model', why_no_words(primary.card, state.settings), retry_after=3600)
         vector = (await primary.lane.run(primary.embedder.embed_text, [words]))[0]
         async with primary.db.aconnect('vectors') as conn: return primary.version, await asearch(conn, vector, k, layout=await primary.layout(conn))
-    version, found = await house.engine.call(work)
-    matches = await house.small.run(as_matches, house, found)
+    version, found = await state.engine.call(work)
+    matches = await state.small.run(as_matches, state, found)
     return Found(search_id=str(uuid.uuid4()), count=len(matches), model_version=version, matches=matches)
 
 # %% ../../nbs/205_web.catalogue.ipynb #2e77f015
@@ -206,13 +206,13 @@ def clean_id(external_id: str) -> str:
     if not external_id.isprintable(): raise Problem(404, 'not_found', 'no such product')
     return external_id
 
-def shop_routes(house: House) -> APIRouter:
+def shop_routes(state: AppState) -> APIRouter:
     "Everything of role app besides recognition."
     router, kept = APIRouter(), Pictures()
     @router.get('/api/v1/malls', tags=['shop'], summary='The malls that stores belong to', responses=_USUAL)
     async def all_malls(request: Request) -> MallsAnswer:
-        house.caller(request)
-        return MallsAnswer(malls=await house.small.run(malls, house.engine.db))
+        state.caller(request)
+        return MallsAnswer(malls=await state.small.run(malls, state.engine.db))
 
     @router.get('/api/v1/samples', tags=['shop'], summary='Photos to try')
     async def all_samples() -> SamplesAnswer: return SamplesAnswer.model_validate(samples())
@@ -220,66 +220,66 @@ def shop_routes(house: House) -> APIRouter:
     @router.get('/api/v1/photos/{brand}/{external_id:path}', tags=['shop'], summary="A product's best photo, small", response_class=Response,
                 responses={200: {'content': {'image/jpeg': {'schema': {'type': 'string', 'format': 'binary'}}}}, **problem_responses(401, 403, 404, 422, 429, 503)})
     async def photo(request: Request, brand: Brand, external_id: ExternalId, size: Literal['240', '480', '960'] = '480') -> Response:
-        house.caller(request)
-        data = await house.pictures.run(picture, house, kept, SkuKey(brand, clean_id(external_id)), int(size))
+        state.caller(request)
+        data = await state.pictures.run(picture, state, kept, SkuKey(brand, clean_id(external_id)), int(size))
         return Response(data, media_type='image/jpeg', headers={'Cache-Control': 'private, max-age=86400'})
 
     @router.post('/api/v1/requests/{request_id}/feedback', tags=['recognition'], status_code=204, summary='Which match was right, or none', responses={**_USUAL, **problem_responses(400, 404)})
     async def feedback(request: Request, request_id: uuid.UUID, said: Feedback) -> Response:
-        house.caller(request)
+        state.caller(request)
         found = None if said.none else {'brand': brand_or_problem(said.brand or ''), 'external_id': said.external_id or ''}
-        await house.small.run(keep_feedback, house.engine.db, request_id, said.item_index, found)
+        await state.small.run(keep_feedback, state.engine.db, request_id, said.item_index, found)
         return Response(status_code=204)
 
-    lab_routes(house, router)
-    search_routes(house, router)
+    lab_routes(state, router)
+    search_routes(state, router)
     return router
 
 # %% ../../nbs/205_web.catalogue.ipynb #e4616a51
-def kept_photo(house: House, request_id: uuid.UUID, size: int = 960) -> bytes:
+def kept_photo(state: AppState, request_id: uuid.UUID, size: int = 960) -> bytes:
     "JPEG of a request's photo, read again from where it lay. Raises `Problem` (404)."
-    try: image = load_image(photo_of(house.engine.db, request_id), storage=house.engine.storage, at_least=size, timeout=4, allow_private=house.settings.ALLOW_PRIVATE_URLS)
+    try: image = load_image(photo_of(state.engine.db, request_id), storage=state.engine.storage, at_least=size, timeout=4, allow_private=state.settings.ALLOW_PRIVATE_URLS)
     except ImageError: raise Problem(404, 'no_picture', 'the photo of this request cannot be read now') from None
     return to_jpeg(shrink(image, size), 82)
 
-def lab_routes(house: House, router: APIRouter) -> None:
+def lab_routes(state: AppState, router: APIRouter) -> None:
     "The latest requests, the trail of one, and its photo where it can be read again."
     @router.get('/api/v1/requests', tags=['lab'], summary='The latest requests', responses=_USUAL)
     async def recent(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
-        house.caller(request, 'lab')
-        return {'requests': await house.small.run(latest, house.engine.db, limit)}
+        state.caller(request, 'lab')
+        return {'requests': await state.small.run(latest, state.engine.db, limit)}
 
     @router.get('/api/v1/requests/{request_id}', tags=['lab'], summary='The trail of a request', responses={**_USUAL, **problem_responses(404)})
     async def one(request: Request, request_id: uuid.UUID) -> dict[str, Any]:
-        house.caller(request, 'lab')
-        return await house.small.run(trail, house.engine.db, request_id)
+        state.caller(request, 'lab')
+        return await state.small.run(trail, state.engine.db, request_id)
 
     @router.get('/api/v1/requests/{request_id}/photo', tags=['lab'], summary="A request's photo, if it is kept somewhere", response_class=Response,
                 responses={200: {'content': {'image/jpeg': {'schema': {'type': 'string', 'format': 'binary'}}}}, **problem_responses(401, 403, 404, 422, 429, 503)})
     async def its_photo(request: Request, request_id: uuid.UUID) -> Response:
-        house.caller(request, 'lab')
-        return Response(await house.pictures.run(kept_photo, house, request_id), media_type='image/jpeg', headers={'Cache-Control': 'no-store'})
+        state.caller(request, 'lab')
+        return Response(await state.pictures.run(kept_photo, state, request_id), media_type='image/jpeg', headers={'Cache-Control': 'no-store'})
 
 # %% ../../nbs/205_web.catalogue.ipynb #1456ba7d
-def search_routes(house: House, router: APIRouter) -> None:
+def search_routes(state: AppState, router: APIRouter) -> None:
     "By image, by likeness to a product, by text."
     answers = {**_USUAL, **problem_responses(404)}
     @router.post('/api/search-by-image', tags=['search'], summary='Products that look like a photo', openapi_extra={'requestBody': body_schema()}, responses={**_USUAL, **problem_responses(400, 408, 413, 415)})
     async def search_by_image(request: Request, k: Most = 20) -> Found:
-        try: return await by_image(house, request, k)
-        except Gone: raise Problem(408, 'gone', 'the caller has gone away') from None
+        try: return await by_image(state, request, k)
+        except ClientDisconnected: raise Problem(408, 'gone', 'the caller has gone away') from None
 
     def similar_route(kind: Literal['items', 'cut'], summary: str) -> None:
         @router.get(f'/api/v1/similar-{kind}/{{brand}}/{{external_id:path}}', tags=['search'], summary=summary, responses=answers, operation_id=f'similar_{kind}')
         async def by_product(request: Request, brand: Brand, external_id: ExternalId, k: Most = 12) -> Found:
-            house.caller(request)
-            version, found = await house.small.run(similar, house, kind, SkuKey(brand, clean_id(external_id)), k)
-            matches = await house.small.run(as_matches, house, found)
+            state.caller(request)
+            version, found = await state.small.run(similar, state, kind, SkuKey(brand, clean_id(external_id)), k)
+            matches = await state.small.run(as_matches, state, found)
             return Found(search_id=str(uuid.uuid4()), count=len(matches), model_version=version, matches=matches)
     similar_route('items', 'Products like this one')
     similar_route('cut', 'Products of the same cut')
 
     @router.get('/api/v1/search', tags=['search'], summary='Products that fit a description', responses=_USUAL)
     async def search_by_text(request: Request, q: Annotated[str, Query(min_length=1, max_length=300, examples=['a khaki bomber jacket'])], k: Most = 20) -> Found:
-        house.caller(request)
-        return await by_text(house, q, k)
+        state.caller(request)
+        return await by_text(state, q, k)

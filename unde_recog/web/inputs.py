@@ -20,9 +20,9 @@ from starlette.datastructures import UploadFile
 from ..contracts import Box, Category, check_box
 from ..media.images import ImageError, decode
 from ..media.storage import MAX_BYTES, fetch
-from .pools import Lane
+from .pools import WorkerPool
 from .problems import Problem, invalid
-from ..catalogue.filters import Wishes
+from ..catalogue.filters import Filters
 
 # %% ../../nbs/195_web.inputs.ipynb #0c49b26d
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r'^[^\x00-\x1f\x7f]+$')]
@@ -48,7 +48,7 @@ class Question(BaseModel):
     max_price: Price | None = None
 
     @property
-    def wishes(self) -> Wishes: return Wishes(tuple(self.sizes), self.gender, self.min_price, self.max_price)
+    def filters(self) -> Filters: return Filters(tuple(self.sizes), self.gender, self.min_price, self.max_price)
 
 # %% ../../nbs/195_web.inputs.ipynb #84b9a1ae
 @dataclass
@@ -114,7 +114,7 @@ def data_bytes(url: str) -> bytes:
     try: return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError): raise ImageError('not_an_image', 'the data: address is no base64') from None
 
-async def read_photo(asked: Asked, lane: Lane, fetching: Lane, *, allow_private: bool = False, timeout: float = 5.) -> Image.Image:
+async def read_photo(asked: Asked, lane: WorkerPool, fetching: WorkerPool, *, allow_private: bool = False, timeout: float = 5.) -> Image.Image:
     "The upright RGB photo, without anything it carried besides pixels. Raises `ImageError` or `Problem`."
     data, url = asked.data, asked.question.url
     if data is None and url is not None:

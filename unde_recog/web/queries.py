@@ -59,7 +59,7 @@ def release(db: Databases, key: str) -> None:
     with db.connect('log') as conn: conn.execute("delete from paid_answers where kind = 'answer' and key = %s and not value ? 'answer'", (key,))
 
 # %% ../../nbs/196_web.queries.ipynb #38ef6746
-def keep_feedback(db: Databases, request_id: uuid.UUID, item_index: int, found: 'Mapping[str, str] | None', patience: float = 2.) -> None:
+def keep_feedback(db: Databases, request_id: uuid.UUID, item_index: int, found: 'Mapping[str, str] | None', *, patience: float = 2.) -> None:
     "Write which match was right, or none. Raises `Problem` (404)."
     ends = time.monotonic() + patience
     while True:

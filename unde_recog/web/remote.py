@@ -21,7 +21,7 @@ from ..detect import cut
 from ..media.faces import face_blur
 from ..media.images import shrink, to_jpeg
 from ..models.registry import get_card
-from ..resilience import spend
+from ..resilience import add_cost
 from ..search import Version
 from ..settings import Settings
 from ..vendors.calls import Guard, Http, Limiter, Reply, VendorError, call, kind_of_status
@@ -65,7 +65,7 @@ class Role:
     def _pay(self, reply: Reply, path: str) -> None:
         try:
             told = json.loads(reply.headers.get(SPENT, '{}'))
-            spend(f'{self.name}:{path}', int(told.get('credits', 0)), **{str(k): int(v) for k, v in dict(told.get('tokens', {})).items()})
+            add_cost(f'{self.name}:{path}', int(told.get('credits', 0)), **{str(k): int(v) for k, v in dict(told.get('tokens', {})).items()})
         except (ValueError, TypeError): logging.getLogger('unde_recog.web').warning('%s tells its costs in a way that cannot be read', self.name)
 
 # %% ../../nbs/197_web.remote.ipynb #36078730
@@ -97,7 +97,7 @@ class RemoteBooster:
         body = {'crop_url': await self.role.address(item.crop), 'category': item.category, 'top_k': k, 'force_ximilar': True, 'brands': None if brands is None else sorted(brands)}
         told = await self.role.ask('search', body, timeout)
         found = [(c, c['metadata'].pop('ximilar_score', None)) for c in told['candidates']]
-        ranked = [Candidate(SkuKey(c['brand'], c['external_id']), float(s), ximilar=float(s), image_url=(c['image_urls'] or [''])[0], metadata=c['metadata']) for c, s in found if s is not None]
+        ranked = [Candidate(key=SkuKey(c['brand'], c['external_id']), score=float(s), ximilar=float(s), image_url=(c['image_urls'] or [''])[0], metadata=c['metadata']) for c, s in found if s is not None]
         return sorted(ranked, key=lambda c: (-c.score, c.key))
 
 # %% ../../nbs/197_web.remote.ipynb #6bfc7057

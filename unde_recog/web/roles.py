@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Address', 'T', 'PhotoAt', 'Detected', 'DetectAnswer', 'ExactTags', 'ContextTags', 'EmbedAnswer', 'SearchBody',
-           'Sought', 'SearchAnswer', 'Offered', 'RerankBody', 'Ranked', 'RerankAnswer', 'paid_call', 'one_photo',
-           'crop_at', 'photo_body', 'seconds_of', 'detect_routes', 'gateway_routes', 'searched', 'photos_of',
-           'search_answer', 'context_route', 'reranker_routes', 'embedder_routes', 'Stored', 'BatchBody', 'BatchError',
-           'BatchAnswer', 'embed_listed', 'embed_in_child', 'settings_for_child', 'batch_routes']
+           'SearchHit', 'SearchAnswer', 'RerankCandidate', 'RerankBody', 'Ranked', 'RerankAnswer', 'paid_call',
+           'one_photo', 'crop_at', 'photo_body', 'seconds_of', 'detect_routes', 'gateway_routes', 'searched',
+           'photos_of', 'search_answer', 'context_route', 'reranker_routes', 'embedder_routes', 'StoredPhoto',
+           'BatchBody', 'BatchError', 'BatchAnswer', 'embed_listed', 'embed_in_child', 'settings_for_child',
+           'batch_routes']
 
 # %% ../../nbs/201_web.roles.ipynb #7a8445cb
 import asyncio, json, multiprocessing
@@ -26,14 +27,14 @@ from ..db.database import DatabaseError, Databases, arun, run
 from ..detect import first_finds
 from ..gating import Gate
 from ..media.images import to_jpeg
-from ..jobs.index import Listed, read_photo, write_batch, write_failures
-from ..pipeline import FIRST, Request as Asking, Walk, ask_primary, merge_step, search_step
+from ..jobs.index import CatalogPhoto, read_photo, write_batch, write_failures
+from ..pipeline import PRIMARY_K, RequestContext, ItemState, ask_primary, merge_step, search_step
 from ..catalogue.products import parse_products, products_query
 from ..rerank import apply_verdicts
-from ..resilience import Deadline, Purse, attempt, purse
+from ..resilience import Deadline, Cost, attempt, track_cost
 from ..settings import Settings
 from .inputs import Asked, Question, Text, read_body
-from .recognize import House
+from .recognize import AppState
 from .problems import Problem, brand_or_problem, invalid, problem_responses
 from .remote import LEFT_OUT, SPENT
 from ..catalogue.filters import facts_query
@@ -83,7 +84,7 @@ class SearchBody(BaseModel):
     force_ximilar: bool = False
     brands: list[Text] | None = Field(None, max_length=1000, description='only these; else those of user_mall, else all')
 
-class Sought(BaseModel):
+class SearchHit(BaseModel):
     brand: str
     external_id: str
     score: float
@@ -91,7 +92,7 @@ class Sought(BaseModel):
     metadata: dict[str, Any] = Field(description='name, price, category and what else the index knows; ximilar_score where the booster gave one; never a store, a floor or a mall')
 
 class SearchAnswer(BaseModel):
-    candidates: list[Sought]
+    candidates: list[SearchHit]
     pgvector_confident: bool | None
     used_ximilar: bool
     pgvector_top1_score: float | None
@@ -102,7 +103,7 @@ class SearchAnswer(BaseModel):
     model_version: str
 
 # %% ../../nbs/201_web.roles.ipynb #423987fa
-class Offered(BaseModel):
+class RerankCandidate(BaseModel):
     model_config = ConfigDict(extra='ignore')
     brand: Text
     external_id: Text
@@ -112,7 +113,7 @@ class Offered(BaseModel):
 class RerankBody(BaseModel):
     model_config = ConfigDict(extra='forbid')
     crop_url: Address
-    candidates: list[Offered] = Field(max_length=50)
+    candidates: list[RerankCandidate] = Field(max_length=50)
     tags: dict[str, str] = Field(default_factory=dict)
 
 class Ranked(BaseModel):
@@ -129,14 +130,14 @@ class RerankAnswer(BaseModel):
 T = TypeVar('T')
 _USUAL = problem_responses(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
-async def paid_call(house: House, work: Callable[[Any], Awaitable[T]]) -> tuple[T, dict[str, str]]:
+async def paid_call(state: AppState, work: Callable[[Any], Awaitable[T]]) -> tuple[T, dict[str, str]]:
     "(what `work(recognizer)` gives, headers that tell its costs)."
-    async def there(recognizer: Any) -> tuple[T, Purse]:
-        with purse() as spent: return await work(recognizer), spent
-    result, spent = await house.engine.call(there)
+    async def there(recognizer: Any) -> tuple[T, Cost]:
+        with track_cost() as spent: return await work(recognizer), spent
+    result, spent = await state.engine.call(there)
     return result, {SPENT: json.dumps({'credits': spent.credits, 'tokens': dict(spent.tokens)})} if spent.credits or spent.tokens else {}
 
-async def one_photo(house: House, request: Request) -> Image.Image:
+async def one_photo(state: AppState, request: Request) -> Image.Image:
     "The photo of a body that holds nothing else: the file image, or {url}."
     fields, data = await read_body(request, 30)
     if data is None:
@@ -144,11 +145,11 @@ async def one_photo(house: House, request: Request) -> Image.Image:
         except ValidationError as e: raise invalid(e.errors()) from None  # type: ignore[arg-type]
     elif fields: raise Problem(422, 'invalid', f'{next(iter(fields))[:40]}: only the file image is needed')
     elif not data: raise Problem(422, 'invalid', 'the file image is empty')
-    return await house.photo(Asked(Question.model_construct(url=url if data is None else None), data))
+    return await state.photo(Asked(Question.model_construct(url=url if data is None else None), data))
 
-async def crop_at(house: House, url: str) -> Item:
+async def crop_at(state: AppState, url: str) -> Item:
     "A crop as an item."
-    image = await house.photo(Asked(Question.model_construct(url=url)))
+    image = await state.photo(Asked(Question.model_construct(url=url)))
     return Item(Box(0, 0, *image.size), 'other', 1., image)
 
 def photo_body() -> dict[str, Any]:
@@ -156,143 +157,143 @@ def photo_body() -> dict[str, Any]:
     upload = {'type': 'object', 'properties': {'image': {'type': 'string', 'format': 'binary'}}, 'required': ['image'], 'additionalProperties': False}
     return {'required': True, 'content': {'multipart/form-data': {'schema': upload}, 'application/json': {'schema': PhotoAt.model_json_schema(), 'example': {'url': 'https://example.com/look.jpg'}}}}
 
-def seconds_of(house: House) -> float: return house.settings.REQUEST_DEADLINE.total_seconds()
+def seconds_of(state: AppState) -> float: return state.settings.REQUEST_DEADLINE.total_seconds()
 
 # %% ../../nbs/201_web.roles.ipynb #acb47912
-def detect_routes(house: House, router: APIRouter) -> None:
+def detect_routes(state: AppState, router: APIRouter) -> None:
     "POST /detect, and the crops."
     @router.post('/detect', openapi_extra={'requestBody': photo_body()}, responses=_USUAL, summary='The garments of a photo')
     async def detect(request: Request, response: Response) -> DetectAnswer:
-        house.caller(request, 'roles'); house.check()
-        image, left_out = await one_photo(house, request), []  # type: ignore[var-annotated]
+        state.caller(request, 'roles'); state.check()
+        image, left_out = await one_photo(state, request), []  # type: ignore[var-annotated]
         async def work(recognizer: Any) -> list[Item]:
             ways = recognizer.parts.detector, recognizer.parts.local_detector
-            return await first_finds(ways, image, lambda d, work: attempt(f'{d.name}_detect', work, seconds_of(house)*.4, left_out))
-        with house.door.enter(): items, headers = await paid_call(house, work)
+            return await first_finds(ways, image, lambda d, work: attempt(f'{d.name}_detect', work, seconds_of(state)*.4, left_out))
+        with state.admission.enter(): items, headers = await paid_call(state, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
-        names = await house.decoding.run(lambda: [house.crops.put(to_jpeg(i.crop)) for i in items])
+        names = await state.decoding.run(lambda: [state.crops.put(to_jpeg(i.crop)) for i in items])
         return DetectAnswer(items=[Detected(crop_url=f'{request.base_url}crops/{n}.jpg', bbox=tuple(i.box), category=i.category, confidence=i.confidence) for i, n in zip(items, names)])  # type: ignore[arg-type]
 
     @router.get('/crops/{name}.jpg', response_class=Response, summary='A crop, for ten minutes', responses={200: {'content': {'image/jpeg': {'schema': {'type': 'string', 'format': 'binary'}}}}, **problem_responses(404)})
     async def crop(name: str) -> Response:
-        data = await house.small.run(house.crops.get, name)
+        data = await state.small.run(state.crops.get, name)
         if data is None: raise Problem(404, 'not_found', 'no such crop, or its time is over')
         return Response(data, media_type='image/jpeg', headers={'Cache-Control': 'private, max-age=60'})
 
 # %% ../../nbs/201_web.roles.ipynb #99c86edc
-def gateway_routes(house: House) -> APIRouter:
+def gateway_routes(state: AppState) -> APIRouter:
     "POST /detect, /tag, /search, and the crops."
     router = APIRouter(tags=['gateway'])
-    detect_routes(house, router)
+    detect_routes(state, router)
     @router.post('/tag', responses=_USUAL, summary='Exact attributes of a crop')
     async def tag(request: Request, response: Response, body: PhotoAt) -> ExactTags:
-        house.caller(request, 'roles'); house.check()
-        item = await crop_at(house, body.url)
+        state.caller(request, 'roles'); state.check()
+        item = await crop_at(state, body.url)
         left_out: list[str] = []
         async def work(recognizer: Any) -> dict[str, str]:
             parts, told = recognizer.parts, {}
             told.update(await parts.local_tagger.tag(item.crop, timeout=1))
-            if parts.tagger is not None: told.update(await attempt(f'{parts.tagger.name}_tagging', lambda timeout: parts.tagger.tag(item.crop, timeout=timeout), seconds_of(house)*.5, left_out) or {})
+            if parts.tagger is not None: told.update(await attempt(f'{parts.tagger.name}_tagging', lambda timeout: parts.tagger.tag(item.crop, timeout=timeout), seconds_of(state)*.5, left_out) or {})
             return told
-        with house.door.enter(): tags, headers = await paid_call(house, work)
+        with state.admission.enter(): tags, headers = await paid_call(state, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
         return ExactTags(**{k: v for k, v in tags.items() if k in ExactTags.model_fields})
 
     @router.post('/search', responses=_USUAL, summary='Candidates for a crop: primary, gate, booster')
     async def search(request: Request, response: Response, body: SearchBody) -> SearchAnswer:
-        house.caller(request, 'roles'); house.check()
-        item = await crop_at(house, body.crop_url)
-        with house.door.enter(): (walk, version), headers = await paid_call(house, lambda recognizer: searched(recognizer, item, body))
+        state.caller(request, 'roles'); state.check()
+        item = await crop_at(state, body.crop_url)
+        with state.admission.enter(): (walk, version), headers = await paid_call(state, lambda recognizer: searched(recognizer, item, body))
         response.headers.update(headers | ({LEFT_OUT: ' '.join(walk.degraded)} if walk.degraded and body.force_ximilar and not walk.booster else {}))
-        return search_answer(walk, version, body.top_k, await photos_of(house, [c.key for c in walk.merged[:body.top_k]]))
+        return search_answer(walk, version, body.top_k, await photos_of(state, [c.key for c in walk.merged[:body.top_k]]))
     return router
 
 # %% ../../nbs/201_web.roles.ipynb #aa11bc62
-async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[Walk, str]:
-    "The search step as the pipeline walks it. Raises `UnknownMall`, `DatabaseError`."
+async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[ItemState, str]:
+    "The search step as the pipeline item_states it. Raises `UnknownMall`, `DatabaseError`."
     settings, parts = recognizer.settings, recognizer.parts
     if body.force_ximilar: settings = settings.model_copy(update={'SEARCH_BACKEND': 'dual'})
     brands = None if body.brands is None else tuple(sorted(set(map(brand_or_problem, body.brands))))
     if brands is None and body.user_mall is not None:
         async with recognizer.db.aconnect('catalogue') as conn: brands = await recognizer.malls.brands(conn, body.user_mall)
-    asking = Asking(settings, parts, recognizer.db, Deadline(settings.REQUEST_DEADLINE.total_seconds()), body.user_mall, brands, usual=recognizer.usual)
+    asking = RequestContext(settings=settings, parts=parts, db=recognizer.db, deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()), mall=body.user_mall, brands=brands, usual=recognizer.usual)
     item.category = body.category
-    walk = Walk(0, item)
+    walk = ItemState(index=0, item=item)
     try:
         await search_step(walk, asking)
-        if body.top_k > FIRST and walk.primary: await ask_primary(walk, asking, body.top_k)
-        if body.top_k > FIRST or body.force_ximilar: walk.booster = walk.booster + walk.leftovers
-        if body.top_k > FIRST: await merge_step(walk, asking)
+        if body.top_k > PRIMARY_K and walk.primary: await ask_primary(walk, asking, body.top_k)
+        if body.top_k > PRIMARY_K or body.force_ximilar: walk.booster = walk.booster + walk.leftovers
+        if body.top_k > PRIMARY_K: await merge_step(walk, asking)
     finally: asking.leave()
     if not walk.merged and isinstance(walk.failure, DatabaseError): raise walk.failure
     return walk, parts.primary.version
 
-async def photos_of(house: House, keys: Sequence[SkuKey]) -> dict[SkuKey, list[str]]:
+async def photos_of(state: AppState, keys: Sequence[SkuKey]) -> dict[SkuKey, list[str]]:
     "All photos of some products, on-model first; {} if the catalogue cannot be asked."
     def ask() -> dict[SkuKey, list[str]]:
-        with house.engine.db.connect('catalogue', 2) as conn: found = parse_products(run(conn, products_query(keys)))
+        with state.engine.db.connect('catalogue', 2) as conn: found = parse_products(run(conn, products_query(keys)))
         return {k: [u for u, v in sorted(p.photos, key=lambda uv: uv[1] != 'on_model')] for k, p in found.items()}
-    try: return await house.small.run(ask) if keys else {}
+    try: return await state.small.run(ask) if keys else {}
     except Exception: return {}
 
-def search_answer(w: Walk, version: str, top_k: int, photos: 'dict[SkuKey, list[str]]') -> SearchAnswer:
+def search_answer(w: ItemState, version: str, top_k: int, photos: 'dict[SkuKey, list[str]]') -> SearchAnswer:
     own, boost, from_booster = w.gate or Gate(False), w.booster_gate or Gate(False), {c.key: c.score for c in w.booster}
-    def sought(c: Candidate) -> Sought:
+    def sought(c: Candidate) -> SearchHit:
         extra = {'ximilar_score': from_booster[c.key]} if c.key in from_booster else {}
-        return Sought(brand=c.key.brand, external_id=c.key.external_id, score=c.score, image_urls=photos.get(c.key) or [u for u in (c.image_url,) if u], metadata={**c.metadata, **extra})
+        return SearchHit(brand=c.key.brand, external_id=c.key.external_id, score=c.score, image_urls=photos.get(c.key) or [u for u in (c.image_url,) if u], metadata={**c.metadata, **extra})
     return SearchAnswer(candidates=[sought(c) for c in w.merged[:top_k]], pgvector_confident=w.gate.confident if w.gate else None, used_ximilar=w.booster_gate is not None, pgvector_top1_score=own.top1, pgvector_margin=own.margin,
                         ximilar_top1_score=boost.top1, ximilar_margin=boost.margin, confident=w.confident, model_version=version)
 
 # %% ../../nbs/201_web.roles.ipynb #65be28e2
-def context_route(house: House, router: APIRouter) -> None:
+def context_route(state: AppState, router: APIRouter) -> None:
     @router.post('/tag', responses=_USUAL, summary='Context of a crop: style, occasion, season')
     async def tag(request: Request, response: Response, body: PhotoAt) -> ContextTags:
-        house.caller(request, 'roles'); house.check()
-        item, left_out = await crop_at(house, body.url), []  # type: ignore[var-annotated]
+        state.caller(request, 'roles'); state.check()
+        item, left_out = await crop_at(state, body.url), []  # type: ignore[var-annotated]
         async def work(recognizer: Any) -> dict[str, str]:
             tagger = recognizer.parts.context_tagger
-            return {} if tagger is None else await attempt(f'{tagger.name}_context', lambda timeout: tagger.tag(item.crop, timeout=timeout), seconds_of(house)*.6, left_out) or {}
-        with house.door.enter(): tags, headers = await paid_call(house, work)
+            return {} if tagger is None else await attempt(f'{tagger.name}_context', lambda timeout: tagger.tag(item.crop, timeout=timeout), seconds_of(state)*.6, left_out) or {}
+        with state.admission.enter(): tags, headers = await paid_call(state, work)
         response.headers.update(headers | ({LEFT_OUT: ' '.join(left_out)} if left_out else {}))
         return ContextTags(**{k: v for k, v in tags.items() if k in ContextTags.model_fields})
 
 # %% ../../nbs/201_web.roles.ipynb #13f13882
-def reranker_routes(house: House, with_tag: bool = True) -> APIRouter:
+def reranker_routes(state: AppState, with_tag: bool = True) -> APIRouter:
     "POST /tag (not where the gateway has that path) and /rerank."
     router = APIRouter(tags=['reranker'])
-    if with_tag: context_route(house, router)
+    if with_tag: context_route(state, router)
     @router.post('/rerank', responses=_USUAL, summary='Candidates by what a vision model sees')
     async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer:
-        house.caller(request, 'roles'); house.check()
-        item = await crop_at(house, body.crop_url)
-        given = [Candidate(SkuKey(c.brand, c.external_id), 0., image_url=c.image_urls[0] if c.image_urls else '', metadata=c.metadata) for c in body.candidates]
+        state.caller(request, 'roles'); state.check()
+        item = await crop_at(state, body.crop_url)
+        given = [Candidate(key=SkuKey(c.brand, c.external_id), score=0., image_url=c.image_urls[0] if c.image_urls else '', metadata=c.metadata) for c in body.candidates]
         async def work(recognizer: Any) -> list[Candidate]:
             judge = recognizer.parts.reranker
             if judge is None: raise Problem(503, 'no_judge', 'no vision model is set up here (GEMINI_API_KEY)', retry_after=60)
-            said = await attempt(f'{judge.name}_rerank', lambda timeout: judge.rerank(item.crop, given, body.tags, timeout=timeout), seconds_of(house)*.7, []) if given else []
+            said = await attempt(f'{judge.name}_rerank', lambda timeout: judge.rerank(item.crop, given, body.tags, timeout=timeout), seconds_of(state)*.7, []) if given else []
             if said is None: raise Problem(503, 'no_judge', 'the vision model gives no answer', retry_after=2)
             seen = {v.key for v in said}
             return apply_verdicts([c for c in given if c.key in seen], said, body.tags, recognizer.settings.RERANK_VISUAL_WEIGHT)
-        with house.door.enter(): judged, headers = await paid_call(house, work)
+        with state.admission.enter(): judged, headers = await paid_call(state, work)
         response.headers.update(headers)
         return RerankAnswer(ranked=[Ranked(brand=c.key.brand, external_id=c.key.external_id, sku_id=c.key.external_id, score=c.score, reason=c.reason) for c in judged])
     return router
 
 # %% ../../nbs/201_web.roles.ipynb #fa0923eb
-def embedder_routes(house: House) -> APIRouter:
+def embedder_routes(state: AppState) -> APIRouter:
     "POST /embed."
     router = APIRouter(tags=['embedder'])
     @router.post('/embed', openapi_extra={'requestBody': photo_body()}, responses=_USUAL, summary='The vector of a crop, in the space of the current index')
     async def embed(request: Request) -> EmbedAnswer:
-        house.caller(request, 'roles'); house.check()
-        image = await one_photo(house, request)
-        primary = house.engine.session.recognizer.parts.primary
-        with house.door.enter(): vector = (await house.engine.inference.run(primary.embedder.embed, [image]))[0]
+        state.caller(request, 'roles'); state.check()
+        image = await one_photo(state, request)
+        primary = state.engine.session.recognizer.parts.primary
+        with state.admission.enter(): vector = (await state.engine.inference.run(primary.embedder.embed, [image]))[0]
         return EmbedAnswer(vector=[float(v) for v in vector], model_version=primary.version)
     return router
 
 # %% ../../nbs/201_web.roles.ipynb #8c1be5ec
-class Stored(BaseModel):
+class StoredPhoto(BaseModel):
     "A photo of a product, where it lies."
     model_config = ConfigDict(extra='forbid')
     brand: Text
@@ -302,7 +303,7 @@ class Stored(BaseModel):
 
 class BatchBody(BaseModel):
     model_config = ConfigDict(extra='forbid')
-    images: list[Stored] = Field(max_length=1000)
+    images: list[StoredPhoto] = Field(max_length=1000)
 
 class BatchError(BaseModel):
     brand: str
@@ -320,7 +321,7 @@ class BatchAnswer(BaseModel):
     errors: list[BatchError]
 
 # %% ../../nbs/201_web.roles.ipynb #7ec7b276
-def embed_listed(db: Databases, storage: Any, embedder: Any, version: str, images: Sequence[Stored], allow_private: bool = False) -> BatchAnswer:
+def embed_listed(db: Databases, storage: Any, embedder: Any, version: str, *, images: Sequence[StoredPhoto], allow_private: bool = False) -> BatchAnswer:
     "Read, embed and write some photos. Photos of products that the catalogue does not list fail as `not_found`."
     keys = list(dict.fromkeys(SkuKey(canonical_brand(i.brand), i.external_id) for i in images))
     with db.connect('catalogue') as conn: products, facts = parse_products(run(conn, products_query(keys))), {SkuKey(b, x): g for b, x, _, g in run(conn, facts_query(keys))}
@@ -331,7 +332,7 @@ def embed_listed(db: Databases, storage: Any, embedder: Any, version: str, image
         p = products.get(key)
         if p is None or i.url not in [u for u, _ in p.photos]: errors.append(wrong); continue
         metadata = {k: v for k, v in {'name': p.name, 'category': p.category, 'price': p.price, 'currency': p.currency, 'colour': p.colour, 'style_id': p.style_id, 'gender': facts.get(key)}.items() if v is not None}
-        read = read_photo(Listed(key, i.url, i.rank, metadata), storage, allow_private=allow_private)
+        read = read_photo(CatalogPhoto(key, i.url, i.rank, metadata), storage, allow_private=allow_private)
         if read.error: errors.append(wrong.model_copy(update={'kind': read.error.kind, 'detail': 'the photo cannot be used'}))
         reads.append(read)
     good = [r for r in reads if r.image is not None]
@@ -355,28 +356,28 @@ def _opened(settings_json: str) -> tuple[Databases, Any, Any, str, bool]:
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     return db, open_storage(settings), embedder_for(version.version, version.model, settings=settings, preset='batch'), version.version, settings.ALLOW_PRIVATE_URLS
 
-def embed_in_child(settings_json: str, images: Sequence[Stored]) -> BatchAnswer:
+def embed_in_child(settings_json: str, images: Sequence[StoredPhoto]) -> BatchAnswer:
     db, storage, embedder, version, private = _opened(settings_json)
-    return embed_listed(db, storage, embedder, version, images, private)
+    return embed_listed(db, storage, embedder, version, images=images, allow_private=private)
 
 _CHILD = ('DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL', 'UNDE_DATA_DIR', 'ALLOW_PRIVATE_URLS', 'BLEND_EMBEDDING_VERSION', 'S3_ENDPOINT_URL', 'S3_BUCKET')
 
 def settings_for_child(settings: Settings) -> str:
     return json.dumps({n: str(v) for n in _CHILD if (v := getattr(settings, n)) is not None})
 
-def batch_routes(house: House, apart: bool = False) -> APIRouter:
+def batch_routes(state: AppState, apart: bool = False) -> APIRouter:
     "POST /embed_batch; `apart`: in a process of its own."
     router, lock = APIRouter(tags=['embed-batch']), asyncio.Lock()
     pool: list[ProcessPoolExecutor] = []
     @router.post('/embed_batch', responses=_USUAL, summary='Embed stored photos into the current index')
     async def embed_batch(request: Request, body: BatchBody) -> BatchAnswer:
-        house.caller(request, 'roles')
+        state.caller(request, 'roles')
         for i in body.images: brand_or_problem(i.brand)
         async with lock:
             if apart:
                 if not pool: pool.append(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')))
-                house.closers.append(lambda: pool[0].shutdown(wait=False, cancel_futures=True))
-                return await asyncio.get_running_loop().run_in_executor(pool[0], embed_in_child, settings_for_child(house.settings), body.images)
-            recognizer = house.engine.session.recognizer
-            return await house.engine.inference.run(embed_listed, house.engine.db, house.engine.storage, recognizer.parts.primary.embedder, recognizer.parts.primary.version, body.images, house.settings.ALLOW_PRIVATE_URLS)
+                state.closers.append(lambda: pool[0].shutdown(wait=False, cancel_futures=True))
+                return await asyncio.get_running_loop().run_in_executor(pool[0], embed_in_child, settings_for_child(state.settings), body.images)
+            recognizer = state.engine.session.recognizer
+            return await state.engine.inference.run(embed_listed, state.engine.db, state.engine.storage, recognizer.parts.primary.embedder, recognizer.parts.primary.version, body.images, state.settings.ALLOW_PRIVATE_URLS)
     return router
