@@ -2262,6 +2262,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'unde_recog/text_encoding.py'),
                                           'unde_recog.text_encoding._is_utf8': ( 'text_encoding.html#_is_utf8',
                                                                                  'unde_recog/text_encoding.py'),
+                                          'unde_recog.text_encoding._letters': ( 'text_encoding.html#_letters',
+                                                                                 'unde_recog/text_encoding.py'),
                                           'unde_recog.text_encoding._library_guesses': ( 'text_encoding.html#_library_guesses',
                                                                                          'unde_recog/text_encoding.py'),
                                           'unde_recog.text_encoding._no_bom': ('text_encoding.html#_no_bom', 'unde_recog/text_encoding.py'),

@@ -66,14 +66,7 @@ _LANGUAGES = {
     'cp1256': 'ابتثجحخدذرزسشصضطظعغفقكلمنهويىةءآأؤإئپچژگ',
 }
 _PAGES = {  # code page → languages; of pages that give the same text, the first is named
-    'cp1252': 'cp1252',
-    'cp1250': 'cp1250',
-    'cp1251': 'cp1251',
-    'cp1254': 'cp1254',
-    'cp1253': 'cp1253',
-    'cp1255': 'cp1255',
-    'cp1256': 'cp1256',
-    'cp1257': 'cp1257',
+    **{page: page for page in _LANGUAGES},
     'iso8859_15': 'cp1252',
     'iso8859_2': 'cp1250',
     'koi8_r': 'cp1251',
@@ -103,6 +96,7 @@ def _plausible(text: str, languages: str) -> int:
     signs = Counter(c for c in text if not c.isascii() and not c.isalpha())
     strange = sum(n for c, n in signs.items() if c not in _SIGNS)
     inside = len(re.findall(r'[^\W\d_][^\w\s\x00-\x7f’‘®™·´][^\W\d_]', text))
+    strange += abs(text.count('«') - text.count('»'))
     if strange + inside + sum(map(_odd_word, words)) > len(words)//50: return 0
     letters = Counter(c for c in ''.join(words).lower() if not c.isascii())
     if not letters: return 1
@@ -145,6 +139,8 @@ def _asian(sample: bytes, page: str) -> bool:
 class EncodingUnclear(ValueError):
     "The bytes can be read in several ways; the message names them."
 
+def _letters(text: str) -> int: return sum(c.isalpha() and not c.isascii() for c in text)
+
 def _readings(sample: bytes) -> dict[str, str]:
     "Code page → text, of the most plausible readings."
     ranked: dict[str, tuple[int, str]] = {}
@@ -155,6 +151,12 @@ def _readings(sample: bytes) -> dict[str, str]:
             t for _, t in ranked.values()
         ):
             ranked[page] = rank, text
+    most_letters = max((_letters(text) for _, text in ranked.values()), default=0)
+    ranked = {
+        page: (rank, text)
+        for page, (rank, text) in ranked.items()
+        if _letters(text) >= 0.8 * most_letters
+    }
     for page in _COMMON:
         if _asian(sample, page): ranked[page] = 2, sample.decode(page)
     best = max((rank for rank, _ in ranked.values()), default=0)
