@@ -439,6 +439,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'unde_recog/catalogue/stock.py'),
                                             'unde_recog.catalogue.stock.RejectsFile.close': ( 'catalogue.stock.html#rejectsfile.close',
                                                                                               'unde_recog/catalogue/stock.py'),
+                                            'unde_recog.catalogue.stock.RejectsFile.flush': ( 'catalogue.stock.html#rejectsfile.flush',
+                                                                                              'unde_recog/catalogue/stock.py'),
                                             'unde_recog.catalogue.stock.RejectsFile.write': ( 'catalogue.stock.html#rejectsfile.write',
                                                                                               'unde_recog/catalogue/stock.py'),
                                             'unde_recog.catalogue.stock._Reader': ( 'catalogue.stock.html#_reader',

@@ -118,7 +118,7 @@ def import_stores_command(file: File, mapping: Mapping_ = None, brand: Brand = N
 @import_app.command('availability')
 def import_availability_command(file: File, mapping: Mapping_ = None, brand: Brand = None, rejects: Rejects = None) -> None:
     "Stock readings; the newest of a day is kept."
-    from unde_recog.catalogue.imports import import_availability
+    from unde_recog.catalogue.stock import import_availability
     from unde_recog.db.database import open_databases
     with _said():
         settings = load_settings()

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from .catalogue.imports import import_availability, import_products, import_stores
+from .catalogue.imports import import_products, import_stores
+from .catalogue.stock import import_availability
 from .contracts import Answer, SkuKey
 from .db.database import Databases, open_databases
 from .embedder import load_embedder

@@ -98,7 +98,7 @@ def _plausible(text: str, languages: str) -> int:
     inside = len(re.findall(r'[^\W\d_][^\w\s\x00-\x7f’‘®™·´][^\W\d_]', text))
     strange += abs(text.count('«') - text.count('»'))
     if strange + inside + sum(map(_odd_word, words)) > len(words)//50: return 0
-    letters = Counter(c for c in ''.join(words).lower() if not c.isascii())
+    letters = Counter(c for c in ''.join(words).lower() if c.isalpha() and not c.isascii())
     if not letters: return 1
     limit, all_of = .99*sum(letters.values()), set(languages)
     if sum(n for c, n in letters.items() if c in all_of) < limit: return 0
@@ -107,8 +107,9 @@ def _plausible(text: str, languages: str) -> int:
 
 def _too_many_accents(words: Iterable[str]) -> bool:
     "Latin words made of accented letters only: another script, decoded wrongly."
-    latin = [w for w in words if len(w) > 2 and w[0] < '\u0250']
-    return sum(sum(not c.isascii() for c in w) > .6*len(w) for w in latin) > len(latin)//3
+    latin = [w for w in words if len(w) > 3 and w[0] < '\u0250']
+    letters = [[c.isascii() for c in w if c.isalpha()] for w in latin]
+    return sum(sum(ascii_) < .4*len(ascii_) for ascii_ in letters) > len(latin)//3
 
 # %% ../nbs/004_text_encoding.ipynb #f6272314
 _FREQUENT = set('оеаинтсрвлкмдпу')

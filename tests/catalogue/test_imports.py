@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from psycopg.rows import dict_row
 
-from unde_recog.catalogue.categories import canonical_category
-from unde_recog.catalogue.imports import import_availability, import_products, import_stores
-from unde_recog.catalogue.reading import read_table
+from unde_recog.catalogue.imports import import_products, import_stores
+from unde_recog.catalogue.stock import import_availability
+from unde_recog.catalogue.reading import ReadOptions, read_table
 from unde_recog.catalogue.tables import PRODUCTS, column_map
-from unde_recog.catalogue.values import read_price, read_time
+from unde_recog.catalogue.columns import read_price, read_time
+from unde_recog.catalogue.values import canonical_category
 from unde_recog.contracts import canonical_brand
 from unde_recog.media.images import to_jpeg
 from unde_recog.media.storage import FolderStorage
@@ -142,7 +143,7 @@ BAD = {
         ('cheap', 'no price'), ('-5', 'negative'), ('1e5', 'no price'), ('20-30', 'no price'),
         ('9' * 400, 'no price'),
     ],
-    'currency': [('EURO', 'currency'), ('€', 'currency')],
+    'currency': [('EURO', 'currency'), ('¤', 'currency')],
     'sizes': [
         ('["S"', 'JSON'), ('{"a": 1}', None), ('[["S"]]', 'list of texts'),
         ('["\\u0000"]', 'cannot keep'), ('["\\ud800"]', 'cannot keep'),
@@ -242,7 +243,7 @@ def test_one_id_of_two_brands_is_two_products_but_not_of_one_source(db, tmp_path
         ('Brand,external-id\nzara,1\n', 'did you mean'), ('', 'is empty'), ('  \n ', 'is empty'),
         ('brand,external_id\n', 'no rows'), ('PK\3\4\0\0\0\0', 'no text file'),
         ('{"products": []}', 'no rows'), ('hello', 'no rows'),
-        ('\n\n\nbrand,external_id\nzara,1\n', 'no column'),
+        ('\n\n\nbrand,sku\nzara,1\n', 'no column'),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why_and_names_itself(db, tmp_path, given, said):
@@ -271,15 +272,15 @@ def test_encodings_and_delimiters(db, tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
-def test_line_endings_and_short_and_long_rows(db, tmp_path, ending):
-    (tmp_path / 'p.csv').write_bytes(
-        ending.join(
-            ['brand,external_id,name', 'zara,1', 'zara,2,x,too,many', '', 'zara,3,y']
-        ).encode()
-    )
-    assert import_products(db, tmp_path / 'p.csv').inserted == 3 and [
-        r['name'] for r in table(db)
-    ] == [None, 'x', 'y']
+def test_line_endings_blank_lines_and_short_and_long_rows(db, tmp_path, ending):
+    lines = ['', ',,', 'brand,external_id,name', 'zara,1', 'zara,2,x,too,many', '', ',,', 'zara,3,y', 'zara,4,z,,']
+    (tmp_path/'p.csv').write_bytes(ending.join(lines).encode())
+    report = import_products(db, tmp_path/'p.csv')
+    assert counts(report) == (2, 0, 0, 2) and report.exit_code == 3
+    assert [r['name'] for r in table(db)] == ['y', 'z']
+    assert [(r[0], r[3]) for r in rejects(report)] == [
+        (4, 'has 2 cells, the header 3'), (5, 'has 5 cells, the header 3'),
+    ]
 
 
 def test_a_mapping_as_dictionary_and_as_file(db, tmp_path):
@@ -417,14 +418,13 @@ def test_an_older_reading_never_replaces_a_newer_one_of_its_day(db, tmp_path):
 
 def test_another_utc_day_is_another_row_whatever_the_zone(db, tmp_path):
     midnight = NOON.replace(hour=0)
-    assert take(
-        db,
-        tmp_path,
-        stock('2026-03-10T00:59:59+01:00', 'A'),
-        stock('2026-03-10T01:00:00+01:00', 'B'),
-        stock('2026-03-10 23:59:59.999999', 'C'),
-        stock('2026-03-10T18:00:00-06:00', 'D'),
-    ) == (3, 0, 1, 0)
+    rows = [
+        stock('2026-03-10T00:59:59+01:00', 'A'), stock('2026-03-10T01:00:00+01:00', 'B'),
+        stock('2026-03-10 23:59:59.999999', 'C'), stock('2026-03-10T18:00:00-06:00', 'D'),
+    ]
+    options = ReadOptions(poll_window=timedelta(0), timezone='UTC')
+    report = import_availability(db, write(tmp_path/'a.csv', rows), options=options)
+    assert counts(report) == (3, 0, 1, 0)
     assert readings(db) == [
         ('1', midnight - timedelta(seconds=1), ['A']),
         ('1', NOON.replace(hour=23, minute=59, second=59, microsecond=999999), ['C']),

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from unde_recog.availability import UnknownMall
-from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.catalogue.imports import import_products, import_stores
+from unde_recog.catalogue.stock import import_availability
 from unde_recog.contracts import CATEGORIES, Candidate, SkuKey, Verdict
 from unde_recog.db.database import LOGICALS, DatabaseError, Databases, run
 from unde_recog.embedder import load_embedder

@@ -11,7 +11,8 @@ import time
 import pytest
 from PIL import Image
 
-from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.catalogue.imports import import_products, import_stores
+from unde_recog.catalogue.stock import import_availability
 from unde_recog.db.database import LOGICALS, Databases
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import to_jpeg

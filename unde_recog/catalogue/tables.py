@@ -85,7 +85,8 @@ def column_readers(
     table: Table, options: ReadOptions, typed: bool = False
 ) -> tuple[dict[str, Callable[[str], Any]], dict[str, Callable[[str], None]]]:
     "(readers, observers) for one file. Observers see every cell of their column before the first is read."
-    readers, observers = dict(table.readers), {}
+    readers: dict[str, Callable[..., Any]] = dict(table.readers)
+    observers: dict[str, Callable[[str], None]] = {}
     if 'price' in readers:
         price = PriceColumn(options.decimal, typed)
         readers['price'], observers['price'] = price.read, price.observe
@@ -208,29 +209,28 @@ _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list t
 # %% ../../nbs/034_catalogue.tables.ipynb #8f11df25
 def observe_columns(
     source: TableFile, observers: Mapping[str, Callable[[str], None]], columns: Mapping[str, int]
-) -> int:
-    "Show every cell of the undecided columns to its observer; → how many rows the file has."
+) -> None:
+    "Show every cell of the undecided columns to its observer."
     watched = [(columns[c], see) for c, see in observers.items() if c in columns]
-    n = 0
-    for n, row in enumerate(source.rows(), 1):
+    for row in source.rows() if watched else ():
         if row.fault: continue
         for at, see in watched: see(row.cells[at])
-    return n
 
 def row_parser(
     source: TableFile, table: Table, mapping: Mapping[str, str] | None, options: ReadOptions, *,
     fixed: Mapping[str, str], aliases: Mapping[str, str] | None = None,
 ) -> RowParser:
     "A parser for the rows of `source`. Raises `ValueError` for a file without rows or columns."
+    if next(source.rows(), None) is None: raise ValueError(f'{source.path} has a header but no rows')
     try: theirs = column_map(source.headers, table, mapping, fixed)
     except ValueError as e: raise ValueError(f'{source.path}: {e}') from None
     columns = {ours: source.headers.index(header) for ours, header in theirs.items()}
     readers, observers = column_readers(table, options, source.typed)
-    if not observe_columns(source, observers, columns):
-        raise ValueError(f'{source.path} has a header but no rows')
+    observe_columns(source, observers, columns)
     folded = None if aliases is None else {alias_key(k): v for k, v in aliases.items()}
     return RowParser(table, readers, columns, fixed, folded)
 
+# %% ../../nbs/034_catalogue.tables.ipynb #3bb0b1aa
 def check_currency(values: Mapping[str, Any], price: str, default: str | None) -> str | None:
     "The currency of a row, from its column, its price or the option. Raises `ValueError` if they differ."
     named = currency_of(price) if price and not price.isascii() or any(c.isalpha() for c in price) else None

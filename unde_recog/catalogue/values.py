@@ -108,10 +108,10 @@ def _texts(values: Iterable[Any]) -> list[str]:
 
 _COUNTED = re.compile(r'(.+?)\s*(?:[:=]\s*(\d+)|\((\d+)\))')
 
-def _counted(tokens: Sequence[str]) -> list[tuple[str, int]] | None:
+def _counted(tokens: Sequence[str]) -> list[tuple[str, float]] | None:
     "(size, count) of `S:3` or `S (3)`, if all of `tokens` are so."
     found = [_COUNTED.fullmatch(t) for t in tokens]
-    return [(m[1], int(m[2] or m[3])) for m in found if m] if found and all(found) else None
+    return [(m[1], float(m[2] or m[3])) for m in found if m] if found and all(found) else None
 
 # %% ../../nbs/031_catalogue.values.ipynb #9a0c1b8a
 _HALF = re.compile(r'(?<=\d),(?=5(?!\d))')
@@ -148,7 +148,7 @@ def read_sizes(v: str, separator: str | None = None, in_stock: bool = False) -> 
     if is_null(text) or text in _SOLD_OUT: return []
     value = bracketed(text)
     if isinstance(value, dict):
-        counts = [(k, n) for k, n in value.items() if isinstance(n, (int, float))]
+        counts = [(k, float(n)) for k, n in value.items() if isinstance(n, (int, float))]
         if len(counts) < len(value): refuse('must be a list of texts')
     else:
         tokens = _texts(split_sizes(text, separator) if value is None else value)
@@ -238,7 +238,7 @@ def read_photos(v: str, separator: str | None = None) -> PhotoList:
 
 # %% ../../nbs/031_catalogue.values.ipynb #9210f497
 def read_degrees(v: str, limit: float = 180) -> float | None:
-    if is_null(v): return None
+    if is_null(v) and v.strip().lower() != 'nan': return None
     try: degrees = float(v.replace(',', '.'))
     except ValueError: return refuse('is no number')
     if not abs(degrees) <= limit: refuse(f'lies outside -{limit:g} … {limit:g} degrees')
@@ -290,9 +290,17 @@ def category_patterns(path: Path | None = None) -> tuple[tuple[re.Pattern[str], 
         )
     return tuple((re.compile(rf'\b(?:{p})\b', re.I), c) for p, c in rows)
 
+# %% ../../nbs/031_catalogue.values.ipynb #14b92c0f
+_CLOTHES = r'(?:apparel|clothing|clothes|fashion|wear|ropa|moda|mode|bekleidung|kleidung|v[eê]tements?|abbigliamento|одежда)'
+_EXTRAS = r'(?:accessor(?:y|ies)|accesorios|accessoires|zubeh[oö]r|accessori|аксессуары)'
+_AND = r'\s*(?:&|and|y|und|et|e|и|,|\+)\s*'
+_ROOT = re.compile(rf'\b{_CLOTHES}{_AND}(?:\w+{_AND})?{_EXTRAS}\b|\b{_EXTRAS}{_AND}{_CLOTHES}\b', re.I)
+
+@lru_cache(10_000)
 def canonical_category(text: str | None, path: Path | None = None) -> str:
     "The canonical category of a shop's text; `other` if no pattern knows it."
-    for part in reversed(re.split(r'[/>|]', text or '')):
+    for part in reversed(re.split(r'[/>|]', unicodedata.normalize('NFC', html.unescape(text or '')))):
+        if _ROOT.search(part): continue
         words = re.sub(r'[\W_]+', ' ', part)
         patterns = enumerate(category_patterns(path))
         hits = [(m.end(), -i, c) for i, (p, c) in patterns for m in p.finditer(words)]

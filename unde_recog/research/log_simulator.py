@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import psycopg
 from PIL import Image
-from ..catalogue.imports import import_availability, import_products, import_stores
+from ..catalogue.imports import import_products, import_stores
+from ..catalogue.stock import import_availability
 from ..contracts import SkuKey
 from ..db.database import Databases, open_databases
 from ..embedder import load_embedder
