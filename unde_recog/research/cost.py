@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from .retrieval import Interval, by_cluster
 from ..vendors.council import price
-from ..vendors.ximilar import load_terms
+from ..vendors.ximilar_records import load_terms
 
 # %% ../../nbs/154_research.cost.ipynb #9db674e7
 class Bill(NamedTuple):

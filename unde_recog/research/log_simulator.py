@@ -309,7 +309,7 @@ def _show(r: _Run, app: App, goods: Sequence[tuple[bytes, SkuKey]], part: Sequen
     late, truth = r.plan.drift if r.plan.drifted(part[0]) else None, Truth()
     for photo, key in goods: truth.add_photo(photo, key)
     for _, _, scene in jobs: truth.add_scene(scene)
-    app.eyes.truth, app.eyes.quality = truth, r.quality if late is None or late.search is None else replace(r.quality, search=late.search)
+    app.vision.truth, app.vision.quality = truth, r.quality if late is None or late.search is None else replace(r.quality, search=late.search)
     app.faults.always('ximilar', Fault(late.broken) if late and late.broken else None)  # type: ignore[arg-type]
     return jobs
 

@@ -24,7 +24,8 @@ from ..models.registry import get_card
 from ..resilience import add_cost
 from ..search import Version
 from ..settings import Settings
-from ..vendors.calls import Guard, Http, Limiter, Reply, VendorError, call, kind_of_status
+from ..vendors.calls import Guard, Limiter, VendorError, call, kind_of_status
+from ..vendors.http import Http, Reply
 from ..vendors.parts import may_ask
 from .metrics import current_id
 
