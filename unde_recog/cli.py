@@ -298,7 +298,7 @@ def settings_apply(fragment: Annotated[Path, typer.Argument(help='The fragment t
     import os
     with _said():
         from unde_recog.db.database import open_databases
-        from unde_recog.research.calibration import apply_fragment, in_words
+        from unde_recog.research.certificate import apply_fragment, in_words
         from unde_recog.search import current_version
         target, now = ini or Path(os.environ.get('UNDE_SETTINGS') or 'settings.ini'), load_settings()
         if model_version is None:

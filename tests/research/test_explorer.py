@@ -14,7 +14,8 @@ from PIL import Image
 
 from unde_recog.media.images import to_jpeg
 from unde_recog.request_log import ItemRow, RequestRow, write_request
-from unde_recog.research.calibration import apply_fragment, calibrate, declare_path, read_certificate
+from unde_recog.research.calibration import calibrate, declare_path
+from unde_recog.research.certificate import apply_fragment, read_certificate
 from unde_recog.research.explorer import Explorer, ExplorerState, changed_html, crops, logged_state, scatter_svg, simulated_state
 from unde_recog.research.records import write_labels
 from unde_recog.settings import load_settings

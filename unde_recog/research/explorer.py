@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from ..media.images import ImageError, shrink, to_jpeg
-from .bounds import betting_p, no_assumption_bound, worth
-from .calibration import SEARCH_CREDITS, Certificate, calibrate, confident, declare_path, floor_of, judge, reading, write_fragment
+from .bounds import betting_p, effective_sample, no_assumption_bound
+from .calibration import SEARCH_CREDITS, calibrate, calibration_sample, confident, declare_path, evaluate_thresholds, floor_of
+from .certificate import Certificate, write_fragment
 from .gate_plots import FATES, fates
 from .labels import logged_set
 from .records import outcomes as judge_lists, read_items, read_labels
@@ -33,7 +34,7 @@ class ExplorerState:
         versions = sorted(outcomes['model_version'].dropna().unique())
         if len(versions) != 1: raise ValueError(f"the labelled items are of {len(versions)} model versions ({', '.join(map(str, versions))}): explore one at a time")
         self.rows = outcomes[outcomes['primary@3'].notna()].reset_index(drop=True)
-        self.judged, self.model_version = judge(self.rows), str(versions[0])
+        self.judged, self.model_version = calibration_sample(self.rows), str(versions[0])
         self.alpha, self.delta, self.certified, self.data, self.date, self.simulated = alpha, delta, certificate, data, date, simulated
         self.in_force = self.pair = (float(threshold), float(margin))
         self.floor = floor_of(self.judged)
@@ -60,7 +61,7 @@ def compare_pairs(state: ExplorerState) -> pd.DataFrame:
     "The pair in force and the pair being tried: shares of 1, and booster credits per 100 items."
     rows = {}
     for name, pair in (('in force', state.in_force), ('tried', state.pair)):
-        r, w = reading(state.judged, *pair), worth(*_counts(state, pair), state.delta, state.floor)
+        r, w = evaluate_thresholds(state.judged, *pair), effective_sample(*_counts(state, pair), state.delta, state.floor)
         rows[name] = {'trusted': r['coverage'], 'top-3 right': r['top-3 right'], 'harmed among trusted': r['loss among confident'], 'not ruled out up to': float(w.upper(state.delta)), 'credits per 100 items': r['credits per 100 items']}
     table = pd.DataFrame(rows)
     return table.assign(difference=table['tried'] - table['in force'])
@@ -85,7 +86,7 @@ def hand_picked_certificate(state: ExplorerState) -> Certificate:
     c = state.certified
     if c and state.pair == (c.threshold, c.margin): return c
     events, sizes = _counts(state, state.pair)
-    r, w, j = reading(state.judged, *state.pair), worth(events, sizes, state.delta, state.floor), state.judged
+    r, w, j = evaluate_thresholds(state.judged, *state.pair), effective_sample(events, sizes, state.delta, state.floor), state.judged
     return Certificate(
         threshold=state.pair[0],
         margin=state.pair[1],

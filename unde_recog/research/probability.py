@@ -8,6 +8,8 @@ __all__ = ['photo_folds', 'fill_scores', 'log_odds', 'GateProbability', 'photo_w
 
 # %% ../../nbs/152_research.probability.ipynb #a181ba04
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 # %% ../../nbs/152_research.probability.ipynb #95ce5309
@@ -22,7 +24,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 # %% ../../nbs/152_research.probability.ipynb #e4fd037d
 def photo_folds(y: Any, groups: Any = None, folds: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
-    "(train, test) index pairs that keep photos whole, each train part with both classes; [] if that cannot be."
+    """(train, test) index pairs that keep photos whole, each train part with both classes; [] if
+    that cannot be."""
     y = np.asarray(y)
     groups = np.arange(len(y)) if groups is None else pd.factorize(np.asarray(groups))[0]
     for k in range(min(folds, len(np.unique(groups))), 1, -1):
@@ -38,12 +41,15 @@ def fill_scores(X: np.ndarray) -> np.ndarray:
     return np.nan_to_num(X, nan=0.)
 
 # %% ../../nbs/152_research.probability.ipynb #5b883145
-def _plain_fit(Z: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression: return LogisticRegression(C=C, max_iter=1000).fit(Z, y)
+def _plain_fit(Z: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
+    return LogisticRegression(C=C, max_iter=1000).fit(Z, y)
 
-def _unseen(Z: np.ndarray, y: np.ndarray, groups: Any, C: float) -> 'np.ndarray | None':
-    "Decision values of each row from a model that did not see its photo; None if no folds can be made."
+def _unseen(Z: np.ndarray, y: np.ndarray, groups: Any, C: float) -> np.ndarray | None:
+    """Decision values of each row from a model that did not see its photo; None if no folds can
+    be made."""
     pairs, values = photo_folds(y, groups), np.empty(len(y))
-    for train, test in pairs: values[test] = _plain_fit(Z[train], y[train], C).decision_function(Z[test])
+    for train, test in pairs:
+        values[test] = _plain_fit(Z[train], y[train], C).decision_function(Z[test])
     return values if pairs else None
 
 # %% ../../nbs/152_research.probability.ipynb #af6078a2
@@ -55,36 +61,58 @@ def log_odds(p: Any, edge: float = 1e-6) -> np.ndarray:
 # %% ../../nbs/152_research.probability.ipynb #9444d7c7
 def _two_classes(y: Any, method: str) -> tuple[np.ndarray, np.ndarray]:
     "(classes, 0/1 codes). Raises `ValueError`."
-    if method not in ('auto', 'sigmoid', 'isotonic'): raise ValueError(f"method={method!r}: auto, sigmoid or isotonic is needed")
+    if method not in ('auto', 'sigmoid', 'isotonic'):
+        raise ValueError(f"method={method!r}: auto, sigmoid or isotonic is needed")
     kind = type_of_target(y, input_name='y', raise_unknown=True)
-    if kind != 'binary': raise ValueError(f'Only binary classification is supported. The type of the target is {kind}.')
+    if kind != 'binary':
+        raise ValueError(
+            f'Only binary classification is supported. The type of the target is {kind}.'
+        )
     classes, coded = np.unique(y, return_inverse=True)
-    if len(classes) < 2: raise ValueError(f'y holds one class only ({classes[0]!r}): right and wrong lists are both needed')
+    if len(classes) < 2:
+        raise ValueError(
+            f'y holds one class only ({classes[0]!r}): right and wrong lists are both needed'
+        )
     return classes, coded
 
 # %% ../../nbs/152_research.probability.ipynb #acb58c34
 class _Sigmoid:
     "p = 1/(1 + exp(-(slope·value + intercept)))."
-    def __init__(self, slope: float, intercept: float) -> None: self.slope, self.intercept = slope, intercept
-    def __call__(self, values: np.ndarray) -> np.ndarray: return 1/(1 + np.exp(-np.clip(self.slope*values + self.intercept, -500, 500)))
+
+    def __init__(self, slope: float, intercept: float) -> None:
+        self.slope, self.intercept = slope, intercept
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-np.clip(self.slope * values + self.intercept, -500, 500)))
+
 
 class _Steps:
     "An isotonic step function, joined by straight lines."
-    def __init__(self, values: np.ndarray, y: np.ndarray) -> None: self.steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(values, y)
+
+    def __init__(self, values: np.ndarray, y: np.ndarray) -> None:
+        self.steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(values, y)
+
     def __call__(self, values: np.ndarray) -> np.ndarray: return self.steps.predict(values)
 
-def _honest(values: 'np.ndarray | None', y: np.ndarray, method: str) -> Any:
+def _honest(values: np.ndarray | None, y: np.ndarray, method: str) -> Any:
     if values is None or method == 'none': return _Sigmoid(1., 0.)
     if method == 'isotonic': return _Steps(values, y)
     platt = LogisticRegression(C=1e6, max_iter=1000).fit(values[:, None], y)
-    return _Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0])) if platt.coef_[0, 0] > 0 else _Sigmoid(1., 0.)
+    return (
+        _Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0]))
+        if platt.coef_[0, 0] > 0
+        else _Sigmoid(1.0, 0.0)
+    )
 
 # %% ../../nbs/152_research.probability.ipynb #be650f45
 class GateProbability(ClassifierMixin, BaseEstimator):
     """Calibrated P(y = 1) from scores, columns (top1, margin, style margin) or any others.
 
-    `C`: inverse ridge strength. `method`: 'sigmoid', 'isotonic', or 'auto' (isotonic from `enough` labels on). NaN allowed."""
-    def __init__(self, C: float = 1., method: str = 'auto', enough: int = 1000) -> None: self.C, self.method, self.enough = C, method, enough
+    `C`: inverse ridge strength. `method`: 'sigmoid', 'isotonic', or 'auto' (isotonic from
+    `enough` labels on). NaN allowed."""
+
+    def __init__(self, C: float = 1.0, method: str = 'auto', enough: int = 1000) -> None:
+        self.C, self.method, self.enough = C, method, enough
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -119,17 +147,22 @@ class GateProbability(ClassifierMixin, BaseEstimator):
         return self.classes_[(p > .5).astype(int)]
 
 # %% ../../nbs/152_research.probability.ipynb #8b2788a8
-def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, slope: bool, *, rounds: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    "(intercept, slope) of a weighted logistic regression of y on x, one a row of `weights` [b, n]; `slope=False` holds it at 1."
+def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, slope: bool, *,
+            rounds: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """(intercept, slope) of a weighted logistic regression of y on x, one a row of `weights`
+    [b, n]; `slope=False` holds it at 1."""
     a, b = np.zeros(len(weights)), np.ones(len(weights))
     for _ in range(rounds):
         p = 1/(1 + np.exp(-np.clip(a[:, None] + b[:, None]*x, -30, 30)))
         r, v = weights*(y - p), np.maximum(weights*p*(1 - p), 1e-12)
         g0, h00 = r.sum(1), v.sum(1)
-        if not slope: a = a + np.clip(g0/h00, -.5, .5); continue
+        if not slope:
+            a = a + np.clip(g0/h00, -.5, .5)
+            continue
         g1, h01, h11 = r @ x, v @ x, v @ x**2
         det = np.maximum(h00*h11 - h01**2, 1e-12)
-        a, b = a + np.clip((h11*g0 - h01*g1)/det, -.5, .5), b + np.clip((h00*g1 - h01*g0)/det, -.3, .3)  # short steps: full ones leave saturated claims behind
+        # short steps: full ones leave saturated claims behind
+        a, b = a + np.clip((h11*g0 - h01*g1)/det, -.5, .5), b + np.clip((h00*g1 - h01*g0)/det, -.3, .3)
     return a, b
 
 # %% ../../nbs/152_research.probability.ipynb #6fde363e
@@ -137,37 +170,69 @@ def photo_weights(groups: Any, draws: int, seed: int = 0) -> np.ndarray:
     "How often each row counts in each bootstrap draw of photos, float [draws, n]."
     codes = pd.factorize(np.asarray(groups))[0]
     photos = int(codes.max()) + 1
-    return np.random.default_rng(seed).multinomial(photos, np.full(photos, 1/photos), draws)[:, codes].astype(float)
+    return (
+        np.random.default_rng(seed)
+        .multinomial(photos, np.full(photos, 1 / photos), draws)[:, codes]
+        .astype(float)
+    )
 
-def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0, level: float = .95) -> pd.DataFrame:
-    "Brier, log-loss, slope, intercept, each with a photo-bootstrap interval: columns value, low, high."
+
+def honesty(
+    y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """Brier, log-loss, slope, intercept, each with a photo-bootstrap interval: columns value,
+    low, high."""
     y, p = np.asarray(y, float), np.asarray(p, float)
-    if len(y) != len(p) or not len(y): raise ValueError(f'{len(y)} outcomes and {len(p)} probabilities: one each a row is needed')
-    weights = np.vstack([np.ones(len(y)), photo_weights(np.arange(len(y)) if groups is None else groups, draws, seed)])
+    if len(y) != len(p) or not len(y):
+        raise ValueError(f'{len(y)} outcomes and {len(p)} probabilities: one each a row is needed')
+    weights = np.vstack(
+        [
+            np.ones(len(y)),
+            photo_weights(np.arange(len(y)) if groups is None else groups, draws, seed),
+        ]
+    )
     x, q, total = log_odds(p), np.clip(p, 1e-6, 1 - 1e-6), weights.sum(1)
-    rows = {'Brier': weights @ (p - y)**2/total, 'log-loss': weights @ -(y*np.log(q) + (1 - y)*np.log(1 - q))/total,
-            'slope': _newton(x, y, weights, True)[1], 'intercept': _newton(x, y, weights, False)[0]}
+    rows = {
+        'Brier': weights @ (p - y) ** 2 / total,
+        'log-loss': weights @ -(y * np.log(q) + (1 - y) * np.log(1 - q)) / total,
+        'slope': _newton(x, y, weights, True)[1],
+        'intercept': _newton(x, y, weights, False)[0],
+    }
     edges = (1 - level)/2, (1 + level)/2
-    return pd.DataFrame({n: (v[0], *np.quantile(v[1:], edges)) for n, v in rows.items()}, index=['value', 'low', 'high']).T
+    return pd.DataFrame(
+        {n: (v[0], *np.quantile(v[1:], edges)) for n, v in rows.items()},
+        index=['value', 'low', 'high'],
+    ).T
 
 # %% ../../nbs/152_research.probability.ipynb #30e0c8ac
+@dataclass(kw_only=True)
 class ReliabilityDisplay:
     "Claimed against found. Make it with `from_estimator` or `from_predictions`."
-    def __init__(self, claimed: np.ndarray, found: np.ndarray, sizes: np.ndarray, p: np.ndarray, *, scores: pd.DataFrame, name: str = '') -> None:
-        self.claimed, self.found, self.sizes, self.p, self.scores, self.name = claimed, found, sizes, p, scores, name
+    claimed: np.ndarray
+    found: np.ndarray
+    sizes: np.ndarray
+    p: np.ndarray
+    scores: pd.DataFrame
+    name: str = ''
 
     @classmethod
-    def from_predictions(cls, y: Any, p: Any, groups: Any = None, *, bins: int = 10, name: str = '', ax: Any = None, draws: int = 300) -> 'ReliabilityDisplay':
+    def from_predictions(cls, y: Any, p: Any, groups: Any = None, *, bins: int = 10, name: str = '',
+                         ax: Any = None,
+                         draws: int = 300) -> 'ReliabilityDisplay':
         "From outcomes (0 or 1) and probabilities."
         y, p = np.asarray(y, float), np.asarray(p, float)
         parts = [part for part in np.array_split(np.argsort(p, kind='stable'), bins) if len(part)]
-        display = cls(np.array([p[b].mean() for b in parts]), np.array([y[b].mean() for b in parts]), np.array([len(b) for b in parts]), p, scores=honesty(y, p, groups, draws), name=name)
-        return display.plot(ax)
+        claimed, found = (np.array([v[b].mean() for b in parts]) for v in (p, y))
+        sizes = np.array([len(b) for b in parts])
+        scores = honesty(y, p, groups, draws)
+        return cls(claimed=claimed, found=found, sizes=sizes, p=p, scores=scores, name=name).plot(ax)
 
     @classmethod
-    def from_estimator(cls, estimator: Any, X: Any, y: Any, groups: Any = None, **kw: Any) -> 'ReliabilityDisplay':
+    def from_estimator(cls, estimator: Any, X: Any, y: Any, groups: Any = None,
+                       **kw: Any) -> 'ReliabilityDisplay':
         "From a fitted classifier and rows that it has not seen."
-        return cls.from_predictions(np.asarray(y) == estimator.classes_[1], estimator.predict_proba(X)[:, 1], groups, **({'name': type(estimator).__name__} | kw))
+        right, p = np.asarray(y) == estimator.classes_[1], estimator.predict_proba(X)[:, 1]
+        return cls.from_predictions(right, p, groups, **({'name': type(estimator).__name__} | kw))
 
     def plot(self, ax: Any = None) -> 'ReliabilityDisplay':
         "Draw into `ax`, or a new figure."
@@ -178,23 +243,36 @@ class ReliabilityDisplay:
         return self
 
 # %% ../../nbs/152_research.probability.ipynb #91a251c4
-def _draw_reliability(ax: Any, d: ReliabilityDisplay) -> None:
+def _exact_bars(found: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    "Lengths down and up of exact 95 % intervals."
     from scipy.stats import beta
-    k = d.found*d.sizes
-    low, high = np.where(k > 0, beta.ppf(.025, np.maximum(k, 1e-9), d.sizes - k + 1), 0), np.where(k < d.sizes, beta.ppf(.975, k + 1, np.maximum(d.sizes - k, 1e-9)), 1)
+    k = found*sizes
+    low = np.where(k > 0, beta.ppf(.025, np.maximum(k, 1e-9), sizes - k + 1), 0)
+    high = np.where(k < sizes, beta.ppf(.975, k + 1, np.maximum(sizes - k, 1e-9)), 1)
+    return [np.maximum(0, found - low), np.maximum(0, high - found)]
+
+def _draw_reliability(ax: Any, d: ReliabilityDisplay) -> None:
     ax.plot([0, 1], [0, 1], color='#bbb', lw=.8, ls=':')
-    ax.errorbar(d.claimed, d.found, [np.maximum(0, d.found - low), np.maximum(0, high - d.found)], fmt='o', ms=4, color='#1f6fb2', ecolor='#9fc3e0', lw=1.2)
+    bars = _exact_bars(d.found, d.sizes)
+    ax.errorbar(d.claimed, d.found, bars, fmt='o', ms=4, color='#1f6fb2', ecolor='#9fc3e0', lw=1.2)
     height, edges = np.histogram(d.p, 40, (0, 1))
-    ax.bar(edges[:-1], .14*height/max(1, height.max()), np.diff(edges), align='edge', color='#ddd', zorder=0)
-    s = d.scores
-    ax.text(.03, .97, '\n'.join(f"{n}  {s.loc[n, 'value']:.3f}  ({s.loc[n, 'low']:.3f} – {s.loc[n, 'high']:.3f})" for n in s.index), transform=ax.transAxes, va='top', fontsize=8, color='#444')
-    ax.set_xlim(0, 1); ax.set_ylim(0, 1.02); ax.set_xlabel('claimed probability of a right list'); ax.set_ylabel('share that was right')
-    ax.set_title(d.name, fontsize=10, loc='left'); ax.spines[['top', 'right']].set_visible(False)
+    ax.bar(edges[:-1], .14*height/max(1, height.max()), np.diff(edges), align='edge', color='#ddd',
+           zorder=0)
+    rows = [f'{r.Index}  {r.value:.3f}  ({r.low:.3f} – {r.high:.3f})' for r in d.scores.itertuples()]
+    ax.text(.03, .97, '\n'.join(rows), transform=ax.transAxes, va='top', fontsize=8, color='#444')
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel('claimed probability of a right list')
+    ax.set_ylabel('share that was right')
+    ax.set_title(d.name, fontsize=10, loc='left')
+    ax.spines[['top', 'right']].set_visible(False)
     ax.figure.tight_layout()
 
 # %% ../../nbs/152_research.probability.ipynb #96b386c4
 def risk_coverage(rank: Any, harm: Any, coverages: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    "(coverages, share harmed among the items trusted first). Ties are broken as a fair coin would on average: tied items count their mean harm."
+    """(coverages, share harmed among the items trusted first).
+
+    Ties are broken as a fair coin would on average: tied items count their mean harm."""
     rank, harm = np.asarray(rank, float), np.asarray(harm, float)
     at = np.linspace(.05, 1, 20) if coverages is None else np.asarray(coverages, float)
     tied = pd.Series(harm).groupby(rank).transform('mean').to_numpy()
@@ -203,56 +281,86 @@ def risk_coverage(rank: Any, harm: Any, coverages: Any = None) -> tuple[np.ndarr
     return at, np.interp(count, np.arange(len(rank) + 1), running)/np.maximum(count, 1e-12)
 
 # %% ../../nbs/152_research.probability.ipynb #b4324c19
-def cross_probability(X: Any, y: Any, groups: Any, make: 'Callable[[], Any]' = GateProbability) -> np.ndarray:
-    "P(y = 1) of each row from a model that did not see its photo. Raises `ValueError` if there are too few of one class."
-    X, y = np.asarray(X, float), np.asarray(y).astype(int)
+def cross_probability(X: Any, y: Any, groups: Any,
+                      make: Callable[[], Any] = GateProbability) -> np.ndarray:
+    """P(y = 1) of each row from a model that did not see its photo.
+
+    Raises `ValueError` if there are too few of one class."""
+    X, y, groups = np.asarray(X, float), np.asarray(y).astype(int), np.asarray(groups)
     pairs, p = photo_folds(y, groups), np.empty(len(y))
-    if not pairs: raise ValueError('too few photos with right and with wrong lists to hold some out: label more')
-    for train, test in pairs: p[test] = make().fit(X[train], y[train], groups=np.asarray(groups)[train]).predict_proba(X[test])[:, 1]
+    if not pairs:
+        raise ValueError('too few photos with right and with wrong lists to hold some out: label more')
+    for train, test in pairs:
+        model = make().fit(X[train], y[train], groups=groups[train])
+        p[test] = model.predict_proba(X[test])[:, 1]
     return p
 
-def best_pair_rank(top1: Any, margin: Any, harm: Any, groups: Any, *, tilts: Sequence[float] = tuple(np.round(np.arange(0, 1.01, .1), 1))) -> np.ndarray:
-    "Rank by the tilt of the path (`calibration.levels`) that loses least, at half coverage and on average over coverages, on the other photos."
+_TILTS = tuple(np.round(np.arange(0, 1.01, .1), 1))
+
+def best_pair_rank(top1: Any, margin: Any, harm: Any, groups: Any, *,
+                   tilts: Sequence[float] = _TILTS) -> np.ndarray:
+    """Rank by the tilt of the path (`calibration.levels`) that has the lowest loss, at half
+    coverage and on average over coverages, on the other photos."""
     from unde_recog.research.calibration import levels
-    harm, ranks, out = np.asarray(harm, float), np.stack([levels(top1, margin, b) for b in tilts]), np.empty(len(harm))
-    for train, test in photo_folds(harm > 0, groups) or [(np.arange(len(harm)), np.arange(len(harm)))]:
+    harm, ranks = np.asarray(harm, float), np.stack([levels(top1, margin, b) for b in tilts])
+    out, every = np.empty(len(harm)), np.arange(len(harm))
+    for train, test in photo_folds(harm > 0, groups) or [(every, every)]:
         areas = [risk_coverage(r[train], harm[train])[1].mean() for r in ranks]
         out[test] = ranks[int(np.argmin(areas))][test]
     return out
 
 # %% ../../nbs/152_research.probability.ipynb #1a3a2fd3
 class Duel(NamedTuple):
-    "Rules at equal coverage: curves, and the mean difference in loss to the first rule with a photo-bootstrap interval."
+    """Rules at equal coverage: curves, and the mean difference in loss to the first rule with a
+    photo-bootstrap interval."""
     coverages: np.ndarray
     risks: dict[str, np.ndarray]
     table: pd.DataFrame
 
-def duel(ranks: Mapping[str, Any], harm: Any, groups: Any, at: Sequence[float] = (.3, .5, .7), *, draws: int = 300, seed: int = 0) -> Duel:
-    "Compare rules; the first is the one to beat. The table gives the loss at each coverage of `at`, and its difference to the first rule."
-    harm, codes = np.asarray(harm, float), pd.factorize(np.asarray(groups))[0]
+def _photo_draws(groups: Any, draws: int, seed: int) -> list[np.ndarray]:
+    "Row numbers of bootstrap draws of whole photos."
+    codes = pd.factorize(np.asarray(groups))[0]
     rng, photos = np.random.default_rng(seed), int(codes.max()) + 1
     members = pd.Series(np.arange(len(codes))).groupby(codes).apply(np.array).to_list()
-    rows = [np.concatenate([members[i] for i in rng.integers(0, photos, photos)]) for _ in range(draws)]
+    return [np.concatenate([members[i] for i in rng.integers(0, photos, photos)]) for _ in range(draws)]
+
+def duel(ranks: Mapping[str, Any], harm: Any, groups: Any, at: Sequence[float] = (.3, .5, .7), *,
+         draws: int = 300, seed: int = 0) -> Duel:
+    """Compare rules; the first is the one to beat.
+
+    The table gives the loss at each coverage of `at`, and its difference to the first rule."""
+    harm, rows = np.asarray(harm, float), _photo_draws(groups, draws, seed)
     values = {n: np.asarray(r, float) for n, r in ranks.items()}
-    again = {n: np.stack([risk_coverage(r[b], harm[b], at)[1] for b in rows]) for n, r in values.items()}
+    redrawn = {n: np.stack([risk_coverage(r[b], harm[b], at)[1] for b in rows]) for n,
+               r in values.items()}
+    seen = {n: risk_coverage(r, harm, at)[1] for n, r in values.items()}
     first, table = next(iter(values)), []
-    for n, r in values.items():
-        for k, c in enumerate(at):
-            gap = again[n][:, k] - again[first][:, k]
-            low, high = np.quantile(gap, [.025, .975])
-            table.append({'rule': n, 'coverage': c, 'loss': risk_coverage(r, harm, at)[1][k], 'difference': risk_coverage(r, harm, at)[1][k] - risk_coverage(values[first], harm, at)[1][k], 'low': low, 'high': high})
-    return Duel(np.linspace(.05, 1, 20), {n: risk_coverage(r, harm)[1] for n, r in values.items()}, pd.DataFrame(table))
+    for n, (k, c) in product(values, enumerate(at)):
+        low, high = np.quantile(redrawn[n][:, k] - redrawn[first][:, k], [.025, .975])
+        gap = seen[n][k] - seen[first][k]
+        table.append({'rule': n, 'coverage': c, 'loss': seen[n][k], 'difference': gap, 'low': low,
+                      'high': high})
+    risks = {n: risk_coverage(r, harm)[1] for n, r in values.items()}
+    return Duel(np.linspace(.05, 1, 20), risks, pd.DataFrame(table))
 
 # %% ../../nbs/152_research.probability.ipynb #94d33727
-def draw_risk_coverage(result: Duel, alpha: 'float | None' = None, ax: Any = None, marks: 'Mapping[str, tuple[float, float]] | None' = None) -> Any:
-    "Loss among the trusted against coverage, a line a rule; `marks`: name → (coverage, loss) points."
+def draw_risk_coverage(result: Duel, alpha: float | None = None, ax: Any = None,
+                       marks: Mapping[str, tuple[float, float]] | None = None) -> Any:
+    """Loss among the trusted against coverage, a line a rule; `marks`: name → (coverage, loss)
+    points."""
     import matplotlib.pyplot as plt
     if ax is None: _, ax = plt.subplots(figsize=(5.6, 3.4))
-    for (name, risk), colour in zip(result.risks.items(), ('#1f6fb2', '#c9a227', '#5a9e6f', '#b23a3a')): ax.plot(100*result.coverages, 100*risk, color=colour, label=name)
+    for (name, risk), colour in zip(result.risks.items(), ('#1f6fb2', '#c9a227', '#5a9e6f', '#b23a3a')):
+        ax.plot(100*result.coverages, 100*risk, color=colour, label=name)
     for name, (coverage, loss) in (marks or {}).items():
         ax.plot(100*coverage, 100*loss, 'o', color='#222', ms=5, zorder=5)
         ax.annotate(name, (100*coverage, 100*loss), (6, -10), textcoords='offset points', fontsize=8)
     if alpha is not None: ax.axhline(100*alpha, color='#888', lw=.8, ls=':')
-    ax.set_xlabel('items trusted, %'); ax.set_ylabel('harmed among them, %'); ax.set_ylim(bottom=0); ax.set_xlim(0, 100)
-    ax.legend(frameon=False, fontsize=8); ax.spines[['top', 'right']].set_visible(False); ax.figure.tight_layout()
+    ax.set_xlabel('items trusted, %')
+    ax.set_ylabel('harmed among them, %')
+    ax.set_ylim(bottom=0)
+    ax.set_xlim(0, 100)
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.figure.tight_layout()
     return ax
