@@ -135,7 +135,7 @@ def pair_app(settings: Settings) -> Any:
     "The service with POST /baseline beside it, its door open."
     from fastapi import Request
     from unde_recog.serving import make_app
-    from unde_recog.web.inputs import boxes_of, read_question
+    from unde_recog.web.inputs import boxes_of, read_input
     app = make_app(settings, role='app')
     state = app.state.state
     state.door.patience = 1e6
@@ -143,9 +143,9 @@ def pair_app(settings: Settings) -> Any:
     async def baseline(request: Request) -> dict[str, int]:
         state.caller(request)
         state.check()
-        asked = await read_question(request)
-        image = await state.photo(asked)
-        boxes = boxes_of(asked.question, image) or []
+        photo = await read_input(request)
+        image = await state.photo(photo)
+        boxes = boxes_of(photo.params, image) or []
         state.check()
         embed = state.engine.session.recognizer.parts.primary.embedder.embed
         with state.door.enter(): vectors = await asyncio.gather(*(state.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes))

@@ -35,17 +35,43 @@ class ProblemDetails(BaseModel):
     detail: str
     instance: str
     request_id: str = Field(description='the id under which the log speaks of this request')
-    errors: list[dict[str, Any]] = Field(default_factory=list, description='which fields are wrong, if some are')
+    errors: list[dict[str, Any]] = Field(
+        default_factory=list, description='which fields are wrong, if some are'
+    )
+
 
 class Problem(Exception):
     "An error that may be told to the caller."
-    def __init__(self, status: int, word: str, detail: str, *, retry_after: float | None = None, errors: Sequence[Mapping[str, Any]] = (), headers: 'Mapping[str, str] | None' = None):
+
+    def __init__(
+        self,
+        status: int,
+        word: str,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ):
         super().__init__(detail)
-        self.status, self.word, self.detail, self.retry_after, self.errors, self.headers = status, word, detail, retry_after, [dict(e) for e in errors], dict(headers or {})
+        self.status, self.word, self.detail, self.retry_after, self.errors, self.headers = (
+            status,
+            word,
+            detail,
+            retry_after,
+            [dict(e) for e in errors],
+            dict(headers or {}),
+        )
 
 # %% ../../nbs/190_web.problems.ipynb #6553cf3e
 _PHOTO = {'too_large': 413, 'too_many_pixels': 413, 'not_an_image': 415}
-_AWAY = Problem(503, 'database', 'the database does not answer: nothing was lost, try again in a moment', retry_after=2)
+_AWAY = Problem(
+    503,
+    'database',
+    'the database does not answer: nothing was lost, try again in a moment',
+    retry_after=2,
+)
+
 
 def problem_of(error: BaseException) -> Problem | None:
     "The problem that `error` is to a caller; None for a fault of our own."
@@ -53,19 +79,56 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, ImageError): return Problem(_PHOTO.get(error.kind, 422), error.kind, str(error))
     if isinstance(error, UnknownMall): return Problem(422, 'unknown_mall', str(error.args[0]))
     if isinstance(error, DatabaseError | psycopg.OperationalError | psycopg.InterfaceError): return _AWAY
-    if isinstance(error, VectorSpaceError): return Problem(503, 'no_index', 'the index cannot be searched with the model that is loaded', retry_after=30)
-    if isinstance(error, ModelUnavailable | UnknownModel): return Problem(503, 'no_model', 'the model that this needs is not installed here', retry_after=60)
+    if isinstance(error, VectorSpaceError):
+        return Problem(
+            503,
+            'no_index',
+            'the index cannot be searched with the model that is loaded',
+            retry_after=30,
+        )
+    if isinstance(error, ModelUnavailable | UnknownModel):
+        return Problem(
+            503, 'no_model', 'the model that this needs is not installed here', retry_after=60
+        )
     return None
 
 # %% ../../nbs/190_web.problems.ipynb #8927af08
-TITLES = {400: 'Bad request', 401: 'A key is needed', 403: 'Not allowed', 404: 'Not found', 405: 'No such method here', 408: 'Too slow', 409: 'Conflict', 413: 'Too large', 415: 'Not a usable kind of content',
-          422: 'Cannot be used', 429: 'Too many requests', 500: 'Our fault', 503: 'Not now'}
+TITLES = {
+    400: 'Bad request',
+    401: 'A key is needed',
+    403: 'Not allowed',
+    404: 'Not found',
+    405: 'No such method here',
+    408: 'Too slow',
+    409: 'Conflict',
+    413: 'Too large',
+    415: 'Not a usable kind of content',
+    422: 'Cannot be used',
+    429: 'Too many requests',
+    500: 'Our fault',
+    503: 'Not now',
+}
 
 def response_of(problem: Problem, request: Request) -> JSONResponse:
     "The problem as an HTTP answer."
-    body = ProblemDetails(type=f'urn:unde:problem:{problem.word}', title=TITLES.get(problem.status, 'Error'), status=problem.status, detail=problem.detail, instance=request.url.path,
-                          request_id=request.scope.get('unde_id', ''), errors=problem.errors)
-    headers = problem.headers | {'Cache-Control': 'no-store'} | ({'Retry-After': str(max(1, round(problem.retry_after)))} if problem.retry_after is not None else {})
+    body = ProblemDetails(
+        type=f'urn:unde:problem:{problem.word}',
+        title=TITLES.get(problem.status, 'Error'),
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.url.path,
+        request_id=request.scope.get('unde_id', ''),
+        errors=problem.errors,
+    )
+    headers = (
+        problem.headers
+        | {'Cache-Control': 'no-store'}
+        | (
+            {'Retry-After': str(max(1, round(problem.retry_after)))}
+            if problem.retry_after is not None
+            else {}
+        )
+    )
     if problem.status == 401: headers['WWW-Authenticate'] = 'Bearer'
     return JSONResponse(body.model_dump(), problem.status, headers, 'application/problem+json')
 
@@ -75,29 +138,71 @@ _WORDS = {400: 'bad_request', 404: 'not_found', 405: 'method', 413: 'too_large'}
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     "pydantic's errors without the values."
-    return [{'field': '.'.join(str(x) for x in e['loc'] if x not in ('body', 'query', 'path')), 'message': str(e['msg']).removeprefix('Value error, ')} for e in errors][:20]
+    return [
+        {
+            'field': '.'.join(str(x) for x in e['loc'] if x not in ('body', 'query', 'path')),
+            'message': str(e['msg']).removeprefix('Value error, '),
+        }
+        for e in errors
+    ][:20]
+
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     "422 for fields that cannot be used."
-    told = field_errors(errors)
-    return Problem(422, 'invalid', '; '.join(f"{e['field'] or 'body'}: {e['message']}" for e in told[:3]), errors=told)
+    fields = field_errors(errors)
+    return Problem(
+        422,
+        'invalid',
+        '; '.join(f"{e['field'] or 'body'}: {e['message']}" for e in fields[:3]),
+        errors=fields,
+    )
+
 
 def framework_problem(error: HTTPException | RequestValidationError) -> Problem:
     if isinstance(error, RequestValidationError): return invalid(error.errors())
-    return Problem(error.status_code, _WORDS.get(error.status_code, 'error'), str(error.detail), headers=error.headers)
+    return Problem(
+        error.status_code,
+        _WORDS.get(error.status_code, 'error'),
+        str(error.detail),
+        headers=error.headers,
+    )
 
 # %% ../../nbs/190_web.problems.ipynb #909b967b
 def install_problems(app: FastAPI) -> None:
     "All errors of `app` as problem details."
     async def known(request: Request, error: Exception) -> JSONResponse:
-        problem = framework_problem(error) if isinstance(error, HTTPException | RequestValidationError) else problem_of(error)
-        return response_of(problem or Problem(500, 'internal', 'something broke here; the log knows more'), request)
+        problem = (
+            framework_problem(error)
+            if isinstance(error, HTTPException | RequestValidationError)
+            else problem_of(error)
+        )
+        return response_of(
+            problem or Problem(500, 'internal', 'something broke here; the log knows more'), request
+        )
+
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        if (problem := problem_of(error)) is None: log.error('%s %s broke', request.method, request.scope.get('path'), exc_info=error)
-        return response_of(problem or Problem(500, 'internal', 'something broke here; the log knows more'), request)
-    async def gone(request: Request, error: Exception) -> Response: return Response(status_code=499)  # nobody will read it; the log says it
+        if (problem := problem_of(error)) is None:
+            log.error('%s %s broke', request.method, request.scope.get('path'), exc_info=error)
+        return response_of(
+            problem or Problem(500, 'internal', 'something broke here; the log knows more'), request
+        )
+
+    # nobody will read it; the log says it
+    async def gone(request: Request, error: Exception) -> Response: return Response(status_code=499)
     app.add_exception_handler(ClientDisconnect, gone)
-    for kind in (Problem, ImageError, UnknownMall, DatabaseError, psycopg.OperationalError, psycopg.InterfaceError, VectorSpaceError, ModelUnavailable, UnknownModel, HTTPException, RequestValidationError):
+    for kind in (
+        Problem,
+        ImageError,
+        UnknownMall,
+        DatabaseError,
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        VectorSpaceError,
+        ModelUnavailable,
+        UnknownModel,
+        HTTPException,
+        RequestValidationError,
+    ):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(Exception, unforeseen)
 
@@ -111,4 +216,7 @@ def brand_or_problem(text: str) -> str:
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     "OpenAPI entries for problem details."
     schema = {'schema': {'$ref': '#/components/schemas/ProblemDetails'}}
-    return {s: {'description': TITLES[s], 'content': {'application/problem+json': schema}} for s in statuses}
+    return {
+        s: {'description': TITLES[s], 'content': {'application/problem+json': schema}}
+        for s in statuses
+    }
