@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Source', 'MAX_BYTES', 'is_public', 'check_url', 'fetch', 'Storage', 'check_key', 'original_key', 'collage_key',
-           'FolderStorage', 'S3Storage', 'open_storage', 'read_bytes', 'load_image', 'make_collage']
+           'FolderStorage', 's3_client', 'S3Storage', 'open_storage', 'read_bytes', 'load_image', 'make_collage']
 
 # %% ../../nbs/011_media.storage.ipynb #3ca46649
 import io, ipaddress, os, re, socket, threading, time, uuid
@@ -23,62 +23,111 @@ from ..settings import Settings, SettingsError, data_dir
 # %% ../../nbs/011_media.storage.ipynb #903df5cb
 Source = str | os.PathLike[str] | bytes | BinaryIO
 MAX_BYTES = 20_000_000
-_NO_HOSTS = [ipaddress.ip_network(n) for n in ('100.64.0.0/10', '192.0.0.0/24')]  # carrier-grade NAT, and where some clouds keep metadata
+# carrier-grade NAT, and where some clouds keep metadata
+_NO_HOSTS = [ipaddress.ip_network(n) for n in ('100.64.0.0/10', '192.0.0.0/24')]
 _UNICAST, _NAT64 = ipaddress.ip_network('2000::/3'), ipaddress.ip_network('64:ff9b::/96')
 
 def is_public(address: str) -> bool:
-    "Whether an IP address is a public host's: no loopback, private, link-local (cloud metadata), shared, reserved or multicast one, mapped or not."
+    """Whether an IP address is a public host's: no loopback, private, link-local (cloud
+    metadata), shared, reserved or multicast one, mapped or not.
+    """
     ip: Any = ipaddress.ip_address(address.split('%')[0])
-    for inner in (getattr(ip, 'ipv4_mapped', None), getattr(ip, 'sixtofour', None), (getattr(ip, 'teredo', None) or (None, None))[1]):
+    for inner in (
+        getattr(ip, 'ipv4_mapped', None),
+        getattr(ip, 'sixtofour', None),
+        (getattr(ip, 'teredo', None) or (None, None))[1],
+    ):
         if inner is not None: ip = inner
     if ip in _NAT64: ip = ipaddress.IPv4Address(int(ip) & 0xffffffff)
-    return ip.is_global and not ip.is_multicast and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS))
+    return (
+        ip.is_global
+        and not ip.is_multicast
+        and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS))
+    )
 
 # %% ../../nbs/011_media.storage.ipynb #0ee97a35
+def _resolve(host: str, port: int) -> list[str]:
+    "Addresses of a host. Raises `ImageError`."
+    try:
+        return [str(i[4][0]) for i in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except (OSError, ValueError):
+        raise ImageError('not_found', f'the host of the photo URL, {host}, is not known') from None
+
+
 def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     "(address to connect to, host) of an http(s) URL. Raises `ImageError` with kind `refused_url`."
-    try: parts = urlsplit(url); port = parts.port or (443 if parts.scheme == 'https' else 80)
-    except ValueError: raise ImageError('refused_url', 'the photo URL cannot be read') from None
-    if parts.scheme not in ('http', 'https') or not parts.hostname: raise ImageError('refused_url', 'a photo URL must begin with http:// or https://')
-    if parts.username or parts.password: raise ImageError('refused_url', 'a photo URL must not carry a user name or password')
-    try: found = [str(i[4][0]) for i in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
-    except (OSError, ValueError): raise ImageError('not_found', f'the host of the photo URL, {parts.hostname}, is not known') from None
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == 'https' else 80)
+    except ValueError:
+        raise ImageError('refused_url', 'the photo URL cannot be read') from None
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+        raise ImageError('refused_url', 'a photo URL must begin with http:// or https://')
+    if parts.username or parts.password:
+        raise ImageError('refused_url', 'a photo URL must not carry a user name or password')
+    found = _resolve(parts.hostname, port)
     if not allow_private and not all(map(is_public, found)):
-        raise ImageError('refused_url', f'the photo URL points into a private network ({parts.hostname}): set ALLOW_PRIVATE_URLS to permit that')
+        raise ImageError(
+            'refused_url',
+            f'the photo URL points into a private network ({parts.hostname}): set '
+            'ALLOW_PRIVATE_URLS to permit that',
+        )
     return found[0], parts.hostname
 
 # %% ../../nbs/011_media.storage.ipynb #e5c169ac
 def _pinned(url: str, address: str, host: str) -> dict[str, Any]:
-    "Arguments that send a request for `url` to `address`, with the host's own name in Host and TLS."
+    """Arguments that send a request for `url` to `address`, with the host's own name in Host and
+    TLS.
+    """
     parts = urlsplit(url)
     bracketed = f'[{address}]' if ':' in address else address
     target = parts._replace(netloc=bracketed + (f':{parts.port}' if parts.port else '')).geturl()
     name = f'[{host}]' if ':' in host else host.encode('idna').decode()
-    headers = {'Host': name + (f':{parts.port}' if parts.port else ''), 'User-Agent': 'unde-recog', 'Accept-Encoding': 'identity'}
+    headers = {
+        'Host': name + (f':{parts.port}' if parts.port else ''),
+        'User-Agent': 'unde-recog',
+        'Accept-Encoding': 'identity',
+    }
     return {'url': target, 'headers': headers, 'extensions': {'sni_hostname': name}}
 
 def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
-    "The next URL of a redirect, None for a page to read. Raises on an error status or a length over the limit."
+    """The next URL of a redirect, None for a page to read.
+
+    Raises on an error status or a length over the limit.
+    """
     if response.is_redirect and 'location' in response.headers:
-        try: return urljoin(url, response.headers['location'])
-        except ValueError: raise ImageError('refused_url', 'the photo URL redirects to one that cannot be read') from None
-    if response.status_code in (404, 410): raise ImageError('not_found', f'the photo URL answers {response.status_code}: there is no photo')
-    if not response.is_success: raise ImageError('http_error', f'the photo URL answers {response.status_code}')
-    if int(response.headers.get('content-length') or 0) > max_bytes: raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
+        try:
+            return urljoin(url, response.headers['location'])
+        except ValueError:
+            raise ImageError(
+                'refused_url', 'the photo URL redirects to one that cannot be read'
+            ) from None
+    if response.status_code in (404, 410):
+        raise ImageError(
+            'not_found', f'the photo URL answers {response.status_code}: there is no photo'
+        )
+    if not response.is_success:
+        raise ImageError('http_error', f'the photo URL answers {response.status_code}')
+    if int(response.headers.get('content-length') or 0) > max_bytes:
+        raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return None
 
 # %% ../../nbs/011_media.storage.ipynb #da7b7ab5
 class _Clock:
     "Shuts the connection of a fetch when its `seconds` are over."
     def __init__(self, seconds: float):
-        self.over, self._stream, self._timer = False, None, threading.Timer(seconds, self._cut)
+        self.seconds, self.over, self._stream = seconds, False, None
+        self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        if event in ('connection.connect_tcp.complete', 'connection.start_tls.complete'): self._stream = info['return_value']
+        if event in ('connection.connect_tcp.complete', 'connection.start_tls.complete'):
+            self._stream = info['return_value']
+
     def _cut(self) -> None:
         self.over = True
         if self._stream is None: return
-        try: socket.socket.shutdown(self._stream.get_extra_info('socket'), socket.SHUT_RDWR)  # below TLS, whose own shutdown would wait
+        # below TLS, whose own shutdown would wait
+        try: socket.socket.shutdown(self._stream.get_extra_info('socket'), socket.SHUT_RDWR)
         except OSError: pass
     def __enter__(self) -> '_Clock':
         self._timer.start()
@@ -86,37 +135,78 @@ class _Clock:
     def __exit__(self, *exc: object) -> None: self._timer.cancel()
 
 # %% ../../nbs/011_media.storage.ipynb #2b9a8134
-def fetch(url: str, *, timeout: float = 10, max_bytes: int = MAX_BYTES, redirects: int = 4, allow_private: bool = False) -> bytes:
-    "The bytes behind an http(s) URL. Raises `ImageError` (refused_url, not_found, http_error, timeout, too_large)."
-    late = ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
-    with httpx.Client(timeout=httpx.Timeout(timeout, connect=min(5, timeout)), limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as session, _Clock(timeout) as clock:
-        for _ in range(redirects + 1):
-            address, host = check_url(url, allow_private)
-            if clock.over: raise late
-            try: found = _ask(session, _pinned(url, address, host), url, clock, max_bytes=max_bytes)
-            except httpx.InvalidURL: raise ImageError('refused_url', 'the photo URL, or one that it redirects to, cannot be read') from None
-            except httpx.HTTPError as e:
-                if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
-                raise ImageError('http_error', f'the photo URL cannot be read ({type(e).__name__})') from None
-            if clock.over: raise late  # a body that ends when the connection does would seem whole
-            if isinstance(found, bytes): return found
-            url = found
-    raise ImageError('refused_url', f'the photo URL redirects more than {redirects} times')
-
-def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *, max_bytes: int) -> 'bytes | str':
-    "One hop: the photo's bytes, or the URL to go to."
-    request['extensions']['trace'] = clock.trace
-    response = session.send(session.build_request('GET', **request), stream=True, follow_redirects=False)
-    try: return _drain(response.iter_bytes(), max_bytes) if (following := _hop(response, url, max_bytes)) is None else following
-    finally: response.close()
-
 def _drain(chunks: Iterable[bytes], max_bytes: int) -> bytes:
     "Join streamed chunks up to the limit."
     data = bytearray()
     for chunk in chunks:
         data += chunk
-        if len(data) > max_bytes: raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
+        if len(data) > max_bytes:
+            raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return bytes(data)
+
+
+def _ask(
+    session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *, max_bytes: int
+) -> bytes | str:
+    "One hop: the photo's bytes, or the URL to go to."
+    request['extensions']['trace'] = clock.trace
+    built = session.build_request('GET', **request)
+    response = session.send(built, stream=True, follow_redirects=False)
+    try:
+        following = _hop(response, url, max_bytes)
+        return _drain(response.iter_bytes(), max_bytes) if following is None else following
+    finally: response.close()
+
+# %% ../../nbs/011_media.storage.ipynb #acbd45f1
+def _late(timeout: float) -> ImageError:
+    return ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
+
+
+def _try_hop(
+    session: httpx.Client, url: str, clock: _Clock, *, max_bytes: int, allow_private: bool
+) -> bytes | str:
+    "`_ask` for an address that may be asked, in time. Raises `ImageError`."
+    late = _late(clock.seconds)
+    address, host = check_url(url, allow_private)
+    if clock.over: raise late
+    try:
+        found = _ask(session, _pinned(url, address, host), url, clock, max_bytes=max_bytes)
+    except httpx.InvalidURL:
+        raise ImageError(
+            'refused_url', 'the photo URL, or one that it redirects to, cannot be read'
+        ) from None
+    except httpx.HTTPError as e:
+        if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
+        raise ImageError('http_error', f'the photo URL cannot be read ({type(e).__name__})') from None
+    if clock.over: raise late  # a body that ends when the connection does would seem whole
+    return found
+
+# %% ../../nbs/011_media.storage.ipynb #18716c0b
+def fetch(
+    url: str,
+    *,
+    timeout: float = 10,
+    max_bytes: int = MAX_BYTES,
+    redirects: int = 4,
+    allow_private: bool = False,
+) -> bytes:
+    """The bytes behind an http(s) URL.
+
+    Raises `ImageError` (refused_url, not_found, http_error, timeout, too_large).
+    """
+    client = httpx.Client(
+        timeout=httpx.Timeout(timeout, connect=min(5, timeout)),
+        limits=httpx.Limits(max_keepalive_connections=0),
+        trust_env=False,
+    )
+    with client as session, _Clock(timeout) as clock:
+        for _ in range(redirects + 1):
+            found = _try_hop(
+                session, url, clock, max_bytes=max_bytes, allow_private=allow_private
+            )
+            if isinstance(found, bytes): return found
+            url = found
+    raise ImageError('refused_url', f'the photo URL redirects more than {redirects} times')
 
 # %% ../../nbs/011_media.storage.ipynb #0134613f
 @runtime_checkable
@@ -129,22 +219,42 @@ class Storage(Protocol):
 
 def check_key(key: str) -> str:
     "A storage key that cannot climb out of its folder. Raises `ValueError`."
-    if not key or key.startswith('/') or '\\' in key or any(p in ('', '.', '..') for p in key.split('/')) or not key.isprintable():
+    if (
+        not key
+        or key.startswith('/')
+        or '\\' in key
+        or any(p in ('', '.', '..') for p in key.split('/'))
+        or not key.isprintable()
+    ):
         raise ValueError(f'{key!r} is no storage key: relative, no empty, . or .. parts')
     return key
 
-def _part(text: str) -> str: return re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text).replace('..', '%2E%2E').replace('.', '%2E', text == '.') or '_'
+def _part(text: str) -> str:
+    return (
+        re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text)
+        .replace('..', '%2E%2E')
+        .replace('.', '%2E', text == '.')
+        or '_'
+    )
 
-def original_key(brand: str, external_id: str, n: int) -> str: return f'originals/{_part(brand)}/{_part(external_id)}/{n}.jpg'
-def collage_key(brand: str, external_id: str) -> str: return f'collages/{_part(brand)}/{_part(external_id)}.jpg'
+
+def original_key(brand: str, external_id: str, n: int) -> str:
+    return f'originals/{_part(brand)}/{_part(external_id)}/{n}.jpg'
+
+
+def collage_key(brand: str, external_id: str) -> str:
+    return f'collages/{_part(brand)}/{_part(external_id)}.jpg'
 
 # %% ../../nbs/011_media.storage.ipynb #1c44334e
 class FolderStorage:
     "Storage in a local folder; writes are atomic."
-    def __init__(self, folder: 'str | Path'): self.folder = Path(folder)
+    def __init__(self, folder: str | Path): self.folder = Path(folder)
     def get(self, key: str) -> bytes:
-        try: return (self.folder/check_key(key)).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError): raise ImageError('not_found', f'storage holds no {key}') from None
+        try:
+            return (self.folder / check_key(key)).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ImageError('not_found', f'storage holds no {key}') from None
+
     def put(self, key: str, data: bytes) -> None:
         target = self.folder/check_key(key)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -156,34 +266,73 @@ class FolderStorage:
     def exists(self, key: str) -> bool: return (self.folder/check_key(key)).is_file()
     def list(self, prefix: str = '') -> Iterator[str]:
         for p in sorted(self.folder.rglob('*')):
-            if p.suffix != '.part' and p.is_file() and (key := p.relative_to(self.folder).as_posix()).startswith(prefix): yield key
+            if (
+                p.suffix != '.part'
+                and p.is_file()
+                and (key := p.relative_to(self.folder).as_posix()).startswith(prefix)
+            ):
+                yield key
 
 # %% ../../nbs/011_media.storage.ipynb #ac3c22e8
 @contextmanager
 def _s3_errors(bucket: str, key: str) -> Iterator[None]:
     "boto3's errors as `ImageError`: not_found for a missing key, http_error for the rest."
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-    try: yield
+    try:
+        yield
     except ClientError as e:
         code = str(e.response.get('Error', {}).get('Code', ''))
-        if code == 'NoSuchKey': raise ImageError('not_found', f'bucket {bucket} holds no {key}') from None
-        raise ImageError('http_error', f'bucket {bucket} refuses {key or "to be listed"} ({code}): check S3_BUCKET and the credentials') from None
+        if code == 'NoSuchKey':
+            raise ImageError('not_found', f'bucket {bucket} holds no {key}') from None
+        raise ImageError(
+            'http_error',
+            f'bucket {bucket} refuses {key or "to be listed"} ({code}): check S3_BUCKET and the '
+            'credentials',
+        ) from None
     except (NoCredentialsError, PartialCredentialsError):
-        raise ImageError('http_error', 'object storage needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile') from None
-    except BotoCoreError as e: raise ImageError('http_error', f'object storage does not answer ({type(e).__name__}): check S3_ENDPOINT_URL and S3_BUCKET') from None
+        raise ImageError(
+            'http_error',
+            'object storage needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or '
+            'a profile',
+        ) from None
+    except BotoCoreError as e:
+        raise ImageError(
+            'http_error',
+            f'object storage does not answer ({type(e).__name__}): check S3_ENDPOINT_URL and S3_BUCKET',
+        ) from None
 
 # %% ../../nbs/011_media.storage.ipynb #a8a7b2a7
+def s3_client(endpoint_url: str | None = None, **options: Any) -> Any:
+    "A boto3 client with time-outs and retries. Needs the extra `cloud`."
+    try:
+        import boto3, botocore.config
+    except ImportError:
+        raise ImportError("object storage needs boto3: pip install 'unde_recog[cloud]'") from None
+    config = botocore.config.Config(
+        connect_timeout=5,
+        read_timeout=20,
+        retries={'max_attempts': 3, 'mode': 'standard'},
+        max_pool_connections=32,
+    )
+    return boto3.client('s3', endpoint_url=endpoint_url, config=config, **options)
+
+# %% ../../nbs/011_media.storage.ipynb #2e89f07e
 class S3Storage:
-    "Storage in a bucket of any S3-compatible service; credentials as boto3 finds them. Needs the extra `cloud`."
+    "Storage in a bucket of any S3-compatible service; credentials as boto3 finds them."
+
     def __init__(self, bucket: str, endpoint_url: str | None = None, **client_options: Any):
-        try: import boto3, botocore.config
-        except ImportError: raise ImportError("object storage needs boto3: pip install 'unde_recog[cloud]'") from None
-        config = botocore.config.Config(connect_timeout=5, read_timeout=20, retries={'max_attempts': 3, 'mode': 'standard'}, max_pool_connections=32)
-        self.bucket, self.client = bucket, boto3.client('s3', endpoint_url=endpoint_url, config=config, **client_options)
+        self.bucket, self.client = bucket, s3_client(endpoint_url, **client_options)
+
     def get(self, key: str) -> bytes:
-        with _s3_errors(self.bucket, key): return self.client.get_object(Bucket=self.bucket, Key=check_key(key))['Body'].read()
+        with _s3_errors(self.bucket, key):
+            return self.client.get_object(Bucket=self.bucket, Key=check_key(key))['Body'].read()
+
     def put(self, key: str, data: bytes) -> None:
-        with _s3_errors(self.bucket, key): self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg')
+        with _s3_errors(self.bucket, key):
+            self.client.put_object(
+                Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg'
+            )
+
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
         with _s3_errors(self.bucket, key):
@@ -191,50 +340,91 @@ class S3Storage:
             except ClientError as e:
                 if e.response.get('ResponseMetadata', {}).get('HTTPStatusCode') == 404: return False
                 raise
+
     def list(self, prefix: str = '') -> Iterator[str]:
+        pages = self.client.get_paginator('list_objects_v2')
         with _s3_errors(self.bucket, prefix):
-            for page in self.client.get_paginator('list_objects_v2').paginate(Bucket=self.bucket, Prefix=prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
                 for entry in page.get('Contents', ()): yield entry['Key']
 
 # %% ../../nbs/011_media.storage.ipynb #2b45f3ea
 def open_storage(settings: Settings) -> Storage:
     "The bucket of S3_BUCKET, or a folder in UNDE_DATA_DIR."
-    if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET: raise SettingsError('S3_ENDPOINT_URL is set but S3_BUCKET is not: name the bucket')
-    return S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL) if settings.S3_BUCKET else FolderStorage(data_dir(settings)/'storage')
+    if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET:
+        raise SettingsError('S3_ENDPOINT_URL is set but S3_BUCKET is not: name the bucket')
+    return (
+        S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL)
+        if settings.S3_BUCKET
+        else FolderStorage(data_dir(settings) / 'storage')
+    )
 
 # %% ../../nbs/011_media.storage.ipynb #671ac4d2
-def read_bytes(source: Source, *, storage: Storage | None = None, max_bytes: int = MAX_BYTES, timeout: float = 10, allow_private: bool = False) -> bytes:
+def _read_file(path: str, max_bytes: int) -> bytes:
+    try:
+        with open(path, 'rb') as f: return f.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError('not_found', f'there is no file {path}') from None
+    except (OSError, ValueError) as e:
+        why = getattr(e, 'strerror', None) or e
+        raise ImageError('not_found', f'{path} cannot be read: {why}') from None
+
+
+def _read_stored(key: str, bucket: str | None, storage: Storage | None, text: str) -> bytes:
+    "The bytes of a key in the storage that is open here."
+    if storage is None: raise ImageError('not_found', f'{text}: no object storage is open here')
+    if bucket and bucket != getattr(storage, 'bucket', None):
+        raise ImageError(
+            'refused_url',
+            f'{text}: the bucket {bucket} is not the one that is open here (S3_BUCKET)',
+        )
+    return storage.get(key)
+
+# %% ../../nbs/011_media.storage.ipynb #b30837e8
+def read_bytes(
+    source: Source,
+    *,
+    storage: Storage | None = None,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 10,
+    allow_private: bool = False,
+) -> bytes:
     "Bytes of a photo from anywhere. Raises `ImageError` naming what is wrong."
     if isinstance(source, (bytes, bytearray)): data = bytes(source)
     elif hasattr(source, 'read'): data = source.read(max_bytes + 1)
     else:
         text = os.fspath(source)  # type: ignore[arg-type]
-        if re.match(r'https?://', text, re.I): return fetch(text, timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
+        if re.match(r'https?://', text, re.I):
+            return fetch(text, timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
         if key := re.match(r'(?:storage:|s3://([^/]+)/)(.+)', text, re.S):
-            if storage is None: raise ImageError('not_found', f'{text}: no object storage is open here')
-            if key[1] and key[1] != getattr(storage, 'bucket', None): raise ImageError('refused_url', f'{text}: the bucket {key[1]} is not the one that is open here (S3_BUCKET)')
-            data = storage.get(key[2])
-        elif re.match(r'[a-z][a-z0-9+.-]+://', text, re.I): raise ImageError('refused_url', f'{text.split(":")[0]}: is no source of photos: a path, http(s):// or storage: is')
+            data = _read_stored(key[2], key[1], storage, text)
+        elif re.match(r'[a-z][a-z0-9+.-]+://', text, re.I):
+            raise ImageError(
+                'refused_url',
+                f'{text.split(":")[0]}: is no source of photos: a path, http(s):// or storage: is',
+            )
         else: data = _read_file(text, max_bytes)
-    if len(data) > max_bytes: raise ImageError('too_large', f'the photo has more than {max_bytes:,} bytes')
+    if len(data) > max_bytes:
+        raise ImageError('too_large', f'the photo has more than {max_bytes:,} bytes')
     return data
 
-def _read_file(path: str, max_bytes: int) -> bytes:
-    try:
-        with open(path, 'rb') as f: return f.read(max_bytes + 1)
-    except (FileNotFoundError, NotADirectoryError): raise ImageError('not_found', f'there is no file {path}') from None
-    except (OSError, ValueError) as e: raise ImageError('not_found', f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
-
-def load_image(source: Source, *, max_pixels: int = 40_000_000, at_least: int | None = None, **reading: Any) -> Image.Image:
-    "An upright RGB photo from anywhere: `read_bytes`, then `images.decode`."
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) and '://' not in str(source) else 'the photo'
-    return decode(read_bytes(source, **reading), max_pixels=max_pixels, at_least=at_least, name=str(name))
+# %% ../../nbs/011_media.storage.ipynb #a5cc83e4
+def load_image(
+    source: Source, *, max_pixels: int = 40_000_000, at_least: int | None = None, **options: Any
+) -> Image.Image:
+    "An upright RGB photo from anywhere: `read_bytes` (with its options), then `images.decode`."
+    local = isinstance(source, (str, os.PathLike)) and '://' not in str(source)
+    name = str(os.fspath(source)) if local else 'the photo'  # type: ignore[arg-type]
+    data = read_bytes(source, **options)
+    return decode(data, max_pixels=max_pixels, at_least=at_least, name=name)
 
 # %% ../../nbs/011_media.storage.ipynb #08bbd195
 def make_collage(images: Sequence[Image.Image], height: int = 512) -> Image.Image:
     "Photos side by side at one height."
     if not images: raise ValueError('a collage needs at least one photo')
-    cells = [i.resize((max(1, round(i.width * height / i.height)), height), Image.Resampling.LANCZOS) for i in images]
+    cells = [
+        i.resize((max(1, round(i.width * height / i.height)), height), Image.Resampling.LANCZOS)
+        for i in images
+    ]
     page, x = Image.new('RGB', (sum(c.width for c in cells), height), 'white'), 0
     for cell in cells:
         page.paste(cell, (x, 0))

@@ -29,34 +29,66 @@ def colour_codes(small: Image.Image) -> np.ndarray:
     "HSV bin of every pixel, 0–719."
     planes = [p.tobytes() for p in small.convert('HSV').split()]
     h, s, v = (np.frombuffer(p.translate(t), np.uint8) for p, t in zip(planes, _TABLES))
-    coloured = (np.frombuffer(planes[1], np.uint8) >= _LEAST[0]) & (np.frombuffer(planes[2], np.uint8) >= _LEAST[1])
-    return (v + coloured*(h*np.int16(BINS[1]*BINS[2]) + s*np.int16(BINS[2]))).reshape(small.height, small.width)
+    coloured = (np.frombuffer(planes[1], np.uint8) >= _LEAST[0]) & (
+        np.frombuffer(planes[2], np.uint8) >= _LEAST[1]
+    )
+    return (v + coloured * (h * np.int16(BINS[1] * BINS[2]) + s * np.int16(BINS[2]))).reshape(
+        small.height, small.width
+    )
+
 
 def colour_histogram(codes: np.ndarray) -> np.ndarray: return np.bincount(codes.ravel(), minlength=720)
 
 # %% ../../nbs/042_models.classical.ipynb #7fbaf77c
 def colour_bands(codes: np.ndarray, inside: np.ndarray, n: int = 3) -> np.ndarray:
-    "Histograms of `n` horizontal bands over the pixels `inside`, each power-scaled, together of unit length."
+    """Histograms of `n` horizontal bands over the pixels `inside`, each power-scaled, together
+    of unit length.
+    """
     rows = np.array_split(np.arange(len(codes)), n)
     return _unit(np.concatenate([_power(colour_histogram(codes[r][inside[r]])) for r in rows]))
 
 # %% ../../nbs/042_models.classical.ipynb #a5f74412
 def _grid(mask: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray((mask * 255).astype('uint8')).resize((10, 14), Image.Resampling.BOX), np.float32).ravel() / 255
+    return (
+        np.asarray(
+            Image.fromarray((mask * 255).astype('uint8')).resize((10, 14), Image.Resampling.BOX),
+            np.float32,
+        ).ravel()
+        / 255
+    )
+
 
 def silhouette(rgb: np.ndarray) -> np.ndarray:
-    "Soft foreground mask of RGB [h, w, 3] in 0–1: how far a pixel is from the border's median colour."
-    edge = np.concatenate([rgb[:3].reshape(-1, 3), rgb[-3:].reshape(-1, 3), rgb[:, :3].reshape(-1, 3), rgb[:, -3:].reshape(-1, 3)])
+    """Soft foreground mask of RGB [h, w, 3] in 0–1: how far a pixel is from the border's median
+    colour.
+    """
+    edge = np.concatenate(
+        [
+            rgb[:3].reshape(-1, 3),
+            rgb[-3:].reshape(-1, 3),
+            rgb[:, :3].reshape(-1, 3),
+            rgb[:, -3:].reshape(-1, 3),
+        ]
+    )
     r, g, b = (rgb[..., i] - m for i, m in enumerate(np.median(edge, 0)))
     return np.clip((np.sqrt(r*r + g*g + b*b) - .04) / .12, 0, 1)
 
 def skin(rgb: np.ndarray) -> np.ndarray:
     "Skin-coloured pixels (Kovac et al. 2003, widened to darker and paler skin)."
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    return (r > .37) & (g > .16) & (b > .08) & (r > g) & (r > b) & (r - np.minimum(g, b) > .06) & (r - g > .03) & (r - g < .35)
+    return (
+        (r > 0.37)
+        & (g > 0.16)
+        & (b > 0.08)
+        & (r > g)
+        & (r > b)
+        & (r - np.minimum(g, b) > 0.06)
+        & (r - g > 0.03)
+        & (r - g < 0.35)
+    )
 
 # %% ../../nbs/042_models.classical.ipynb #f4db5de1
-def _counts(values: np.ndarray, n: int, weights: 'np.ndarray | None' = None) -> np.ndarray:
+def _counts(values: np.ndarray, n: int, weights: np.ndarray | None = None) -> np.ndarray:
     "Histogram of values ≥ 0 over `n` bins of 1; those of n and more are left out."
     return np.bincount(np.minimum(values.ravel().astype(np.int32), n), weights, n + 1)[:n]
 
@@ -76,21 +108,48 @@ def features(image: Image.Image) -> np.ndarray:
     coloured, front, light = np.minimum(np.minimum(r, g), b) < .93, silhouette(rgb), (r + g + b)/3
     direction, strength = _edges(light)
     lightness = _counts(np.minimum((light[coloured] if coloured.any() else light)*16, 15.99), 16)
-    return np.concatenate([_power(colour_histogram(codes)), .5 * colour_bands(codes, coloured), .3 * _unit(_grid(front)), .2 * _unit(_grid(front * skin(rgb))),
-                           .2 * _power(direction), .2 * _power(strength), .3 * _power(lightness)]).astype('float32')
+    return np.concatenate(
+        [
+            _power(colour_histogram(codes)),
+            0.5 * colour_bands(codes, coloured),
+            0.3 * _unit(_grid(front)),
+            0.2 * _unit(_grid(front * skin(rgb))),
+            0.2 * _power(direction),
+            0.2 * _power(strength),
+            0.3 * _power(lightness),
+        ]
+    ).astype('float32')
 
 # %% ../../nbs/042_models.classical.ipynb #b3da2dbe
 def shifted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     "Another camera and light: ±5 % a channel, ±12 % gain, gamma 0.85–1.18, JPEG 60."
-    rgb = np.asarray(image.convert('RGB'), np.float32) / 255 * (1 + rng.uniform(-.05, .05, 3)) * (1 + rng.uniform(-.12, .12))
+    rgb = (
+        np.asarray(image.convert('RGB'), np.float32)
+        / 255
+        * (1 + rng.uniform(-0.05, 0.05, 3))
+        * (1 + rng.uniform(-0.12, 0.12))
+    )
     buffer = io.BytesIO()
-    Image.fromarray((np.clip(rgb, 0, 1) ** rng.uniform(.85, 1.18) * 255).round().astype('uint8')).save(buffer, 'JPEG', quality=60)
+    Image.fromarray(
+        (np.clip(rgb, 0, 1) ** rng.uniform(0.85, 1.18) * 255).round().astype('uint8')
+    ).save(buffer, 'JPEG', quality=60)
     return Image.open(buffer).convert('RGB')
 
 # %% ../../nbs/042_models.classical.ipynb #aaf1b7c8
-def fit_projection(plain: np.ndarray, groups: Sequence[str], copies: Sequence[np.ndarray], dims: int = 382, *, ridge: float = 1., light: float = .25) -> tuple[np.ndarray, np.ndarray]:
-    """(mean [d], projection [d, ≤ dims]) that whitens within-class scatter. `plain` [n, d]: features; `groups`: SKU of each row;
-    `copies`: features of shifted copies of the same rows, weighted by `light`; `ridge`: share of the mean variance added."""
+def fit_projection(
+    plain: np.ndarray,
+    groups: Sequence[str],
+    copies: Sequence[np.ndarray],
+    dims: int = 382,
+    *,
+    ridge: float = 1.0,
+    light: float = 0.25,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mean [d], projection [d, ≤ dims]) that whitens within-class scatter.
+
+    `plain` [n, d]: features; `groups`: SKU of each row; `copies`: features of shifted copies of
+    the same rows, weighted by `light`; `ridge`: share of the mean variance added.
+    """
     mean = plain.mean(0)
     _, strength, axes = np.linalg.svd(plain - mean, full_matrices=False)
     axes = axes[:min(dims, int((strength > 1e-5 * strength[0]).sum()))].T
@@ -111,10 +170,15 @@ def fit_projection(plain: np.ndarray, groups: Sequence[str], copies: Sequence[np
 class ClassicalDescriptor:
     "Images → float32 [n, 512], L2-normalised."
     dims = 512
-    def __init__(self, weights: 'Path | str'):
-        with np.load(weights) as w: self.mean, self.projection = w['mean'].astype('float32'), w['projection'].astype('float32')
+    def __init__(self, weights: Path | str):
+        with np.load(weights) as w:
+            self.mean, self.projection = (
+                w['mean'].astype('float32'),
+                w['projection'].astype('float32'),
+            )
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         out = np.zeros((len(images), self.dims), 'float32')
-        for row, image in zip(out, images): row[:self.projection.shape[1]] = _unit((features(image) - self.mean) @ self.projection)
+        for row, image in zip(out, images):
+            row[: self.projection.shape[1]] = _unit((features(image) - self.mean) @ self.projection)
         return out

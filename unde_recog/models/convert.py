@@ -25,12 +25,15 @@ OUTSIDE = {
     'vision_model.embeddings.class_embedding': 'visual.class_embedding',
     'vision_model.embeddings.patch_embedding.weight': 'visual.conv1.weight',
     'vision_model.embeddings.position_embedding.weight': 'visual.positional_embedding',
-    'vision_model.pre_layrnorm.weight': 'visual.ln_pre.weight', 'vision_model.pre_layrnorm.bias': 'visual.ln_pre.bias',
-    'vision_model.post_layernorm.weight': 'visual.ln_post.weight', 'vision_model.post_layernorm.bias': 'visual.ln_post.bias',
+    'vision_model.pre_layrnorm.weight': 'visual.ln_pre.weight',
+    'vision_model.pre_layrnorm.bias': 'visual.ln_pre.bias',
+    'vision_model.post_layernorm.weight': 'visual.ln_post.weight',
+    'vision_model.post_layernorm.bias': 'visual.ln_post.bias',
     'visual_projection.weight': 'visual.proj',
     'text_model.embeddings.token_embedding.weight': 'token_embedding.weight',
     'text_model.embeddings.position_embedding.weight': 'positional_embedding',
-    'text_model.final_layer_norm.weight': 'ln_final.weight', 'text_model.final_layer_norm.bias': 'ln_final.bias',
+    'text_model.final_layer_norm.weight': 'ln_final.weight',
+    'text_model.final_layer_norm.bias': 'ln_final.bias',
     'text_projection.weight': 'text_projection',
 }
 
@@ -56,26 +59,49 @@ def layer_count(keys: Iterable[str], tower: str) -> int:
 
 def expected_keys(vision_layers: int, text_layers: int) -> list[str]:
     "All transformers names of a CLIP with so many layers."
-    layers = [f'{tower}.encoder.layers.{i}.{part}.{kind}' for tower, n in (('vision_model', vision_layers), ('text_model', text_layers))
-              for i in range(n) for part in PARTS for kind in ('weight', 'bias')]
+    layers = [
+        f'{tower}.encoder.layers.{i}.{part}.{kind}'
+        for tower, n in (('vision_model', vision_layers), ('text_model', text_layers))
+        for i in range(n)
+        for part in PARTS
+        for kind in ('weight', 'bias')
+    ]
     return [*OUTSIDE, *layers]
 
 # %% ../../nbs/045_models.convert.ipynb #02b7b281
-def _some(names: list[str]) -> str: return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+def _some(names: list[str]) -> str:
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
 
 def check_keys(keys: Iterable[str]) -> list[str]:
-    "The weights' names, `position_ids` left out. Raises `ValueError` naming what is missing or unknown."
+    """The weights' names, `position_ids` left out.
+
+    Raises `ValueError` naming what is missing or unknown.
+    """
     keys = [k for k in keys if not k.endswith('.position_ids')]
     if any(k.startswith(('visual.', 'transformer.')) for k in keys):
         raise ValueError('these are open_clip names already: build_model takes them as they are')
     layers = layer_count(keys, 'vision_model'), layer_count(keys, 'text_model')
     if 0 in layers:
-        raise ValueError(f'not a CLIP checkpoint of transformers: no layers of the {"text" if layers[0] else "image"} tower; '
-                         f'its names begin {_some(keys) or "nowhere, it is empty"}')
+        raise ValueError(
+            'not a CLIP checkpoint of transformers: no layers of the '
+            f'{"text" if layers[0] else "image"} tower; '
+            f'its names begin {_some(keys) or "nowhere, it is empty"}'
+        )
     expected = expected_keys(*layers)
-    missing, unknown = [k for k in expected if k not in set(keys)], [k for k in keys if k not in set(expected)]
-    wrong = [f'{what}: {_some(which)}' for what, which in (('missing', missing), ('unknown', unknown)) if which]
-    if wrong: raise ValueError(f'not a whole CLIP checkpoint of {layers[0]} + {layers[1]} layers; {"; ".join(wrong)}')
+    missing, unknown = (
+        [k for k in expected if k not in set(keys)],
+        [k for k in keys if k not in set(expected)],
+    )
+    wrong = [
+        f'{what}: {_some(which)}'
+        for what, which in (('missing', missing), ('unknown', unknown))
+        if which
+    ]
+    if wrong:
+        raise ValueError(
+            f'not a whole CLIP checkpoint of {layers[0]} + {layers[1]} layers; {"; ".join(wrong)}'
+        )
     return keys
 
 # %% ../../nbs/045_models.convert.ipynb #b5ce5e9d
@@ -84,13 +110,17 @@ def _stack(parts: list[Any]) -> Any:
     return importlib.import_module('torch').cat(parts)
 
 def to_open_clip(state: Mapping[str, Any]) -> dict[str, Any]:
-    "A transformers CLIP state (numpy arrays or tensors) → open_clip's names and shapes. Raises `ValueError` naming wrong keys."
+    """A transformers CLIP state (numpy arrays or tensors) → open_clip's names and shapes.
+
+    Raises `ValueError` naming wrong keys.
+    """
     keys, new = set(check_keys(state)), {}
     for key in expected_keys(layer_count(keys, 'vision_model'), layer_count(keys, 'text_model')):
         name = open_clip_name(key) or ''
         if QKV[0] in key:
             shapes = {q: tuple(state[key.replace(QKV[0], q)].shape) for q in QKV}
-            if len(set(shapes.values())) > 1: raise ValueError(f'{key}: q, k and v must have one shape, they have {shapes}')
+            if len(set(shapes.values())) > 1:
+                raise ValueError(f'{key}: q, k and v must have one shape, they have {shapes}')
             new[name] = _stack([state[key.replace(QKV[0], q)] for q in QKV])
         elif name not in new: new[name] = state[key].T if key.endswith('_projection.weight') else state[key]
     return new
@@ -99,41 +129,76 @@ def to_open_clip(state: Mapping[str, Any]) -> dict[str, Any]:
 HEAD = 64
 
 def config_of(state: Mapping[str, Any], *, quick_gelu: bool = True) -> dict[str, Any]:
-    "open_clip state → open_clip's model configuration, heads taken as 64 wide. Raises `ValueError` for widths that no such heads fill."
+    """open_clip state → open_clip's model configuration, heads taken as 64 wide.
+
+    Raises `ValueError` for widths that no such heads fill.
+    """
     width, _, patch, _ = state['visual.conv1.weight'].shape
     context, text_width = state['positional_embedding'].shape
     grid = round((state['visual.positional_embedding'].shape[0] - 1)**.5)
     for name, w in (('image', width), ('text', text_width)):
-        if w % HEAD: raise ValueError(f'the {name} tower is {w} wide: not a multiple of {HEAD}, the width of a CLIP head')
+        if w % HEAD:
+            raise ValueError(
+                f'the {name} tower is {w} wide: not a multiple of {HEAD}, the width of a CLIP head'
+            )
+
     def depth(at: str) -> int: return sum(k.startswith(at) and k.endswith('.ln_1.weight') for k in state)
-    return {'embed_dim': state['visual.proj'].shape[1], 'quick_gelu': quick_gelu,
-        'vision_cfg': {'image_size': grid*patch, 'layers': depth('visual.transformer.'), 'width': width, 'patch_size': patch},
-        'text_cfg': {'context_length': context, 'vocab_size': state['token_embedding.weight'].shape[0], 'width': text_width,
-            'heads': text_width//HEAD, 'layers': depth('transformer.')}}
+    return {
+        'embed_dim': state['visual.proj'].shape[1],
+        'quick_gelu': quick_gelu,
+        'vision_cfg': {
+            'image_size': grid * patch,
+            'layers': depth('visual.transformer.'),
+            'width': width,
+            'patch_size': patch,
+        },
+        'text_cfg': {
+            'context_length': context,
+            'vocab_size': state['token_embedding.weight'].shape[0],
+            'width': text_width,
+            'heads': text_width // HEAD,
+            'layers': depth('transformer.'),
+        },
+    }
 
 # %% ../../nbs/045_models.convert.ipynb #24c3e39c
-def uses_quick_gelu(folder: 'Path | str') -> bool:
-    "What the transformers `config.json` in `folder` says of the activation; True without one. Raises `ValueError` if it cannot be converted."
+def uses_quick_gelu(folder: Path | str) -> bool:
+    """What the transformers `config.json` in `folder` says of the activation; True without one.
+
+    Raises `ValueError` if it cannot be converted.
+    """
     path = Path(folder)/'config.json'
     if not path.is_file(): return True
-    try: config = json.loads(path.read_text('utf-8'))
+    try:
+        config = json.loads(path.read_text('utf-8'))
     except ValueError as e:
-        raise ValueError(f'{path.name} beside the checkpoint is not JSON ({e}): fetch it again, or take it away') from None
+        raise ValueError(
+            f'{path.name} beside the checkpoint is not JSON ({e}): download it again or delete it'
+        ) from None
     towers = [config.get(f'{t}_config') or {} for t in ('vision', 'text')]
     acts = {t.get('hidden_act', 'quick_gelu') for t in towers}
     if len(acts) > 1 or not acts <= {'quick_gelu', 'gelu'}:
-        raise ValueError(f'{path.name}: hidden_act is {" and ".join(sorted(acts))}; quick_gelu or gelu, in both towers, can be converted')
+        raise ValueError(
+            f'{path.name}: hidden_act is {" and ".join(sorted(acts))}; quick_gelu or gelu, in both '
+            'towers, can be converted'
+        )
     for t, (width, heads) in zip(towers, ((768, 12), (512, 8))):
         width, heads = t.get('hidden_size', width), t.get('num_attention_heads', heads)
-        if heads*HEAD != width: raise ValueError(f'{path.name}: {heads} heads of a width of {width}: only heads of {HEAD} can be converted')
+        if heads * HEAD != width:
+            raise ValueError(
+                f'{path.name}: {heads} heads of a width of {width}: only heads of {HEAD} can be converted'
+            )
     return acts == {'quick_gelu'}
 
 # %% ../../nbs/045_models.convert.ipynb #917bd951
 def need(*modules: str) -> list[Any]:
     "Import packages of the export extra. Raises `ImportError` naming the extra."
-    try: return [importlib.import_module(m) for m in modules]
+    try:
+        return [importlib.import_module(m) for m in modules]
     except ModuleNotFoundError as e:
-        raise ImportError(f"{e.name} is not installed: converting a model needs `pip install 'unde_recog[export]'`") from None
+        raise ImportError(
+            f"{e.name} is not installed: converting a model needs `pip install 'unde_recog[export]'`"
+        ) from None
 
 # %% ../../nbs/045_models.convert.ipynb #378d2a2f
 _declared: list[Any] = []  # a torch library lives as long as somebody holds it
@@ -144,37 +209,64 @@ def import_torchvision() -> None:
     except RuntimeError as e:
         if _declared or 'torchvision::' not in str(e): raise
         _declared.append(need('torch')[0].library.Library('torchvision', 'DEF'))
-        for op in ('nms', 'qnms'): _declared[0].define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        for op in ('nms', 'qnms'):
+            _declared[0].define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         need('torchvision')
 
 # %% ../../nbs/045_models.convert.ipynb #f4d48233
-WEIGHTS = ('model.safetensors', 'open_clip_model.safetensors', 'pytorch_model.bin', 'open_clip_pytorch_model.bin')
+WEIGHTS = (
+    'model.safetensors',
+    'open_clip_model.safetensors',
+    'pytorch_model.bin',
+    'open_clip_pytorch_model.bin',
+)
 
-def checkpoint_file(path: 'Path | str') -> Path:
+
+def checkpoint_file(path: Path | str) -> Path:
     "The weights at `path`, a file or a folder. Raises `FileNotFoundError` or `ValueError`."
     path = Path(path)
     if path.is_dir():
         found = [path/n for n in WEIGHTS if (path/n).is_file()]
-        if not found: raise FileNotFoundError(f'no {", ".join(WEIGHTS)} in {path} (a checkpoint in several pieces has to be joined first)')
+        if not found:
+            raise FileNotFoundError(
+                f'no {", ".join(WEIGHTS)} in {path} (a checkpoint in several pieces has to be joined first)'
+            )
         path = found[0]
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
     with open(path, 'rb') as f: head = f.read(40)
-    if not head: raise ValueError(f'{path.name} is empty: fetch it again')
+    if not head: raise ValueError(f'{path.name} is empty: download it again')
     if head.startswith(b'version https://git-lfs'):
-        raise ValueError(f'{path.name} is a Git LFS pointer, not the weights: run `git lfs pull` where it came from')
+        raise ValueError(
+            f'{path.name} is a Git LFS pointer, not the weights: run `git lfs pull` where it came from'
+        )
     return path
 
 # %% ../../nbs/045_models.convert.ipynb #414b6b98
-def load_checkpoint(path: 'Path | str') -> dict[str, Any]:
-    "Weights of a `.safetensors` or a torch file (or its folder) → names and float32 tensors on the CPU. Raises `ValueError`."
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Weights of a `.safetensors` or a torch file (or its folder) → names and float32 tensors.
+
+    All on the CPU. Raises `ValueError`.
+    """
     torch, safe = need('torch', 'safetensors.torch')
     path = checkpoint_file(path)
-    try: state = safe.load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        state = (
+            safe.load_file(path)
+            if path.suffix == '.safetensors'
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
     except Exception as e:
-        raise ValueError(f'{path.name} cannot be read ({type(e).__name__}): it is cut off, '
-                         f'or holds more than tensors; fetch it again, as .safetensors if there is a choice') from e
-    if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']  # a training run's checkpoint
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(
+            f'{path.name} cannot be read ({type(e).__name__}): it is cut off, '
+            f'or holds more than tensors; download it again, as .safetensors if there is a choice'
+        ) from e
+    # a training run's checkpoint
+    if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+    ):
         raise ValueError(f'{path.name} is no state dict: names and tensors were expected, nothing else')
     return {k.removeprefix('module.'): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
@@ -183,28 +275,40 @@ TOLERANCE = 1e-4
 
 def difference(a: Any, b: Any) -> float:
     "Largest difference between the unit rows of two [n, d]; NaN if a row has no direction."
-    a, b = (x/np.linalg.norm(x, axis=1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
+    a, b = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (np.asarray(a, np.float64), np.asarray(b, np.float64))
+    )
     return float(np.abs(a - b).max())
 
 # %% ../../nbs/045_models.convert.ipynb #8325d948
 def build_model(state: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    "open_clip's CLIP with these weights, in eval mode, nothing downloaded. `config`: a model_cfg of open_clip. Raises `ValueError`."
+    """open_clip's CLIP with these weights, in eval mode, nothing downloaded.
+
+    `config`: a model_cfg of open_clip. Raises `ValueError`.
+    """
     import_torchvision()
     clip, = need('open_clip.model')
     if (config.get('text_cfg') or {}).get('hf_model_name'):
         raise ValueError('this text tower is a model of the hub, which would have to be downloaded: '
                          'only open_clip\'s own text towers can be converted')
     config = dict(config)
-    if config['vision_cfg'].get('timm_model_name'): config['vision_cfg'] = {**config['vision_cfg'], 'timm_model_pretrained': False}
+    if config['vision_cfg'].get('timm_model_name'):
+        config['vision_cfg'] = {**config['vision_cfg'], 'timm_model_pretrained': False}
     model = (clip.CustomTextCLIP if config.pop('custom_text', False) else clip.CLIP)(**config)
-    try: model.load_state_dict(state, strict=True)
+    try:
+        model.load_state_dict(state, strict=True)
     except RuntimeError as e:
-        raise ValueError(f'the weights do not fit the configuration: {" ".join(str(e).split(":", 1)[-1].split())[:300]}') from None
+        raise ValueError(
+            f'the weights do not fit the configuration: {" ".join(str(e).split(":", 1)[-1].split())[:300]}'
+        ) from None
     return model.eval()
 
 # %% ../../nbs/045_models.convert.ipynb #9484532c
 def towers(model: Any) -> dict[str, tuple[Any, Any, str, str]]:
-    "An open_clip model → `image` and `text`: network, example of two rows, input name, output name."
+    """An open_clip model → `image` and `text`: network, example of two rows, input name, output
+    name.
+    """
     torch: Any = need('torch')[0]
 
     class Half(torch.nn.Module):
@@ -222,7 +326,7 @@ def towers(model: Any) -> dict[str, tuple[Any, Any, str, str]]:
         'text': (Half('encode_text'), ids, 'input_ids', 'text_embeds')}
 
 # %% ../../nbs/045_models.convert.ipynb #5b4d44dd
-def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
+def run_onnx(path: Path | str, rows: Any) -> np.ndarray:
     "The output of a graph with one input."
     import onnxruntime as ort
     options = ort.SessionOptions()
@@ -231,18 +335,33 @@ def run_onnx(path: 'Path | str', rows: Any) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: np.asarray(rows)})[0]
 
 # %% ../../nbs/045_models.convert.ipynb #f3864cb0
-def export_tower(network: Any, example: Any, input_name: str, output_name: str, *, path: 'Path | str') -> Path:
-    "One network → an ONNX file with free batch size, checked against torch within 1e-4. Raises `ValueError`."
+def export_tower(
+    network: Any, example: Any, input_name: str, output_name: str, *, path: Path | str
+) -> Path:
+    """One network → an ONNX file with free batch size, checked against torch within 1e-4.
+
+    Raises `ValueError`.
+    """
     torch, _ = need('torch', 'onnxscript')
     path, rows = Path(path), torch.cat([example, example[:1].flip(-1)])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch's exporter warns of its own insides
         wanted = network.eval()(rows)
         if not torch.isfinite(wanted).all():
-            raise ValueError(f'{path.name}: the network gives numbers that are not finite: the weights are broken')
-        program = torch.onnx.export(network, (example,), input_names=[input_name], output_names=[output_name],
-            dynamic_shapes=({0: torch.export.Dim('n')},), dynamo=True, opset_version=18, verbose=False,
-            optimize=False)  # ONNX Runtime optimises when it loads
+            raise ValueError(
+                f'{path.name}: the network gives numbers that are not finite: the weights are broken'
+            )
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=({0: torch.export.Dim('n')},),
+            dynamo=True,
+            opset_version=18,
+            verbose=False,
+            optimize=False,
+        )  # ONNX Runtime optimises when it loads
     program.save(path, external_data=False)
     off = max(difference(run_onnx(path, rows[:n]), wanted[:n]) for n in (1, 3))
     if not off < TOLERANCE:
@@ -251,21 +370,29 @@ def export_tower(network: Any, example: Any, input_name: str, output_name: str, 
     return path
 
 # %% ../../nbs/045_models.convert.ipynb #ee1e1949
-def export_towers(model: Any, folder: 'Path | str') -> dict[str, Path]:
+def export_towers(model: Any, folder: Path | str) -> dict[str, Path]:
     """An open_clip model → `image.onnx` (pixel_values [n, 3, s, s] → image_embeds [n, d]),
-    `text.onnx` (input_ids [n, context] → text_embeds [n, d]) and SHA256SUMS. Vectors are not normalised."""
+    `text.onnx` (input_ids [n, context] → text_embeds [n, d]) and SHA256SUMS. Vectors are not
+    normalised.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part-', dir=folder) as aside:
-        made = [export_tower(*parts, path=Path(aside)/f'{name}.onnx') for name, parts in towers(model).items()]
+        made = [
+            export_tower(*parts, path=Path(aside) / f'{name}.onnx')
+            for name, parts in towers(model).items()
+        ]
         sums = Path(aside)/'SHA256SUMS'
         sums.write_text(''.join(f'{sha256_of(p)}  {p.name}\n' for p in made), encoding='utf-8')
         for p in (*made, sums): os.replace(p, folder/p.name)
     return {p.stem: folder/p.name for p in made}
 
 # %% ../../nbs/045_models.convert.ipynb #2170b3ea
-def prepare(state: Mapping[str, Any], folder: 'Path | str') -> tuple[Mapping[str, Any], dict[str, Any]]:
-    "Weights in either format, and the folder of their configuration → open_clip's state and configuration. Raises `ValueError`."
+def prepare(state: Mapping[str, Any], folder: Path | str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Weights in either format → open_clip's state and configuration. Raises `ValueError`.
+
+    `folder`: where their configuration lies.
+    """
     if not any(k.startswith('visual.') for k in state):
         state = to_open_clip(state)
         return state, config_of(state, quick_gelu=uses_quick_gelu(folder))
@@ -273,29 +400,47 @@ def prepare(state: Mapping[str, Any], folder: 'Path | str') -> tuple[Mapping[str
     if not path.is_file():
         raise ValueError(f'weights in open_clip\'s format need their {path.name} beside them: '
                          'activation and pooling cannot be seen in the tensors')
-    try: return state, json.loads(path.read_text('utf-8'))['model_cfg']
-    except (ValueError, KeyError, TypeError): raise ValueError(f'{path.name} is not JSON with a model_cfg: fetch it again') from None
+    try:
+        return state, json.loads(path.read_text('utf-8'))['model_cfg']
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f'{path.name} is not JSON with a model_cfg: fetch it again') from None
 
+# %% ../../nbs/045_models.convert.ipynb #437dff81
 CLIP_WORDS = 49408
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
-def clip_tokenizer(path: 'Path | str') -> Path:
+
+def clip_tokenizer(path: Path | str) -> Path:
     "Write CLIP's tokenizer, from the vocabulary that open_clip carries, as a `tokenizer.json`."
     words, pieces = need('open_clip', 'tokenizers')
-    clip = words.SimpleTokenizer()
+    clip, norm, pre = words.SimpleTokenizer(), pieces.normalizers, pieces.pre_tokenizers
     begin, end = ((w, clip.encoder[w]) for w in ('<start_of_text>', '<end_of_text>'))
-    made = pieces.Tokenizer(pieces.models.BPE(vocab=clip.encoder, merges=sorted(clip.bpe_ranks, key=clip.bpe_ranks.get), end_of_word_suffix='</w>', unk_token=end[0]))
-    made.normalizer = pieces.normalizers.Sequence([pieces.normalizers.NFC(), pieces.normalizers.Replace(pieces.Regex(r'\s+'), ' '), pieces.normalizers.Lowercase()])
-    made.pre_tokenizer = pieces.pre_tokenizers.Sequence([pieces.pre_tokenizers.Split(pieces.Regex(_PIECES), behavior='removed', invert=True), pieces.pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    merges = sorted(clip.bpe_ranks, key=clip.bpe_ranks.get)
+    bpe = pieces.models.BPE(
+        vocab=clip.encoder,
+        merges=merges,
+        end_of_word_suffix='</w>',
+        unk_token=end[0],
+    )
+    made = pieces.Tokenizer(bpe)
+    spaces = norm.Replace(pieces.Regex(r'\s+'), ' ')
+    made.normalizer = norm.Sequence([norm.NFC(), spaces, norm.Lowercase()])
+    split = pre.Split(pieces.Regex(_PIECES), behavior='removed', invert=True)
+    made.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False)])
     made.post_processor = pieces.processors.RobertaProcessing(end, begin)
     made.save(str(path))
     return Path(path)
 
-def convert(checkpoint: 'Path | str', folder: 'Path | str') -> dict[str, Path]:
-    "A CLIP checkpoint (transformers or open_clip format, file or folder) → `image` and `text` towers in `folder`, see `export_towers`, and the `tokenizer.json` for the latter."
+# %% ../../nbs/045_models.convert.ipynb #5beb6152
+def convert(checkpoint: Path | str, folder: Path | str) -> dict[str, Path]:
+    """A CLIP checkpoint → `image` and `text` towers in `folder`, and the tokenizer of the latter.
+
+    `checkpoint`: in transformers' or open_clip's format, a file or a folder. See `export_towers`.
+    """
     file = checkpoint_file(checkpoint)
     model = build_model(*prepare(load_checkpoint(file), file.parent))
     made = export_towers(model, folder)
-    if (theirs := file.parent/'tokenizer.json').is_file(): shutil.copyfile(theirs, Path(folder)/'tokenizer.json')
+    if (theirs := file.parent / 'tokenizer.json').is_file():
+        shutil.copyfile(theirs, Path(folder) / 'tokenizer.json')
     elif model.vocab_size == CLIP_WORDS: clip_tokenizer(Path(folder)/'tokenizer.json')
     return made

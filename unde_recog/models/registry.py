@@ -44,6 +44,7 @@ class ModelCard(BaseModel):
     name: str
     revision: str
     title: str
+    # 'fused' is the hybrid model: the word stands in cards that are written
     kind: Literal['classical', 'fused', 'onnx']
     dims: int = Field(ge=1, le=4000)
     crop: Literal['whole', 'balanced', 'pad', 'centre']
@@ -74,13 +75,20 @@ class UnknownModel(LookupError):
 @lru_cache
 def cards() -> Mapping[str, ModelCard]:
     "All cards by name."
-    found = (ModelCard.model_validate_json(p.read_text('utf-8')) for p in sorted((ASSETS/'models').glob('*.json')))
+    found = (
+        ModelCard.model_validate_json(p.read_text('utf-8'))
+        for p in sorted((ASSETS / 'models').glob('*.json'))
+    )
     return {c.name: c for c in found}
 
 def get_card(name: str | None = None) -> ModelCard:
-    "The card of `name`, else of the offline default. Raises `UnknownModel`, naming those there are."
+    """The card of `name`, else of the offline default.
+
+    Raises `UnknownModel`, naming those there are.
+    """
     name = name or DEFAULT_MODEL
-    if name not in cards(): raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(cards())}")
+    if name not in cards():
+        raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(cards())}")
     return cards()[name]
 
 # %% ../../nbs/040_models.registry.ipynb #ca854165
@@ -103,28 +111,45 @@ def require_files(card: ModelCard, settings: Settings) -> dict[str, Path]:
     "Paths by file name. Raises `ModelUnavailable`."
     paths = {f.name: model_file(card, f, settings) for f in card.files}
     missing = [n for n, p in paths.items() if not p.is_file()]
-    if missing: raise ModelUnavailable(f"{card.name}: {', '.join(missing)} not in {data_dir(settings)/'models'/card.name}: run `unde-recog models pull {card.name}`, or put the file there")
+    if missing:
+        raise ModelUnavailable(
+            f"{card.name}: {', '.join(missing)} not in "
+            f"{data_dir(settings) / 'models' / card.name}: run `unde-recog models pull "
+            f"{card.name}`, or put the file there"
+        )
     return paths
 
 # %% ../../nbs/040_models.registry.ipynb #0d48791d
-def pull(card: ModelCard, settings: Settings, progress: 'Callable[[str, int, int], None] | None' = None) -> list[Path]:
+def pull(
+    card: ModelCard, settings: Settings, progress: Callable[[str, int, int], None] | None = None
+) -> list[Path]:
     "Download what is missing; returns the paths. Raises `ModelUnavailable`."
     done = []
     for file in card.files:
         path = model_file(card, file, settings)
         if not path.is_file():
-            if not file.url: raise ModelUnavailable(f'{card.name}: {file.name} has no download address on the card: make it with `unde-recog models export`, or put it into {path.parent}')
+            if not file.url:
+                raise ModelUnavailable(
+                    f'{card.name}: {file.name} has no download address on the card: make it with '
+                    f'`unde-recog models export`, or put it into {path.parent}'
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             _download(file, path, progress)
         done.append(path)
     return done
 
 # %% ../../nbs/040_models.registry.ipynb #f062c364
-def _download(file: ModelFile, path: Path, progress: 'Callable[[str, int, int], None] | None') -> None:
+def _download(file: ModelFile, path: Path, progress: Callable[[str, int, int], None] | None) -> None:
     part = path.with_suffix(path.suffix + '.part')
     have = part.stat().st_size if part.exists() else 0
     try:
-        with httpx.stream('GET', file.url or '', headers={'Range': f'bytes={have}-'} if have else {}, follow_redirects=True, timeout=httpx.Timeout(30, connect=5)) as answer:
+        with httpx.stream(
+            'GET',
+            file.url or '',
+            headers={'Range': f'bytes={have}-'} if have else {},
+            follow_redirects=True,
+            timeout=httpx.Timeout(30, connect=5),
+        ) as answer:
             if answer.status_code == 416: part.unlink()  # what is there is longer than the file
             answer.raise_for_status()
             if answer.status_code != 206: have = 0
@@ -134,8 +159,14 @@ def _download(file: ModelFile, path: Path, progress: 'Callable[[str, int, int], 
                     have += len(chunk)
                     if progress: progress(file.name, have, file.bytes or have)
     except httpx.HTTPError as e:
-        raise ModelUnavailable(f'{file.name} cannot be pulled ({type(e).__name__}): is the model hub reachable from here? What came is kept, run the same command again') from None
+        raise ModelUnavailable(
+            f'{file.name} cannot be pulled ({type(e).__name__}): is the model hub reachable from '
+            'here? What came is kept, run the same command again'
+        ) from None
     if file.sha256 and (got := sha256_of(part)) != file.sha256:
         part.unlink()
-        raise ModelUnavailable(f'{file.name}: checksum {got[:12]}… is not the {file.sha256[:12]}… of the card: the file was changed or broken on the way')
+        raise ModelUnavailable(
+            f'{file.name}: checksum {got[:12]}… is not the {file.sha256[:12]}… of the card: the '
+            'file was changed or broken on the way'
+        )
     os.replace(part, path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'Inputs', 'garment_cells', 'BackboneFeatures', 'Raw', 'seen', 'raw', 'Half', 'fit_half', 'TrainConfig',
-           'Halves', 'fit', 'in_other_light', 'Fused', 'inner', 'export', 'compiled']
+           'Halves', 'fit', 'in_other_light', 'Hybrid', 'inner', 'export', 'compiled']
 
 # %% ../../nbs/179_training.embedder.ipynb #e7bba100
 import tempfile
@@ -29,7 +29,11 @@ PAPER = (.93 - MEAN)/STD  # a pixel whose darkest channel is above this is paper
 
 def garment_cells(x: torch.Tensor, stride: int) -> torch.Tensor:
     "Pixels [n, 3, h, w] → share of each cell in what is looked at [n, cells, 1]; sums to 1."
-    cells = F.avg_pool2d((x.amin(1, keepdim=True) < PAPER).float(), stride).flatten(1)[..., None].clamp(min=.02)
+    cells = (
+        F.avg_pool2d((x.amin(1, keepdim=True) < PAPER).float(), stride)
+        .flatten(1)[..., None]
+        .clamp(min=0.02)
+    )
     return cells/cells.sum(1, keepdim=True)
 
 class BackboneFeatures(nn.Module):
@@ -56,7 +60,13 @@ class Raw(NamedTuple):
 @torch.no_grad()
 def seen(pixels: np.ndarray, look: BackboneFeatures, batch: int = 32) -> np.ndarray:
     "float32 [n, 3, h, w] → [n, 1488]."
-    return np.concatenate([look(torch.from_numpy(pixels[i:i + batch])).numpy() for i in range(0, len(pixels), batch)])
+    return np.concatenate(
+        [
+            look(torch.from_numpy(pixels[i : i + batch])).numpy()
+            for i in range(0, len(pixels), batch)
+        ]
+    )
+
 
 def raw(images: Sequence[Image.Image], look: BackboneFeatures, batch: int = 32) -> Raw:
     "Images → `Raw`."
@@ -73,24 +83,39 @@ class Half(NamedTuple):
         y = (values*self.scale - self.mean) @ self.matrix
         return y/(np.linalg.norm(y, axis=1, keepdims=True) + 1e-9)
 
-def fit_half(values: np.ndarray, keys: Sequence[str], copies: Sequence[np.ndarray], dims: int, *, ridge: float, light: float, scaled: bool) -> Half:
-    "Whitens the scatter within `keys` and between each row and its `copies`; `scaled`: every value to unit variance first."
+def fit_half(
+    values: np.ndarray,
+    keys: Sequence[str],
+    copies: Sequence[np.ndarray],
+    dims: int,
+    *,
+    ridge: float,
+    light: float,
+    scaled: bool,
+) -> Half:
+    """Whitens the scatter within `keys` and between each row and its `copies`.
+
+    `scaled`: every value to unit variance first.
+    """
     scale = (1/(values.std(0) + 1e-3) if scaled else np.ones(values.shape[1])).astype(np.float32)
-    mean, matrix = fit_projection(values*scale, keys, [c*scale for c in copies], dims, ridge=ridge, light=light)
+    mean, matrix = fit_projection(
+        values * scale, keys, [c * scale for c in copies], dims, ridge=ridge, light=light
+    )
     return Half(scale, mean.astype(np.float32), matrix.astype(np.float32))
 
 # %% ../../nbs/179_training.embedder.ipynb #3a05922e
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    "Dimensions of each half, weight of the network's half against the colours', ridge, weight and number of copies in another light."
-    colours: int = 262
-    seen: int = 250
-    weight: float = 1.4
+    "How both halves are fitted."
+    colours: int = 262  # dimensions of the colours' half
+    seen: int = 250  # dimensions of the network's half
+    weight: float = 1.4  # of the network's half against the colours'
     ridge: float = 1.
     ridge_seen: float = .5
-    light: float = .25
+    light: float = .25  # weight of the copies in another light
     copies: int = 2
     seed: int = 0
+
 
 class Halves(NamedTuple):
     "The fitted model. `Raw` → float32 [n, k], rows of unit length."
@@ -98,54 +123,113 @@ class Halves(NamedTuple):
     seen: Half
     weight: float
     def __call__(self, x: Raw) -> np.ndarray:
-        return np.concatenate([self.colours(x.colours), self.weight*self.seen(x.seen)], 1)/np.float32(np.sqrt(1 + self.weight**2))
+        both = np.concatenate([self.colours(x.colours), self.weight*self.seen(x.seen)], 1)
+        return both/np.float32(np.sqrt(1 + self.weight**2))
 
-def fit(plain: Raw, keys: Sequence[str], copies: Sequence[Raw], recipe: TrainConfig = TrainConfig()) -> Halves:
+# %% ../../nbs/179_training.embedder.ipynb #8d06ca68
+def fit(
+    plain: Raw, keys: Sequence[str], copies: Sequence[Raw], config: TrainConfig = TrainConfig()
+) -> Halves:
     "Both halves from the same rows."
-    return Halves(fit_half(plain.colours, keys, [c.colours for c in copies], recipe.colours, ridge=recipe.ridge, light=recipe.light, scaled=False),
-                  fit_half(plain.seen, keys, [c.seen for c in copies], recipe.seen, ridge=recipe.ridge_seen, light=recipe.light, scaled=True), recipe.weight)
+    colours = fit_half(
+        plain.colours,
+        keys,
+        [c.colours for c in copies],
+        config.colours,
+        ridge=config.ridge,
+        light=config.light,
+        scaled=False,
+    )
+    seen = fit_half(
+        plain.seen,
+        keys,
+        [c.seen for c in copies],
+        config.seen,
+        ridge=config.ridge_seen,
+        light=config.light,
+        scaled=True,
+    )
+    return Halves(colours, seen, config.weight)
 
-def in_other_light(images: Sequence[Image.Image], look: BackboneFeatures, recipe: TrainConfig = TrainConfig()) -> list[Raw]:
+
+def in_other_light(
+    images: Sequence[Image.Image], look: BackboneFeatures, config: TrainConfig = TrainConfig()
+) -> list[Raw]:
     "Copies of the images, each in a light of its own."
-    rng = np.random.default_rng(recipe.seed)
-    return [raw([shifted(im, rng) for im in images], look) for _ in range(recipe.copies)]
+    rng = np.random.default_rng(config.seed)
+    return [raw([shifted(im, rng) for im in images], look) for _ in range(config.copies)]
 
 # %% ../../nbs/179_training.embedder.ipynb #d28181d4
 Inputs = tuple[np.ndarray, np.ndarray]  # pixels float32 [n, 3, h, w], colours float32 [n, 3196]
 
-class Fused(nn.Module):
+
+class Hybrid(nn.Module):
     "(pixels [n, 3, h, w], colours [n, 3196]) → [n, k], rows of unit length."
     def __init__(self, look: BackboneFeatures, halves: Halves):
         super().__init__()
         self.look, self.weight = look, halves.weight
         for name, half in (('colours', halves.colours), ('seen', halves.seen)):
-            for field, values in half._asdict().items(): self.register_buffer(f'{name}_{field}', torch.from_numpy(values))
-    def part(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        return F.normalize((values*getattr(self, f'{name}_scale') - getattr(self, f'{name}_mean')) @ getattr(self, f'{name}_matrix'), dim=1)
-    def forward(self, pixels: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-        return F.normalize(torch.cat([self.part('colours', colours), self.weight*self.part('seen', self.look(pixels))], 1), dim=1)
+            for field, values in half._asdict().items():
+                self.register_buffer(f'{name}_{field}', torch.from_numpy(values))
 
+    def part(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        scale, mean, matrix = (getattr(self, f'{name}_{f}') for f in ('scale', 'mean', 'matrix'))
+        return F.normalize((values*scale - mean) @ matrix, dim=1)
+
+    def forward(self, pixels: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+        seen = self.weight*self.part('seen', self.look(pixels))
+        return F.normalize(torch.cat([self.part('colours', colours), seen], 1), dim=1)
+
+# %% ../../nbs/179_training.embedder.ipynb #f152d6a0
 def inner(node: str) -> bool:
-    "Whether a node of the graph counts in 8 bits: the stem and the first two stages, of few and very uneven channels, do not."
+    "Whether a node of the graph counts in 8 bits: not the stem and the first two stages."
     return '/stages.' in node and not any(f'/stages.{i}/' in node for i in (0, 1))
 
-def export(look: BackboneFeatures, halves: Halves, path: 'Path | str', examples: 'Inputs | None' = None) -> Path:
-    "Write the model as ONNX, with `examples` most of the backbone (`inner`) in 8 bits, as they gauge it; returns the path."
+
+def export(
+    look: BackboneFeatures, halves: Halves, path: Path | str, examples: Inputs | None = None
+) -> Path:
+    """Write the model as ONNX; returns the path.
+
+    With `examples`, which gauge it, most of the backbone (`inner`) in 8 bits.
+    """
     import onnx
     (width, height), path = CANVAS, Path(path)
-    graph = as_onnx(Fused(look, halves), {'pixels': torch.zeros(2, 3, height, width), 'colours': torch.zeros(2, len(halves.colours.scale))}, ['image_embeds'], path)
-    if examples: graph = quantised(graph, [{'pixels': p[None], 'colours': c[None]} for p, c in zip(*examples)], inner)
+    inputs = {
+        'pixels': torch.zeros(2, 3, height, width),
+        'colours': torch.zeros(2, len(halves.colours.scale)),
+    }
+    graph = as_onnx(Hybrid(look, halves), inputs, ['image_embeds'], path)
+    if examples:
+        feeds = [{'pixels': p[None], 'colours': c[None]} for p, c in zip(*examples)]
+        graph = quantised(graph, feeds, inner)
     halve(graph)
     onnx.save(graph, str(path))
     return path
 
 # %% ../../nbs/179_training.embedder.ipynb #6e8b8861
-def compiled(look: BackboneFeatures, threads: int = 0, examples: 'np.ndarray | None' = None) -> Callable[[np.ndarray], np.ndarray]:
-    "`seen` of one `BackboneFeatures`, in ONNX Runtime; with `examples` (pixels) most of it in 8 bits."
+def compiled(
+    look: BackboneFeatures, threads: int = 0, examples: np.ndarray | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`seen` of one `BackboneFeatures`, in ONNX Runtime.
+
+    With `examples` (pixels) most of it in 8 bits.
+    """
     import onnxruntime
-    with tempfile.TemporaryDirectory() as folder: graph = as_onnx(look, {'pixels': torch.zeros(2, 3, CANVAS[1], CANVAS[0])}, ['seen'], Path(folder)/'look.onnx')
+
+    with tempfile.TemporaryDirectory() as folder:
+        graph = as_onnx(
+            look,
+            {'pixels': torch.zeros(2, 3, CANVAS[1], CANVAS[0])},
+            ['seen'],
+            Path(folder) / 'look.onnx',
+        )
     if examples is not None: graph = quantised(graph, [{'pixels': p[None]} for p in examples], inner)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    return lambda pixels: np.concatenate([session.run(None, {'pixels': pixels[i:i + 16]})[0] for i in range(0, len(pixels), 16)])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
+    return lambda pixels: np.concatenate(
+        [session.run(None, {'pixels': pixels[i : i + 16]})[0] for i in range(0, len(pixels), 16)]
+    )

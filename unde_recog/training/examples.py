@@ -19,28 +19,42 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from scipy import ndimage
-from ..models.detector import InputCard, frame
+from ..models.detector_card import InputCard, frame
 
 # %% ../../nbs/173_training.examples.ipynb #116ac913
 GARMENTS = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag', 'hat', 'accessory')
 LABELS = {
-    'top': 'blouse bodysuit hoodie jumper shirt sweater sweatshirt t-shirt top vest', 'outerwear': 'blazer cape cardigan coat jacket',
-    'dress': 'dress romper', 'bottom': 'jeans leggings pants shorts skirt', 'shoes': 'boots clogs flats heels loafers pumps sandals shoes sneakers wedges',
-    'bag': 'bag purse wallet', 'hat': 'hat', 'accessory': 'accessories belt bracelet earrings glasses gloves necklace ring scarf sunglasses tie watch'}
+    'top': 'blouse bodysuit hoodie jumper shirt sweater sweatshirt t-shirt top vest',
+    'outerwear': 'blazer cape cardigan coat jacket',
+    'dress': 'dress romper',
+    'bottom': 'jeans leggings pants shorts skirt',
+    'shoes': 'boots clogs flats heels loafers pumps sandals shoes sneakers wedges',
+    'bag': 'bag purse wallet',
+    'hat': 'hat',
+    'accessory': 'accessories belt bracelet earrings glasses gloves necklace ring scarf sunglasses '
+                 'tie watch',
+}
 BODY = {'null': 0, 'skin': 9, 'hair': 10, 'socks': 11, 'stockings': 11, 'tights': 11}
 UNKNOWN, BARE, KINDS = 255, 254, 12
 SHOES = 1 + GARMENTS.index('shoes')
+_KIND_OF = {name: k for k, c in enumerate(GARMENTS, 1) for name in LABELS[c].split()} | BODY
+
 
 def kind_table(names: Sequence[str]) -> np.ndarray:
-    "Label index → kind, uint8 [256]: 0 ground, 1–8 garments, 9–11 skin, hair, legwear, 255 unknown."
+    """Label index → kind, uint8 [256].
+
+    0 is ground, 1–8 garments, 9–11 skin, hair and legwear, 255 unknown.
+    """
     table = np.full(256, UNKNOWN, np.uint8)
-    for i, name in enumerate(names):
-        table[i] = BODY.get(name, next((k for k, c in enumerate(GARMENTS, 1) if name in LABELS[c].split()), UNKNOWN))
+    for i, name in enumerate(names): table[i] = _KIND_OF.get(name, UNKNOWN)
     return table
 
 # %% ../../nbs/173_training.examples.ipynb #58aec63f
 def kept_box(mask: np.ndarray, share: float = .05) -> tuple[tuple[int, int, int, int], int]:
-    "Box (max exclusive) and number of the pixels of `mask`, after dropping connected components under `share` of them."
+    """Box (max exclusive) and number of the pixels of `mask`.
+
+    Connected components under `share` of them are dropped first.
+    """
     parts, n = ndimage.label(mask)
     if n > 1:
         sizes = np.bincount(parts.ravel())[1:]
@@ -48,66 +62,108 @@ def kept_box(mask: np.ndarray, share: float = .05) -> tuple[tuple[int, int, int,
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), int(mask.sum())
 
-def instances(labels: np.ndarray, names: Sequence[str], least: float = .001) -> tuple[np.ndarray, np.ndarray]:
-    "Label map [h, w] → boxes float32 [n, 4] in pixels, category numbers [n]."
+
+def instances(
+    labels: np.ndarray, names: Sequence[str], minimum: float = 0.001
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label map [h, w] → boxes float32 [n, 4] in pixels, category numbers [n].
+
+    `minimum`: share of the photo under which a garment is left out.
+    """
     table = kind_table(names)
     groups: dict[object, tuple[int, list[int]]] = {}
     for i in np.unique(labels):
         kind = int(table[i])
-        if 1 <= kind <= len(GARMENTS): groups.setdefault('shoes' if kind == SHOES else int(i), (kind, []))[1].append(int(i))
+        if 1 <= kind <= len(GARMENTS):
+            groups.setdefault('shoes' if kind == SHOES else int(i), (kind, []))[1].append(int(i))
     rows = []
     for kind, ids in groups.values():
         box, n = kept_box(np.isin(labels, ids))
-        if n >= least*labels.size: rows.append((*box, kind - 1))
+        if n >= minimum*labels.size: rows.append((*box, kind - 1))
     a = np.array(rows, np.float32).reshape(-1, 5)
     return a[:, :4], a[:, 4].astype(np.int64)
 
 # %% ../../nbs/173_training.examples.ipynb #6654d92f
 ALL = (1 << len(GARMENTS)) - 1
 
+
 class Example(NamedTuple):
-    """A photo on the canvas (RGB), its kinds (mode L), boxes as shares of the canvas [n, 4], category numbers [n].
-    `listed`: the categories whose garments are all in the list, as bits; `worn`: somebody wears them (1), nobody (0), not known (−1)."""
-    image: Image.Image
-    kinds: Image.Image
-    boxes: np.ndarray
-    categories: np.ndarray
-    listed: int = ALL
-    worn: int = 1
+    "A photo on the canvas with its truth."
+    image: Image.Image  # RGB
+    kinds: Image.Image  # mode L
+    boxes: np.ndarray  # shares of the canvas [n, 4]
+    categories: np.ndarray  # numbers [n]
+    listed: int = ALL  # the categories whose garments are all in the list, as bits
+    worn: int = 1  # somebody wears them (1), nobody (0), not known (−1)
+
 
 STORE = InputCard(size=(256, 384))
+
 
 def on_canvas(image: Image.Image, card: InputCard = STORE) -> Image.Image:
     "Letterboxed; kinds (mode L) without mixing, on ground."
     f, kinds = frame(image.size, card), image.mode == 'L'
     ground = Image.new(image.mode, card.size, 0 if kinds else (card.fill,)*3)
-    ground.paste(image.resize((f.width, f.height), Image.Resampling.NEAREST if kinds else Image.Resampling.BILINEAR, reducing_gap=None if kinds else 2.), (f.left, f.top))
+    method = Image.Resampling.NEAREST if kinds else Image.Resampling.BILINEAR
+    small = image.resize((f.width, f.height), method, reducing_gap=None if kinds else 2.0)
+    ground.paste(small, (f.left, f.top))
     return ground
 
-def example(photo: Image.Image, kinds: np.ndarray, boxes: np.ndarray, categories: 'np.ndarray | Sequence[int]', *, card: InputCard = STORE, listed: int = ALL, worn: int = 1) -> Example:
+# %% ../../nbs/173_training.examples.ipynb #5c79ebf0
+def example(
+    photo: Image.Image,
+    kinds: np.ndarray,
+    boxes: np.ndarray,
+    categories: np.ndarray | Sequence[int],
+    *,
+    card: InputCard = STORE,
+    listed: int = ALL,
+    worn: int = 1,
+) -> Example:
     "From a photo and its truth in pixels."
     f = frame(photo.size, card)
-    scale, offset, size = np.array((f.width, f.height)*2)/np.array(photo.size*2), np.array((f.left, f.top)*2), np.array(card.size*2)
-    return Example(on_canvas(photo, card), on_canvas(Image.fromarray(kinds), card), ((boxes*scale + offset)/size).astype(np.float32), np.asarray(categories, np.int64), listed, worn)
+    scale = np.array((f.width, f.height) * 2) / np.array(photo.size * 2)
+    offset, size = np.array((f.left, f.top) * 2), np.array(card.size * 2)
+    return Example(
+        on_canvas(photo, card),
+        on_canvas(Image.fromarray(kinds), card),
+        ((boxes * scale + offset) / size).astype(np.float32),
+        np.asarray(categories, np.int64),
+        listed,
+        worn,
+    )
 
 # %% ../../nbs/173_training.examples.ipynb #f0bff23f
-def street_rows(folder: 'Path | str', split: str) -> list[dict[str, str]]:
-    "Rows of photos.csv of one split. Raises `ValueError` for a split without photos, `FileNotFoundError` where the set is missing."
+def street_rows(folder: Path | str, split: str) -> list[dict[str, str]]:
+    """Rows of photos.csv of one split.
+
+    Raises `ValueError` for a split without photos, `FileNotFoundError` where the set is missing.
+    """
     path = Path(folder)/'photos.csv'
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing: give the folder of the street photos (photos.csv, labels.json, photos, labels)')
-    with open(path, newline='', encoding='utf-8') as f: rows = [r for r in csv.DictReader(f) if r['split'] == split]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing: give the folder of the street photos (photos.csv, labels.json, '
+            'photos, labels)'
+        )
+    with open(path, newline='', encoding='utf-8') as f:
+        rows = [r for r in csv.DictReader(f) if r['split'] == split]
     if not rows: raise ValueError(f'{path}: no photos in split {split!r}')
     return rows
 
-def street_truth(folder: 'Path | str', name: str) -> tuple[Image.Image, np.ndarray]:
+def street_truth(folder: Path | str, name: str) -> tuple[Image.Image, np.ndarray]:
     "A photo and its label map [h, w], in the photo's size."
-    photo, labels = Image.open(Path(folder)/'photos'/name).convert('RGB'), Image.open(Path(folder)/'labels'/f'{Path(name).stem}.png').copy()
+    photo, labels = (
+        Image.open(Path(folder) / 'photos' / name).convert('RGB'),
+        Image.open(Path(folder) / 'labels' / f'{Path(name).stem}.png').copy(),
+    )
     if labels.size != photo.size: labels = labels.resize(photo.size, Image.Resampling.NEAREST)
     return photo, np.asarray(labels)
 
-def label_names(folder: 'Path | str') -> list[str]: return json.loads((Path(folder)/'labels.json').read_text('utf-8'))
+def label_names(folder: Path | str) -> list[str]:
+    return json.loads((Path(folder) / 'labels.json').read_text('utf-8'))
 
-def street_examples(folder: 'Path | str', split: str = 'train') -> Iterator[Example]:
+
+def street_examples(folder: Path | str, split: str = 'train') -> Iterator[Example]:
     "Examples of a folder of street photos."
     rows, names = street_rows(folder, split), label_names(folder)
     for row in rows:
@@ -120,7 +176,9 @@ def drawn_examples(n: int, seed: int = 7, size: tuple[int, int] = (320, 480)) ->
     from unde_recog.wardrobe.world import World
     world = World(seed=seed)
     for i in range(n):
-        scene = world.scene(i, split='train', size=size, difficulty=('easy', 'normal', 'normal', 'hard')[i % 4])
+        scene = world.scene(
+            i, split='train', size=size, difficulty=('easy', 'normal', 'normal', 'hard')[i % 4]
+        )
         numbers = np.array([GARMENTS.index(item.category) for item in scene.items])
         kinds = np.concatenate([[0], numbers + 1]).astype(np.uint8)[scene.ids]
         boxes = np.array([item.box for item in scene.items], np.float32).reshape(-1, 4)
@@ -130,32 +188,51 @@ def drawn_examples(n: int, seed: int = 7, size: tuple[int, int] = (320, 480)) ->
         yield example(scene.image, kinds, boxes, numbers)
 
 # %% ../../nbs/173_training.examples.ipynb #a11946a8
-def phone_rows(folder: 'Path | str', measured: bool = False) -> list[dict[str, str]]:
-    "Rows of the phone set's `photos.csv` by name: those to learn from, or the third that is measured. Raises `FileNotFoundError`."
+def phone_rows(folder: Path | str, measured: bool = False) -> list[dict[str, str]]:
+    """Rows of the phone set's `photos.csv` by name: those to learn from, or the measured third.
+
+    Raises `FileNotFoundError`.
+    """
     path = Path(folder)/'photos.csv'
-    if not path.is_file(): raise FileNotFoundError(f'{path.name} is missing in {path.parent.name}: say where the phone photos lie')
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path.name} is missing in {path.parent.name}: say where the phone photos lie'
+        )
     rows = sorted(csv.DictReader(path.open(encoding='utf-8')), key=lambda r: r['photo'])
     return [r for i, r in enumerate(rows) if (i % 3 == 0) == measured]
 
-def alone(photo: Image.Image, fill: bool) -> Example:
-    "A photo in which nobody wears anything; cut to the canvas' shape to `fill` it, else with bars, so that bars tell nothing."
-    if fill: photo = ImageOps.fit(photo, STORE.size)
-    return example(photo, np.full((photo.height, photo.width), UNKNOWN, np.uint8), np.zeros((0, 4)), [], listed=0, worn=0)
 
-def phone_examples(folder: 'Path | str', n: int, seed: int = 0) -> Iterator[Example]:
+def alone(photo: Image.Image, fill: bool) -> Example:
+    """A photo in which nobody wears anything.
+
+    Cut to the canvas' shape to `fill` it, else with bars, so that bars mean nothing.
+    """
+    if fill: photo = ImageOps.fit(photo, STORE.size)
+    kinds = np.full((photo.height, photo.width), UNKNOWN, np.uint8)
+    return example(photo, kinds, np.zeros((0, 4)), [], listed=0, worn=0)
+
+# %% ../../nbs/173_training.examples.ipynb #7754cdc2
+def phone_examples(folder: Path | str, n: int, seed: int = 0) -> Iterator[Example]:
     "n photos of the phone set's part to learn from."
     rows = phone_rows(folder)
-    for i in np.random.default_rng(seed).permutation(len(rows))[:n]: yield alone(Image.open(Path(folder)/'photos'/rows[int(i)]['photo']).convert('RGB'), bool(i % 2))
+    for i in np.random.default_rng(seed).permutation(len(rows))[:n]:
+        photo = Image.open(Path(folder) / 'photos' / rows[int(i)]['photo'])
+        yield alone(photo.convert('RGB'), bool(i % 2))
+
 
 def product_examples(n: int, seed: int = 7) -> Iterator[Example]:
     "n drawn products before a shop's wall."
     from unde_recog.wardrobe.world import World
     world = World(seed=seed)
-    for i in np.random.default_rng(seed).permutation(len(world.keys))[:n]: yield alone(world.photo(world.keys[int(i)], 'front', (288, 384)), bool(i % 2))
+    for i in np.random.default_rng(seed).permutation(len(world.keys))[:n]:
+        yield alone(world.photo(world.keys[int(i)], 'front', (288, 384)), bool(i % 2))
 
 # %% ../../nbs/173_training.examples.ipynb #ce5cd94d
 class Examples(NamedTuple):
-    "Arrays over n examples: images uint8 [n, h, w, 3], kinds uint8 [n, h, w], boxes float32 [n, m, 4], categories int64 [n, m] (−1: none), listed bool [n, 8], worn int8 [n]."
+    """Arrays over n examples: images uint8 [n, h, w, 3], kinds uint8 [n, h, w], boxes float32
+    [n, m, 4], categories int64 [n, m] (−1: none), listed bool [n, 8], worn int8 [n].
+    """
+
     images: torch.Tensor
     kinds: torch.Tensor
     boxes: torch.Tensor
@@ -172,8 +249,19 @@ def pack(examples: Iterable[Example], room: int = 12) -> Examples:
         n = min(room, len(e.categories))
         boxes[i, :n], categories[i, :n] = e.boxes[:n], e.categories[:n]
     listed = np.array([[e.listed >> k & 1 for k in range(len(GARMENTS))] for e in rows], bool)
-    return Examples(*(torch.from_numpy(np.stack([np.asarray(v) for v in pictures])) for pictures in ([e.image for e in rows], [e.kinds for e in rows])),
-                    *map(torch.from_numpy, (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))))
+    return Examples(
+        *(
+            torch.from_numpy(np.stack([np.asarray(v) for v in pictures]))
+            for pictures in ([e.image for e in rows], [e.kinds for e in rows])
+        ),
+        *map(
+            torch.from_numpy, (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))
+        ),
+    )
 
-def take(data: Examples, rows: 'Sequence[int] | np.ndarray') -> Examples: return Examples(*(a[torch.as_tensor(np.asarray(rows))] for a in data))
+
+def take(data: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
+    return Examples(*(a[torch.as_tensor(np.asarray(rows))] for a in data))
+
+
 def together(*parts: Examples) -> Examples: return Examples(*(torch.cat(arrays) for arrays in zip(*parts)))
