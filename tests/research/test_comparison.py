@@ -197,7 +197,7 @@ def test_routing():
         == use.plan
     )
     slow = {
-        'marqo-fashionsiglip': Speed(1, use.most_ms + 1, 400, 2, 900),
+        'marqo-fashionsiglip': Speed(1, use.limit_ms + 1, 400, 2, 900),
         use.plan: Speed(1, 50, 60, 20, 700),
     }
     table, together = routing(fake(use.plan, ap) | fake('marqo-fashionsiglip', ap + .2), slow, [use])

@@ -16,7 +16,7 @@ from unde_recog.research.cost import (
     contradictions,
     cost_prices,
     credits,
-    euro_contradictions,
+    falling_total,
     euros,
     forecast,
     long,
@@ -25,6 +25,7 @@ from unde_recog.research.cost import (
     plan_table,
     printed,
     reconcile,
+    rising_price,
     short,
     tag_all_break_even,
     token_dollars,
@@ -103,7 +104,7 @@ def test_consistent_prices_have_no_contradiction():
         'euros_a_month': [[c, c / 5000, c / 4000] for c in (380_000, 1_500_000, 9_300_000)],
         'euros_once': [[c, c / 4000] for c in (50_000, 500_000)],
     }
-    assert euro_contradictions(flat) == []
+    assert rising_price(flat) == [] and falling_total(flat) == []
     found = contradictions()
     assert {'940K once and 1M once', '2M once and 2.4M a month'} <= set(found['where']) and found[
         'off by'
@@ -215,9 +216,9 @@ def test_what_the_booster_never_saw_is_not_told():
     seen = outcomes(*simulate_items(150, 4, seed=3))  # conditional: confident items have no merged list
     steps = way(seen, draws=50)
     live = float((~seen.confident).mean())
-    told = steps[steps.right.notna()]
+    known = steps[steps.right.notna()]
     assert (
-        told.B.max() < live + 0.1
+        known.B.max() < live + 0.1
         and (steps[steps.B > live + 0.1].unknown > 0).all()
         and steps.right.notna().iloc[-1]
         and steps.change.isna().all()

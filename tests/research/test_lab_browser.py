@@ -30,11 +30,11 @@ SHOTS = os.environ.get('UNDE_SHOTS')  # a folder to leave screenshots in
 
 
 def missing(what):
-    told = (
+    message = (
         f'{what}: notebooks are driven in a real JupyterLab (apt-get install chromium; pip install '
         'jupyterlab playwright)'
     )
-    return pytest.fail(told) if os.environ.get('CI') == 'true' else pytest.skip(told)
+    return pytest.fail(message) if os.environ.get('CI') == 'true' else pytest.skip(message)
 
 
 @pytest.fixture(scope='module')

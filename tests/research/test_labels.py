@@ -58,17 +58,17 @@ def test_a_sample_is_even_whole_and_repeatable():
 
 
 def test_every_word_is_on_disk_at_once_and_is_found_again(tmp_path, data):
-    path, dice = tmp_path/'labels.csv', random.Random(0)
+    path, rng = tmp_path/'labels.csv', random.Random(0)
     session = LabelSession(data, path, by='Ana')
     for _ in range(60):
         keys = [k for ks in session.lists(20).values() for k in ks]
-        dice.choice(
+        rng.choice(
             [
-                lambda: session.right(dice.choice(keys)),
-                lambda: session.colour(dice.choice(keys)),
+                lambda: session.right(rng.choice(keys)),
+                lambda: session.colour(rng.choice(keys)),
                 session.nothing,
                 lambda: session.answer(None),
-                lambda: session.go(dice.randrange(len(session.rows))),
+                lambda: session.go(rng.randrange(len(session.rows))),
             ]
         )()
         assert path.exists() or not session.answers
@@ -144,7 +144,7 @@ def test_files_from_elsewhere(tmp_path, data):
     assert foreign.done == 0
     foreign.nothing()
     # words on photos that are not shown today are kept
-    assert len(LabelSession(data, tmp_path/'mine.csv').said) == 3
+    assert len(LabelSession(data, tmp_path/'mine.csv').answers) == 3
 
 
 def test_clicks_walk_through_all_garments(tmp_path, data):
@@ -230,9 +230,9 @@ def test_a_set_is_drawn_from_the_log(tmp_path, db, fresh_url):
             set_to_label(settings)
         for n in range(2, 8):
             write(conn, n, photo_url=f'storage:p{n}.jpg', user_id='simulated' if n == 7 else None)
-    everything, told = set_to_label(settings)
+    everything, source = set_to_label(settings)
     assert (
-        told
+        source
         == (
             '6 of 6 logged photos, drawn evenly (seed 0); 1 more have no address and cannot be '
             'shown; 1 of the sample are simulated.'

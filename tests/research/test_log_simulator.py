@@ -104,7 +104,8 @@ def test_what_is_made_is_marked_dated_and_true(chosen, read, tmp_path):
     )  # noqa: E712
     judged = outcomes(items, labels)
     assert len(judged) == len(items) and judged.answerable.all() and judged.attrs['unmatched'] == 0
-    # 24 SKUs are all in a list of 50: the right one must be found somewhere, and the simulated booster puts it first about as often as it was told to
+    # 24 SKUs are all in a list of 50: the right one must be found somewhere, and the simulated booster
+    # puts it first about as often as it was set to
     assert all(
         any(
             SkuKey(b, e) in ranked
@@ -156,8 +157,17 @@ from unde_recog.research.simulated_street import Plan
 from unde_recog.research.log_simulator import make_log
 from unde_recog.settings import load_settings
 from unde_recog.wardrobe.world import World
-settings = load_settings(env={{}}, DATABASE_URL={place[0]!r}, UNDE_DATA_DIR={str(place[1])!r}, SEARCH_BACKEND='dual', CONFIDENCE_THRESHOLD=.4, MARGIN=.02)
-make_log(settings, World(seed=11, skus=24), Plan(6, seed=3), {str(tmp_path / 'l.csv')!r}, judge=False, batch=2, on_event=lambda what, done, total: print(what, done, flush=True))
+settings = load_settings(
+    env={{}},
+    DATABASE_URL={place[0]!r},
+    UNDE_DATA_DIR={str(place[1])!r},
+    SEARCH_BACKEND='dual',
+    CONFIDENCE_THRESHOLD=.4,
+    MARGIN=.02,
+)
+say = lambda what, done, total: print(what, done, flush=True)
+labels = {str(tmp_path / 'l.csv')!r}
+make_log(settings, World(seed=11, skus=24), Plan(6, seed=3), labels, judge=False, batch=2, on_event=say)
 '''
     child = subprocess.Popen(
         [sys.executable, '-c', code],

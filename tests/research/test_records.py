@@ -336,7 +336,8 @@ def test_ndcg_and_place_against_scikit_learn(ranked, grades):
     everyone = [*keys, *(k for k in known if k not in keys)]
     if len(everyone) < 2: return
     truly, score = [[known.get(k, 0) for k in everyone]], [[-float(n) for n in range(len(everyone))]]
-    # what is not in the list comes after it there, and within ten only if the list is shorter: cut it as ours does
+    # what is not in the list comes after it there, and within ten only if the list is shorter:
+    # cut it as ours does
     gains = truly[0][:len(keys)][:10]
     ideal = sorted(known.values(), reverse=True)[:10]
     dcg = lambda g: sum(v/np.log2(n) for n, v in enumerate(g, 2))

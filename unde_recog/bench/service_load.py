@@ -12,7 +12,7 @@ import asyncio, http.client, json, os, socket, subprocess, sys, time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:  # the clients are a process of this module, started anew for 
 
 # %% ../../nbs/230_bench.service_load.ipynb #412db296
 def pair_app(settings: Settings) -> Any:
-    "The service with POST /baseline beside it, its door open."
+    "The service with POST /baseline beside it, its admission open."
     from fastapi import Request
     from unde_recog.serving import make_app
     from unde_recog.web.inputs import boxes_of, read_question
     app = make_app(settings, role='app')
     state = app.state.state
-    state.door.patience = 1e6
+    state.admission.patience = 1e6
 
     async def baseline(request: Request) -> dict[str, int]:
         state.caller(request)
@@ -43,7 +43,7 @@ def pair_app(settings: Settings) -> Any:
         boxes = boxes_of(asked.question, image) or []
         state.check()
         embed = state.engine.session.recognizer.parts.primary.embedder.embed
-        with state.door.enter():
+        with state.admission.enter():
             vectors = await asyncio.gather(
                 *(state.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes)
             )
@@ -246,7 +246,7 @@ def run_task(task: Mapping[str, Any]) -> Run:
 def main(arguments: Sequence[str]) -> None:
     "The pair as a server on PORT, or with a task the clients."
     if arguments:
-        print(json.dumps(asdict(run_task(json.loads(arguments[0])))))
+        print(json.dumps(vars(run_task(json.loads(arguments[0])))))
         return
     import uvicorn
     from unde_recog.serving import shorten_switch_interval

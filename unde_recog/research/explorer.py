@@ -68,8 +68,9 @@ class ExplorerState:
 
     def move(self, threshold: float | None = None, margin: float | None = None) -> None:
         "Try another value of one or both."
-        given = zip((threshold, margin), self.pair)
-        self.pair = tuple(old if new is None else float(new) for new, old in given)  # type: ignore[assignment]
+        old = self.pair
+        new = (old[0] if threshold is None else threshold, old[1] if margin is None else margin)
+        self.pair = float(new[0]), float(new[1])
 
     def trusted(self, pair: tuple[float, float] | None = None) -> np.ndarray:
         return confident(self.judged.top1, self.judged.margin, *(pair or self.pair))

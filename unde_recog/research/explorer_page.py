@@ -214,14 +214,15 @@ class Explorer:
         self, state: ExplorerState, picture: Picture | None = None, folder: Path | str = '.'
     ) -> None:
         w = _widgets()
-        self.state, self.picture, self.folder, self.points = state, picture, Path(folder), dots(state)
+        self.state, self.picture, self.folder = state, picture, Path(folder)
         (low, high, top), (threshold, margin) = _frame(state), state.pair
         first = slider('CONFIDENCE_THRESHOLD', threshold, low, high)
         self.sliders = first, slider('MARGIN', margin, 0., top)
+        self.points = dots(state)
         for s in self.sliders: s.observe(lambda _: self.moved(), 'value')
         self.buttons = buttons(state.certified is not None)
         for name, button in self.buttons.items(): button.on_click(lambda _, name=name: self.act(name))
-        self.map, self.numbers, self.sides, self.message = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.map, self.numbers, self.sides, self.message = (w.HTML() for _ in range(4))
         rows = [w.VBox(self.sliders), w.HBox(list(self.buttons.values())), self.message]
         self.widget = w.VBox([*rows, w.HBox([self.map, self.numbers]), self.sides])
         self.widget.add_class('unde-explorer')
@@ -238,7 +239,6 @@ class Explorer:
         self.sides.value = changed_html(self.state, self.picture)
 
     def act(self, name: str) -> None:
-        "A button was clicked."
         if name == 'write':
             self.message.value = written(self.state, self.folder)
             return

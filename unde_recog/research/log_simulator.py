@@ -231,7 +231,9 @@ def _show(run: _Run, app: App, products: Sequence[tuple[bytes, SkuKey]], part: S
     return jobs
 
 # %% ../../nbs/158_research.log_simulator.ipynb #32368b46
-def _ask_batch(run: _Run, session: Session, app: App, products: Sequence, part: Sequence[int]) -> None:
+def _ask_batch(
+    run: _Run, session: Session, app: App, products: Sequence, *, part: Sequence[int]
+) -> None:
     "Draw one batch, ask about it, date its rows, and add it to what was made."
     started, made, drift = time.monotonic(), run.made, run.plan.drift if run.plan.drifted(part[0]) else None
     made.drawn += draw_photos(
@@ -256,7 +258,7 @@ def _ask_all(run: _Run, numbers: Sequence[int]) -> None:
         with open_recognizer(_with(run.settings, run.judge, **vendors)) as session:
             session.recognizer.dice = random.Random(run.plan.seed)
             for part in batches(run.plan, numbers, run.batch):
-                _ask_batch(run, session, app, products, part)
+                _ask_batch(run, session, app, products, part=part)
                 if run.on_event: run.on_event('recognising', run.made.asked, len(numbers))
     run.made.credits = app.ximilar.spent.total()
 

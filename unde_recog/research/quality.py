@@ -399,7 +399,7 @@ def quality_metrics_text(found: Quality) -> str:
     return '\n'.join(lines) + '\n'
 
 # %% ../../nbs/155_research.quality.ipynb #93000cac
-def draw_rule(axis: Any, found: Quality, seen: pd.DataFrame, rule: Rule, check: Check) -> None:
+def draw_rule(axis: Any, found: Quality, seen: pd.DataFrame, rule: Rule, *, check: Check) -> None:
     "One alert: daily averages with intervals, the limit, and its bad side tinted."
     tint = {'red': '#c0392b', 'yellow': '#b9770e'}[rule.colour]
     factor = 100 if rule.measure in ('fallback', 'booster') else 1
@@ -431,7 +431,7 @@ def draw_days(items: pd.DataFrame, found: Quality, title: str = '', rules: Seque
     figure, axes = plt.subplots(2, 2, figsize=(9.5, 5.2), sharex=True)
     ticks = range(len(found.days) - 1, -1, -7)
     for axis, rule, check in zip(axes.flat, rules, found.checks):
-        draw_rule(axis, found, seen, rule, check)
+        draw_rule(axis, found, seen, rule, check=check)
         axis.set_xticks(list(ticks), [f'{found.days.index[t]:%d %b}' for t in ticks])
     if title: figure.suptitle(title, fontsize=10)
     figure.tight_layout()
