@@ -401,7 +401,8 @@ def make_log_command(labels: Annotated[Path, typer.Option(help='Where the true a
                      judge: Annotated[bool, typer.Option(help='Rerank by the simulated vision model.')] = True, workers: Annotated[int, typer.Option(min=1, max=64)] = 2) -> None:
     "A simulated request log with labels, in a data folder of its own; stopped, it goes on where it was."
     with _said():
-        from unde_recog.research.log_simulator import Drift, Plan, make_log
+        from unde_recog.research.log_simulator import make_log
+        from unde_recog.research.simulated_street import Drift, Plan
         from unde_recog.settings import data_dir
         from unde_recog.wardrobe.world import World
         base = data_dir(load_settings())

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['ASSETS', 'PLAN_USERS', 'PHOTOS_EACH', 'Bill', 'credits', 'short', 'long', 'cost_prices', 'Range', 'euros',
            'vision_dollars', 'plan_table', 'printed', 'onboarding_table', 'mall_sizing', 'call_dollars',
-           'judge_contradictions', 'euro_contradictions', 'tag_all_break_even', 'contradictions', 'usage',
-           'photo_credits', 'forecast', 'reconcile', 'token_dollars', 'sureness', 'pair_for', 'way', 'ExtraRight',
-           'extra_right', 'extra_right_table', 'draw_way', 'draw_prices']
+           'judge_contradictions', 'rising_price', 'falling_total', 'tag_all_break_even', 'contradictions', 'usage',
+           'logged_items', 'photo_credits', 'forecast', 'reconcile', 'token_dollars']
 
 # %% ../../nbs/154_research.cost.ipynb #049fd4c6
-import csv, json
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 # %% ../../nbs/154_research.cost.ipynb #2087db24
 import numpy as np
 import pandas as pd
-from .retrieval import Interval, by_cluster
+from .retrieval import by_cluster
 from ..vendors.council import price
 from ..vendors.ximilar_records import load_terms
 
@@ -34,12 +33,36 @@ class Bill(NamedTuple):
     @property
     def total(self) -> float: return sum(self)
 
-def credits(photos: float, items: float = 3, boosted: float = 1, tagged: float = 0, *, images: float = 0, prices: 'Mapping[str, int] | None' = None) -> Bill:
-    "Credits of `photos` photos with `items` garments each, the shares `boosted` and `tagged` of them paid for. Raises `ValueError` for a negative number or a share over 1."
+def credits(
+    photos: float,
+    items: float = 3,
+    boosted: float = 1,
+    tagged: float = 0,
+    *,
+    images: float = 0,
+    prices: Mapping[str, int] | None = None,
+) -> Bill:
+    """Credits of `photos` photos with `items` garments each, the shares `boosted` and `tagged` of
+    them paid for. Raises `ValueError` for a negative number or a share over 1."""
     p = prices or load_terms().prices
-    for name, value, most in (('photos', photos, None), ('items', items, None), ('boosted', boosted, 1), ('tagged', tagged, 1), ('images', images, None)):
-        if not value >= 0 or (most and value > most): raise ValueError(f'{name}={value}: ' + ('a share from 0 to 1 is needed' if most else 'must not be negative'))
-    return Bill(p['detect']*photos, p['search']*photos*items*boosted, p['tags']*photos*items*tagged, p['insert']*images)
+    for name, value, limit in (
+        ('photos', photos, None),
+        ('items', items, None),
+        ('boosted', boosted, 1),
+        ('tagged', tagged, 1),
+        ('images', images, None),
+    ):
+        if not value >= 0 or (limit and value > limit):
+            raise ValueError(
+                f'{name}={value}: '
+                + ('a share from 0 to 1 is needed' if limit else 'must not be negative')
+            )
+    return Bill(
+        p['detect'] * photos,
+        p['search'] * photos * items * boosted,
+        p['tags'] * photos * items * tagged,
+        p['insert'] * images,
+    )
 
 # %% ../../nbs/154_research.cost.ipynb #53c0e134
 def short(n: float) -> str:
@@ -58,50 +81,92 @@ def long(text: str) -> float:
 ASSETS = Path(str(files('unde_recog')))/'research'/'assets'
 
 @lru_cache
-def cost_prices(path: 'Path | None' = None) -> dict[str, Any]:
+def cost_prices(path: Path | None = None) -> dict[str, Any]:
     "The dated price file: of the package, or one of your own. Raises `ValueError`."
     file = path or ASSETS/'prices.json'
     try:
         table = json.loads(file.read_text(encoding='utf-8'))
-        missing = {'date', 'source', 'euros_a_month', 'euros_once', 'vision_dollars', 'comparison'} - set(table)
+        missing = {
+            'date',
+            'source',
+            'euros_a_month',
+            'euros_once',
+            'vision_dollars',
+            'comparison',
+        } - set(table)
         if missing: raise ValueError(f"{', '.join(sorted(missing))} missing")
         for name in ('euros_a_month', 'euros_once'):
-            if sorted(row[0] for row in table[name]) != [row[0] for row in table[name]]: raise ValueError(f'{name}: credits must rise from row to row')
-    except (OSError, TypeError, ValueError) as e: raise ValueError(f'{file.name}: {type(e).__name__}: {e}') from None
+            if sorted(row[0] for row in table[name]) != [row[0] for row in table[name]]:
+                raise ValueError(f'{name}: credits must rise from row to row')
+    except (OSError, TypeError, ValueError) as e:
+        raise ValueError(f'{file.name}: {type(e).__name__}: {e}') from None
     return table
 
+# %% ../../nbs/154_research.cost.ipynb #0116cd3c
 class Range(NamedTuple):
     "The plan's lower and upper figure."
     low: float
     high: float
-    def __str__(self) -> str: return f'{self.low:.0f}–{self.high:.0f}' if self.low != self.high else f'{self.low:.0f}'
+
+    def __str__(self) -> str:
+        return f'{self.low:.0f}–{self.high:.0f}' if self.low != self.high else f'{self.low:.0f}'
+
 
 def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     "Straight lines from (0, 0) through the points; beyond the last, its ratio."
     return float(ys[-1]*x/xs[-1]) if x > xs[-1] else float(np.interp(x, [0, *xs], [0, *ys]))
 
-def euros(credits: float, once: bool = False, table: 'Mapping[str, Any] | None' = None) -> Range:
+def euros(credits: float, once: bool = False, table: Mapping[str, Any] | None = None) -> Range:
     "What so many credits cost a month, or `once`."
     rows = (table or cost_prices())['euros_once' if once else 'euros_a_month']
-    return Range(_between(credits, [r[0] for r in rows], [r[1] for r in rows]), _between(credits, [r[0] for r in rows], [r[-1] for r in rows]))
+    return Range(
+        _between(credits, [r[0] for r in rows], [r[1] for r in rows]),
+        _between(credits, [r[0] for r in rows], [r[-1] for r in rows]),
+    )
 
 # %% ../../nbs/154_research.cost.ipynb #60756536
 PLAN_USERS, PHOTOS_EACH = (1000, 5000, 10_000, 20_000), 8
 
-def vision_dollars(photos: float, table: 'Mapping[str, Any] | None' = None) -> dict[str, Range]:
+def vision_dollars(photos: float, table: Mapping[str, Any] | None = None) -> dict[str, Range]:
     "The plan's dollars a month for the vision model by use, between its rows by straight lines."
     plan = (table or cost_prices())['vision_dollars']
-    found = {use: Range(*(_between(photos, plan['photos'], [row[i] for row in plan[use]]) for i in (0, 1))) for use in ('tagging', 'rerank')}
+    found = {
+        use: Range(
+            *(_between(photos, plan['photos'], [row[i] for row in plan[use]]) for i in (0, 1))
+        )
+        for use in ('tagging', 'rerank')
+    }
     return found | {'together': Range(*map(sum, zip(*found.values())))}
 
-def plan_table(users: Sequence[int] = PLAN_USERS, images: int = 10_000, table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
+# %% ../../nbs/154_research.cost.ipynb #72af468f
+def plan_table(
+    users: Sequence[int] = PLAN_USERS,
+    images: int = 10_000,
+    table: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     "SPEC §13's table, a row a number of users, written as the plan writes it."
     rows = []
     for n in users:
         photos = n*PHOTOS_EACH
-        plain, half, dollars = credits(photos, images=images), credits(photos, tagged=.5, images=images), vision_dollars(photos, table)
-        rows.append({'users': short(n), 'detect': short(plain.detect), 'search': short(plain.search), 'insert': short(plain.insert), 'total_T0': short(plain.total), 'euros_T0': str(euros(plain.total, table=table)),
-                     'tag_T50': short(half.tag), 'total_T50': short(half.total), 'euros_T50': str(euros(half.total, table=table)), **{f'{use}_dollars': str(r) for use, r in dollars.items()}})
+        plain, half, dollars = (
+            credits(photos, images=images),
+            credits(photos, tagged=0.5, images=images),
+            vision_dollars(photos, table),
+        )
+        rows.append(
+            {
+                'users': short(n),
+                'detect': short(plain.detect),
+                'search': short(plain.search),
+                'insert': short(plain.insert),
+                'total_T0': short(plain.total),
+                'euros_T0': str(euros(plain.total, table=table)),
+                'tag_T50': short(half.tag),
+                'total_T50': short(half.total),
+                'euros_T50': str(euros(half.total, table=table)),
+                **{f'{use}_dollars': str(r) for use, r in dollars.items()},
+            }
+        )
     return pd.DataFrame(rows)
 
 def printed(name: str) -> pd.DataFrame:
@@ -109,12 +174,31 @@ def printed(name: str) -> pd.DataFrame:
     return pd.read_csv(ASSETS/f'plan_{name}.csv', dtype=str)
 
 # %% ../../nbs/154_research.cost.ipynb #eb4214c9
-def onboarding_table(images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 200_000), table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
+def onboarding_table(
+    images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 200_000),
+    table: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     "Credits and euros of filling the booster's collection, as the plan writes them."
-    return pd.DataFrame([{'images': short(n), 'credits': short(c := credits(0, images=n).insert), 'euros': str(euros(c, True, table))} for n in images])
+    return pd.DataFrame(
+        [
+            {
+                'images': short(n),
+                'credits': short(c := credits(0, images=n).insert),
+                'euros': str(euros(c, True, table)),
+            }
+            for n in images
+        ]
+    )
 
-def mall_sizing(in_stock: Mapping[str, int], indexed: 'Mapping[str, int] | None' = None, photos: int = 2, table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
-    "A row a brand and a last row `all`: SKUs in the mall's stock, those already in the booster's collection, images to insert at `photos` a SKU, credits, euros (once)."
+
+def mall_sizing(
+    in_stock: Mapping[str, int],
+    indexed: Mapping[str, int] | None = None,
+    photos: int = 2,
+    table: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """A row a brand and a last row `all`: SKUs in the mall's stock, those already in the booster's
+    collection, images to insert at `photos` a SKU, credits, euros (once)."""
     rows = [(brand, n, min(n, (indexed or {}).get(brand, 0))) for brand, n in in_stock.items()]
     rows.append(('all', sum(r[1] for r in rows), sum(r[2] for r in rows)))
     out = pd.DataFrame(rows, columns=['brand', 'SKUs in stock', 'already indexed']).set_index('brand')
@@ -124,77 +208,156 @@ def mall_sizing(in_stock: Mapping[str, int], indexed: 'Mapping[str, int] | None'
     return out
 
 # %% ../../nbs/154_research.cost.ipynb #211c4469
-def call_dollars(use: str = 'compare', table: 'Mapping[str, Any] | None' = None) -> float:
-    "List price of one call of the vision model, from token counts (thinking off): `compare` two photos, or `tag` one."
+def call_dollars(use: str = 'compare', table: Mapping[str, Any] | None = None) -> float:
+    """List price of one call of the vision model, from token counts (thinking off): `compare` two
+    photos, or `tag` one."""
     c = (table or cost_prices())['comparison']
     made = c[use]
-    dollars = price({'prompt': c['image_tokens']*made['images'] + made['prompt'], 'output': made['output']}, c['model'])
-    if dollars is None: raise ValueError(f"{c['model']} has no price in vendors/assets/prices.json: add one, or name another model in the cost prices")
+    tokens = {'prompt': c['image_tokens']*made['images'] + made['prompt'], 'output': made['output']}
+    dollars = price(tokens, c['model'])
+    if dollars is None:
+        raise ValueError(
+            f"{c['model']} has no price in vendors/assets/prices.json: add one, or name another "
+            "model in the cost prices"
+        )
     return dollars
 
-def _say(where: str, plan: str, prices: str, off: str = '') -> dict[str, str]: return {'where': where, 'the plan': plan, 'its own or the list prices': prices, 'off by': off}
+# %% ../../nbs/154_research.cost.ipynb #44210250
+def _row(where: str, plan: str, prices: str, off: str = '') -> dict[str, str]:
+    return {'where': where, 'the plan': plan, 'its own or the list prices': prices, 'off by': off}
 
-def judge_contradictions(table: 'Mapping[str, Any] | None' = None) -> list[dict[str, str]]:
+def _times(dollars: float, printed: Range, digits: int = 0) -> str:
+    "By how much `dollars` exceed the printed range, as `low–high ×`."
+    return f'{dollars/printed.high:.{digits}f}–{dollars/printed.low:.{digits}f} ×'
+
+def judge_contradictions(table: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
     "Rerank and tagging dollars of the plan's rows against prices a call."
-    t, rows = table or cost_prices(), []
-    c = t['comparison']
+    prices = table or cost_prices()
+    each, plan_price = prices['comparison']['most_an_item'], prices['comparison']['plan_dollars']
+    rows = []
     for users in PLAN_USERS:
-        items, paid = users*PHOTOS_EACH*3, vision_dollars(users*PHOTOS_EACH, t)
-        own, listed = items*c['most_an_item']*c['plan_dollars'], items*c['most_an_item']*call_dollars('compare', t)
-        rows.append(_say(f'rerank, {short(users)} users', f'${paid["rerank"]}', f'{short(items)} items × {c["most_an_item"]} comparisons × ${c["plan_dollars"]:g} = ${own:,.0f}; at the list price ${listed:,.0f}',
-                         f'{own/paid["rerank"].high:.0f}–{own/paid["rerank"].low:.0f} × (list {listed/paid["rerank"].high:.0f}–{listed/paid["rerank"].low:.0f} ×)'))
-        call = call_dollars('tag', t)*items
-        rows.append(_say(f'context tags, {short(users)} users', f'${paid["tagging"]}, ${1000*paid["tagging"].low/items:.2f}–{1000*paid["tagging"].high/items:.2f} a thousand items', f'at the list price ${call:,.0f}, ${1000*call/items:.2f} a thousand', f'list {call/paid["tagging"].high:.2f}–{call/paid["tagging"].low:.2f} ×'))
+        items, printed = users*PHOTOS_EACH*3, vision_dollars(users*PHOTOS_EACH, prices)
+        rerank, tagging = printed['rerank'], printed['tagging']
+        by_plan = items*each*plan_price
+        by_list = items*each*call_dollars('compare', prices)
+        calls = f'{short(items)} items × {each} comparisons × ${plan_price:g}'
+        rows.append(_row(
+            f'rerank, {short(users)} users',
+            f'${rerank}',
+            f'{calls} = ${by_plan:,.0f}; at the list price ${by_list:,.0f}',
+            f'{_times(by_plan, rerank)} (list {_times(by_list, rerank)})',
+        ))
+        tags = call_dollars('tag', prices)*items
+        thousand = f'${1000*tagging.low/items:.2f}–{1000*tagging.high/items:.2f} a thousand items'
+        rows.append(_row(
+            f'context tags, {short(users)} users',
+            f'${tagging}, {thousand}',
+            f'at the list price ${tags:,.0f}, ${1000*tags/items:.2f} a thousand',
+            f'list {_times(tags, tagging, 2)}',
+        ))
     return rows
 
 # %% ../../nbs/154_research.cost.ipynb #e2e65e88
-def euro_contradictions(table: 'Mapping[str, Any] | None' = None) -> list[dict[str, str]]:
-    "Price steps that rise with the amount, and totals that fall with it."
-    t, rows = table or cost_prices(), []
-    month = [(r[0], r[1], r[-1]) for r in t['euros_a_month']]
-    for (c0, *a), (c1, *b) in zip(month, month[1:]):
-        for end, x, y in zip(('lower', 'upper'), a, b):
-            if y/c1 > x/c0*1.005: rows.append(_say(f'€ a thousand credits, {short(c0)} → {short(c1)} a month ({end} figure)', f'{1e6*x/c0/1000:.3f} → {1e6*y/c1/1000:.3f}', 'a larger month should not cost more a credit', f'{y/c1/(x/c0) - 1:+.0%}'))
-    every = sorted([(c, lo, hi, 'a month') for c, lo, hi in month] + [(r[0], r[1], r[-1], 'once') for r in t['euros_once']])
-    for i, (c0, lo0, hi0, kind0) in enumerate(every):
-        for c1, lo1, hi1, kind1 in every[i + 1:]:
-            if lo1 < lo0 or (hi1 == hi0 and kind0 == kind1): rows.append(_say(f'{short(c0)} {kind0} and {short(c1)} {kind1}', f'€{Range(lo0, hi0)} and €{Range(lo1, hi1)}', f'{short(c1 - c0)} credits more for {"less" if lo1 < lo0 else "nothing"}', f'{lo1 - lo0:+.0f} €'))
+def rising_price(table: Mapping[str, Any]) -> list[dict[str, str]]:
+    "Monthly price steps at which a larger amount costs more a credit."
+    rows, month = [], [(r[0], r[1], r[-1]) for r in table['euros_a_month']]
+    for (c0, *before), (c1, *after) in zip(month, month[1:]):
+        for end, x, y in zip(('lower', 'upper'), before, after):
+            if y/c1 <= x/c0*1.005: continue
+            rows.append(_row(
+                f'€ a thousand credits, {short(c0)} → {short(c1)} a month ({end} figure)',
+                f'{1e6*x/c0/1000:.3f} → {1e6*y/c1/1000:.3f}',
+                'a larger month should not cost more a credit',
+                f'{y/c1/(x/c0) - 1:+.0%}',
+            ))
     return rows
 
-def tag_all_break_even(prices: 'Mapping[str, int] | None' = None) -> float:
+def falling_total(table: Mapping[str, Any]) -> list[dict[str, str]]:
+    "Pairs of totals, monthly or once, of which the larger amount costs less."
+    month = [(r[0], r[1], r[-1], 'a month') for r in table['euros_a_month']]
+    every = sorted(month + [(r[0], r[1], r[-1], 'once') for r in table['euros_once']])
+    rows = []
+    for i, (c0, low0, high0, kind0) in enumerate(every):
+        for c1, low1, high1, kind1 in every[i + 1:]:
+            if low1 >= low0 and not (high1 == high0 and kind0 == kind1): continue
+            rows.append(_row(
+                f'{short(c0)} {kind0} and {short(c1)} {kind1}',
+                f'€{Range(low0, high0)} and €{Range(low1, high1)}',
+                f'{short(c1 - c0)} credits more for {"less" if low1 < low0 else "nothing"}',
+                f'{low1 - low0:+.0f} €',
+            ))
+    return rows
+
+# %% ../../nbs/154_research.cost.ipynb #b6be0c04
+def tag_all_break_even(prices: Mapping[str, int] | None = None) -> float:
     "Tagged items a photo from which `detect_tags_all` is cheaper than detection and tags by item."
     p = prices or load_terms().prices
     return (p['detect_tags_all'] - p['detect'])/p['tags']
 
-def contradictions(table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
+def contradictions(table: Mapping[str, Any] | None = None) -> pd.DataFrame:
     "Every place where the plan's rows and its unit prices disagree, and one where they agree."
+    prices = table or cost_prices()
     ours, plan = plan_table(table=table), printed('costs')
     same = int((ours == plan).to_numpy().sum())
-    rows = [_say('credits, sums, euros and dollars of the table', f'{plan.size} cells', f'{same} reproduced', 'exact' if same == plan.size else f'{plan.size - same} cells')]
-    return pd.DataFrame([*rows, *judge_contradictions(table), *euro_contradictions(table)])
+    agreed = _row(
+        'credits, sums, euros and dollars of the table',
+        f'{plan.size} cells',
+        f'{same} reproduced',
+        'exact' if same == plan.size else f'{plan.size - same} cells',
+    )
+    judged = judge_contradictions(prices)
+    return pd.DataFrame([agreed, *judged, *rising_price(prices), *falling_total(prices)])
 
 # %% ../../nbs/154_research.cost.ipynb #6f8c0c8c
 def usage(items: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Per-item figures of a log as value, low, high (95 %, photos drawn) and n: items a photo (photos with at least one), B, T, explored, tokens and logged credits an item.
+    """Per-item figures of a log as value, low, high (95 %, photos drawn) and n: items a photo
+    (photos with at least one), B, T, explored, tokens and logged credits an item.
     Rows in the older shape describe whole photos and are left out."""
     known = items[items['shape'] == 'items'] if 'shape' in items else items
     each = known.groupby('photo').size()
     rows: dict[str, tuple[Any, Any]] = {'items a photo (K)': (each.to_numpy(), each.index)}
-    for name, column in (('sent to the booster (B)', 'boosted'), ('tagged (T)', 'tagged'), ('explored', 'explored'), ('tokens an item', 'tokens'), ('credits an item, as logged', 'credits')):
+    for name, column in (
+        ('sent to the booster (B)', 'boosted'),
+        ('tagged (T)', 'tagged'),
+        ('explored', 'explored'),
+        ('tokens an item', 'tokens'),
+        ('credits an item, as logged', 'credits'),
+    ):
         part = known[known[column].notna()]
         rows[name] = (part[column].astype(float).to_numpy(), part.photo)
-    out = pd.DataFrame({name: {**by_cluster(values, photos, draws, seed)._asdict(), 'n': len(values)} for name, (values, photos) in rows.items()}).T
+    out = pd.DataFrame(
+        {
+            name: {**by_cluster(values, photos, draws, seed)._asdict(), 'n': len(values)}
+            for name, (values, photos) in rows.items()
+        }
+    ).T
     return out.astype({'n': int})
 
 # %% ../../nbs/154_research.cost.ipynb #912296a6
-def photo_credits(items: pd.DataFrame, prices: 'Mapping[str, int] | None' = None) -> pd.Series:
-    "Credits of each photo of a log by the formula: detection, and what its items asked for, exploration included."
-    p, known = prices or load_terms().prices, items[items['shape'] == 'items'] if 'shape' in items else items
-    asked = known.boosted.fillna(False).astype(int) + known.explored.fillna(False).astype(int)
-    return p['detect'] + (p['search']*asked + p['tags']*known.tagged.fillna(False).astype(int)).groupby(known.photo).sum()
+def logged_items(items: pd.DataFrame) -> pd.DataFrame:
+    "The rows of single garments; those in the older shape describe whole photos."
+    return items[items['shape'] == 'items'] if 'shape' in items else items
 
-def forecast(items: pd.DataFrame, users: Sequence[int] = PLAN_USERS, photos_each: float = PHOTOS_EACH, draws: int = 4000, *, seed: int = 0, table: 'Mapping[str, Any] | None' = None) -> pd.DataFrame:
-    "A month's credits by number of users with a 95 % interval for the bill, and the plan's euros at both ends; no insertions. Raises `ValueError` for a log without items."
+def photo_credits(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> pd.Series:
+    """Credits of each photo of a log by the formula: detection, and what its items asked for,
+    exploration included."""
+    p, known = prices or load_terms().prices, logged_items(items)
+    count = lambda column: known[column].fillna(False).astype(int)
+    each = p['search']*(count('boosted') + count('explored')) + p['tags']*count('tagged')
+    return p['detect'] + each.groupby(known.photo).sum()
+
+# %% ../../nbs/154_research.cost.ipynb #ef13aced
+def forecast(
+    items: pd.DataFrame,
+    users: Sequence[int] = PLAN_USERS,
+    photos_each: float = PHOTOS_EACH,
+    draws: int = 4000,
+    *,
+    seed: int = 0,
+    table: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """A month's credits by number of users with a 95 % interval for the bill, and the plan's euros
+    at both ends; no insertions. Raises `ValueError` for a log without items."""
     each = photo_credits(items).to_numpy(float)
     if not len(each): raise ValueError('the log holds no items: nothing to forecast from')
     rng, rows = np.random.default_rng(seed), []
@@ -203,116 +366,32 @@ def forecast(items: pd.DataFrame, users: Sequence[int] = PLAN_USERS, photos_each
         photos = np.maximum(rng.poisson(n*photos_each, draws), 1)
         bills = photos*means + rng.normal(0, 1, draws)*each.std()*np.sqrt(photos)
         low, high = np.quantile(bills, [.025, .975])
-        rows.append({'users': n, 'photos': n*photos_each, 'credits': n*photos_each*each.mean(), 'low': max(0., low), 'high': high, 'euros low': euros(max(0., low), table=table).low, 'euros high': euros(high, table=table).high})
+        rows.append(
+            {
+                'users': n,
+                'photos': n * photos_each,
+                'credits': n * photos_each * each.mean(),
+                'low': max(0.0, low),
+                'high': high,
+                'euros low': euros(max(0.0, low), table=table).low,
+                'euros high': euros(high, table=table).high,
+            }
+        )
     return pd.DataFrame(rows).set_index('users')
 
 # %% ../../nbs/154_research.cost.ipynb #01e55d7c
-def reconcile(items: pd.DataFrame, prices: 'Mapping[str, int] | None' = None) -> dict[str, float]:
+def reconcile(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> dict[str, float]:
     "Credits: by the formula, as logged, and logged − formula."
-    p, known = prices or load_terms().prices, items[items['shape'] == 'items'] if 'shape' in items else items
-    whole, logged = float(photo_credits(items, p).sum()), float(known.credits.fillna(0).sum())
+    whole = float(photo_credits(items, prices).sum())
+    logged = float(logged_items(items).credits.fillna(0).sum())
     return {'formula': whole, 'logged': logged, 'difference': logged - whole}
 
 # %% ../../nbs/154_research.cost.ipynb #c620a488
-def token_dollars(tokens: float, model: 'str | None' = None, table: 'Mapping[str, Any] | None' = None) -> Range:
+def token_dollars(
+    tokens: float, model: str | None = None, table: Mapping[str, Any] | None = None
+) -> Range:
     "Dollars for so many tokens of unknown kind. Raises `ValueError` for a model without a price."
     name = model or (table or cost_prices())['comparison']['model']
     ends = [price({kind: round(tokens)}, name) for kind in ('prompt', 'output')]
     if None in ends: raise ValueError(f'{name} has no price in vendors/assets/prices.json')
     return Range(min(e for e in ends if e is not None), max(e for e in ends if e is not None))
-
-# %% ../../nbs/154_research.cost.ipynb #c1963c57
-def sureness(top1: Any, margin: Any) -> np.ndarray:
-    "Each item's share of items that it beats in both score and margin, the lower of the two; unknown scores count as least sure."
-    rank = lambda v: pd.Series(np.asarray(v, float)).rank(method='min', pct=True).fillna(0).to_numpy()
-    return np.minimum(rank(top1), rank(margin))
-
-def pair_for(outcomes: pd.DataFrame, boosted: float) -> tuple[float, float]:
-    "The (threshold, margin) that sends about the share `boosted` of these items to the booster; nested as `boosted` grows."
-    if boosted <= 0: return 0., 0.
-    if boosted >= 1 or not len(outcomes): return float('inf'), float('inf')
-    level = float(np.quantile(sureness(outcomes.top1, outcomes.margin), boosted, method='higher'))
-    at = lambda column: float(outcomes[column].dropna()[outcomes[column].dropna().rank(method='min', pct=True) >= level*outcomes[column].notna().mean()].min())
-    return at('top1'), at('margin')
-
-# %% ../../nbs/154_research.cost.ipynb #ddeb684a
-def way(outcomes: pd.DataFrame, k: int = 3, shares: 'Sequence[float] | None' = None, photos: float = 8000, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The way from B = 1 to B = 0, a row a step: threshold, margin, B, credits of searches for `photos` photos a month, right within k with an interval, change against all boosted with an
-    interval (photos drawn), and `unknown` items that needed a merged list nobody has."""
-    own, both = outcomes[f'primary@{k}'].astype('Float64'), outcomes[f'merged@{k}'].astype('Float64')
-    rows, each, search = [], len(outcomes)/max(1, outcomes.photo.nunique()), load_terms().prices['search']
-    for b in np.linspace(1, 0, 21) if shares is None else shares:
-        t, m = pair_for(outcomes, b)
-        home = ((outcomes.top1 >= t) & (outcomes.margin >= m)).to_numpy() | (b <= 0)
-        right = own.where(pd.Series(home, own.index), both)
-        share = float((~home).sum()/max(1, len(home)))
-        row = {'B': share, 'threshold': t, 'margin': m, 'credits': search*photos*each*share, 'unknown': int(right.isna().sum())}
-        if len(outcomes) and not right.isna().any():
-            row |= dict(zip(('right', 'right low', 'right high'), by_cluster(right.astype(float), outcomes.photo, draws, seed)))
-            if not both.isna().any(): row |= dict(zip(('change', 'change low', 'change high'), by_cluster((right - both).astype(float), outcomes.photo, draws, seed)))
-        rows.append(row)
-    return pd.DataFrame(rows, columns=['B', 'threshold', 'margin', 'credits', 'unknown', 'right', 'right low', 'right high', 'change', 'change low', 'change high'])
-
-# %% ../../nbs/154_research.cost.ipynb #4b082b36
-class ExtraRight(NamedTuple):
-    "Extra right answers per thousand credits, with an interval; credits for one of them (infinite if none is proven)."
-    per_thousand: Interval
-    credits_each: float
-    most_credits_each: float
-
-def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, *, seed: int = 0) -> ExtraRight:
-    "What asking the booster about the items `asked` (bool array) brought over the primary alone; items without a known merged list do not count."
-    table = outcomes[np.asarray(asked, bool)]
-    gain = (table[f'merged@{k}'].astype('Float64') - table[f'primary@{k}'].astype('Float64')).dropna()
-    each = by_cluster(gain.astype(float), table.photo[gain.index], draws, seed)
-    search = load_terms().prices['search']
-    per = Interval(*(1000*v/search for v in each))
-    price_of = lambda v: 1000/v if v > 0 else float('inf')
-    return ExtraRight(per, price_of(per.value), price_of(per.low))
-
-# %% ../../nbs/154_research.cost.ipynb #2b9fa3ca
-def extra_right_table(outcomes: pd.DataFrame, k: int = 3, shares: Sequence[float] = (.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.), draws: int = 2000, *, seed: int = 0) -> pd.DataFrame:
-    "A row a step of B: credits per extra right answer for all items asked, and for those that the step adds."
-    rows, before = [], np.zeros(len(outcomes), bool)
-    for b in shares:
-        t, m = pair_for(outcomes, b)
-        asked = ~((outcomes.top1 >= t) & (outcomes.margin >= m)).to_numpy()
-        row: dict[str, Any] = {'B': asked.sum()/max(1, len(asked)), 'threshold': t, 'margin': m, 'items': int(asked.sum())}
-        for name, which in (('all', asked), ('next', asked & ~before)):
-            found = extra_right(outcomes, which, k, draws, seed=seed)
-            row |= {f'{name}: right per 1,000 credits': found.per_thousand.value, f'{name} low': found.per_thousand.low, f'{name} high': found.per_thousand.high, f'{name}: credits each': found.credits_each}
-        rows.append(row)
-        before |= asked
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/154_research.cost.ipynb #89129d4c
-def draw_way(steps: pd.DataFrame, title: str = '', live: 'float | None' = None) -> Any:
-    "Right answers against the share sent to the booster, credits on the upper scale; `live` marks today's B. → matplotlib figure"
-    import matplotlib.pyplot as plt
-    figure, axis = plt.subplots(figsize=(7.4, 3.8))
-    s = steps.dropna(subset=['right']).sort_values('B')
-    axis.fill_between(100*s.B, 100*s['right low'], 100*s['right high'], color='#8fb8dc', alpha=.35, lw=0, label='95 % (photos drawn)')
-    axis.plot(100*s.B, 100*s.right, 'o-', color='#1f6fb2', ms=4, label='right among the first three')
-    if live is not None: axis.axvline(100*live, color='#b9770e', lw=1, ls='--', label=f'today: {live:.0%}')
-    axis.set_xlabel('items sent to the booster, %'); axis.set_ylabel('right, %'); axis.set_xlim(-2, 102); axis.grid(alpha=.25)
-    ratio = float(steps.credits.max())/max(1e-9, 100*float(steps.B.max()))
-    top = axis.secondary_xaxis('top', functions=(lambda x: np.multiply(x, ratio/1000), lambda y: np.multiply(y, 1000/ratio))) if ratio > 0 else None
-    if top is not None: top.set_xlabel('thousand credits of searches a month')
-    axis.legend(frameon=False, loc='lower right')
-    if title: axis.set_title(title, fontsize=10)
-    figure.tight_layout()
-    return figure
-
-# %% ../../nbs/154_research.cost.ipynb #b645a121
-def draw_prices(found: pd.DataFrame, title: str = '') -> Any:
-    "Extra right answers per thousand credits, for all items asked and for those that each step adds. → matplotlib figure"
-    import matplotlib.pyplot as plt
-    figure, axis = plt.subplots(figsize=(7.4, 3.4))
-    for name, colour, label, dx in (('next', '#c9a227', 'the items that this step adds', .8), ('all', '#1f6fb2', 'all items asked so far', -.8)):
-        y, low, high = (found[c] for c in (f'{name}: right per 1,000 credits', f'{name} low', f'{name} high'))
-        axis.errorbar(100*found.B + dx, y, [y - low, high - y], fmt='o-', color=colour, ms=4, lw=1.4, elinewidth=1, capsize=2, label=label)
-    axis.axhline(0, color='#444', lw=.8)
-    axis.set_xlabel('items sent to the booster, %'); axis.set_ylabel('extra right answers\nper thousand credits'); axis.grid(alpha=.25); axis.legend(frameon=False)
-    if title: axis.set_title(title, fontsize=10)
-    figure.tight_layout()
-    return figure

@@ -25,26 +25,47 @@ def plain(value: Any, digits: int = 6) -> Any:
     if isinstance(value, (list, tuple, np.ndarray)): return [plain(v, digits) for v in value]
     if isinstance(value, (bool, np.bool_)): return bool(value)
     if isinstance(value, (int, np.integer)): return int(value)
-    if isinstance(value, (float, np.floating)): return round(float(value), digits) if math.isfinite(value) else None
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), digits) if math.isfinite(value) else None
     return value
 
-def write_metrics(out: 'Path | str', metrics: Mapping[str, Any], *, data: str, seed: 'int | None' = None, timing: 'Mapping[str, Any] | None' = None) -> Path:
+def write_metrics(
+    out: Path | str,
+    metrics: Mapping[str, Any],
+    *,
+    data: str,
+    seed: int | None = None,
+    timing: Mapping[str, Any] | None = None,
+) -> Path:
     "`metrics.json` in `out`; what may differ between machines and runs goes under `timing`."
-    body = plain({**metrics, 'data': data, 'seed': seed, 'code_version': __version__} | ({'timing': timing} if timing else {}))
+    body = plain(
+        {**metrics, 'data': data, 'seed': seed, 'code_version': __version__}
+        | ({'timing': timing} if timing else {})
+    )
     path = Path(out)/'metrics.json'
     path.write_text(json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
     return path
 
 # %% ../../nbs/141_research.report.ipynb #1f86e9a9
-def data_version(*parts: 'Path | str | bytes') -> str:
+def data_version(*parts: Path | str | bytes) -> str:
     "A short digest of files and texts, in the order given."
     digest = hashlib.sha256()
-    for part in parts: digest.update(part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part)
+    for part in parts:
+        digest.update(
+            part.read_bytes()
+            if isinstance(part, Path)
+            else part.encode()
+            if isinstance(part, str)
+            else part
+        )
     return digest.hexdigest()[:12]
 
 def machine() -> dict[str, Any]:
     "What a timing needs beside it."
-    model = next((line.split(':', 1)[1].strip() for line in _cpuinfo() if line.startswith('model name')), platform.machine())
+    model = next(
+        (line.split(':', 1)[1].strip() for line in _cpuinfo() if line.startswith('model name')),
+        platform.machine(),
+    )
     return {'cpu': model, 'cores': os.cpu_count(), 'python': platform.python_version()}
 
 def _cpuinfo() -> list[str]:
@@ -67,9 +88,14 @@ def report_parameters(notebook: Path) -> dict[str, Any]:
 def check_parameters(name: str, given: Mapping[str, Any]) -> Path:
     "The notebook of `name`. Raises `UnknownReport` for a name or parameter that it does not have."
     known = reports()
-    if name not in known: raise UnknownReport(f"there is no report {name!r}; there are {', '.join(known) or 'none'}")
+    if name not in known:
+        raise UnknownReport(f"there is no report {name!r}; there are {', '.join(known) or 'none'}")
     wrong = sorted(set(given) - set(report_parameters(known[name])))
-    if wrong: raise UnknownReport(f"report {name} has no parameter {', '.join(wrong)}; it has {', '.join(report_parameters(known[name]))}")
+    if wrong:
+        raise UnknownReport(
+            f"report {name} has no parameter {', '.join(wrong)}; it has "
+            f"{', '.join(report_parameters(known[name]))}"
+        )
     return known[name]
 
 # %% ../../nbs/141_research.report.ipynb #66694e0e
@@ -81,7 +107,8 @@ def typed(text: str, default: str) -> Any:
     if isinstance(like, str) or like is None: return text
     try: value = ast.literal_eval(text.capitalize() if isinstance(like, bool) else text)
     except (ValueError, SyntaxError): raise ValueError(f'{text!r} is no {type(like).__name__}') from None
-    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool): return float(value)
+    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if type(value) is not type(like): raise ValueError(f'{text!r} is no {type(like).__name__}')
     return value
 
@@ -90,7 +117,15 @@ def to_markdown(notebook: Path, out: Path) -> Path:
     "`report.md` and its pictures from an executed notebook; code is left out."
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
-    config = Config({'TemplateExporter': {'exclude_input': True, 'exclude_output_prompt': True}, 'ExtractOutputPreprocessor': {'output_filename_template': 'figure_{cell_index}_{index}{extension}'}})
+
+    config = Config(
+        {
+            'TemplateExporter': {'exclude_input': True, 'exclude_output_prompt': True},
+            'ExtractOutputPreprocessor': {
+                'output_filename_template': 'figure_{cell_index}_{index}{extension}'
+            },
+        }
+    )
     body, resources = MarkdownExporter(config=config).from_filename(str(notebook))
     for old in out.glob('figure_*'): old.unlink()
     for name, data in resources.get('outputs', {}).items():
@@ -108,18 +143,39 @@ def to_html(notebook: Path, out: Path) -> Path:
     return path
 
 # %% ../../nbs/141_research.report.ipynb #d946bff5
-def run_report(name: str, parameters: 'Mapping[str, str] | None' = None, to: 'Path | str' = 'reports', *, html: bool = False, progress: bool = False) -> Path:
-    "Execute report `name` into `to`/`name`; returns that folder. Raises `UnknownReport`, `ValueError`, or `RuntimeError` with the failing cell's error."
-    try: import papermill
-    except ImportError: raise ImportError("reports need papermill: pip install 'unde_recog[eval]'") from None
+def run_report(
+    name: str,
+    parameters: Mapping[str, str] | None = None,
+    to: Path | str = 'reports',
+    *,
+    html: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Execute report `name` into `to`/`name`; returns that folder. Raises `UnknownReport`,
+    `ValueError`, or `RuntimeError` with the failing cell's error."""
+    try:
+        import papermill
+    except ImportError:
+        raise ImportError("reports need papermill: pip install 'unde_recog[eval]'") from None
     parameters = dict(parameters or {})
     notebook = check_parameters(name, parameters)
     values = {k: typed(v, report_parameters(notebook)[k][0]) for k, v in parameters.items()}
     out = Path(to)/name
     out.mkdir(parents=True, exist_ok=True)
     executed = out/f'{name}.ipynb'
-    try: papermill.execute_notebook(str(notebook), str(executed), parameters=values | {'out': str(out.resolve())}, kernel_name='python3', cwd=os.getcwd(), progress_bar=progress)
-    except papermill.PapermillExecutionError as e: raise RuntimeError(f'report {name} failed: {e.ename}: {e.evalue} (see {executed})') from None
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters=values | {'out': str(out.resolve())},
+            kernel_name='python3',
+            cwd=os.getcwd(),
+            progress_bar=progress,
+        )
+    except papermill.PapermillExecutionError as e:
+        raise RuntimeError(
+            f'report {name} failed: {e.ename}: {e.evalue} (see {executed})'
+        ) from None
     to_markdown(executed, out)
     if html: to_html(executed, out)
     return out
