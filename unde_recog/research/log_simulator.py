@@ -224,8 +224,8 @@ def _show(run: _Run, app: App, products: Sequence[tuple[bytes, SkuKey]], part: S
     for _, _, one in jobs: truth.add_scene(one)
     late = run.plan.drift if run.plan.drifted(part[0]) else None
     changed = late is not None and late.search is not None
-    app.eyes.truth = truth
-    app.eyes.quality = replace(run.quality, search=late.search) if changed else run.quality  # type: ignore
+    app.vision.truth = truth
+    app.vision.quality = replace(run.quality, search=late.search) if changed else run.quality  # type: ignore
     broken = Fault(late.broken) if late and late.broken else None  # type: ignore[arg-type]
     app.faults.always('ximilar', broken)
     return jobs
@@ -256,7 +256,7 @@ def _ask_all(run: _Run, numbers: Sequence[int]) -> None:
     with Sandbox(app) as box:
         vendors = {k: v for k, v in box.settings().items() if run.judge or not k.startswith('GEMINI')}
         with open_recognizer(_with(run.settings, run.judge, **vendors)) as session:
-            session.recognizer.dice = random.Random(run.plan.seed)
+            session.recognizer.rng = random.Random(run.plan.seed)
             for part in batches(run.plan, numbers, run.batch):
                 _ask_batch(run, session, app, products, part=part)
                 if run.on_event: run.on_event('recognising', run.made.asked, len(numbers))
