@@ -226,7 +226,8 @@ def draw_bag(
 class _Hat:
     "Lays parts of one hat on a canvas."
     def __init__(self, canvas: Canvas, g: Garment, frame: Place) -> None:
-        self.canvas, self.g, self.frame, self.seed = canvas, g, frame, g.seed % 997
+        self.canvas, self.g, self.frame = canvas, g, frame
+        self.seed = g.seed % 997
 
     def lay(self, shapes: Sequence[np.ndarray], cloth: Cloth | None = None, **options: Any) -> None:
         options = {'roundness': .012, 'shadow': .3, 'depth': 1.15} | options

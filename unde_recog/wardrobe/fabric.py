@@ -193,7 +193,8 @@ def _dots(n: int, seed: int) -> np.ndarray:
 
 # %% ../../nbs/101_wardrobe.fabric.ipynb #db74e183
 def _floral(n: int, seed: int) -> np.ndarray:
-    draw, petals, hearts, leaves = chance('floral', seed), [], [], []
+    draw = chance('floral', seed)
+    petals, hearts, leaves = [], [], []
     count, petal_count = int(draw.choice([9, 16, 25])), int(draw.integers(4, 7))
     for x, y in _scatter(draw, count, .22):
         size, turn = draw.uniform(.6, 1.1)*.3/count**.5, draw.uniform(0, 360)

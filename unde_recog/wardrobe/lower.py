@@ -84,7 +84,8 @@ def _crotch_folds(f: Fitting, side: int, strength: float) -> list[Fold]:
 # %% ../../nbs/108_wardrobe.lower.ipynb #f5397152
 def leg_folds(f: Fitting, name: str) -> list[Fold]:
     "Folds of one leg: from the crotch, at the knee, along a wide leg."
-    side, points, g, draw = (-1 if name == 'leg_l' else 1), leg_axis(f, name), f.g, f.draw
+    g, draw, points = f.g, f.draw, leg_axis(f, name)
+    side = -1 if name == 'leg_l' else 1
     thigh, knee, hem = leg_widths(f)
     strength = .9 - .35*g.cloth.surface.weight
     at = lambda t, u: tuple(along(points, min(t, 1), min(t, 1), 1)[0] + (side*u, max(0, t - 1)*.44))
@@ -159,7 +160,8 @@ def _leg_details(f: Fitting, points, side: int) -> list[Mark]:
 # %% ../../nbs/108_wardrobe.lower.ipynb #8478b685
 def leg_marks(f: Fitting, name: str) -> list[Mark]:
     "Seams, pockets, rips and bands of one leg."
-    side, points, g, out = (-1 if name == 'leg_l' else 1), leg_axis(f, name), f.g, []
+    g, out, points = f.g, [], leg_axis(f, name)
+    side = -1 if name == 'leg_l' else 1
     _, _, hem = leg_widths(f)
     end = min(1., g.length)
     low = along(points, end - .03, end - .03, 1)[0] + (0, max(0, g.length - 1)*.44)

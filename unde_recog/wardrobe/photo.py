@@ -71,7 +71,8 @@ def _put_bag(canvas: Canvas, g: Garment, body: Body, pose: Pose, *, hand: str) -
 class _Dressing:
     "One person being dressed: garments by category, and how they are worn."
     def __init__(self, canvas: Canvas, body: Body, pose: Pose, *, open_front: bool) -> None:
-        self.canvas, self.body, self.pose, self.open_front = canvas, body, pose, open_front
+        self.canvas, self.body, self.pose = canvas, body, pose
+        self.open_front = open_front
         self.by: dict[str, tuple[int, Garment]] = {}
 
     def fit(self, category: str) -> tuple[int, Fitting] | None:

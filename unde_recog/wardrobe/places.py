@@ -131,7 +131,7 @@ def _window(pen, x0, y0, x1, *, y1, draw, inside: Sequence[int], frame: Sequence
     )
 
 # %% ../../nbs/112_wardrobe.places.ipynb #bb9aed35
-def _upper_floor(pen, w: int, y: int, wall, draw) -> None:
+def _upper_floor(pen, w: int, y: int, *, wall, draw) -> None:
     "Three windows above the shops."
     for k in range(3):
         x = w*(k + .2)/3
@@ -165,7 +165,7 @@ def _shops(pen, w, h, draw) -> None:
     y = int(h*draw.uniform(.70, .77))
     wall = _tint(draw, '#d9cfc0', '#b7a593', '#8d9a97', '#4a4f55', '#c7a58d', '#e3ddd2')
     pen.rectangle((0, 0, w, y), fill=wall)
-    _upper_floor(pen, w, y, wall, draw)
+    _upper_floor(pen, w, y, wall=wall, draw=draw)
     at, frame = -w*draw.uniform(0, .3), _dim(wall, .42)
     while at < w:
         wide = w*draw.uniform(.36, .52)

@@ -155,46 +155,47 @@ def chest_print(f: Fitting) -> list[Mark]:
     return [m for m in _drawing(g, a, b, c, bend=f.bend)] if g.cloth.pattern == 'graphic' else []
 
 # %% ../../nbs/106_wardrobe.sewing.ipynb #6899bf0c
-def _sun(r: float, y: float, a: str, b: str, c: str) -> list:
+def _sun(r: float, y: float, colours: Sequence[str]) -> list:
     "Waves before a disc."
     waves = curve([
         (-r, y + .01, 1), (-.02, y - .022), (.004, y + .008), (.022, y - .008),
         (r, y + .014, 1), (.035, y + .036), (0, y + .048), (-.035, y + .036),
     ])
-    return [([ellipse(0, y, r)], b), ([waves], a)]
+    return [([ellipse(0, y, r)], colours[1]), ([waves], colours[0])]
 
-def _daisy(r: float, y: float, a: str, b: str, c: str) -> list:
+def _daisy(r: float, y: float, colours: Sequence[str]) -> list:
     petals = [
         ellipse(.6*r*math.cos(t), y + .6*r*math.sin(t), r*.5, r*.27, turn=math.degrees(t))
         for t in np.linspace(0, 2*math.pi, 8)[:-1]
     ]
-    return [(petals, b), ([ellipse(0, y, r*.3)], a)]
+    return [(petals, colours[1]), ([ellipse(0, y, r*.3)], colours[0])]
 
 # %% ../../nbs/106_wardrobe.sewing.ipynb #9f1a1f44
-def _waves(r: float, y: float, a: str, b: str, c: str) -> list:
+def _waves(r: float, y: float, colours: Sequence[str]) -> list:
     out = []
     for k in range(5):
         v = .016*k
         line = [(-r, y - .03 + v), (-r*.4, y - .042 + v), (r*.3, y - .022 + v), (r, y - .034 + v)]
-        out.append(([limb(line, [.004]*4)], (a, b, c)[k % 3]))
+        out.append(([limb(line, [.004]*4)], colours[k % 3]))
     return out
 
-def _moons(r: float, y: float, a: str, b: str, c: str) -> list:
+def _moons(r: float, y: float, colours: Sequence[str]) -> list:
     near, far = ellipse(-.014, y - .012, r*.55), ellipse(.018, y + .014, r*.36)
-    return [([ellipse(0, y, r)], a), ([near], b), ([far], c)]
+    return list(zip(([ellipse(0, y, r)], [near], [far]), colours))
 
 # %% ../../nbs/106_wardrobe.sewing.ipynb #0461bf9d
-def _vase(r: float, y: float, a: str, b: str, c: str) -> list:
+def _vase(r: float, y: float, colours: Sequence[str]) -> list:
     frame = np.array([[-r, y - r], [r, y - r], [r, y + r], [-r, y + r]])
     vase = curve([
         (-.02, y + .04, 1), (-.012, y), (-.024, y - .03), (0, y - .038), (.026, y - .026),
         (.012, y + .002), (.022, y + .04, 1),
     ])
-    return [([frame], b), ([vase], a), ([ellipse(.022, y - .03, .011)], c)]
+    handle = ellipse(.022, y - .03, .011)
+    return [([frame], colours[1]), ([vase], colours[0]), ([handle], colours[2])]
 
 _DRAWINGS = (_sun, _daisy, _waves, _moons, _vase)
 
 def _drawing(g: Garment, a: str, b: str, c: str, *, bend) -> list[Mark]:
     "One of five drawings on the chest."
-    shapes = _DRAWINGS[g.seed % 5](.048, .295, a, b, c)
+    shapes = _DRAWINGS[g.seed % 5](.048, .295, (a, b, c))
     return [Mark([bend(s) for s in paths], colour, .94) for paths, colour in shapes]
