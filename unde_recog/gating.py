@@ -38,8 +38,8 @@ def passes(top1: float, gap: float, threshold: float | None, margin: float | Non
     return top1 >= threshold and gap >= margin - _ROUNDING
 
 def gate(candidates: Sequence[Candidate], threshold: float | None, margin: float | None) -> Gate:
-    """The verdict on a list, on its own scale. Without thresholds (a model that was never calibrated)
-    nothing is confident."""
+    """The verdict on a list, on its own scale. Without thresholds (a model that was never
+    calibrated) nothing is confident."""
     ranked = distinct(candidates)
     if len(ranked) < 2: return Gate(False, ranked[0].score if ranked else None)
     first, second = ranked[:2]

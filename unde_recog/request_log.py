@@ -66,8 +66,8 @@ def _minimum(values: Iterable) -> Any:
 MINIMA = ('pgvector_top1_score', 'pgvector_margin', 'ximilar_top1_score', 'candidates_after_availability')
 
 def summarise(items: Sequence[ItemRow]) -> dict[str, Any]:
-    """The scalars of `recognition_requests` that follow from the items: booleans = any, numbers = the
-    minimum."""
+    """The scalars of `recognition_requests` that follow from the items: booleans = any, numbers =
+    the minimum."""
     box = lambda i: {'item_index': i.item_index, 'box': list(i.box), 'category': i.category}
     return {
         'items_detected': len(items),
@@ -135,8 +135,8 @@ def write_request(conn: psycopg.Connection, row: RequestRow) -> bool:
 log = logging.getLogger('unde_recog.request_log')
 
 class RequestLog:
-    """Bounded queue in front of the log tables. `written`, `lost`, `kept` (left on disk for the next
-    process) and `waiting` are metrics."""
+    """Bounded queue in front of the log tables. `written`, `lost`, `kept` (left on disk for the
+    next process) and `waiting` are metrics."""
     def __init__(
         self, db: Databases, *, size: int = 1000, retry: float = .5, journal: Journal | None = None
     ):
@@ -286,7 +286,8 @@ def _recover(requests: RequestLog, found: Abandoned) -> None:
 
 # %% ../nbs/060_request_log.ipynb #77463d49
 def journal_name(settings: Settings) -> str:
-    "A name for the log database: a hash of its host, port and name; `embedded` for the package's own."
+    """A name for the log database: a hash of its host, port and name; `embedded` for the package's
+    own."""
     url = database_url(settings, 'log')
     if not url: return 'embedded'
     parts = conninfo_to_dict(url)
@@ -294,8 +295,8 @@ def journal_name(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 def open_log(settings: Settings, db: Databases) -> RequestLog:
-    """A `RequestLog` with a journal in the data folder; each log database has its own, so that no row
-    reaches another one."""
+    """A `RequestLog` with a journal in the data folder; each log database has its own, so that no
+    row reaches another one."""
     journal = None
     try: journal = Journal(data_dir(settings)/'journal'/journal_name(settings))
     except OSError as e: log.warning('without a journal, log rows of a killed process are lost: %s', e)
@@ -306,6 +307,6 @@ FEEDBACK = '''update recognition_requests set user_feedback = coalesce(user_feed
     where id = %s'''
 
 def write_feedback(conn: psycopg.Connection, request_id: uuid.UUID, feedback: Mapping[str, Any]) -> bool:
-    """Keep a person's `feedback` ({item_index: {'brand', 'external_id'} or None, …}) with its request,
-    merged over earlier words; False if there is no such request."""
+    """Keep a person's `feedback` ({item_index: {'brand', 'external_id'} or None, …}) with its
+    request, merged over earlier words; False if there is no such request."""
     return conn.execute(FEEDBACK, (Jsonb(dict(feedback)), request_id)).rowcount == 1

@@ -51,8 +51,8 @@ def _query(near: str, k: int, local: Mapping[str, str], **params: Any) -> Query:
 _ROWS = 'from sku_image_embeddings where model_version = %(version)s'
 
 def exact_query(vector: np.ndarray, k: int, version: str, brands: Sequence[str] | None = None) -> Query:
-    """The `k` nearest SKUs by a scan of all rows of `version` (and `brands`). No index order can cut it
-    short: photos are not limited."""
+    """The `k` nearest SKUs by a scan of all rows of `version` (and `brands`). No index order can
+    cut it short: photos are not limited."""
     brand = '' if brands is None else ' and brand = any(%(brands)s)'
     params = {'vector': vector, 'version': version, 'brands': list(brands or ())}
     return _query(f'select {_PHOTO} {_ROWS}{brand}', k, {}, **params)
@@ -60,7 +60,8 @@ def exact_query(vector: np.ndarray, k: int, version: str, brands: Sequence[str] 
 # %% ../nbs/052_search.ipynb #cb87f378
 @dataclass(frozen=True, slots=True)
 class Layout:
-    "The HNSW indexes of a version: rows in all, of each brand with its own, and of brands without one."
+    """The HNSW indexes of a version: rows in all, of each brand with its own, and of brands
+    without one."""
     version: str
     rows: int = 0
     brands: Mapping[str, int] = field(default_factory=dict)
@@ -85,7 +86,8 @@ where model_version = %(version)s and exists (select from indexes)
 group by brand'''
 
 def layout_query(version: str) -> Query:
-    "(brand, rows, indexed) of `version`: its HNSW indexes, and the brands that have none beside them."
+    """(brand, rows, indexed) of `version`: its HNSW indexes, and the brands that have none beside
+    them."""
     return Query(_LAYOUT, {'version': version})
 
 def parse_layout(version: str, rows: Iterable[Sequence]) -> Layout:

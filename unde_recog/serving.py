@@ -341,7 +341,8 @@ def serve(
 ) -> None:
     """Serve a role until the process is told to stop.
 
-    Raises `SettingsError` for an address that may not be bound, `ValueError` for an unknown role."""
+    Raises `SettingsError` for an address that may not be bound, `ValueError` for an unknown
+    role."""
     reload = load_settings if settings is None else None
     settings = settings or load_settings()
     host, port = host or settings.HOST, port or settings.PORT

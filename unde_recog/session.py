@@ -93,8 +93,8 @@ def warmed(session: Session) -> Session:
 
 # %% ../nbs/083_session.ipynb #b738feb5
 def local_parts(settings: Settings, primary: Any) -> Parts:
-    """`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by pixels,
-    words where the index's model has a text tower."""
+    """`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by
+    pixels, words where the index's model has a text tower."""
     embedder = getattr(primary, 'embedder', None)
     words = hasattr(embedder, 'embed_text')
     tagger = LocalTagger(PixelTagger(), ZeroShotTagger(embedder)) if words else PixelTagger()
@@ -129,8 +129,8 @@ def open_recognizer(
     plug: Callable[[Parts], Parts] | None = None,
     **keywords: Any,
 ) -> Session:
-    """A ready `Session` over the settings (or `keywords` for `load_settings`), with every vendor there
-    is a key for. `plug` may replace parts."""
+    """A ready `Session` over the settings (or `keywords` for `load_settings`), with every vendor
+    there is a key for. `plug` may replace parts."""
     settings = settings or load_settings(**keywords)
     db = open_databases(settings)
     try:
@@ -150,8 +150,8 @@ def changed(old: Settings, new: Settings) -> set[str]:
     return {n for n in Settings.model_fields if getattr(old, n) != getattr(new, n)}
 
 def change_settings(session: Session, new: Settings) -> set[str]:
-    """Let `new` hold from the next request on; returns what has changed. Parts are built anew only where
-    a vendor, budget or index setting has. Raises `ValueError` for what takes a restart."""
+    """Let `new` hold from the next request on; returns what has changed. Parts are built anew only
+    where a vendor, budget or index setting has. Raises `ValueError` for what takes a restart."""
     recognizer = session.recognizer
     names = changed(recognizer.settings, new)
     if stuck := sorted(names & RESTART):

@@ -281,7 +281,8 @@ def import_products(
 ) -> ImportReport:
     """Import a table of products. Raises `ValueError` for a file that cannot be read at all.
 
-    `mapping`: ours → theirs, or the name of a ready one. `index_scope` of new products: pgvector."""
+    `mapping`: ours → theirs, or the name of a ready one. `index_scope` of new products:
+    pgvector."""
     folder = _check_arguments(images, storage, index_scope)
     rows, chosen = open_mapping(file, mapping, brand)
     fixed = {k: v for k, v in (('brand', brand), ('source', source)) if v}

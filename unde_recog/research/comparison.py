@@ -248,7 +248,8 @@ def index_bytes(dims: int, rows: int, m: int = 16) -> int:
 
 # %% ../../nbs/156_research.comparison.ipynb #6e7ea4c9
 def dims_of(name: str) -> int | None:
-    "Dimensions of a model's vectors, as its card says; None where the baseline has no fixed number."
+    """Dimensions of a model's vectors, as its card says; None where the baseline has no fixed
+    number."""
     if name.startswith('colour'): return 720
     return None if name in BASELINES else get_card(name).dims
 

@@ -88,7 +88,8 @@ def connections(session: Session) -> list[Any]:
 _KEPT_SETTINGS = ('UNDE_DATA_DIR', 'DATABASE_URL', 'REQUEST_DEADLINE', 'SEARCH_BACKEND')
 
 def vendor_settings(settings: Settings, box: Sandbox, *names: str) -> Settings:
-    "Settings whose vendors are the sandbox's; of `settings` the databases, the backend and `names`."
+    """Settings whose vendors are the sandbox's; of `settings` the databases, the backend and
+    `names`."""
     values = {n: getattr(settings, n) for n in (*_KEPT_SETTINGS, *names)}
     given = {n: v for n, v in values.items() if v is not None}
     return load_settings(env={}, **given, **box.settings())

@@ -221,8 +221,8 @@ class _Record(_Garments):
 class LabelSession(_Record):
     "Labelling in progress. `path` is written at every answer and read at the start."
     def right(self, key: SkuKey) -> None:
-        """This is it, and other colours of its style get grade 1. Another one chosen before is taken
-        back, and so is this one if chosen again."""
+        """This is it, and other colours of its style get grade 1. Another one chosen before is
+        taken back, and so is this one if chosen again."""
         grades = self.grades or {}
         before = next((k for k, g in grades.items() if g == 2), None)
         drop = set() if before is None else {before, *self.mates(before)}

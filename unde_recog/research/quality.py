@@ -164,8 +164,8 @@ def limits_of(rule: Rule, seen: pd.DataFrame, relative: bool = True) -> np.ndarr
 def window(
     seen: pd.DataFrame, measure: str, until: date, minimum: float, *, days_limit: int = 7
 ) -> pd.DataFrame:
-    """The last whole days up to `until` that together are worth `minimum` independent items, at most
-    `days_limit`; from rows an item if there are any, else from rows a request."""
+    """The last whole days up to `until` that together are worth `minimum` independent items, at
+    most `days_limit`; from rows an item if there are any, else from rows a request."""
     part = seen[
         (seen.day <= until) & (seen.day > until - timedelta(days=days_limit)) & seen[measure].notna()
     ]

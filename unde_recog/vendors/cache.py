@@ -132,7 +132,8 @@ class CachedReranker:
 _KEPT, _DAY = ('score', 'ximilar', 'image_url', 'style_id', 'metadata'), timedelta(days=1)
 
 class CachedRetriever:
-    "A `Retriever` that asks once a day for a crop, list length and set of brands: a collection grows."
+    """A `Retriever` that asks once a day for a crop, list length and set of brands: a collection
+    grows."""
 
     def __init__(self, inner: Retriever, cache: PaidAnswers):
         self.inner, self.cache, self.name = inner, cache, inner.name

@@ -144,7 +144,8 @@ class Limiter:
 
 # %% ../../nbs/120_vendors.calls.ipynb #00fad6d2
 class RetryBudget:
-    "Retries as a `share` of calls; up to `saved` may be used in a row, and as many are there at the start."
+    """Retries as a `share` of calls; up to `saved` may be used in a row, and as many are there at
+    the start."""
     def __init__(self, share: float = .1, saved: float = 3.):
         self.share, self.saved, self.left = share, saved, saved
 
@@ -224,8 +225,9 @@ async def call(
 ) -> T:
     """`await attempt(seconds_left)` within `timeout` seconds. Raises `VendorError`.
 
-    Tried again after `rate_limited` and `unavailable` if time and retries allow. `attempt` turns its
-    SDK's errors into `VendorError`; anything else is a bug of ours and passes through."""
+    Tried again after `rate_limited` and `unavailable` if time and retries allow. `attempt`
+    turns its SDK's errors into `VendorError`; anything else is a bug of ours and passes
+    through."""
     guard, ends, tried = guard or Guard(), time.monotonic() + timeout, 0
     guard.retries.earn()
     while True:

@@ -267,7 +267,8 @@ def read_tags(schema: type[BaseModel], reply: Mapping[str, Any]) -> dict[str, st
 
 # %% ../../nbs/125_vendors.gemini.ipynb #a4bda15b
 class GeminiTagger:
-    "Context tags: style, occasion, brand_style, season. `name` says which vendor is left out when it fails."
+    """Context tags: style, occasion, brand_style, season. `name` says which vendor is left out
+    when it fails."""
 
     name = 'gemini'
     operation, schema, asset = 'context', ContextTags, 'context-1'  # type: tuple[str, type[BaseModel], str]

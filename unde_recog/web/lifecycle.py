@@ -273,7 +273,8 @@ def close_engine(engine: Engine) -> None:
 class Engine(EngineState):
     """Databases, storage and recognizer, as they come up.
 
-    Give a `session` that is ready, or let it load one; `reload` reads the settings again under way."""
+    Give a `session` that is ready, or let it load one; `reload` reads the settings again under
+    way."""
     def __init__(
         self,
         settings: Settings,
