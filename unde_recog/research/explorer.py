@@ -89,7 +89,8 @@ def compare_pairs(state: ExplorerState) -> pd.DataFrame:
     "The pair in force and the pair being tried: shares of 1, and booster credits per 100 items."
     rows = {}
     for name, pair in (('in force', state.in_force), ('tried', state.pair)):
-        r, w = evaluate_thresholds(state.judged, *pair), effective_sample(*_counts(state, pair), state.delta, state.floor)
+        r = evaluate_thresholds(state.judged, *pair)
+        w = effective_sample(*_counts(state, pair), state.delta, state.floor)
         rows[name] = {
             'trusted': r['coverage'],
             'top-3 right': r['top-3 right'],
