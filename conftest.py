@@ -1,6 +1,6 @@
-"""Notebook examples as pytest items: an example cell is a test; exported cells, and earlier examples, are its set-up.
+"""Notebook examples as pytest items: an example cell is a test, with the cells before it as its set-up.
 
-`pytest nbs/052_search.ipynb -k cell_7`, `-n2 --dist loadfile` and the count at the end work as for any other test.
+`pytest nbs/052_search.ipynb -k cell_7`, `-n2` and the count at the end work as for any other test.
 Cells flagged `gpu` or `notest` are left out; `db` and `slow` ones run here (plain nbdev-test skips them).
 Notebooks are found in nbs/, flat.
 """
@@ -17,7 +17,7 @@ _SKIP = ['notest', 'gpu']
 
 
 def tests_folder() -> Path:
-    "A data folder of the tests' own, one a checkout; as root under /var/lib, where the server's user can read."
+    "A data folder of the tests' own, one a checkout; as root where the server's user can read it."
     base = Path('/var/lib') if hasattr(os, 'geteuid') and os.geteuid() == 0 else Path(tempfile.gettempdir())
     return base/('unde-test-' + hashlib.sha256(str(ROOT).encode()).hexdigest()[:12])
 

@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb: hidden cells dropped, by nbconvert's MarkdownExporter. `--check` only compares."""
+"""README.md from nbs/index.ipynb, without hidden cells, by nbconvert. `--check` only compares."""
 import re
 import sys
 from pathlib import Path
