@@ -82,7 +82,8 @@ def sweep(conn: psycopg.Connection, known: Known, seen: Known, unread: set[SkuKe
 class _ItemWriter:
     "Sorts the photos of a run and writes the new ones, `chunk` at a time."
     def __init__(self, conn: psycopg.Connection, embedder: Any, report: IndexReport, chunk: int):
-        self.conn, self.embedder, self.report, self.chunk = conn, embedder, report, chunk
+        self.conn, self.embedder = conn, embedder
+        self.report, self.chunk = report, chunk
         self.seen: Known = {}
         self.failed: list[LoadedPhoto] = []
         self.waiting: list[LoadedPhoto] = []
