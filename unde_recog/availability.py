@@ -13,13 +13,14 @@ from typing import Literal, NamedTuple
 
 # %% auto #0
 __all__ = ['stock_query', 'aware', 'Stock', 'parse_stock', 'with_stores', 'sort_by_malls', 'sort_by_stock', 'feed_query',
-           'available', 'aavailable', 'malls_query', 'parse_malls', 'shops_query', 'UnknownMall', 'brands_of', 'Malls',
-           'Round', 'next_round']
+           'available', 'aavailable', 'malls_query', 'parse_malls', 'shops_query', 'UnknownMall', 'spelling',
+           'brands_of', 'Malls', 'Round', 'next_round']
 
 # %% ../nbs/054_availability.ipynb #f5d5fa38
 import psycopg
 from .contracts import Candidate, SkuKey, Store
 from .db.database import Query, arun, key_arrays, run, text_array
+from .folding import fold
 
 # %% ../nbs/054_availability.ipynb #c093a311
 _STOCK = '''select k.brand, k.external_id, s.store_id, s.name, s.mall_name, s.floor, s.address,
@@ -199,13 +200,18 @@ _MALLS = Query(
 )
 
 
-def brands_of(malls: Mapping[str, Sequence[str]], mall: str) -> tuple[str, ...]:
-    "Brands with a store in `mall`. Raises `UnknownMall`, naming near ones."
-    if mall in malls: return tuple(malls[mall])
-    near = ' or '.join(difflib.get_close_matches(mall, malls, 3, .5))
-    there_are = ', '.join(sorted(malls)) or 'none: import stores first'
+def spelling(malls: Iterable[str], mall: str) -> str:
+    "`mall` as its stores spell it; compared folded. Raises `UnknownMall`, naming near ones."
+    known = {fold(name): name for name in malls}
+    if fold(mall) in known: return mall if mall in known.values() else known[fold(mall)]
+    near = ' or '.join(known[n] for n in difflib.get_close_matches(fold(mall), known, 3, .5))
+    there_are = ', '.join(sorted(known.values())) or 'none: import stores first'
     hint = f'did you mean {near}?' if near else f'there are: {there_are}'
     raise UnknownMall(f'no store belongs to the mall {mall!r}; {hint}')
+
+def brands_of(malls: Mapping[str, Sequence[str]], mall: str) -> tuple[str, ...]:
+    "Brands with a store in `mall`. Raises `UnknownMall`, naming near ones."
+    return tuple(malls[spelling(malls, mall)])
 
 class Malls:
     "Brands by mall, read from `raw_stores` and kept for `ttl` seconds."
@@ -215,8 +221,15 @@ class Malls:
 
     def known(self, mall: str) -> tuple[str, ...] | None:
         "Brands of `mall` as they were read not long ago."
-        fresh = time.monotonic() - self._read <= self.ttl
-        return tuple(self._malls[mall]) if fresh and mall in self._malls else None
+        if time.monotonic() - self._read > self.ttl: return None
+        try: return brands_of(self._malls, mall)
+        except UnknownMall: return None
+
+    def spelled(self, mall: str | None) -> str | None:
+        "`mall` as its stores spell it, as they were read last; an unknown one as it is."
+        if mall is None: return None
+        try: return spelling(self._malls, mall)
+        except UnknownMall: return mall
 
     async def brands(self, conn: psycopg.AsyncConnection, mall: str) -> tuple[str, ...]:
         if self.known(mall) is None:

@@ -17,7 +17,7 @@ if sys.argv[1:2] == ['serve']: os.environ.setdefault('OMP_NUM_THREADS', '1')
 import typer
 from .commands.console import set_debug
 from .commands.demo import demo_app
-from .commands.imports import import_app, index_app
+from .commands.imports import brands_app, import_app, index_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
@@ -29,6 +29,7 @@ from .commands.simulate import log_app, sandbox_app
 GROUPS = {
     'settings': settings_app,
     'import': import_app,
+    'brands': brands_app,
     'models': models_app,
     'keys': keys_app,
 }

@@ -22,6 +22,7 @@ __all__ = ['ASSETS', 'CATEGORIES', 'Category', 'IMAGE_VIEWS', 'MatchType', 'SkuK
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+from .folding import alias_key, brand_key
 
 # %% ../nbs/001_contracts.ipynb #66927a99
 class SkuKey(NamedTuple):
@@ -34,20 +35,15 @@ ASSETS = Path(str(files('unde_recog')))/'assets'
 
 @lru_cache
 def brand_aliases(path: Path | None = None) -> Mapping[str, str]:
-    "alias (lower case) → canonical brand, from a CSV with the columns `alias,brand`."
-    with open(path or ASSETS/'brand_aliases.csv', encoding='utf-8', newline='') as f:
-        return {row['alias'].strip().lower(): row['brand'].strip() for row in csv.DictReader(f)}
+    "alias (folded) → canonical brand, from a CSV with the columns `alias,brand`."
+    with open(path or ASSETS/'brand_aliases.csv', encoding='utf-8-sig', newline='') as f:
+        return {alias_key(row['alias']): row['brand'].strip() for row in csv.DictReader(f)}
 
 def canonical_brand(text: str, aliases: Mapping[str, str] | None = None) -> str:
-    """Alias table, else NFKD to ASCII, lower case, every run of other characters → `_`.
+    """Alias table, else the folded name with every run of other characters → `_`.
 
     Raises `ValueError` if nothing is left."""
-    known = (brand_aliases() if aliases is None else aliases).get(str(text).strip().lower())
-    if known: return known
-    ascii_only = unicodedata.normalize('NFKD', str(text)).encode('ascii', 'ignore').decode()
-    brand = re.sub('[^a-z0-9]+', '_', ascii_only.lower()).strip('_')
-    if brand: return brand
-    raise ValueError(f'{text!r} leaves no brand name: add it to the alias table (BRAND_ALIASES)')
+    return brand_key(str(text), brand_aliases() if aliases is None else aliases)
 
 # %% ../nbs/001_contracts.ipynb #5443e1b3
 CATEGORIES = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag', 'hat', 'accessory', 'other')

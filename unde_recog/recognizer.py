@@ -286,6 +286,7 @@ async def recognize_photo(
     image, log = await load_photo(recognizer, photo), recognizer.log
     ctx.photo_size = image.size
     ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, ctx.mall)
+    ctx.mall = recognizer.malls.spelled(ctx.mall)
     more = ctx.parts.advisor is not None or ctx.parts.booster is not None
     try: answer = await answer_photo(image, boxes, ctx, log, on_event=on_event, last=not more)
     except BaseException as e:

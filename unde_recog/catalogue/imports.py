@@ -23,7 +23,7 @@ from ..db.database import Databases
 from ..folding import fold
 from ..media.images import image_hash
 from ..media.storage import Storage, original_key
-from .identity import fold_ids, known_malls, match_ids, renamed_brands, spell_mall
+from .identity import fold_ids, match_ids, renamed_brands, spell_mall, unify_malls
 from .reading import ReadOptions, TableFile
 from .tables import PRODUCTS, STORES, Rejected, RowParser, Table, check_currency
 from .tables import open_source, row_parser
@@ -380,7 +380,7 @@ def import_stores(
     )
     columns = tuple(STORES.readers)
     with db.connect('catalogue') as conn, conn.transaction():
-        malls = known_malls(conn)
+        malls = unify_malls(conn)
         for _, values in checked.good: values['mall_name'] = spell_mall(values['mall_name'], malls)
         _copy(conn, 'raw_stores', columns, ([*(v[c] for c in columns), line] for line, v in checked.good))
         report.inserted, report.updated = _merge(

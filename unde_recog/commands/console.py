@@ -15,6 +15,7 @@ __all__ = ['out', 'err', 'EXTRAS', 'set_debug', 'missing_extra', 'show_error', '
 # %% ../../nbs/242_commands.console.ipynb #2ece7d45
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn,
 )
@@ -50,7 +51,7 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
 # %% ../../nbs/242_commands.console.ipynb #ebb5dd11
 def show_error(text: str) -> None:
     "One line on standard error."
-    err.print(f'[bold red]unde-recog:[/] {text}', markup=True, highlight=False, soft_wrap=True)
+    err.print(f'[bold red]unde-recog:[/] {escape(text)}', markup=True, highlight=False, soft_wrap=True)
 
 # %% ../../nbs/242_commands.console.ipynb #cd47e3c9
 @contextmanager
@@ -60,7 +61,7 @@ def report_errors(code: int = 2) -> Iterator[None]:
     except ModuleNotFoundError as e:
         extra = missing_extra(e)
         if _debug or extra is None: raise
-        show_error(f"{e.name} is missing: pip install 'unde_recog\\[{extra}]'")
+        show_error(f"{e.name} is missing: pip install 'unde_recog[{extra}]'")
         raise typer.Exit(code) from None
     except (ValueError, OSError, RuntimeError, ImportError, LookupError) as e:
         if _debug: raise

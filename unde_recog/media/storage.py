@@ -7,7 +7,7 @@ __all__ = ['Source', 'MAX_BYTES', 'is_public', 'check_url', 'fetch', 'Storage', 
            'FolderStorage', 's3_client', 'S3Storage', 'open_storage', 'read_bytes', 'load_image', 'make_collage']
 
 # %% ../../nbs/011_media.storage.ipynb #3ca46649
-import io, ipaddress, os, re, socket, threading, time, uuid
+import hashlib, io, ipaddress, os, re, socket, threading, time, uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,18 +229,17 @@ def check_key(key: str) -> str:
         raise ValueError(f'{key!r} is no storage key: relative, no empty, . or .. parts')
     return key
 
-def _part(text: str) -> str:
-    return (
-        re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text)
-        .replace('..', '%2E%2E')
-        .replace('.', '%2E', text == '.')
-        or '_'
-    )
+_LONGEST = 120  # a file system takes 255 bytes a name
 
+def _part(text: str) -> str:
+    "`text` as one part of a key: no separators, bounded, another one for another text."
+    part = re.sub(r'[^A-Za-z0-9._-]', lambda m: '%' + m[0].encode().hex().upper(), text)
+    part = part.replace('..', '%2E%2E').replace('.', '%2E', text == '.') or '_'
+    if len(part) <= _LONGEST: return part
+    return f'{part[:_LONGEST - 33]}~{hashlib.sha256(text.encode()).hexdigest()[:32]}'
 
 def original_key(brand: str, external_id: str, n: int) -> str:
     return f'originals/{_part(brand)}/{_part(external_id)}/{n}.jpg'
-
 
 def collage_key(brand: str, external_id: str) -> str:
     return f'collages/{_part(brand)}/{_part(external_id)}.jpg'
