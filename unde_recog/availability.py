@@ -213,6 +213,7 @@ def brands_of(malls: Mapping[str, Sequence[str]], mall: str) -> tuple[str, ...]:
     "Brands with a store in `mall`. Raises `UnknownMall`, naming near ones."
     return tuple(malls[spelling(malls, mall)])
 
+# %% ../nbs/054_availability.ipynb #e9aac45b
 class Malls:
     "Brands by mall, read from `raw_stores` and kept for `ttl` seconds."
     def __init__(self, ttl: float = 60):

@@ -47,17 +47,25 @@ def rejected(report):
     "id of each line of the rejects file → (column, reason); ids are the first cell of the imported file."
     import csv
     if report.rejects_file is None: return {}
-    with open(report.rejects_file, encoding='utf-8', newline='') as f: return {int(r['line']): r for r in csv.DictReader(f)}
+    with open(report.rejects_file, encoding='utf-8', newline='') as f:
+        return {int(r['line']): r for r in csv.DictReader(f)}
 
 
 # encodings
 
-@pytest.mark.parametrize('name, expected, said', [
-    ('c02_cp1251.csv', {'name': 'Пальто шерстяное', 'category': 'Одежда/Пальто', 'price': Decimal(12990)}, 'cp1251'),
-    ('c02_cp1252.csv', {'name': 'Camiseta añil "retrô"', 'price': Decimal('19.95')}, 'cp1252'),
-    ('c02_gbk.csv', {'name': '羽绒服 女款', 'price': Decimal(399)}, 'gb18030'),
-    ('c02_utf16.csv', {'name': 'Falda', 'price': Decimal('19.95')}, 'utf-16'),
-])
+@pytest.mark.parametrize(
+    'name, expected, said',
+    [
+        (
+            'c02_cp1251.csv',
+            {'name': 'Пальто шерстяное', 'category': 'Одежда/Пальто', 'price': Decimal(12990)},
+            'cp1251',
+        ),
+        ('c02_cp1252.csv', {'name': 'Camiseta añil "retrô"', 'price': Decimal('19.95')}, 'cp1252'),
+        ('c02_gbk.csv', {'name': '羽绒服 女款', 'price': Decimal(399)}, 'gb18030'),
+        ('c02_utf16.csv', {'name': 'Falda', 'price': Decimal('19.95')}, 'utf-16'),
+    ],
+)
 def test_encodings(db, case, name, expected, said):
     report = import_products(db, case(name))
     assert (report.inserted, report.rejected, report.exit_code) == (1, 0, 0) and said in str(report)
@@ -86,10 +94,8 @@ def test_an_unclear_encoding_stops_and_asks(db, tmp_path):
 
 @pytest.mark.parametrize('name, ids, refused', [
     ('c03_stray_quote.csv', ['A1', 'A3', 'A4', 'A5'], {3}),
-    ('c03_stray_quote_then_ok.csv', ['A2', 'A3'], {2}),
-    ('c03_extra_cell_comma_name.csv', [], {2}),
-    ('c03_extra_cell_decimal_comma.csv', ['A2'], {2}),
-    ('c03_short_row.csv', ['A1'], {3}),
+    ('c03_stray_quote_then_ok.csv', ['A2', 'A3'], {2}), ('c03_extra_cell_comma_name.csv', [], {2}),
+    ('c03_extra_cell_decimal_comma.csv', ['A2'], {2}), ('c03_short_row.csv', ['A1'], {3}),
     ('c03_multiline_desc.csv', ['A1'], set()),
 ])
 def test_broken_lines_cost_themselves_alone(db, case, name, ids, refused):
@@ -97,7 +103,10 @@ def test_broken_lines_cost_themselves_alone(db, case, name, ids, refused):
     found = products(db)
     assert sorted(found) == ids and set(rejected(report)) == refused
     assert report.exit_code == (0 if not refused else 2 if not ids else 3)
-    assert all('\n' not in r['name'] and ',' not in r['name'] and r['brand'] == 'zara' for r in found.values())
+    assert all(
+        '\n' not in r['name'] and ',' not in r['name'] and r['brand'] == 'zara'
+        for r in found.values()
+    )
 
 
 def test_a_real_line_break_stays_in_its_cell(db, case):
@@ -106,10 +115,19 @@ def test_a_real_line_break_stays_in_its_cell(db, case):
     assert row['description'] == '<p>Line one</p> <p>Line, two</p>' and row['price'] == Decimal('19.95')
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('c03_backslash_escape.csv', {'A1': ('Top "Luna", azul', Decimal('19.95')), 'A2': ('Top', Decimal('9.95'))}),
-    ('c03_inner_inch.csv', {'A1': ('Boot 5" heel', Decimal('59.95')), 'A3': ('Top', Decimal('9.95'))}),
-])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        (
+            'c03_backslash_escape.csv',
+            {'A1': ('Top "Luna", azul', Decimal('19.95')), 'A2': ('Top', Decimal('9.95'))},
+        ),
+        (
+            'c03_inner_inch.csv',
+            {'A1': ('Boot 5" heel', Decimal('59.95')), 'A3': ('Top', Decimal('9.95'))},
+        ),
+    ],
+)
 def test_quotes_inside_cells(db, case, name, expected):
     import_products(db, case(name))
     assert {k: (r['name'], r['price']) for k, r in products(db).items()} == expected
@@ -119,11 +137,15 @@ def test_quotes_inside_cells(db, case, name, expected):
 
 AMBIGUOUS = {'P05', 'P06', 'P07', 'P08', 'P09', 'P16', 'P37', 'P40'}
 PRICES = {
-    'P00': '19.95', 'P01': '19.95', 'P02': '1299', 'P03': '1299', 'P04': '1299', 'P10': '1299000', 'P11': '1299', 'P12': '1299',
-    'P13': '1299', 'P14': '1299', 'P15': '129999', 'P17': '0', 'P18': '0', 'P20': '19', 'P21': '19', 'P28': None, 'P32': '19.95',
-    'P33': '19.95', 'P34': '19.95', 'P35': '1299', 'P36': '0.99', 'P38': '0.001', 'P41': '1299.90',
+    'P00': '19.95', 'P01': '19.95', 'P02': '1299', 'P03': '1299', 'P04': '1299', 'P10': '1299000',
+    'P11': '1299', 'P12': '1299', 'P13': '1299', 'P14': '1299', 'P15': '129999', 'P17': '0',
+    'P18': '0', 'P20': '19', 'P21': '19', 'P28': None, 'P32': '19.95', 'P33': '19.95',
+    'P34': '19.95', 'P35': '1299', 'P36': '0.99', 'P38': '0.001', 'P41': '1299.90',
 }
-NO_PRICE = {'P19', 'P22', 'P23', 'P24', 'P25', 'P26', 'P27', 'P29', 'P30', 'P31', 'P39', 'P42', 'P43', 'P44', 'P45', 'P46'}
+NO_PRICE = {
+    'P19', 'P22', 'P23', 'P24', 'P25', 'P26', 'P27', 'P29', 'P30', 'P31', 'P39', 'P42', 'P43',
+    'P44', 'P45', 'P46',
+}
 
 
 def by_id(report, file):
@@ -156,9 +178,13 @@ def test_a_column_decides(db, tmp_path):
 
 
 def test_the_currency_that_a_price_names(db, tmp_path):
-    (tmp_path/'p.csv').write_text('external_id,brand,price,currency\n1,Zara,€19.95,\n2,Zara,19.95,usd\n3,Zara,€19.95,USD\n')
+    (tmp_path / 'p.csv').write_text(
+        'external_id,brand,price,currency\n1,Zara,€19.95,\n2,Zara,19.95,usd\n3,Zara,€19.95,USD\n'
+    )
     report = import_products(db, tmp_path/'p.csv', options=ReadOptions(currency='GBP'))
-    assert [r['currency'] for r in table(db)] == ['EUR', 'USD'] and rejected(report)[4]['column'] == 'currency'
+    assert [r['currency'] for r in table(db)] == ['EUR', 'USD'] and rejected(report)[4][
+        'column'
+    ] == 'currency'
 
 
 # brands
@@ -169,12 +195,17 @@ def test_brands(db, case):
     brand = {r['external_id']: r['brand'] for r in table(db)}
     groups = {
         'levi_s': 'B00 B01 B02 B03 B04 B05 B06', 'l_oreal': 'B07 B08', 'hm': 'B09 B10 B11 B12 B14',
-        'pull_bear': 'B15 B16 B17 B18 B19', 'massimo_dutti': 'B26 B27 B28 B29', 'sostrene': 'B30', 'weiss': 'B31',
-        'lodz': 'B32', 'strasse': 'B33', 'c_a': 'B35 B36', 'marks_and_spencer': 'B37 B38 B39', 'zara': 'B20',
-        'zara_com': 'B43',
+        'pull_bear': 'B15 B16 B17 B18 B19', 'massimo_dutti': 'B26 B27 B28 B29', 'sostrene': 'B30',
+        'weiss': 'B31', 'lodz': 'B32', 'strasse': 'B33', 'c_a': 'B35 B36',
+        'marks_and_spencer': 'B37 B38 B39', 'zara': 'B20', 'zara_com': 'B43',
     }
     for key, ids in groups.items(): assert {brand[i] for i in ids.split()} == {key}
-    assert brand['B21'].startswith('zara_') and brand['B22'] == 'zara' and brand['B23'] and brand['B24'] == f"uniqlo_{brand['B23']}"
+    assert (
+        brand['B21'].startswith('zara_')
+        and brand['B22'] == 'zara'
+        and brand['B23']
+        and brand['B24'] == f"uniqlo_{brand['B23']}"
+    )
     assert set(by_id(report, file)) == {'B25', 'B40', 'B41', 'B42'}
 
 
@@ -187,10 +218,12 @@ def test_a_mall_shop_is_found_whatever_the_apostrophe(db, case):
 # sizes
 
 SIZES = {
-    'S00': ['36/38'], 'S01': ['S', 'M', 'L'], 'S02': ['S', 'M', 'L'], 'S03': ['S', 'M', 'L'], 'S04': ['S', 'M', 'L'], 'S05': ['36,5'],
-    'S06': ['36,5', '37'], 'S07': ['36.5', '37'], 'S08': ['S', 'M'], 'S09': ['36', '37.5'], 'S10': ['S', 'M'], 'S11': ['S', 'M', 'L'],
-    'S12': [], 'S13': ['One Size', 'M'], 'S14': [], 'S15': [], 'S16': [], 'S17': [], 'S18': [], 'S19': [], 'S20': ['S', 'M'],
-    'S21': ['S', 'M', 'L'], 'S22': [], 'S23': ['S'], 'S24': ['S', 'M'], 'S25': ['S', 'M'], 'S26': ['S', 'M'],
+    'S00': ['36/38'], 'S01': ['S', 'M', 'L'], 'S02': ['S', 'M', 'L'], 'S03': ['S', 'M', 'L'],
+    'S04': ['S', 'M', 'L'], 'S05': ['36,5'], 'S06': ['36,5', '37'], 'S07': ['36.5', '37'],
+    'S08': ['S', 'M'], 'S09': ['36', '37.5'], 'S10': ['S', 'M'], 'S11': ['S', 'M', 'L'], 'S12': [],
+    'S13': ['One Size', 'M'], 'S14': [], 'S15': [], 'S16': [], 'S17': [], 'S18': [], 'S19': [],
+    'S20': ['S', 'M'], 'S21': ['S', 'M', 'L'], 'S22': [], 'S23': ['S'], 'S24': ['S', 'M'],
+    'S25': ['S', 'M'], 'S26': ['S', 'M'],
 }
 
 
@@ -204,10 +237,14 @@ def recent(file, **shift):
     import re
     now = datetime.now(timezone.utc) - timedelta(hours=1)
     text = file.read_text('utf-8')
-    times = [datetime.fromisoformat(t) for t in re.findall(r'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)', text)]
+    times = [
+        datetime.fromisoformat(t)
+        for t in re.findall(r'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)', text)
+    ]
     for t in sorted(set(times)):
         for written in re.findall(r'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)', text):
-            if datetime.fromisoformat(written) == t: text = text.replace(written, (now - (max(times) - t)).isoformat())
+            if datetime.fromisoformat(written) == t:
+                text = text.replace(written, (now - (max(times) - t)).isoformat())
     file.write_text(text, 'utf-8')
     return file
 
@@ -235,7 +272,10 @@ def test_one_row_a_size_is_one_reading(db, case):
 def test_rows_out_of_order(db, case):
     import_availability(db, recent(case('c25_stock_reordered.csv')))
     newest = table(db, 'raw_availability', 'fetched_at')[-1]
-    assert newest['sizes_in_stock'] == [] and table(db, 'availability_latest', '1')[0]['sizes_in_stock'] == []
+    assert (
+        newest['sizes_in_stock'] == []
+        and table(db, 'availability_latest', '1')[0]['sizes_in_stock'] == []
+    )
 
 
 # addresses
@@ -244,9 +284,16 @@ def test_photo_addresses(db, case):
     file = case('c08_urls.csv')
     report = import_products(db, file)
     found = {k: r['image_urls'] for k, r in products(db).items()}
-    one, two = ('U00 U01 U02 U03 U04 U05 U06 U07 U08 U15 U16 U18 U19'.split(), 'U09 U10 U11 U12 U13 U14'.split())
+    one, two = (
+        'U00 U01 U02 U03 U04 U05 U06 U07 U08 U15 U16 U18 U19'.split(),
+        'U09 U10 U11 U12 U13 U14'.split(),
+    )
     assert {k: len(found[k]) for k in one + two} == dict.fromkeys(one, 1) | dict.fromkeys(two, 2)
-    assert all(u.startswith(('https://', 'http://')) and '\\' not in u and ' ' not in u for k in one + two for u in found[k])
+    assert all(
+        u.startswith(('https://', 'http://')) and '\\' not in u and ' ' not in u
+        for k in one + two
+        for u in found[k]
+    )
     assert set(by_id(report, file)) == {'U17', 'U20', 'U21', 'U22'} and report.exit_code == 3
     assert all(not found[k] for k in ('U17', 'U20', 'U21', 'U22'))
 
@@ -276,7 +323,9 @@ def test_photo_names_of_a_folder(db, case, tmp_path):
     (photos/'sub').mkdir(parents=True)
     for name in ('camiso\u0301n.jpg', 'foto 1.jpg', 'IMG_1.jpg', 'sub/b.jpg'):
         (photos/name).write_bytes(to_jpeg(Image.new('RGB', (8, 8), 'teal')))
-    report = import_products(db, case('c14_folder.csv'), images=photos, storage=FolderStorage(tmp_path/'storage'))
+    report = import_products(
+        db, case('c14_folder.csv'), images=photos, storage=FolderStorage(tmp_path / 'storage')
+    )
     found = {k: len(r['image_urls']) for k, r in products(db).items()}
     assert found == dict.fromkeys((f'F{n}' for n in range(12)), 1) and report.rejected == 0
 
@@ -284,7 +333,12 @@ def test_photo_names_of_a_folder(db, case, tmp_path):
 def test_a_long_id_has_a_bounded_key(db, case, tmp_path):
     (tmp_path/'photos').mkdir()
     (tmp_path/'photos'/'base.jpg').write_bytes(to_jpeg(Image.new('RGB', (8, 8), 'teal')))
-    report = import_products(db, case('c14_long_sku.csv'), images=tmp_path/'photos', storage=FolderStorage(tmp_path/'storage'))
+    report = import_products(
+        db,
+        case('c14_long_sku.csv'),
+        images=tmp_path / 'photos',
+        storage=FolderStorage(tmp_path / 'storage'),
+    )
     assert report.inserted == 2 and report.faults == 0
     urls = [r['image_urls'][0] for r in table(db)]
     assert len(set(urls)) == 2 and all(len(part) < 200 for url in urls for part in url.split('/'))
@@ -312,13 +366,30 @@ def test_square_brackets(db, case):
 
 
 CATEGORIES = {
-    'Apparel & Accessories > Clothing > Shirts & Tops': 'top', 'Apparel & Accessories > Clothing > Skorts': 'bottom',
-    'Apparel & Accessories > Clothing': 'other', 'Apparel & Accessories > Clothing > Suits': 'other',
-    'Apparel & Accessories > Clothing > Swimwear': 'other', 'Apparel & Accessories > Clothing > Outerwear > Unheard': 'outerwear',
-    'Shirt dresses': 'dress', 'Dress shirts': 'top', 'Belt bags': 'bag', 'Sock boots': 'shoes', 'Strickjacken': 'outerwear',
-    'Handtaschen': 'bag', 'Turnschuhe': 'shoes', 'Handschuhe': 'accessory', 'Abendkleider': 'dress', 'Robes de soirée': 'dress',
-    'Damen/Röcke': 'bottom', '连衣裙': 'dress', '外套': 'outerwear', 'Coat hangers': 'other', 'Shoe care': 'other',
-    'Bag charms': 'accessory', 'WOMEN': 'other', 'T恤': 'top',
+    'Apparel & Accessories > Clothing > Shirts & Tops': 'top',
+    'Apparel & Accessories > Clothing > Skorts': 'bottom',
+    'Apparel & Accessories > Clothing': 'other',
+    'Apparel & Accessories > Clothing > Suits': 'other',
+    'Apparel & Accessories > Clothing > Swimwear': 'other',
+    'Apparel & Accessories > Clothing > Outerwear > Unheard': 'outerwear',
+    'Shirt dresses': 'dress',
+    'Dress shirts': 'top',
+    'Belt bags': 'bag',
+    'Sock boots': 'shoes',
+    'Strickjacken': 'outerwear',
+    'Handtaschen': 'bag',
+    'Turnschuhe': 'shoes',
+    'Handschuhe': 'accessory',
+    'Abendkleider': 'dress',
+    'Robes de soirée': 'dress',
+    'Damen/Röcke': 'bottom',
+    '连衣裙': 'dress',
+    '外套': 'outerwear',
+    'Coat hangers': 'other',
+    'Shoe care': 'other',
+    'Bag charms': 'accessory',
+    'WOMEN': 'other',
+    'T恤': 'top',
 }
 
 
@@ -330,12 +401,16 @@ def test_categories_of_shop_taxonomies(db, case):
     import_products(db, case('c24_categories.csv'))
     found = {k: r['category_canonical'] for k, r in products(db).items()}
     expected = {
-        'top': 'G0 G18 G27 G40 G43 G44 G48 G53 G59 G60 G61 G62 G63', 'dress': 'G1 G4 G16 G17 G21 G36 G39 G47 G52 G55',
-        'outerwear': 'G2 G19 G31 G32 G33 G38 G50 G56 G57', 'bottom': 'G10 G20 G24 G25 G26 G28 G30 G37 G45 G46 G51',
-        'bag': 'G12 G22 G35 G42 G49 G65', 'shoes': 'G13 G23 G34 G41 G54 G64', 'hat': 'G14', 'accessory': 'G15 G67 G68',
+        'top': 'G0 G18 G27 G40 G43 G44 G48 G53 G59 G60 G61 G62 G63',
+        'dress': 'G1 G4 G16 G17 G21 G36 G39 G47 G52 G55',
+        'outerwear': 'G2 G19 G31 G32 G33 G38 G50 G56 G57',
+        'bottom': 'G10 G20 G24 G25 G26 G28 G30 G37 G45 G46 G51', 'bag': 'G12 G22 G35 G42 G49 G65',
+        'shoes': 'G13 G23 G34 G41 G54 G64', 'hat': 'G14', 'accessory': 'G15 G67 G68',
         'other': 'G5 G6 G7 G8 G9 G11 G58 G66 G69',
     }
-    assert {k: found[k] for ids in expected.values() for k in ids.split()} == {k: c for c, ids in expected.items() for k in ids.split()}
+    assert {k: found[k] for ids in expected.values() for k in ids.split()} == {
+        k: c for c, ids in expected.items() for k in ids.split()
+    }
     assert found['G3'] in ('outerwear', 'top') and found['G29'] in ('dress', 'bottom')
 
 

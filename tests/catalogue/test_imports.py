@@ -273,7 +273,17 @@ def test_encodings_and_delimiters(db, tmp_path):
 
 @pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
 def test_line_endings_blank_lines_and_short_and_long_rows(db, tmp_path, ending):
-    lines = ['', ',,', 'brand,external_id,name', 'zara,1', 'zara,2,x,too,many', '', ',,', 'zara,3,y', 'zara,4,z,,']
+    lines = [
+        '',
+        ',,',
+        'brand,external_id,name',
+        'zara,1',
+        'zara,2,x,too,many',
+        '',
+        ',,',
+        'zara,3,y',
+        'zara,4,z,,',
+    ]
     (tmp_path/'p.csv').write_bytes(ending.join(lines).encode())
     report = import_products(db, tmp_path/'p.csv')
     assert counts(report) == (2, 0, 0, 2) and report.exit_code == 3

@@ -34,7 +34,7 @@ CURRENCIES = frozenset(
 
 # %% ../../nbs/032_catalogue.columns.ipynb #92cb7a2c
 class Money(NamedTuple):
-    "A price taken apart: digits and signs, the currency if it is named, whether `,-` or `.-` ends it."
+    "A price taken apart: digits and signs, its currency if named, the sign of an ending `,-`."
     number: str
     currency: str | None = None
     dash: str = ''
@@ -70,7 +70,7 @@ def take_apart(text: str) -> Money:
 _GROUPS = r'\d{{1,3}}(?:{0}\d{{3}})+|\d{{1,2}}(?:{0}\d{{2}})+{0}\d{{3}}'  # thousands, or lakhs as in India
 
 class Number(NamedTuple):
-    "A number without its signs, and what they say: the decimal sign, or the sign whose meaning is open."
+    "A number without its signs, and what they say."
     whole: str
     fraction: str = ''
     decimal: str = ''  # certain

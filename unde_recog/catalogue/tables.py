@@ -84,7 +84,7 @@ _LISTS = ('sizes', 'sizes_in_stock', 'image_urls')
 def column_readers(
     table: Table, options: ReadOptions, typed: bool = False
 ) -> tuple[dict[str, Callable[[str], Any]], dict[str, Callable[[str], None]]]:
-    "(readers, observers) for one file. Observers see every cell of their column before the first is read."
+    "(readers, observers) for one file; observers see their whole column before it is read."
     readers: dict[str, Callable[..., Any]] = dict(table.readers)
     observers: dict[str, Callable[[str], None]] = {}
     if 'price' in readers:
@@ -153,7 +153,7 @@ def open_source(
     file: str | Path, mapping: Mapping[str, str] | str | None, options: ReadOptions, *,
     brand: str | None = None, attributes: Mapping[str, str] | None = None,
 ) -> tuple[TableFile, Mapping[str, str] | None]:
-    "(the file as a table, its column mapping), the mapping given as dictionary, JSON file or ready name."
+    "(the file as a table, its column mapping); mapping: dictionary, JSON file or ready name."
     source = open_table(file, options)
     if mapping is None or isinstance(mapping, Mapping): return source, mapping
     if mapping not in READY: return source, _mapping_file(mapping)
@@ -168,15 +168,16 @@ class Rejected(NamedTuple):
     value: str
     reason: str
 
+# %% ../../nbs/034_catalogue.tables.ipynb #c1233237
 @dataclass
 class RowParser:
-    "Reads the rows of one file: columns by position, values that are the same in all rows, brand aliases."
+    "Reads the rows of one file; `fixed`: values that are the same in all rows."
     table: Table
     readers: Mapping[str, Callable[[str], Any]]
     columns: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] | None = None
-    _brands: dict[str, str] = field(default_factory=dict)
+    brands: dict[str, str] = field(default_factory=dict)  # as written → key
 
     def text(self, cells: Sequence[str], column: str) -> str:
         "The cell of a column, or what is given for all rows."
@@ -201,8 +202,8 @@ class RowParser:
         return values, faults
 
     def brand(self, written: str) -> str:
-        if written not in self._brands: self._brands[written] = brand_key(written, self.aliases)
-        return self._brands[written]
+        if written not in self.brands: self.brands[written] = brand_key(written, self.aliases)
+        return self.brands[written]
 
 _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list there
 
@@ -232,7 +233,7 @@ def row_parser(
 
 # %% ../../nbs/034_catalogue.tables.ipynb #3bb0b1aa
 def check_currency(values: Mapping[str, Any], price: str, default: str | None) -> str | None:
-    "The currency of a row, from its column, its price or the option. Raises `ValueError` if they differ."
+    "The currency of a row: column, price or option. Raises `ValueError` if they differ."
     named = currency_of(price) if price and not price.isascii() or any(c.isalpha() for c in price) else None
     own = values.get('currency')
     if own and named and own != named: raise ValueError(f'is {own}, the price says {named}')

@@ -143,7 +143,7 @@ def split_sizes(text: str, separator: str | None = None) -> list[str]:
 
 # %% ../../nbs/031_catalogue.values.ipynb #8efb2758
 def read_sizes(v: str, separator: str | None = None, in_stock: bool = False) -> list[str]:
-    "Sizes of a cell; `in_stock`: those with a count of 0 are left out. Nothing, `{}`, `0` or `-`: none."
+    "Sizes of a cell; `in_stock`: without those that have a count of 0. `{}`, `0` and `-`: none."
     text = v.strip()
     if is_null(text) or text in _SOLD_OUT: return []
     value = bracketed(text)
@@ -291,7 +291,10 @@ def category_patterns(path: Path | None = None) -> tuple[tuple[re.Pattern[str], 
     return tuple((re.compile(rf'\b(?:{p})\b', re.I), c) for p, c in rows)
 
 # %% ../../nbs/031_catalogue.values.ipynb #14b92c0f
-_CLOTHES = r'(?:apparel|clothing|clothes|fashion|wear|ropa|moda|mode|bekleidung|kleidung|v[eê]tements?|abbigliamento|одежда)'
+_CLOTHES = (
+    r'(?:apparel|clothing|clothes|fashion|wear|ropa|moda|mode|bekleidung|kleidung|v[eê]tements?|'
+    r'abbigliamento|одежда)'
+)
 _EXTRAS = r'(?:accessor(?:y|ies)|accesorios|accessoires|zubeh[oö]r|accessori|аксессуары)'
 _AND = r'\s*(?:&|and|y|und|et|e|и|,|\+)\s*'
 _ROOT = re.compile(rf'\b{_CLOTHES}{_AND}(?:\w+{_AND})?{_EXTRAS}\b|\b{_EXTRAS}{_AND}{_CLOTHES}\b', re.I)
