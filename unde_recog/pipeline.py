@@ -366,10 +366,12 @@ async def answer_step(item_state: ItemState, ctx: RequestContext) -> ItemAnswer:
     matches = [to_match(c, facts.products.get(c.key), facts.colours.get(c.key, ())) for c in shown]
     return ItemAnswer(
         item_index=item_state.index,
+        person_index=item.person_index,
         box=item.box,
         category=item.category,  # type: ignore[arg-type]
         confidence=item.confidence,
         match_type=item_state.kind,
+        reason=item_state.reason,
         reranked=item_state.reranked,
         tags=item_state.tags,
         matches=matches,
