@@ -127,7 +127,6 @@ class RequestContext:
     content_hash: str | None = None  # SHA-256 of the photo's bytes
     reason: PhotoReason | None = None
     vectors: asyncio.Future[list[Any]] | None = None  # of all garments, pending
-
     def __post_init__(self) -> None: self.catalogue = self.catalogue or CatalogueReader(self.db)
     @property
     def thresholds(self) -> Thresholds: return thresholds(self.settings, self.parts.primary.card)

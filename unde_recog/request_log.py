@@ -94,6 +94,7 @@ class RequestRow:
     user_id: str | None = None
     photo_url: str | None = None
     content_hash: str | None = None  # SHA-256 of the photo's bytes
+    photo_key: str | None = None  # where a photo kept for labelling lies
     reason: str | None = None  # why there are no items
     user_mall: str | None = None
     detection_time_ms: int | None = None
