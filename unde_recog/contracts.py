@@ -102,7 +102,9 @@ class Candidate:
     "One SKU proposed for one item, with its best photo."
     key: SkuKey
     score: float
-    primary: float | None = None
+    primary: float | None = None  # likeness and evidence of the category, 0–1
+    cosine: float | None = None  # likeness alone
+    fits: bool = True  # may be of the garment's category
     ximilar: float | None = None
     visual: float | None = None
     semantic: float | None = None
@@ -129,7 +131,7 @@ class Candidate:
 _CANDIDATE = tuple(f.name for f in fields(Candidate))
 
 # %% ../nbs/001_contracts.ipynb #d085cee9
-_SCORES = ('primary', 'ximilar', 'visual', 'semantic')
+_SCORES = ('primary', 'cosine', 'ximilar', 'visual', 'semantic')
 
 def candidate_row(candidate: Candidate, item_index: int) -> dict[str, Any]:
     "A candidate as the log keeps it; scores that nobody measured are left out."

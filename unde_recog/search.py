@@ -4,7 +4,7 @@
 
 # %% ../nbs/052_search.ipynb #42b15e03
 from __future__ import annotations
-import asyncio, time
+import asyncio, json, time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['EF_MAX', 'EXACT_LIMIT', 'Scored', 'planner', 'exact_query', 'Layout', 'layout_query', 'parse_layout', 'skus_query',
-           'parse_sku', 'parse_skus', 'SearchQuery', 'search', 'asearch_all', 'asearch', 'exact_scores_query',
-           'parse_scores', 'VectorSpaceError', 'Version', 'current_version', 'check_space', 'CachedVectors',
-           'search_together', 'score_together', 'PgRetriever']
+__all__ = ['EF_MAX', 'KEPT', 'EXACT_LIMIT', 'Scored', 'planner', 'exact_query', 'Layout', 'layout_query', 'parse_layout', 'Arm',
+           'filter_arms', 'category_arms', 'skus_query', 'SkuRow', 'parse_sku', 'parse_skus', 'SearchQuery',
+           'first_query', 'second_query', 'search', 'asearch_all', 'asearch', 'exact_scores_query', 'parse_scores',
+           'VectorSpaceError', 'Version', 'current_version', 'check_space', 'CachedVectors', 'search_together',
+           'score_together', 'PgRetriever']
 
 # %% ../nbs/052_search.ipynb #60dede7a
 import numpy as np
@@ -23,6 +24,7 @@ import psycopg
 from PIL import Image
 from .contracts import Candidate, Item, SkuKey
 from .db.database import Databases, Query, Batcher, arun, arun_all, key_arrays, run
+from .evidence import Evidence, EvidenceTable, evidence_of
 from .media.images import pixel_hash
 
 # %% ../nbs/052_search.ipynb #11cc5656
@@ -38,24 +40,41 @@ def planner(fetch: int, filtered: bool) -> dict[str, str]:
 
 # %% ../nbs/052_search.ipynb #b5ed5710
 _DISTANCE = 'embedding <=> %(vector)s::vector'
-_PHOTO = f'brand, sku_id, image_url, metadata, {_DISTANCE} as distance'
-_SKUS = '''select brand, sku_id, image_url, metadata, distance from (
-    select distinct on (brand, sku_id) brand, sku_id, image_url, metadata, distance
-    from near order by brand, sku_id, distance) best
-order by distance, brand, sku_id limit %(k)s'''
+_CATEGORY = "coalesce(category_canonical, metadata->>'category')"  # of an older index: its metadata
+_PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category, {_DISTANCE} as distance'
+_SKUS = '''select brand, sku_id, image_url, metadata, category, distance from (
+    select *, row_number() over (order by distance, brand, sku_id) as place,
+        distance - coalesce((%(deductions)s::jsonb->>category)::float8, 0) as weighed
+    from (
+        select distinct on (brand, sku_id) brand, sku_id, image_url, metadata, category, distance
+        from near order by brand, sku_id, distance) best) ranked
+order by place > %(kept)s, weighed, brand, sku_id limit %(k)s'''
+KEPT = 10  # SKUs nearest by likeness alone, which stay in a list whatever their category
 
 def _query(near: str, k: int, local: Mapping[str, str], **params: Any) -> Query:
-    return Query(f'with near as materialized ({near})\n{_SKUS}', {'k': k, **params}, local)
+    whole = {'k': k, 'kept': KEPT, 'deductions': '{}', **params}
+    return Query(f'with near as materialized ({near})\n{_SKUS}', whole, local)
 
 # %% ../nbs/052_search.ipynb #8028f2e0
 _ROWS = 'from sku_image_embeddings where model_version = %(version)s'
 
-def exact_query(vector: np.ndarray, k: int, version: str, brands: Sequence[str] | None = None) -> Query:
-    """The `k` nearest SKUs by a scan of all rows of `version` (and `brands`). No index order can cut it
-    short: photos are not limited."""
+def exact_query(
+    vector: np.ndarray,
+    k: int,
+    version: str,
+    brands: Sequence[str] | None = None,
+    *,
+    evidence: Evidence = Evidence(),
+    categories: Sequence[str] | None = None,
+) -> Query:
+    """The `k` nearest SKUs by a scan of all rows of `version` (and `brands`, `categories`). No index order
+    can cut it short: photos are not limited."""
     brand = '' if brands is None else ' and brand = any(%(brands)s)'
+    category = '' if categories is None else f' and {_CATEGORY} = any(%(categories)s)'
     params = {'vector': vector, 'version': version, 'brands': list(brands or ())}
-    return _query(f'select {_PHOTO} {_ROWS}{brand}', k, {}, **params)
+    if evidence: params['deductions'] = json.dumps(evidence.deductions)
+    if categories is not None: params['categories'] = list(categories)
+    return _query(f'select {_PHOTO} {_ROWS}{brand}{category}', k, {}, **params)
 
 # %% ../nbs/052_search.ipynb #cb87f378
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,7 @@ class Layout:
     rows: int = 0
     brands: Mapping[str, int] = field(default_factory=dict)
     small: Mapping[str, int] = field(default_factory=dict)
+    categories: Mapping[str, int] = field(default_factory=dict)  # with an index of their own
 
     def mostly(self, brands: Sequence[str]) -> bool:
         "Whether `brands` let so much through that the global index beats a union of arms."
@@ -72,48 +92,80 @@ class Layout:
         return bool(self.rows) and passing > .6*self.rows
 
 # %% ../nbs/052_search.ipynb #2511ad3a
-_LAYOUT = '''with indexes as materialized (
-    select obj_description(c.oid)::jsonb->>'brand' as brand, greatest(c.reltuples, 0)::bigint as rows
+_LAYOUT = '''with comments as materialized (
+    select obj_description(c.oid)::jsonb as comment, greatest(c.reltuples, 0)::bigint as rows
     from pg_index i join pg_class c on c.oid = i.indexrelid
     where i.indrelid = 'sku_image_embeddings'::regclass and i.indisvalid
-      and obj_description(c.oid) like '{%%' and obj_description(c.oid)::jsonb->>'version' = %(version)s)
-select brand, rows, true from indexes
+      and obj_description(c.oid) like '{%%'),
+indexes as materialized (
+    select comment->>'brand' as brand, comment->>'category' as category, rows
+    from comments where comment->>'version' = %(version)s)
+select brand, category, rows, true from indexes
 union all
-select brand, count(*), false from sku_image_embeddings
+select brand, null, count(*), false from sku_image_embeddings
 where model_version = %(version)s and exists (select from indexes)
   and brand <> all (array(select brand from indexes where brand is not null))
 group by brand'''
 
 def layout_query(version: str) -> Query:
-    "(brand, rows, indexed) of `version`: its HNSW indexes, and the brands that have none beside them."
+    "(brand, category, rows, indexed) of `version`: its HNSW indexes, and the brands that have none."
     return Query(_LAYOUT, {'version': version})
 
 def parse_layout(version: str, rows: Iterable[Sequence]) -> Layout:
     "Rows of `layout_query`."
     rows = list(rows)
-    indexed = {brand: n for brand, n, has_index in rows if has_index}
-    brands = {brand: n for brand, n in indexed.items() if brand is not None}
-    small = {brand: n for brand, n, has_index in rows if not has_index}
-    return Layout(version, indexed.get(None, 0), brands, small)
+    whole = sum(n for brand, category, n, indexed in rows if indexed and not brand and not category)
+    return Layout(
+        version,
+        whole,
+        {brand: n for brand, _, n, indexed in rows if indexed and brand},
+        {brand: n for brand, _, n, indexed in rows if not indexed},
+        {category: n for _, category, n, indexed in rows if indexed and category},
+    )
 
 # %% ../nbs/052_search.ipynb #bc546abb
 EXACT_LIMIT = 4000  # rows: as many as make a global index worth while (reports/latency)
 _NEAREST = f'order by {_DISTANCE} limit %(fetch)s'
 
-def _arms(
-    k: int, layout: Layout, brands: Sequence[str], *, fetch: int, **params: Any
-) -> Query:
-    "An arm for each brand with an index of its own, and one for the others."
-    own, small = sorted(set(brands) & set(layout.brands)), sorted(set(brands) - set(layout.brands))
-    arms = [f'(select {_PHOTO} {_ROWS} and brand = %(brand_{i})s {_NEAREST})' for i in range(len(own))]
-    many = sum(layout.small.get(b, 0) for b in small) > EXACT_LIMIT
-    if small:
-        arms.append(f'(select {_PHOTO} {_ROWS} and brand = any(%(small)s) {_NEAREST if many else ""})')
-    named = {f'brand_{i}': brand for i, brand in enumerate(own)}
-    return _query(
-        '\nunion all '.join(arms), k, planner(fetch, many), fetch=fetch, small=small, **named, **params
-    )
+class Arm(NamedTuple):
+    "A condition on rows; `exact`: all of them are read."
+    where: str
+    params: Mapping[str, Any]
+    iterate: bool = False  # the index holds other rows too
+    exact: bool = False
 
+    def sql(self, limit: str = _NEAREST) -> str:
+        return f"(select {_PHOTO} {_ROWS}{self.where} {'' if self.exact else limit})"
+
+def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
+    "The arms that cover `brands` (None: all)."
+    if brands is None: return [Arm('', {})]
+    any_brand = Arm(' and brand = any(%(brands)s)', {'brands': list(brands)}, True)
+    if layout.mostly(brands): return [any_brand]
+    own, small = sorted(set(brands) & set(layout.brands)), sorted(set(brands) - set(layout.brands))
+    arms = [Arm(f' and brand = %(brand_{i})s', {f'brand_{i}': brand}) for i, brand in enumerate(own)]
+    many = sum(layout.small.get(brand, 0) for brand in small) > EXACT_LIMIT
+    if small: arms.append(Arm(' and brand = any(%(small)s)', {'small': small}, many, not many))
+    return arms
+
+# %% ../nbs/052_search.ipynb #07f0c0f9
+def category_arms(
+    layout: Layout, brands: Sequence[str] | None, categories: Sequence[str]
+) -> list[Arm]:
+    "The arms that cover the likely `categories` among `brands`."
+    if not layout.categories: return []  # made before indexes knew categories
+    brand = '' if brands is None else ' and brand = any(%(brands)s)'
+    given = {} if brands is None else {'brands': list(brands)}
+    own = [category for category in categories if category in layout.categories]
+    rare = [category for category in categories if category not in layout.categories]
+    arms = [
+        Arm(f' and category_canonical = %(category_{i})s{brand}', {f'category_{i}': name, **given}, True)
+        for i, name in enumerate(own)
+    ]
+    where = f' and category_canonical = any(%(rare)s){brand}'
+    return arms + [Arm(where, {'rare': rare, **given}, exact=True)]*bool(rare)
+
+# %% ../nbs/052_search.ipynb #ba4f47e6
 def skus_query(
     vector: np.ndarray,
     k: int,
@@ -121,50 +173,74 @@ def skus_query(
     brands: Sequence[str] | None = None,
     *,
     fetch: int | None = None,
+    evidence: Evidence = Evidence(),
 ) -> Query:
     "The `k` nearest SKUs by index; `fetch` photos are looked at in each arm (default 6 × k)."
-    if not layout.rows: return exact_query(vector, k, layout.version, brands)
+    if not layout.rows: return exact_query(vector, k, layout.version, brands, evidence=evidence)
     fetch = min(EF_MAX, fetch or 6*k)
-    params = {'vector': vector, 'version': layout.version}
-    if brands is None:
-        # twice: from all brands, whole clusters are else missed (reports/latency)
-        local = planner(2*fetch, False)
-        return _query(f'select {_PHOTO} {_ROWS} {_NEAREST}', k, local, fetch=fetch, **params)
-    if not layout.mostly(brands): return _arms(k, layout, brands, fetch=fetch, **params)
-    near = f'select {_PHOTO} {_ROWS} and brand = any(%(brands)s) {_NEAREST}'
-    return _query(near, k, planner(fetch, True), fetch=fetch, brands=list(brands), **params)
+    plain, likely = filter_arms(layout, brands), category_arms(layout, brands, evidence.likely)
+    arms = plain + likely
+    params = {name: value for arm in arms for name, value in arm.params.items()}
+    # twice: from all brands, whole clusters are else missed (reports/latency)
+    depth = 2*fetch if brands is None and not likely else fetch
+    local = planner(depth, any(arm.iterate for arm in arms))
+    near = '\nunion all '.join(arm.sql() for arm in arms)
+    if evidence: params['deductions'] = json.dumps(evidence.deductions)
+    return _query(near, k, local, vector=vector, version=layout.version, fetch=fetch, **params)
 
 # %% ../nbs/052_search.ipynb #f404590e
-def parse_sku(brand: str, sku_id: str, url: str, metadata: dict[str, Any], distance: float) -> Candidate:
-    "A row of a SKU query → a candidate; the score is the cosine, clipped to 0–1."
-    score = min(1., max(0., 1. - distance))
+class SkuRow(NamedTuple):
+    "A row of a SKU query."
+    brand: str
+    sku_id: str
+    image_url: str
+    metadata: dict[str, Any]
+    category: str | None
+    distance: float
+
+def parse_sku(row: SkuRow, evidence: Evidence = Evidence()) -> Candidate:
+    "A candidate; `cosine` is clipped to 0–1, `score` and `primary` weigh in the evidence."
+    cosine = min(1., max(0., 1. - row.distance))
+    score = evidence.combined(cosine, row.category)
     return Candidate(
-        key=SkuKey(brand, sku_id),
+        key=SkuKey(row.brand, row.sku_id),
         score=score,
         primary=score,
-        image_url=url,
-        metadata=metadata,
-        style_id=metadata.get('style_id'),
+        cosine=cosine,
+        fits=evidence.fits(row.category),
+        image_url=row.image_url,
+        metadata=row.metadata,
+        style_id=row.metadata.get('style_id'),
     )
 
-def parse_skus(rows: Iterable[Sequence]) -> list[Candidate]:
-    "Rows of a SKU query → candidates."
-    return [parse_sku(*row) for row in rows]
+def parse_skus(rows: Iterable[Sequence], evidence: Evidence = Evidence()) -> list[Candidate]:
+    "Rows of a SKU query → candidates, each SKU once, best first."
+    found = {tuple(row[:2]): parse_sku(SkuRow(*row), evidence) for row in rows}
+    return sorted(found.values(), key=lambda c: -c.score)
 
 # %% ../nbs/052_search.ipynb #bec306a2
 class SearchQuery(NamedTuple):
-    "What is asked: the nearest `k` SKUs of `brands` (None: all)."
+    "What is asked: the nearest `k` SKUs of `brands` (None: all), as the evidence weighs them."
     vector: np.ndarray
     k: int
     brands: Sequence[str] | None = None
+    evidence: Evidence = Evidence()
 
-def _attempts(query: SearchQuery, layout: Layout) -> list[Query]:
-    "What is asked of the server, one after the other until there are enough."
-    vector, k, brands = query
+def first_query(query: SearchQuery, layout: Layout) -> Query | None:
+    "What is asked of the server first; None: no brand can have anything."
+    vector, k, brands, evidence = query
     if k < 1: raise ValueError(f'k={k}: at least one SKU must be asked for')
-    if brands is not None and not brands: return []
-    exact = exact_query(vector, k, layout.version, brands)
-    return [skus_query(vector, k, layout, brands), exact] if layout.rows else [exact]
+    if brands is not None and not brands: return None
+    return skus_query(vector, k, layout, brands, evidence=evidence)
+
+def second_query(query: SearchQuery, layout: Layout, rows: Sequence[Sequence]) -> Query | None:
+    """What is asked after that: all rows where the index has brought too few SKUs; all of the likely
+    categories where it has brought none of them; else nothing."""
+    vector, k, brands, evidence = query
+    if not layout.rows or (brands is not None and not brands): return None
+    if len(rows) < k: return exact_query(vector, k, layout.version, brands, evidence=evidence)
+    if not evidence or any(row[4] in evidence.likely for row in rows): return None
+    return exact_query(vector, k, layout.version, brands, evidence=evidence, categories=evidence.likely)
 
 def search(
     conn: psycopg.Connection,
@@ -173,24 +249,29 @@ def search(
     *,
     layout: Layout,
     brands: Sequence[str] | None = None,
+    evidence: Evidence = Evidence(),
 ) -> list[Candidate]:
     "The `k` nearest SKUs to `vector` (L2-normalised float32 [512]) among `brands`, best first."
-    rows: list = []
-    for query in _attempts(SearchQuery(vector, k, brands), layout):
-        if len(rows := run(conn, query)) >= k: break
-    return parse_skus(rows)
+    asked = SearchQuery(vector, k, brands, evidence)
+    first = first_query(asked, layout)
+    rows = run(conn, first) if first else []
+    if second := second_query(asked, layout, rows): rows = rows + run(conn, second)
+    return parse_skus(rows, evidence)[:k]
 
-# %% ../nbs/052_search.ipynb #5d93b6c8
+# %% ../nbs/052_search.ipynb #227ef402
 async def asearch_all(
     conn: psycopg.AsyncConnection, queries: Sequence[SearchQuery], *, layout: Layout
 ) -> list[list[Candidate]]:
     "As `search`, for several questions at once."
-    left = [_attempts(query, layout) for query in queries]
-    found: list[list] = [[] for _ in queries]
-    while open_ones := [i for i, query in enumerate(queries) if left[i] and len(found[i]) < query.k]:
-        answers = await arun_all(conn, [left[i].pop(0) for i in open_ones])
-        for i, rows in zip(open_ones, answers): found[i] = rows
-    return [parse_skus(rows) for rows in found]
+    rows: list[list] = [[] for _ in queries]
+    async def ask(asked: Sequence[Query | None]) -> None:
+        open_ones = [(i, query) for i, query in enumerate(asked) if query is not None]
+        if not open_ones: return
+        answers = await arun_all(conn, [query for _, query in open_ones])
+        for (i, _), answer in zip(open_ones, answers): rows[i] = rows[i] + answer
+    await ask([first_query(query, layout) for query in queries])
+    await ask([second_query(query, layout, found) for query, found in zip(queries, rows)])
+    return [parse_skus(found, query.evidence)[:query.k] for query, found in zip(queries, rows)]
 
 async def asearch(
     conn: psycopg.AsyncConnection,
@@ -200,23 +281,27 @@ async def asearch(
     layout: Layout,
     brands: Sequence[str] | None = None,
 ) -> list[Candidate]:
-    "As `search`, for the service."
+    "As `search` without evidence, for the service."
     return (await asearch_all(conn, [SearchQuery(vector, k, brands)], layout=layout))[0]
 
 # %% ../nbs/052_search.ipynb #aa5a5b24
-_SCORES = f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE}))
+_SCORES = f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE})),
+    max(coalesce(e.category_canonical, e.metadata->>'category'))
 from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, sku_id)
 join sku_image_embeddings e
   on e.model_version = %(version)s and e.brand = k.brand and e.sku_id = k.sku_id
 group by e.brand, e.sku_id'''
 
 def exact_scores_query(keys: Iterable[SkuKey], vector: np.ndarray, version: str) -> Query:
-    "(brand, sku_id, cosine) for those of `keys` that are indexed under `version`."
+    "(brand, sku_id, cosine, category) for those of `keys` that are indexed under `version`."
     return Query(_SCORES, {**key_arrays(keys), 'vector': vector, 'version': version})
 
-def parse_scores(rows: Iterable[Sequence]) -> dict[SkuKey, float]:
-    "Rows of `exact_scores_query` by SKU key, clipped to 0–1."
-    return {SkuKey(brand, sku_id): min(1., max(0., score)) for brand, sku_id, score in rows}
+def parse_scores(rows: Iterable[Sequence], evidence: Evidence = Evidence()) -> dict[SkuKey, float]:
+    "Rows of `exact_scores_query` by SKU key, 0–1, the evidence weighed in."
+    return {
+        SkuKey(brand, sku_id): evidence.combined(min(1., max(0., cosine)), category)
+        for brand, sku_id, cosine, category in rows
+    }
 
 # %% ../nbs/052_search.ipynb #e8a121fb
 class VectorSpaceError(ValueError):
@@ -274,7 +359,7 @@ class CachedVectors:
         return vector
 
 # %% ../nbs/052_search.ipynb #9edc17f1
-Scored = tuple[list[SkuKey], np.ndarray]  # the SKUs to score, and the garment's vector
+Scored = tuple[list[SkuKey], np.ndarray, Evidence]  # the SKUs to score, the garment's vector, its evidence
 
 async def search_together(
     retriever: PgRetriever, queries: Sequence[SearchQuery]
@@ -287,18 +372,20 @@ async def score_together(
     retriever: PgRetriever, asked: Sequence[Scored]
 ) -> list[dict[SkuKey, float]]:
     "Answer several calls of `exact_scores` over one connection."
-    queries = [exact_scores_query(keys, vector, retriever.version) for keys, vector in asked]
+    queries = [exact_scores_query(keys, vector, retriever.version) for keys, vector, _ in asked]
     async with retriever.db.aconnect('vectors') as conn: answers = await arun_all(conn, queries)
-    return [parse_scores(rows) for rows in answers]
+    return [parse_scores(rows, evidence) for rows, (_, _, evidence) in zip(answers, asked)]
 
 # %% ../nbs/052_search.ipynb #5259b08c
 class PgRetriever:
     """The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`,
-    `model_version`, `dims`."""
-    name = 'pgvector'
-    def __init__(self, db: Databases, embedder: Any, version: str, *, layout_ttl: float = 60):
+    `model_version`, `dims`. `evidence`: the table that weighs categories; None: likeness alone."""
+    name, layout_ttl = 'pgvector', 60.  # seconds
+    def __init__(
+        self, db: Databases, embedder: Any, version: str, *, evidence: EvidenceTable | None = None
+    ):
         check_space(embedder, version)
-        self.db, self.embedder, self.version, self.layout_ttl = db, embedder, version, layout_ttl
+        self.db, self.embedder, self.version, self.evidence = db, embedder, version, evidence
         self._layout: tuple[float, Layout] | None = None
         self._vectors = CachedVectors(embedder)
         self._searches = Batcher(partial(search_together, self), most=8)
@@ -318,13 +405,15 @@ class PgRetriever:
     async def search(
         self, item: Item, k: int, *, brands: Sequence[str] | None = None, timeout: float = 5
     ) -> list[Candidate]:
-        "The `k` nearest SKUs, best first, by cosine."
+        "The `k` nearest SKUs, best first."
         if k < 1: raise ValueError(f'k={k}: at least one SKU must be asked for')
         async with asyncio.timeout(timeout):
-            return await self._searches.ask(SearchQuery(await self.embed(item), k, brands))
+            evidence = evidence_of(item, self.evidence)
+            return await self._searches.ask(SearchQuery(await self.embed(item), k, brands, evidence))
     async def exact_scores(
         self, item: Item, keys: Iterable[SkuKey], *, timeout: float = 2
     ) -> dict[SkuKey, float]:
         "Cosines of given SKUs; those that are not indexed are missing."
         if not (keys := list(keys)): return {}
-        async with asyncio.timeout(timeout): return await self._scores.ask((keys, await self.embed(item)))
+        async with asyncio.timeout(timeout):
+            return await self._scores.ask((keys, await self.embed(item), evidence_of(item, self.evidence)))
