@@ -183,6 +183,7 @@ class ItemState:
     leftovers: list[Candidate] = field(default_factory=list)  # of the booster, not merged
     merged: list[Candidate] = field(default_factory=list)
     gate: Gate | None = None  # the primary's
+    cosine_gate: Gate | None = None  # of the same list by likeness alone, for the log
     booster_gate: Gate | None = None
     booster_asked: bool = False
     tagger_asked: bool = False

@@ -66,7 +66,7 @@ def logged_lists(item_state: ItemState) -> dict[str, list[dict[str, Any]]]:
 def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
     "The log row of a garment."
     gate, booster_gate = item_state.gate or Gate(False), item_state.booster_gate or Gate(False)
-    first = item_state.index == 0
+    cosines, first = item_state.cosine_gate or Gate(False), item_state.index == 0
     tokens = Counter(item_state.tokens) + (ctx.tokens if first else Counter())
     lists: dict[str, Any] = logged_lists(item_state)
     return ItemRow(
@@ -82,6 +82,8 @@ def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
         pgvector_top1_score=gate.top1,
         pgvector_margin=gate.margin,
         pgvector_style_margin=gate.style_margin,
+        pgvector_top1_cosine=cosines.top1,
+        pgvector_margin_cosine=cosines.margin,
         ximilar_top1_score=booster_gate.top1,
         ximilar_margin=booster_gate.margin,
         candidates_after_availability=len(item_state.stock.here),

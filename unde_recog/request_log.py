@@ -41,7 +41,7 @@ class ItemRow:
     pgvector_top1_score: float | None = None
     pgvector_margin: float | None = None
     pgvector_style_margin: float | None = None
-    pgvector_top1_cosine: float | None = None  # of the same two SKUs, without evidence
+    pgvector_top1_cosine: float | None = None  # of the list by likeness alone
     pgvector_margin_cosine: float | None = None
     ximilar_top1_score: float | None = None
     ximilar_margin: float | None = None
