@@ -44,15 +44,15 @@ def given_pairs(truth: Sequence[Labelled]) -> list[Pairing]:
     return [Pairing(category, 1., category) for _, category in truth]
 
 # %% ../../nbs/166_research.category_evidence.ipynb #c0310008
-EDGES = (.5, .7, .9)
+EDGES = (0., .5, .7, .9, 1.)  # of the confidence ranges
 FLOOR = .0005  # every category keeps this chance: a shop may file anything anywhere
 
 def evidence_counts(pairs: Iterable[Pairing], edges: Sequence[float] = EDGES) -> dict[str, np.ndarray]:
     "Counts by detector's category: [bins, categories]; a find on nothing counts for all alike."
-    counts = {c: np.zeros((len(edges) + 1, len(CATEGORIES))) for c in CATEGORIES if c != 'other'}
+    counts = {c: np.zeros((len(edges) - 1, len(CATEGORIES))) for c in CATEGORIES if c != 'other'}
     for called, confidence, truth in pairs:
         if called not in counts: continue
-        row = counts[called][int(np.searchsorted(edges, confidence, side='right'))]
+        row = counts[called][int(np.searchsorted(edges[1:-1], confidence, side='right'))]
         if truth is None: row += 1/len(CATEGORIES)
         else: row[CATEGORIES.index(truth)] += 1
     return counts
@@ -73,7 +73,7 @@ def log_loss(rows: Mapping[str, np.ndarray], pairs: Iterable[Pairing], edges: Se
     losses = []
     for called, confidence, truth in pairs:
         if truth is None or called not in rows: continue
-        row = rows[called][int(np.searchsorted(edges, confidence, side='right'))]
+        row = rows[called][int(np.searchsorted(edges[1:-1], confidence, side='right'))]
         losses.append(-float(np.log(row[CATEGORIES.index(truth)])))
     return float(np.mean(losses)) if losses else float('nan')
 

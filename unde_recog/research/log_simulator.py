@@ -256,7 +256,7 @@ def _ask_all(run: _Run, numbers: Sequence[int]) -> None:
     with Sandbox(app) as box:
         vendors = {k: v for k, v in box.settings().items() if run.judge or not k.startswith('GEMINI')}
         with open_recognizer(_with(run.settings, run.judge, **vendors)) as session:
-            session.recognizer.dice = random.Random(run.plan.seed)
+            session.recognizer.rng = random.Random(run.plan.seed)
             for part in batches(run.plan, numbers, run.batch):
                 _ask_batch(run, session, app, products, part=part)
                 if run.on_event: run.on_event('recognising', run.made.asked, len(numbers))

@@ -21,7 +21,7 @@ from .metrics import InstrumentedLog, Metrics, InstrumentedPart, measure_lag
 # %% ../../nbs/198_web.lifecycle.ipynb #ca8cd7c2
 if TYPE_CHECKING:  # these take a second to import, and the admission opens before
     from unde_recog.db.database import Databases
-    from unde_recog.pipeline import Parts
+    from unde_recog.context import Parts
     from unde_recog.recognizer import Recognizer
     from unde_recog.search import Version
     from unde_recog.session import Session
@@ -46,7 +46,7 @@ def primary_of(settings: Settings, db: 'Databases', version: 'Version', lane: Wo
 
 def live_parts(settings: Settings, db: 'Databases', storage: 'Storage', version: 'Version | None', *, lane: WorkerPool, metrics: Metrics, role: str = 'app') -> 'Parts':
     "What a role needs to answer; without a `version` no primary. Raises what loading raises."
-    from unde_recog.pipeline import Parts
+    from unde_recog.context import Parts
     from unde_recog.session import local_parts
     from unde_recog.vendors.parts import paid_parts
     from unde_recog.web.remote import remote_parts

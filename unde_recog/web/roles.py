@@ -28,7 +28,8 @@ from ..detect import first_finds
 from ..gating import Gate
 from ..media.images import to_jpeg
 from ..jobs.index import CatalogPhoto, read_photo, write_batch, write_failures
-from ..pipeline import PRIMARY_K, RequestContext, ItemState, ask_primary, merge_step, search_step
+from ..context import RequestContext, ItemState
+from ..pipeline import PRIMARY_K, ask_primary, merge_step, search_step
 from ..catalogue.products import parse_products, products_query
 from ..rerank import apply_verdicts
 from ..resilience import Deadline, Cost, attempt, track_cost
@@ -216,7 +217,7 @@ async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[ItemS
     brands = None if body.brands is None else tuple(sorted(set(map(brand_or_problem, body.brands))))
     if brands is None and body.user_mall is not None:
         async with recognizer.db.aconnect('catalogue') as conn: brands = await recognizer.malls.brands(conn, body.user_mall)
-    asking = RequestContext(settings=settings, parts=parts, db=recognizer.db, deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()), mall=body.user_mall, brands=brands, usual=recognizer.usual)
+    asking = RequestContext(settings=settings, parts=parts, db=recognizer.db, deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()), mall=body.user_mall, brands=brands, latencies=recognizer.latencies)
     item.category = body.category
     walk = ItemState(index=0, item=item)
     try:
@@ -224,7 +225,7 @@ async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[ItemS
         if body.top_k > PRIMARY_K and walk.primary: await ask_primary(walk, asking, body.top_k)
         if body.top_k > PRIMARY_K or body.force_ximilar: walk.booster = walk.booster + walk.leftovers
         if body.top_k > PRIMARY_K: await merge_step(walk, asking)
-    finally: asking.leave()
+    finally: asking.cancel_pending()
     if not walk.merged and isinstance(walk.failure, DatabaseError): raise walk.failure
     return walk, parts.primary.version
 
