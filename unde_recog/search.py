@@ -388,7 +388,7 @@ class PgRetriever:
         self.db, self.embedder, self.version, self.evidence = db, embedder, version, evidence
         self._layout: tuple[float, Layout] | None = None
         self._vectors = CachedVectors(embedder)
-        self._searches = Batcher(partial(search_together, self), most=8)
+        self._searches = Batcher(partial(search_together, self), limit=8)
         self._scores = Batcher(partial(score_together, self))
 
     @property

@@ -16,7 +16,8 @@ from PIL import Image
 
 from unde_recog.media.images import to_jpeg
 from unde_recog.request_log import ItemRow, RequestRow, write_request
-from unde_recog.research.calibration import apply_fragment, calibrate, declare_path, read_certificate
+from unde_recog.research.calibration import calibrate, declare_path
+from unde_recog.research.certificate import apply_fragment, read_certificate
 from unde_recog.research.explorer_page import Explorer, changed_html, scatter_svg
 from unde_recog.research.explorer import ExplorerState, crops, logged_state, simulated_state
 from unde_recog.research.records import write_labels

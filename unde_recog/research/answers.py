@@ -124,7 +124,7 @@ class BandChoice(NamedTuple):
 
 def interval_of(tops: pd.DataFrame, threshold: float, margin: float = 0.) -> Interval:
     "The share that reaches both thresholds, with an interval by `cluster`."
-    return by_cluster(reaches(tops, threshold, margin).astype(float), tops.cluster, 500)
+    return by_cluster(reaches(tops, threshold, margin).astype(float).tolist(), tops.cluster, 500)
 
 def choose_bands(
     present: pd.DataFrame,

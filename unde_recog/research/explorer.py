@@ -16,17 +16,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from ..media.images import ImageError, shrink
-from .bounds import betting_p, no_assumption_bound, worth
-from unde_recog.research.calibration import (
-    Certificate,
-    confident,
-    floor_of,
-    judge,
-    reading,
-    write_fragment,
-)
+from .bounds import betting_p, effective_sample, no_assumption_bound
+from .calibration import calibration_sample, confident, evaluate_thresholds, floor_of
+from .certificate import Certificate, write_fragment
 from .labels import logged_set
-from .records import outcomes as judge_lists, read_items, read_labels
+from .records import outcomes, read_items, read_labels
 from .simulate import simulate_items
 
 # %% ../../nbs/159_research.explorer.ipynb #48f6cfad
@@ -60,7 +54,7 @@ class ExplorerState:
     ) -> None:
         self.model_version = one_version(outcomes)
         self.rows = outcomes[outcomes['primary@3'].notna()].reset_index(drop=True)
-        self.judged = judge(self.rows)
+        self.judged = calibration_sample(self.rows)
         self.alpha, self.delta, self.certified = alpha, delta, certificate
         self.data, self.date, self.simulated = data, date, simulated
         self.in_force = self.pair = (float(threshold), float(margin))
@@ -95,7 +89,8 @@ def compare_pairs(state: ExplorerState) -> pd.DataFrame:
     "The pair in force and the pair being tried: shares of 1, and booster credits per 100 items."
     rows = {}
     for name, pair in (('in force', state.in_force), ('tried', state.pair)):
-        r, w = reading(state.judged, *pair), worth(*_counts(state, pair), state.delta, state.floor)
+        r = evaluate_thresholds(state.judged, *pair)
+        w = effective_sample(*_counts(state, pair), state.delta, state.floor)
         rows[name] = {
             'trusted': r['coverage'],
             'top-3 right': r['top-3 right'],
@@ -144,8 +139,8 @@ def hand_picked_certificate(state: ExplorerState) -> Certificate:
     if c and state.pair == (c.threshold, c.margin): return c
     events, sizes = _counts(state, state.pair)
     r, w, j = (
-        reading(state.judged, *state.pair),
-        worth(events, sizes, state.delta, state.floor),
+        evaluate_thresholds(state.judged, *state.pair),
+        effective_sample(events, sizes, state.delta, state.floor),
         state.judged,
     )
     return Certificate(
@@ -207,7 +202,7 @@ def simulated_state(
     "A simulated set to explore, with the pair that its gate used."
     items, labels = simulate_items(photos, 4, icc=.2, seed=seed, backend='dual')
     return ExplorerState(
-        judge_lists(items, labels),
+        outcomes(items, labels),
         *pair_in_force(items),
         certificate=certificate,
         data=f'simulated {photos} photos, ICC 0.2, seed {seed}',
@@ -229,7 +224,7 @@ def logged_state(
     labels and log do not fit."""
     known = read_labels(labels)
     items = read_items(db, model_version=model_version, older='none', photos=sorted(known.photo.unique()))
-    found = judge_lists(items, known)
+    found = outcomes(items, known)
     simulated = bool(items.simulated.fillna(False).any())
     state = ExplorerState(
         found,

@@ -172,7 +172,9 @@ def compare_ways(
 ) -> Ratio:
     "Time `ours(i)` and `peer(i)` for i in 0 … rounds, alternating."
     rng, spent = np.random.default_rng(seed), np.zeros((rounds, 2))
-    for i in range(warm): ours(i); peer(i)
+    for i in range(warm):
+        ours(i)
+        peer(i)
     for i in range(rounds):
         for way in rng.permutation(2):
             started = time.perf_counter()
