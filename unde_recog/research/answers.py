@@ -82,7 +82,8 @@ def mixed_precision(
 
 # %% ../../nbs/161_research.answers.ipynb #9db62ae0
 class GateChoice(NamedTuple):
-    "A pair, and what it does: coverage of what is present, precision in the mix, strangers trusted."
+    """A pair, and what it does: coverage of what is present, precision in the mix, strangers
+    trusted."""
     threshold: float
     margin: float
     coverage: float
@@ -101,7 +102,8 @@ def choose_with_strangers(
     limit: float = .02,
     precision: float = .9,
 ) -> GateChoice | None:
-    """The pair that trusts most right answers with `precision` in the mix and at most `limit` of each
+    """The pair that trusts most right answers with `precision` in the mix and at most `limit` of
+    each
     kind in `elsewhere`; ties go to the lower threshold. None if there is none."""
     best, most = None, -1.
     for t in THRESHOLDS:
@@ -180,7 +182,8 @@ def trade_off(
     share: float = .5,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> pd.DataFrame:
-    "A row a threshold: coverage of what is present, right of those, precision in the mix, strangers."
+    """A row a threshold: coverage of what is present, right of those, precision in the mix,
+    strangers."""
     rows = []
     for t in thresholds:
         passed = reaches(present, t, margin)
@@ -241,7 +244,8 @@ class Lists(NamedTuple):
     strangers: dict[str, pd.DataFrame]
 
 def shop_lists(queries: pd.DataFrame, gallery: pd.DataFrame, similarity: np.ndarray) -> Lists:
-    "Lists of a shop's own queries. `similarity` [queries, gallery]; tables as `Protocol` holds them."
+    """Lists of a shop's own queries. `similarity` [queries, gallery]; tables as `Protocol` holds
+    them."""
     skus, styles = list(gallery.sku), list(gallery['style'])
     present = list_tops(similarity, skus, styles)
     present['right'] = present.sku.to_numpy() == queries.sku.to_numpy()
