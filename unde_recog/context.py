@@ -13,14 +13,16 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 # %% auto #0
-__all__ = ['CAPS', 'RESERVE', 'T', 'PAID', 'Budget', 'Advisor', 'Parts', 'part_versions', 'RequestContext', 'may_pay',
+__all__ = ['CAPS', 'RESERVE', 'T', 'Call', 'PAID', 'Budget', 'Advisor', 'Parts', 'part_versions', 'RequestContext', 'may_pay',
            'attempt_step', 'charge_request', 'ItemState', 'timed']
 
 # %% ../nbs/080_context.ipynb #ab7545d5
 from .availability import Stock
 from .catalogue.filters import Filters
 from .catalogue.products import CatalogueReader
-from .contracts import Candidate, Detector, Item, Match, MatchType, Reranker, Retriever, Tagger
+from unde_recog.contracts import (
+    Candidate, Detector, Item, ItemReason, Match, MatchType, PhotoReason, Reranker, Retriever, Tagger,
+)
 from .db.database import Databases
 from .detect import WholePhoto
 from .gating import Gate, Thresholds, thresholds
@@ -97,6 +99,7 @@ RESERVE = {
 
 # %% ../nbs/080_context.ipynb #69d67c96
 T = TypeVar('T')
+Call = Callable[[float], Awaitable[T]]  # time-out in seconds → result
 
 @dataclass(kw_only=True)
 class RequestContext:
@@ -121,8 +124,9 @@ class RequestContext:
     credits: int = 0  # of the photo as a whole: detection, advice
     tokens: Counter = field(default_factory=Counter)
     photo_size: tuple[int, int] | None = None  # width, height
+    content_hash: str | None = None  # SHA-256 of the photo's bytes
+    reason: PhotoReason | None = None
     vectors: asyncio.Future[list[Any]] | None = None  # of all garments, pending
-
     def __post_init__(self) -> None: self.catalogue = self.catalogue or CatalogueReader(self.db)
     @property
     def thresholds(self) -> Thresholds: return thresholds(self.settings, self.parts.primary.card)
@@ -130,9 +134,7 @@ class RequestContext:
         "Seconds that a step may take from now."
         whole = self.deadline.seconds
         return self.deadline.time_for(CAPS[step]*whole, reserve=RESERVE[step]*whole)
-    async def attempt(
-        self, name: str, step: str, call: Callable[[float], Awaitable[T]], degraded: list[str]
-    ) -> T | None:
+    async def attempt(self, name: str, step: str, call: Call[T], degraded: list[str]) -> T | None:
         return await attempt_step(self, name, step, call, degraded=degraded)
     def cancel_pending(self) -> None:
         if self.vectors is not None: self.vectors.cancel()
@@ -145,7 +147,7 @@ def may_pay(ctx: RequestContext, step: str) -> bool:
     return ctx.parts.budget is None or ctx.parts.budget.allows(step)
 
 async def attempt_step(
-    ctx: RequestContext, name: str, step: str, call: Callable[[float], Awaitable[T]], *, degraded: list[str]
+    ctx: RequestContext, name: str, step: str, call: Call[T], *, degraded: list[str]
 ) -> T | None:
     """`resilience.attempt` within the step's time. A paid step is not started if no money is left
     for it, or if it usually takes too long."""
@@ -181,6 +183,7 @@ class ItemState:
     leftovers: list[Candidate] = field(default_factory=list)  # of the booster, not merged
     merged: list[Candidate] = field(default_factory=list)
     gate: Gate | None = None  # the primary's
+    cosine_gate: Gate | None = None  # of the same list by likeness alone, for the log
     booster_gate: Gate | None = None
     booster_asked: bool = False
     tagger_asked: bool = False
@@ -190,6 +193,7 @@ class ItemState:
     ranked: list[Candidate] = field(default_factory=list)
     reranked: bool = False
     kind: MatchType = 'none'
+    reason: ItemReason | None = None
     shown: list[Candidate] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     times: dict[str, float] = field(default_factory=dict)  # seconds by step

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 # %% auto #0
-__all__ = ['ASSETS', 'CATEGORIES', 'Category', 'IMAGE_VIEWS', 'MatchType', 'SkuKey', 'brand_aliases', 'canonical_brand', 'Box',
-           'check_box', 'Item', 'Candidate', 'candidate_row', 'Detector', 'Retriever', 'Tagger', 'Verdict', 'Reranker',
-           'Store', 'Colour', 'Match', 'ItemAnswer', 'Answer']
+__all__ = ['ASSETS', 'CATEGORIES', 'Category', 'IMAGE_VIEWS', 'MatchType', 'PhotoReason', 'ItemReason', 'SkuKey', 'brand_aliases',
+           'canonical_brand', 'Box', 'check_box', 'Item', 'Candidate', 'candidate_row', 'Detector', 'Retriever',
+           'Tagger', 'Verdict', 'Reranker', 'Store', 'Colour', 'Match', 'ItemAnswer', 'Answer']
 
 # %% ../nbs/001_contracts.ipynb #347ac1a3
 import numpy as np
@@ -89,6 +89,7 @@ class Item:
     confidence: float
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
+    person_index: int = 0  # who wears it, from the left
     vector: np.ndarray | None = field(default=None, repr=False)  # of the crop, computed once
 
 # %% ../nbs/001_contracts.ipynb #4ffa7326
@@ -97,7 +98,9 @@ class Candidate:
     "One SKU proposed for one item, with its best photo."
     key: SkuKey
     score: float
-    primary: float | None = None
+    primary: float | None = None  # likeness and evidence of the category, 0–1
+    cosine: float | None = None  # likeness alone
+    fits: bool = True  # may be of the garment's category
     ximilar: float | None = None
     visual: float | None = None
     semantic: float | None = None
@@ -124,7 +127,7 @@ class Candidate:
 _CANDIDATE = tuple(f.name for f in fields(Candidate))
 
 # %% ../nbs/001_contracts.ipynb #d085cee9
-_SCORES = ('primary', 'ximilar', 'visual', 'semantic')
+_SCORES = ('primary', 'cosine', 'ximilar', 'visual', 'semantic')
 
 def candidate_row(candidate: Candidate, item_index: int) -> dict[str, Any]:
     "A candidate as the log keeps it; scores that nobody measured are left out."
@@ -206,6 +209,7 @@ class Match(_Contract):
     price: float | None = None
     currency: str | None = None
     image_url: str | None = None
+    product_url: str | None = None
     score: float
     in_mall: bool | None = None
     stores: list[Store] = Field(default_factory=list)
@@ -213,15 +217,19 @@ class Match(_Contract):
     other_colours: list[Colour] = Field(default_factory=list)
 
 MatchType = Literal['exact', 'similar', 'style', 'none']
+PhotoReason = Literal['no_garment']
+ItemReason = Literal['category_not_sold', 'nothing_near', 'not_in_mall', 'feed_stopped']
 
 # %% ../nbs/001_contracts.ipynb #95272eaf
 class ItemAnswer(_Contract):
     "What was found for one garment of the photo."
     item_index: int
+    person_index: int = 0
     box: Box
     category: Category
     confidence: float
     match_type: MatchType
+    reason: ItemReason | None = None
     reranked: bool = False
     tags: dict[str, str] = Field(default_factory=dict)
     matches: list[Match] = Field(default_factory=list)
@@ -232,4 +240,5 @@ class Answer(_Contract):
     model_version: str
     degraded: list[str] = Field(default_factory=list)
     total_ms: int
+    reason: PhotoReason | None = None
     items: list[ItemAnswer] = Field(default_factory=list)

@@ -10,21 +10,25 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['PRIMARY_K', 'BOOSTER_K', 'MERGE_K', 'EventHandler', 'vectors_of_all', 'wait_for_vector', 'ask_primary',
-           'exact_scores', 'ask_booster', 'merge_step', 'retrieve', 'search_step', 'ask_tagger', 'local_step',
-           'tag_step', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider',
-           'show_unknown_stock', 'availability_step', 'by_category', 'with_model_photos', 'judge_step', 'rerank_step',
-           'bands_in_force', 'likely_category', 'fallback_attributes', 'products_like', 'fallback', 'choose_step',
-           'facts_of', 'with_known_stores', 'answer_step', 'announce_candidates', 'run_steps', 'recognize_item']
+           'exact_scores', 'ask_booster', 'evidence_for', 'is_sold', 'merge_step', 'retrieve', 'search_step',
+           'ask_tagger', 'local_step', 'tag_step', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds',
+           'next_place', 'look_wider', 'show_unknown_stock', 'availability_step', 'mall_first', 'with_model_photos',
+           'judge_step', 'rerank_step', 'bands_in_force', 'likely_category', 'fallback_attributes', 'products_like',
+           'fallback', 'reason_of', 'choose_step', 'choose_matches', 'facts_of', 'with_known_stores', 'answer_step',
+           'announce_candidates', 'run_steps', 'recognize_item']
 
 # %% ../nbs/081_pipeline.ipynb #23b92691
 from .availability import Round, Stock, aware, feed_query, next_round, sort_by_malls, with_stores
 from .catalogue.filters import afiltered
 from .catalogue.products import Facts, Product, parse_products, products_query
 from .context import ItemState, RequestContext, may_pay, timed
-from .contracts import Candidate, ItemAnswer, Reranker, SkuKey, Tagger, Verdict
+from .contracts import Candidate, ItemAnswer, ItemReason, Reranker, SkuKey, Tagger, Verdict
 from .db.database import DatabaseError, arun
+from .evidence import Evidence, evidence_of
 from .gating import booster_thresholds, distinct, fuse, gate
-from .rerank import Bands, apply_verdicts, card_bands, pick, to_match
+from unde_recog.rerank import (
+    Bands, apply_verdicts, candidate_type, card_bands, may_match, pick, to_match,
+)
 from .resilience import track_cost
 from .tagging import prefilter
 
@@ -43,8 +47,8 @@ def vectors_of_all(item_state: ItemState, ctx: RequestContext) -> asyncio.Future
     return ctx.vectors
 
 async def wait_for_vector(item_state: ItemState, ctx: RequestContext, timeout: float) -> None:
-    """Wait for the vectors of all garments of the photo, so that they search together; after half
-    of `timeout` for this one's alone. Raises what has hindered it."""
+    """Wait for the vectors of all garments of the photo, so that they search together; after half of
+    `timeout` for this one's alone. Raises what has hindered it."""
     if item_state.item.vector is not None or not hasattr(ctx.parts.primary, 'embed'): return
     vectors = vectors_of_all(item_state, ctx)
     await asyncio.wait({vectors}, timeout=timeout/2)
@@ -66,7 +70,10 @@ async def ask_primary(item_state: ItemState, ctx: RequestContext, k: int = PRIMA
     found = await ctx.attempt(f'{primary.name}_search', 'primary', call, item_state.degraded)
     if found is None: return
     item_state.k, item_state.primary, item_state.failure = k, found, None
-    if item_state.gate is None: item_state.gate = gate(found, *ctx.thresholds)
+    if item_state.gate is not None: return
+    item_state.gate = gate(found, *ctx.thresholds)
+    plain = [c.but(score=c.cosine) for c in found if c.cosine is not None]
+    item_state.cosine_gate = gate(plain, *ctx.thresholds)
 
 async def exact_scores(
     item_state: ItemState, ctx: RequestContext, keys: Sequence[SkuKey], timeout: float
@@ -88,18 +95,30 @@ async def ask_booster(item_state: ItemState, ctx: RequestContext) -> None:
     item_state.booster_gate = gate(found, *booster_thresholds(ctx.settings))
     item_state.booster, item_state.leftovers = found[:MERGE_K], found[MERGE_K:]
 
+# %% ../nbs/081_pipeline.ipynb #1b064bca
+def evidence_for(item_state: ItemState, ctx: RequestContext) -> Evidence:
+    "What the garment's category says, by the table that the primary weighs with."
+    return evidence_of(item_state.item, getattr(ctx.parts.primary, 'evidence', None))
+
+def is_sold(item_state: ItemState, ctx: RequestContext) -> bool:
+    "Whether anything of the garment's likely categories is sold; True where nobody knows."
+    if not item_state.primary or not evidence_for(item_state, ctx): return True
+    return any(c.fits for c in item_state.primary)
+
 # %% ../nbs/081_pipeline.ipynb #8af7632d
 async def merge_step(item_state: ItemState, ctx: RequestContext) -> None:
     "One list out of one or two; SKUs that only the booster found get their exact primary score."
     if not item_state.booster:
         item_state.merged = distinct(item_state.primary)
         return
+    evidence = evidence_for(item_state, ctx)
     known = {c.key for c in item_state.primary}
     new = [c.key for c in item_state.booster if c.key not in known]
     async def call(timeout: float) -> dict[SkuKey, float]:
         return await exact_scores(item_state, ctx, new, timeout)
     exact = await ctx.attempt('exact_scores', 'availability', call, item_state.degraded) if new else None
-    item_state.merged = fuse(item_state.primary, item_state.booster, ctx.settings.FUSION, exact=exact or {})
+    merged = fuse(item_state.primary, item_state.booster, ctx.settings.FUSION, exact=exact or {})
+    item_state.merged = [c.but(fits=evidence.fits(c.metadata.get('category'))) for c in merged]
 
 async def retrieve(item_state: ItemState, ctx: RequestContext) -> None:
     "Ask the retrievers that SEARCH_BACKEND names."
@@ -112,7 +131,8 @@ async def retrieve(item_state: ItemState, ctx: RequestContext) -> None:
     else:
         await ask_primary(item_state, ctx)
         sure = item_state.gate is not None and item_state.gate.confident
-        if backend == 'conditional' and not sure: await ask_booster(item_state, ctx)
+        if backend == 'conditional' and not sure and is_sold(item_state, ctx):
+            await ask_booster(item_state, ctx)
 
 async def search_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Retrieve by SEARCH_BACKEND and merge."
@@ -140,7 +160,8 @@ async def local_step(item_state: ItemState, ctx: RequestContext) -> None:
 async def tag_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Exact tags when they are worth their price; they win over all others."
     tagger = ctx.parts.tagger
-    if tagger is None or (ctx.settings.TAGGING_MODE != 'always' and item_state.confident): return
+    if tagger is None or not is_sold(item_state, ctx): return
+    if ctx.settings.TAGGING_MODE != 'always' and item_state.confident: return
     item_state.tagger_asked = may_pay(ctx, 'tag')
     with timed(item_state, 'tag'):
         found = await ask_tagger(tagger, item_state, ctx, name=f'{tagger.name}_tagging', step='tag')
@@ -190,8 +211,9 @@ def add_finds(old: Stock, new: Stock) -> Stock:
 def next_place(item_state: ItemState, ctx: RequestContext) -> Round | None:
     "Where to look next for candidates that can be bought; None: enough, no time, or nowhere left."
     if ctx.mall is None and not ctx.filters or ctx.time_for('primary') <= 0: return None
+    if not is_sold(item_state, ctx): return None
     return next_round(
-        len(item_state.stock.here),
+        sum(c.fits for c in item_state.stock.here),
         ctx.settings.MIN_CANDIDATES,
         ctx.settings.SEARCH_BACKEND,
         k=item_state.k,
@@ -230,16 +252,15 @@ async def availability_step(item_state: ItemState, ctx: RequestContext) -> None:
         if item_state.stock.feed == 'stopped': show_unknown_stock(item_state, ctx)
 
 # %% ../nbs/081_pipeline.ipynb #e5e5dd57
-def by_category(candidates: Sequence[Candidate], category: str) -> list[Candidate]:
-    "The mall's own before the others, and of each the same category first; else the order stays."
-    other = lambda c: category != 'other' and c.metadata.get('category', category) != category
-    return sorted(candidates, key=lambda c: (c.in_mall is False, other(c)))
+def mall_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    "The mall's own before the others, and of each those of a fitting category first; else as it was."
+    return sorted(candidates, key=lambda c: (c.in_mall is False, not c.fits))
 
 async def with_model_photos(
     ctx: RequestContext, candidates: Sequence[Candidate], degraded: list[str]
 ) -> list[Candidate]:
-    """Candidates with their on-model photo (front if none) for the judge to look at; as they are
-    if the catalogue cannot be asked."""
+    """Candidates with their on-model photo (front if none) for the judge to look at; as they are if the
+    catalogue cannot be asked."""
     async def call(timeout: float) -> dict[SkuKey, Product]:
         async with ctx.db.aconnect('catalogue', timeout) as conn:
             return parse_products(await arun(conn, products_query([c.key for c in candidates])))
@@ -264,12 +285,13 @@ async def judge_step(item_state: ItemState, ctx: RequestContext, judge: Reranker
 async def rerank_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Drop what contradicts exact tags, then let the judge order the best twenty."
     with timed(item_state, 'rerank'):
-        offered = by_category(item_state.stock.offered, item_state.item.category)
+        offered = mall_first(item_state.stock.offered)
         if item_state.tagger_asked and not item_state.confident:
             offered = prefilter(offered, item_state.tags, ctx.settings.MIN_CANDIDATES)
         item_state.ranked = offered
         judge = ctx.parts.reranker
-        if judge is not None and offered: await judge_step(item_state, ctx, judge)
+        if judge is not None and offered and is_sold(item_state, ctx):
+            await judge_step(item_state, ctx, judge)
 
 # %% ../nbs/081_pipeline.ipynb #7894826e
 def bands_in_force(item_state: ItemState, ctx: RequestContext) -> Bands | None:
@@ -284,13 +306,14 @@ def likely_category(item_state: ItemState) -> str:
     return max(votes, key=lambda v: (votes.count(v), v != 'other', v), default='other')
 
 def fallback_attributes(
-    item_state: ItemState, mall: str | None
+    item_state: ItemState, mall: str | None, *, sold: bool = True
 ) -> list[tuple[str | None, str | None, str | None]]:
-    """(category, colour, mall) to ask the catalogue for, one after the other until something is
-    there; wider than the first only if nothing near is known."""
+    """(category, colour, mall) to ask the catalogue for, one after the other until something is there;
+    wider than the first only if nothing near is known. `sold`: of its category there is something."""
     guessed = item_state.merged or item_state.item.category != 'other'
     category = likely_category(item_state) if guessed else None  # None: any goods of that colour
     colour = item_state.tags.get('color')
+    if not sold: return [(None, colour, mall)]
     if item_state.ranked or item_state.stock.gone: return [(category, colour, mall)]
     wider = ((category, colour), (category, None), (None, colour), (None, None))
     return list(dict.fromkeys((*what, where) for where in (mall, None) for what in wider))
@@ -301,8 +324,7 @@ async def products_like(
     ctx: RequestContext,
     attributes: tuple[str | None, str | None, str | None],
 ) -> list[Candidate] | None:
-    """Products in stock with the (category, colour, mall) of `attributes`, with their primary
-    scores."""
+    "Products in stock with the (category, colour, mall) of `attributes`, with their primary scores."
     window = ctx.settings.AVAILABILITY_WINDOW
     async def products(timeout: float) -> list[Product]:
         return await ctx.catalogue.in_stock_products(*attributes, window, now=ctx.now)
@@ -318,10 +340,11 @@ async def products_like(
     return [candidate(p, scores.get(p.key)) for p in found]
 
 async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate]:
-    """Products of the same category and colour that the mall has, cheapest first; where nothing
-    near is known, the next best."""
+    """Products of the same category and colour that the mall has, cheapest first; where nothing near is
+    known, the next best."""
     beside: list[Candidate] = []
-    for attributes in fallback_attributes(item_state, ctx.mall):
+    asked = fallback_attributes(item_state, ctx.mall, sold=is_sold(item_state, ctx))
+    for attributes in asked:
         listed = await products_like(item_state, ctx, attributes)
         if listed is None: break
         if not listed: continue
@@ -332,15 +355,34 @@ async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate
         beside = beside or [c.but(in_mall=None) if unknown else c for c in stock.elsewhere or stock.gone]
     return beside
 
+# %% ../nbs/081_pipeline.ipynb #b23ca368
+def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
+    "Why the answer is not the garment itself, in the mall; None where it is, or where nobody knows."
+    if item_state.stock.feed == 'stopped': return 'feed_stopped'
+    found = item_state.kind in ('exact', 'similar')
+    if found and any(c.in_mall is not False for c in item_state.shown): return None
+    if not item_state.primary and not item_state.booster: return None  # nobody could look
+    if not is_sold(item_state, ctx): return 'category_not_sold'
+    bands, stock = bands_in_force(item_state, ctx), item_state.stock
+    away = [c for c in stock.elsewhere + stock.gone if may_match(c, bands)]
+    if any(candidate_type(c, bands) in ('exact', 'similar') for c in away): return 'not_in_mall'
+    return 'nothing_near'
+
 # %% ../nbs/081_pipeline.ipynb #1a4a2249
 async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
-    "Decide on the kind of the answer, and what is shown."
+    "Decide on the kind of the answer, what is shown, and why."
+    await choose_matches(item_state, ctx)
+    item_state.reason = reason_of(item_state, ctx)
+
+async def choose_matches(item_state: ItemState, ctx: RequestContext) -> None:
+    "Matches of the garment itself, else alternatives."
     ranked = item_state.ranked
     item_state.kind, item_state.shown = pick(ranked, bands_in_force(item_state, ctx))
     if item_state.shown and item_state.kind in ('exact', 'similar'): return
     found = await fallback(item_state, ctx)
     keys = {c.key for c in found}
-    near = [c for c in ranked if c.in_mall is not False and c.key not in keys]
+    here = [c for c in ranked if c.in_mall is not False and c.key not in keys]
+    near = [c for c in here if c.fits] if is_sold(item_state, ctx) else here
     filled = found + near[:max(0, 5 - len(found))]
     item_state.shown = filled or ranked[:3] or item_state.stock.gone[:3]
     item_state.kind = 'style' if item_state.shown else 'none'
@@ -367,10 +409,12 @@ async def answer_step(item_state: ItemState, ctx: RequestContext) -> ItemAnswer:
     matches = [to_match(c, facts.products.get(c.key), facts.colours.get(c.key, ())) for c in shown]
     return ItemAnswer(
         item_index=item_state.index,
+        person_index=item.person_index,
         box=item.box,
         category=item.category,  # type: ignore[arg-type]
         confidence=item.confidence,
         match_type=item_state.kind,
+        reason=item_state.reason,
         reranked=item_state.reranked,
         tags=item_state.tags,
         matches=matches,

@@ -66,19 +66,24 @@ def logged_lists(item_state: ItemState) -> dict[str, list[dict[str, Any]]]:
 def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
     "The log row of a garment."
     gate, booster_gate = item_state.gate or Gate(False), item_state.booster_gate or Gate(False)
-    first = item_state.index == 0
+    cosines, first = item_state.cosine_gate or Gate(False), item_state.index == 0
     tokens = Counter(item_state.tokens) + (ctx.tokens if first else Counter())
+    lists: dict[str, Any] = logged_lists(item_state)
     return ItemRow(
         item_index=item_state.index,
+        person_index=item_state.item.person_index,
         category=item_state.item.category,
         box=list(item_state.item.box),
         model_version=ctx.parts.primary.version,
         match_type=item_state.kind,
+        reason=item_state.reason,
         used_ximilar_booster=item_state.booster_asked,
         used_ximilar_tagging=item_state.tagger_asked,
         pgvector_top1_score=gate.top1,
         pgvector_margin=gate.margin,
         pgvector_style_margin=gate.style_margin,
+        pgvector_top1_cosine=cosines.top1,
+        pgvector_margin_cosine=cosines.margin,
         ximilar_top1_score=booster_gate.top1,
         ximilar_margin=booster_gate.margin,
         candidates_after_availability=len(item_state.stock.here),
@@ -94,7 +99,7 @@ def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
         credits=item_state.credits + (ctx.credits if first else 0),
         tokens=dict(tokens),
         degraded=list(dict.fromkeys([*ctx.degraded, *item_state.degraded])),
-        **logged_lists(item_state),
+        **lists,
     )
 
 # %% ../nbs/082_recognizer.ipynb #05ebb551
@@ -108,6 +113,8 @@ def request_row(ctx: RequestContext, rows: list[ItemRow]) -> RequestRow:
         items=rows,
         user_id=ctx.user_id,
         photo_url=ctx.photo_url,
+        content_hash=ctx.content_hash,
+        reason=ctx.reason,
         user_mall=ctx.mall,
         detection_time_ms=ctx.detect_ms,
         tagging_time_ms=milliseconds('tag'),
@@ -197,6 +204,7 @@ def announce_items(items: Sequence[Item], on_event: EventHandler | None) -> None
     if on_event is None: return
     row = lambda i, item: {
         'item_index': i,
+        'person_index': item.person_index,
         'box': list(item.box),
         'category': item.category,
         'confidence': item.confidence,
@@ -232,6 +240,7 @@ async def answer_photo(
         model_version=ctx.parts.primary.version,
         degraded=degraded_parts(ctx),
         total_ms=ctx.total_ms,
+        reason=ctx.reason,
         items=list(answers),
     )
     record(log, ctx, last)

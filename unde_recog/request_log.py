@@ -30,15 +30,19 @@ from .settings import Settings, data_dir
 class ItemRow:
     "One garment of one request, as `recognition_items` keeps it."
     item_index: int
+    person_index: int = 0
     category: str
     box: Sequence[int]
     model_version: str
     match_type: str = 'none'
+    reason: str | None = None  # why it is not exact or similar
     used_ximilar_booster: bool = False
     used_ximilar_tagging: bool = False
     pgvector_top1_score: float | None = None
     pgvector_margin: float | None = None
     pgvector_style_margin: float | None = None
+    pgvector_top1_cosine: float | None = None  # of the list by likeness alone
+    pgvector_margin_cosine: float | None = None
     ximilar_top1_score: float | None = None
     ximilar_margin: float | None = None
     candidates_after_availability: int | None = None
@@ -89,6 +93,9 @@ class RequestRow:
     items: list[ItemRow]
     user_id: str | None = None
     photo_url: str | None = None
+    content_hash: str | None = None  # SHA-256 of the photo's bytes
+    photo_key: str | None = None  # where a photo kept for labelling lies
+    reason: str | None = None  # why there are no items
     user_mall: str | None = None
     detection_time_ms: int | None = None
     tagging_time_ms: int | None = None

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['semantic_score', 'combined', 'judged', 'apply_verdicts', 'Bands', 'card_bands', 'match_type', 'evidence', 'pick',
-           'to_match']
+__all__ = ['semantic_score', 'combined', 'judged', 'apply_verdicts', 'Bands', 'card_bands', 'match_type', 'readable_score',
+           'candidate_type', 'may_match', 'leads', 'pick', 'to_match']
 
 # %% ../nbs/056_rerank.ipynb #6657e4f5
 from .contracts import Candidate, Colour, Match, MatchType, SkuKey, Verdict
@@ -49,14 +49,16 @@ def apply_verdicts(
 
 # %% ../nbs/056_rerank.ipynb #57ec9efa
 class Bands(NamedTuple):
-    "From `high` on exact, from `medium` on similar, below style."
+    """From `high` on exact, with a lead of `margin` over the next product; from `medium` on similar,
+    below style."""
     high: float
     medium: float
+    margin: float = 0.
 
 def card_bands(card: Any) -> Bands | None:
     "The bands of a model's card, for answers without a judge; None: it was never calibrated."
     if card.band_high is None or card.band_medium is None: return None
-    return Bands(card.band_high, card.band_medium)
+    return Bands(card.band_high, card.band_medium, card.band_margin)
 
 def match_type(score: float | None, bands: Bands | None) -> MatchType:
     """What may be said of a best score. No score: none. Without calibrated bands never more than
@@ -66,25 +68,47 @@ def match_type(score: float | None, bands: Bands | None) -> MatchType:
     return 'exact' if score >= bands.high else 'similar' if score >= bands.medium else 'style'
 
 # %% ../nbs/056_rerank.ipynb #3daca927
-def evidence(candidate: Candidate) -> float | None:
-    "The score that the bands may read: the judged one, else the primary cosine if it was measured."
+def readable_score(candidate: Candidate) -> float | None:
+    "The score that the bands may read: the judged one, else the primary's if it was measured."
     if candidate.visual is not None: return candidate.score
     if candidate.primary is not None and 'primary' not in candidate.imputed: return candidate.primary
     return None
+
+# %% ../nbs/056_rerank.ipynb #9d622194
+def candidate_type(candidate: Candidate, bands: Bands | None) -> MatchType:
+    "What may be said of a candidate."
+    if candidate.fits: return match_type(readable_score(candidate), bands)
+    look = candidate.visual if candidate.visual is not None else candidate.cosine
+    kind = match_type(look, bands)
+    return kind if kind in ('exact', 'none') else 'style'
+
+def may_match(candidate: Candidate, bands: Bands | None) -> bool:
+    "Whether the candidate may be shown as a match: it fits, or its look alone reaches exact."
+    return candidate.fits or candidate_type(candidate, bands) == 'exact'
+
+# %% ../nbs/056_rerank.ipynb #bf7bd8d6
+def leads(candidate: Candidate, candidates: Sequence[Candidate], bands: Bands | None) -> bool:
+    "Whether a candidate is as far ahead of every other product as the bands ask of an exact find."
+    own = readable_score(candidate)
+    if bands is None or not bands.margin or own is None: return True
+    others = [readable_score(c) for c in candidates if c.key != candidate.key]
+    return own - max((s for s in others if s is not None), default=0.) >= bands.margin - 1e-9
 
 # %% ../nbs/056_rerank.ipynb #412aacaa
 def pick(
     candidates: Sequence[Candidate], bands: Bands | None, limit: int = 5
 ) -> tuple[MatchType, list[Candidate]]:
-    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style;
-    plus at most one exact find elsewhere."""
-    here = [c for c in candidates if c.in_mall is not False]
+    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style; plus at
+    most one exact find elsewhere."""
+    here = [c for c in candidates if c.in_mall is not False and may_match(c, bands)]
     away = [c for c in candidates if c.in_mall is False]
-    kind: MatchType = match_type(evidence(here[0]), bands) if here else 'none'
+    kind: MatchType = candidate_type(here[0], bands) if here else 'none'
+    if kind == 'exact' and not leads(here[0], candidates, bands): kind = 'similar'
     if here and kind == 'none': kind = 'style'  # found, but with nothing that the bands may read
     shown = {'exact': here[:1], 'similar': here[:limit]}.get(kind, [])
     if kind == 'exact': return kind, shown
-    shown += [c for c in away if match_type(evidence(c), bands) == 'exact'][:1]
+    exact = [c for c in away if candidate_type(c, bands) == 'exact' and leads(c, candidates, bands)]
+    shown += exact[:1]
     return ('exact' if shown and kind != 'similar' else kind), shown  # perhaps only the find elsewhere
 
 # %% ../nbs/056_rerank.ipynb #4fd766fb

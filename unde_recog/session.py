@@ -18,6 +18,7 @@ __all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'wa
 from .contracts import Answer
 from .db.database import DatabaseError, Databases, open_databases
 from .embedder import Embedder, embedder_for
+from .evidence import load_evidence
 from .models.detector import local_detector
 from .context import Parts
 from .recognizer import Recognizer
@@ -106,7 +107,8 @@ def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) 
     Raises `VectorSpaceError` if nothing is indexed."""
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     embedder: Embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
-    return local_parts(settings, PgRetriever(db, embedder, version.version))
+    primary = PgRetriever(db, embedder, version.version, evidence=load_evidence())
+    return local_parts(settings, primary)
 
 # %% ../nbs/083_session.ipynb #9838f695
 log = logging.getLogger('unde_recog')

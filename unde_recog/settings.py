@@ -105,6 +105,10 @@ class _Places(BaseModel):
     S3_BUCKET: str | None = _f(None, 'unset = a folder in UNDE_DATA_DIR')
     BRAND_ALIASES: Path | None = _f(None, 'CSV alias,brand; unset = the one in the package')
     CATEGORY_MAP: Path | None = _f(None, 'CSV pattern,category; unset = the one in the package')
+    STRANGER_SHARE: Share = _f(
+        .5, 'share of garments that no shop has, assumed when thresholds are chosen'
+    )
+    STRANGER_LIMIT: Share = _f(.02, 'most of the garments that no shop has that may be trusted')
 
 # %% ../nbs/000_settings.ipynb #69ed8bcf
 class _Vendors(BaseModel):

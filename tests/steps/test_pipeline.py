@@ -482,14 +482,17 @@ def test_json_is_the_contract(open_session, world):
         'model_version',
         'degraded',
         'total_ms',
+        'reason',
         'items',
     }
     assert set(answer.model_dump()['items'][0]) == {
         'item_index',
+        'person_index',
         'box',
         'category',
         'confidence',
         'match_type',
+        'reason',
         'reranked',
         'tags',
         'matches',

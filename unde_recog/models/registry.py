@@ -56,6 +56,8 @@ class ModelCard(BaseModel):
     margin: float | None = Field(None, ge=0, le=1)
     band_high: float | None = Field(None, ge=0, le=1)
     band_medium: float | None = Field(None, ge=0, le=1)
+    band_margin: float = Field(0., ge=0, le=1)  # lead over the next SKU that `exact` asks for
+    strangers: Mapping[str, Any] = Field(default_factory=dict)  # share assumed; trusted of each kind
     calibrated_on: str = 'not calibrated'
     licence: str = ''
     data: str = ''

@@ -190,6 +190,7 @@ def import_world(
     storage: Storage,
     *,
     day: datetime,
+    views: Sequence[str] = ('front', 'on_model'),
     workers: int = 1,
     on_event: EventHandler | None = None,
 ) -> None:
@@ -197,7 +198,6 @@ def import_world(
     def progress(done: int, total: int) -> None:
         if on_event: on_event('drawing products', done, total)
 
-    views = ('front', 'on_model')
     world.write(folder, views=views, workers=workers, day=day.date(), progress=progress)
     import_stores(db, folder/'stores.csv')
     import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
@@ -205,7 +205,7 @@ def import_world(
 def stock_shop(
     db: Databases, world: World, folder: Path, storage: Storage, *, day: datetime, **how: Any
 ) -> bool:
-    """Draw, import and index a world where that has not been done (`how`: workers, on_event); False
+    """Draw, import and index a world where that has not been done (`how`: views, workers, on_event); False
     if it had. Raises `ValueError` if the catalogue holds other goods."""
     there = goods_there(db, world)
     if len(there) == len(world.keys) == indexed_skus(db):
