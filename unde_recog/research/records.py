@@ -21,7 +21,7 @@ import psycopg
 from ..contracts import Candidate, SkuKey, canonical_brand
 from ..db.database import Databases, Query, run
 from ..gating import fuse
-from ..pipeline import MERGE_K
+from ..candidates import MERGE_K
 
 # %% ../../nbs/145_research.records.ipynb #3ba47c83
 _LISTS = {'primary': 'pgvector_list', 'booster': 'ximilar_list', 'merged': 'merged_list', 'final': 'final_matches', 'explored_list': 'explored_list'}

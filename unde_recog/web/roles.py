@@ -29,7 +29,7 @@ from ..gating import Gate
 from ..media.images import to_jpeg
 from ..jobs.index import CatalogPhoto, read_photo, write_batch, write_failures
 from ..context import RequestContext, ItemState
-from ..pipeline import PRIMARY_K, ask_primary, merge_step, search_step
+from ..candidates import PRIMARY_K, ask_primary, merge_step, search_step
 from ..catalogue.products import parse_products, products_query
 from ..rerank import apply_verdicts
 from ..resilience import Deadline, Cost, attempt, track_cost
