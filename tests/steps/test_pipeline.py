@@ -15,7 +15,7 @@ from unde_recog.db.database import LOGICALS, DatabaseError, Databases, run
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import ImageError, to_jpeg
 from unde_recog.jobs.index import index_catalogue
-from unde_recog.pipeline import availability_step, search_step
+from unde_recog.candidates import availability_step, search_step
 from unde_recog.catalogue.products import fallback_query
 from unde_recog.recognizer import Recognizer, brands_of_mall, new_context
 from unde_recog.session import Session, own_parts
