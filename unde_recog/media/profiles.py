@@ -15,6 +15,7 @@ from typing import Any
 
 # %% ../../nbs/010_media.profiles.ipynb #64406ced
 import numpy as np
+from typing import cast
 from PIL import Image, ImageCms
 
 # %% ../../nbs/010_media.profiles.ipynb #4cea45b3
@@ -61,7 +62,7 @@ def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     "A grey, RGB or CMYK picture as RGB, with its profile applied; as it is without one."
     transform = srgb_transform(icc, image.mode) if icc else None
     if transform is None: return image if image.mode == 'RGB' else image.convert('RGB')
-    return ImageCms.applyTransform(image, transform)
+    return cast(Image.Image, ImageCms.applyTransform(image, transform))
 
 # %% ../../nbs/010_media.profiles.ipynb #08d78e47
 _BRADFORD = np.array([[.8951, .2664, -.1614], [-.7502, 1.7135, .0367], [.0389, -.0685, 1.0296]])
@@ -120,6 +121,6 @@ def in_gamut(image: Image.Image, icc: bytes) -> Image.Image:
     "An sRGB picture in the numbers of a profile, which is attached for saving."
     srgb, profile = ImageCms.createProfile('sRGB'), ImageCms.ImageCmsProfile(io.BytesIO(icc))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-    made = ImageCms.profileToProfile(image, srgb, profile, renderingIntent=intent)
+    made = cast(Image.Image, ImageCms.profileToProfile(image, srgb, profile, renderingIntent=intent))
     made.info['icc_profile'] = icc
     return made
