@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log_fortune', 'RunningSums', 'running_sums', 'running_correlation', 'effective_running', 'running_floor', 'fortunes',
-           'certified_by', 'sequence_upper', 'SoFar', 'photos_to_go', 'label_until_certain']
+           'certified_by', 'sequence_upper', 'SoFar', 'photos_to_go', 'label_until_certain', 'CertificateWatch',
+           'photo_evidence', 'betting_fortune', 'watch_certificate']
 
 # %% ../../nbs/169_research.anytime.ipynb #9c0639dc
 import math
@@ -163,3 +164,61 @@ def label_until_certain(j: CalibrationSample, path: GatePath, *, stranger_limit:
                         path.delta)
     return SoFar(photos=photos, step=step, steps=table,
                  more_photos=0. if step == len(logs) - 1 else more)
+
+# %% ../../nbs/169_research.anytime.ipynb #7477eaaf
+# of the largest stake that a photo without a loss cannot ruin
+_STAKES = (.02, .05, .1, .2, .4, .7)
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateWatch:
+    "Evidence against a certificate after each photo, and the first alarm."
+    fortune: np.ndarray       # [photos]
+    alarm: int | None         # number of photos with explored items at the alarm
+    explored: int
+    losses: int
+    delta: float
+
+    @property
+    def broken(self) -> bool: return self.alarm is not None
+
+def photo_evidence(log: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """A row a photo with explored, labelled items, in the order of `log` (`offpolicy.logged`).
+
+    `score` = Σ (loss − alpha)/propensity, `lowest` = the least that it could be."""
+    seen = log[log.confident & ~log.asked & log.explored & log.loss.notna() & (log.propensity > 0)]
+    chance = seen.propensity.to_numpy(float)
+    scored = seen.assign(score=(seen.loss - alpha)/chance, lowest=-alpha/chance)
+    columns = {'score': ('score', 'sum'), 'lowest': ('lowest', 'sum'), 'items': ('loss', 'size'),
+               'losses': ('loss', 'sum')}
+    return scored.groupby('photo', sort=False).agg(**columns)
+
+def betting_fortune(scores: np.ndarray, lowest: float) -> np.ndarray:
+    """Fortune after each photo, the money spread over stakes; `lowest` < 0: the least that a
+    score can be."""
+    logs = np.cumsum(np.log1p(np.array(_STAKES)[:, None]/-lowest*scores[None]), axis=1)
+    top = logs.max(0, initial=-np.inf)
+    return np.exp(np.minimum(top + np.log(np.exp(logs - top).mean(0)), 600))
+
+# %% ../../nbs/169_research.anytime.ipynb #8201dcdf
+def watch_certificate(log: pd.DataFrame, alpha: float, *, delta: float = .05, window: int = 100,
+                      lowest: float | None = None) -> CertificateWatch:
+    """Bet against "the loss among confident items is at most alpha" on a log in order of time.
+
+    `lowest`: the least that a photo can score, set beforehand, such as
+    −alpha·items/EXPLORATION_SHARE (default: that of this log, which its propensities alone give).
+    Raises `ValueError` if it is not."""
+    t = photo_evidence(log, alpha)
+    floor = float(t.lowest.min()) if lowest is None else lowest
+    if (t.lowest < floor - 1e-9).any():
+        raise ValueError(f'a photo scores down to {t.lowest.min():.3g}, below lowest={floor:.3g}: set '
+                         'it by the '
+                         'smallest propensity and the most explored items of a photo')
+    scores, total, unspent = t.score.to_numpy(), np.zeros(len(t)), 1.
+    for k, start in enumerate(range(0, len(t), window), 1):
+        share = 1/(k*(k + 1))
+        total[start:] += share*betting_fortune(scores[start:], floor)
+        total[:start] += share
+        unspent -= share
+    over = np.flatnonzero(total + unspent >= 1/delta)
+    return CertificateWatch(fortune=total + unspent, alarm=int(over[0]) + 1 if len(over) else None,
+                            explored=int(t['items'].sum()), losses=int(t.losses.sum()), delta=delta)

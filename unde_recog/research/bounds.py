@@ -186,7 +186,9 @@ def _ids(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 def clusters(items: pd.DataFrame, keys: Sequence[str] = CLUSTER_KEYS) -> np.ndarray:
     "Cluster of each row, 0 … in order of appearance: rows that share one of `keys`, joined."
-    n, rows, nodes, offset = len(items), [], [], len(items)
+    rows: list[np.ndarray] = []
+    nodes: list[np.ndarray] = []
+    n = offset = len(items)
     for key in (k for k in keys if k in items):
         row, code = _ids(items[key])
         rows.append(row)

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNSURE', 'SEARCH_CREDITS', 'confident', 'CalibrationSample', 'calibration_sample', 'with_unanswered',
-           'least_deferral', 'evaluate_thresholds', 'threshold_grid', 'pareto', 'Step', 'GatePath', 'declare_path',
-           'by_photo', 'icc_floor', 'floor_of', 'SequentialTest', 'last_passed', 'fixed_sequence_test', 'stranger_test',
-           'GateInForce', 'lower_bound', 'check_in_force', 'in_force_words', 'Calibration', 'price', 'refusal',
-           'the_version', 'calibrate']
+           'least_deferral', 'evaluate_thresholds', 'Step', 'GatePath', 'declare_path', 'by_photo', 'icc_floor',
+           'floor_of', 'SequentialTest', 'last_passed', 'fixed_sequence_test', 'stranger_test', 'lower_bound',
+           'check_in_force', 'Calibration', 'price', 'refusal', 'the_version', 'calibrate']
 
 # %% ../../nbs/149_research.calibration.ipynb #2b85f317
 import math
@@ -20,7 +19,7 @@ import pandas as pd
 from scipy import stats
 from .bounds import CLUSTER_KEYS, EffectiveSample, betting_p, cluster_rule, clusters
 from .bounds import correlation_floor, effective_sample, no_assumption_bound
-from .certificate import Certificate, in_words, losses
+from .certificate import Certificate, GateInForce, in_force_words, in_words, losses
 from .planning import axis_weights, chance_to_certify, first_step, levels, loss_curve
 from .planning import photos_for_path, share_curve
 
@@ -47,6 +46,7 @@ class CalibrationSample(NamedTuple):
     photos: int
     rule: str             # how the clusters were made
 
+# %% ../../nbs/149_research.calibration.ipynb #7231c273
 _NEEDED = ('photo', 'top1', 'margin', 'primary@3', 'merged@3')
 UNSURE = ('unanswered', 'cannot tell')
 
@@ -122,22 +122,6 @@ def evaluate_thresholds(j: CalibrationSample, threshold: float, margin: float,
         'top-3 right': float(np.where(sure, ~j.wrong, full).mean()),
         'credits per 100 items': 100*credits*(1 - n/every),
     }
-
-# %% ../../nbs/149_research.calibration.ipynb #524b03c2
-def threshold_grid(j: CalibrationSample, size: int = 25,
-                   credits: float = SEARCH_CREDITS) -> pd.DataFrame:
-    "`evaluate_thresholds` of a grid of pairs, at the quantiles of both scores."
-    at = np.linspace(0, .97, size)
-    first, second = (np.unique(np.nanquantile(x, at).round(4)) for x in (j.top1, j.margin))
-    return pd.DataFrame([evaluate_thresholds(j, float(t), float(m),
-                                             credits) for t in first for m in second])
-
-def pareto(table: pd.DataFrame, cost: str = 'credits per 100 items',
-           harm: str = 'loss among confident') -> pd.DataFrame:
-    "Rows that no other row beats on both columns, cheapest first."
-    ranked = table.dropna(subset=[harm]).sort_values([cost, harm], kind='stable')
-    best = ranked[harm].cummin()
-    return ranked[(ranked[harm] == best) & (best < best.shift(fill_value=math.inf))]
 
 # %% ../../nbs/149_research.calibration.ipynb #08a8dec2
 class Step(NamedTuple):
@@ -258,17 +242,6 @@ def stranger_test(j: CalibrationSample, path: GatePath, limit: float) -> Sequent
     return fixed_sequence_test(events, sizes, limit, path.delta, floor=floor)
 
 # %% ../../nbs/149_research.calibration.ipynb #de816389
-class GateInForce(NamedTuple):
-    "What labelled items say of one pair that was chosen without them."
-    threshold: float
-    margin: float
-    selected: int
-    events: int
-    low: float            # one-sided bounds at 1 - delta each
-    upper: float
-    verdict: str          # 'within', 'over' or 'cannot be told'
-    alpha: float
-
 def lower_bound(sample: EffectiveSample, delta: float) -> float:
     "One-sided lower confidence bound of a loss."
     k = float(sample.rate*sample.n_eff)
@@ -285,19 +258,6 @@ def check_in_force(j: CalibrationSample, threshold: float, margin: float, *, alp
     verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
     return GateInForce(threshold, margin, int(sure.sum()), int(sample.events), low, upper, verdict,
                        alpha)
-
-_ADVICE = {
-    'within': 'it may stay',
-    'over': 'do not keep it: trust nothing until a pair is certified (SEARCH_BACKEND = dual)',
-    'cannot be told': 'whether it keeps the target cannot be told from these labels',
-}
-
-def in_force_words(g: GateInForce) -> str:
-    "The verdict on the gate in force, as a sentence."
-    seen = f'harms {g.events} of the {g.selected} garments that it trusts' if g.selected else 'trusts none of these garments'
-    return (f'The pair in force ({g.threshold:g} / {g.margin:g}) {seen}: between {g.low:.1%} and '
-            f'{g.upper:.1%} are '
-            f'not ruled out, the target is {g.alpha:.0%}; {_ADVICE[g.verdict]}.')
 
 # %% ../../nbs/149_research.calibration.ipynb #fce0c979
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +298,7 @@ def _steps(path: GatePath, events: np.ndarray, sizes: np.ndarray, test: Sequenti
     return pd.DataFrame(columns).astype({'photos': int, 'selected': int, 'events': int})
 
 # %% ../../nbs/149_research.calibration.ipynb #2be18c7b
-def price(j: CalibrationSample, path: GatePath, floor: float, *, wanted: float = .5,
+def price(j: CalibrationSample, path: GatePath, floor: float, *, wanted: float = .7,
           limit: float = 64.) -> float:
     """About how many photos would certify, up to `limit` times those that there are.
 
@@ -398,6 +358,7 @@ def _stranger_fields(s: pd.Series, j: CalibrationSample, limit: float) -> dict[s
             'stranger_upper': float(upper),
             'stranger_limit': limit}
 
+# %% ../../nbs/149_research.calibration.ipynb #8f0382d1
 def _certificate(s: pd.Series, path: GatePath, j: CalibrationSample, **known: Any) -> Certificate:
     "The certificate of a step; `known`: what does not follow from it."
     r = evaluate_thresholds(j, float(s.threshold), float(s.margin))
@@ -440,6 +401,7 @@ def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: 
                               upper=s['stranger upper'], limit=limit)
     return f'Not certifiable: {words}.'
 
+# %% ../../nbs/149_research.calibration.ipynb #552ded5a
 def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, simulated: bool,
               model_version: str | None = None, max_items: int | None = None, look_alikes: float = 0.,
               stranger_limit: float = .02, in_force: tuple[float, float] | None = None) -> Calibration:

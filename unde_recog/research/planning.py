@@ -62,6 +62,7 @@ def share_curve(level: np.ndarray, photo: np.ndarray, *, icc_guess: float | None
         effects.append(1 + (kish_size(passing) - 1)*alike)
     return ShareCurve(counts/len(level), np.array(effects))
 
+# %% ../../nbs/180_research.planning.ipynb #1282c4f4
 def starting_share(level: np.ndarray, photo: np.ndarray, labelled: int, needed: int, *,
                    icc_guess: float | None = None) -> float:
     "`ShareCurve.start` of these scores."
