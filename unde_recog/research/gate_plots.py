@@ -23,7 +23,8 @@ def fates(j: CalibrationSample) -> np.ndarray:
     return np.where(~j.wrong, 0, np.where(j.harm, 1, 2))
 
 def _tidy(ax: Any, x: str, y: str = '') -> None:
-    ax.set_xlabel(x); ax.set_ylabel(y); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(xlabel=x, ylabel=y)
+    ax.spines[['top', 'right']].set_visible(False)
 
 # %% ../../nbs/151_research.gate_plots.ipynb #f66c2b1c
 def _densities(ax: Any, score: np.ndarray, fate: np.ndarray, span: tuple[float, float]) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, ndtr
 from ..contracts import SkuKey
-from .records import as_items, outcomes
+from .log_rows import as_items
+from .records import outcomes
 
 # %% ../../nbs/144_research.simulate.ipynb #ac52ba51
 @dataclass(frozen=True, kw_only=True)
