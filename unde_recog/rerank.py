@@ -7,7 +7,7 @@ __all__ = ['semantic_score', 'combined', 'apply_verdicts', 'Bands', 'match_type'
 
 # %% ../nbs/056_rerank.ipynb #8827457c
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # %% ../nbs/056_rerank.ipynb #6657e4f5
 from .contracts import Candidate, Colour, Match, MatchType, SkuKey, Verdict
@@ -15,10 +15,10 @@ from .catalogue.products import Product
 from .tagging import agreements
 
 # %% ../nbs/056_rerank.ipynb #70f719bd
-def semantic_score(tags: Mapping[str, str], metadata: Mapping[str, object]) -> float | None:
-    "Share of agreeing attributes among those known on both sides, 0–1; None if there are none."
+def semantic_score(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> float | None:
+    "Mean agreement of the attributes known on both sides, 0–1; None if there are none."
     known = agreements(tags, metadata)
-    return sum(known.values()) / len(known) if known else None
+    return sum(known.values())/len(known) if known else None
 
 def combined(visual: float, semantic: float | None, weight: float = .7) -> float:
     "`weight × visual + (1 − weight) × semantic`; without a semantic score, visual alone."
