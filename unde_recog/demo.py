@@ -49,7 +49,8 @@ def demo_settings(
     settings: Settings | None = None,
     folder: Path | str | None = None,
 ) -> Settings:
-    "Settings on embedded defaults in the demo's own data folder; nothing else of the user's is read."
+    """Settings on embedded defaults in the demo's own data folder; nothing else of the user's is
+    read."""
     if folder is None:
         base = data_dir(settings or load_settings())
         folder = base.with_name(f'{base.name}-demo')

@@ -70,7 +70,7 @@ def settings_apply(
 ) -> None:
     "Take a calibrated pair of thresholds into the settings file."
     with report_errors():
-        from unde_recog.research.calibration import apply_fragment, in_words
+        from unde_recog.research.certificate import apply_fragment, in_words
         target = ini or Path(os.environ.get('UNDE_SETTINGS') or 'settings.ini')
         done = apply_fragment(
             fragment, target, model_version or _version_in_force(load_settings())

@@ -68,9 +68,11 @@ def make_log_command(
     judge: Judge = True,
     workers: Workers = 2,
 ) -> None:
-    "A simulated request log with labels, in a data folder of its own; stopped, it goes on where it was."
+    """A simulated request log with labels, in a data folder of its own; stopped, it goes on where
+    it was."""
     with report_errors():
-        from unde_recog.research.log_simulator import Drift, Plan, make_log
+        from unde_recog.research.log_simulator import make_log
+        from unde_recog.research.simulated_street import Drift, Plan
         from unde_recog.wardrobe.world import World
         settings = simulated_settings(backend, explore)
         drift = Drift(after=days/2, darker=darker) if darker else None
@@ -125,7 +127,8 @@ def sandbox(
     realistic: Realistic = True,
     fault: Faults = None,
 ) -> None:
-    "Simulated Ximilar, Gemini and Claude on loopback, from the demo's drawn wardrobe; until Ctrl+C."
+    """Simulated Ximilar, Gemini and Claude on loopback, from the demo's drawn wardrobe; until
+    Ctrl+C."""
     with report_errors():
         from unde_recog.demo import demo_sandbox, demo_settings, parse_fault
         from unde_recog.sandbox.server import REALISTIC, Latency

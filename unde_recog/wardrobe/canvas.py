@@ -160,9 +160,8 @@ def _mark_mask(
     paths, width = [canvas.px(p) for p in mark.paths if len(p) > 1], mark.width*canvas.scale
     own = _window(canvas, paths, width + 1) if paths else None
     if own is None: return None
-    x0, y0, x1, y1 = max(
-        own[0], window[0]
-    ), max(own[1], window[1]), min(own[2], window[2]), min(own[3], window[3])
+    x0, y0 = (max(a, b) for a, b in zip(own[:2], window[:2]))
+    x1, y1 = (min(a, b) for a, b in zip(own[2:], window[2:]))
     if x1 <= x0 or y1 <= y0: return None
     if mark.image is not None: return _picture_mask(mark.image, paths[0], (x0, y0, x1, y1))
     if not width: return (x0, y0, x1, y1), _mask(paths, (x0, y0, x1, y1), canvas.samples)
@@ -184,7 +183,7 @@ def _picture_mask(
     image: Image.Image, corners: np.ndarray, window: tuple[int, int, int, int]
 ) -> tuple[tuple[int, int, int, int], np.ndarray]:
     x0, y0, x1, y1 = window
-    ax, ay, bx, by = *corners[0], *corners[1]
+    (ax, ay), (bx, by) = corners[0], corners[1]
     zoom = ((bx - ax)/image.width, (by - ay)/image.height)
     whole = image.resize(
         (max(1, round(bx - ax)), max(1, round(by - ay))),

@@ -288,7 +288,8 @@ class Cloth:
             raise ValueError(f'pattern {self.pattern!r} is unknown: choose one of {", ".join(PATTERNS)}')
 
     def tile(self, scale: float) -> tuple[np.ndarray, float]:
-        """The repeating tile uint8 [n, n, 3] for `scale` pixels a figure's height, and how many of its
+        """The repeating tile uint8 [n, n, 3] for `scale` pixels a figure's height, and how many of
+        its
         pixels make one pixel there.
         """
         wanted = max(24., scale*TILE)
