@@ -1,6 +1,6 @@
 """What nbdev does not notice, and the usual checks. `make check`; CI runs it before `make test`.
 
-`--quick` leaves out the wheel. The rules of the code base are in CONTRIBUTING.md, the table of rooms in docs/architecture.md.
+`--quick` leaves out the wheel. CONTRIBUTING.md has the rules, docs/architecture.md the table of rooms.
 """
 import ast
 import hashlib
@@ -27,9 +27,17 @@ FIELDS = 6        # of a dataclass that may be given by position
 COINED = {'House', 'Door', 'Lane', 'Walk', 'Purse', 'Wishes', 'Usual', 'Together', 'Sought', 'Offered'}
 # Signatures that somebody else's interface prescribes.
 PRESCRIBED = {('sandbox', 'respond'), ('vendors', 'connect_tcp')}
-# Rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large for a look).
-EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'queue': 'queue', 'training': 'train'}
-# Folders of tests that are named after no room: ground and steps hold the modules at the top, e2e whole journeys.
+# Rooms that need an extra: not imported from the wheel alone, but from the wheel with its extras
+# (except `train`: torch is too large for a look).
+EXTRAS = {
+    'research': 'eval',
+    'bench': 'eval',
+    'web': 'serving',
+    'serving': 'serving',
+    'queue': 'queue',
+    'training': 'train',
+}
+# Folders of tests named after no room: ground and steps for the modules at the top, e2e for whole journeys.
 TOP_TESTS = {'ground', 'steps', 'e2e'}
 failures: list[str] = []
 
@@ -50,7 +58,11 @@ def tracked(*globs):
 
 def modules():
     "Exported modules (assets, and the folders that are carried into the package by a link, are none)."
-    return [p for p in sorted(PKG.rglob('*.py')) if not {'eval', 'sql', 'assets'} & set(p.relative_to(PKG).parts)]
+    return [
+        p
+        for p in sorted(PKG.rglob('*.py'))
+        if not {'eval', 'sql', 'assets'} & set(p.relative_to(PKG).parts)
+    ]
 
 
 def notebook_paths():
@@ -58,7 +70,11 @@ def notebook_paths():
 
 
 def sources(path):
-    return [''.join(c['source']) for c in json.loads(path.read_text('utf-8'))['cells'] if c['cell_type'] == 'code']
+    return [
+        ''.join(c['source'])
+        for c in json.loads(path.read_text('utf-8'))['cells']
+        if c['cell_type'] == 'code'
+    ]
 
 
 def exported(source):
@@ -80,7 +96,9 @@ def in_sync():
     os.utime(project, ns=(was.st_atime_ns, was.st_mtime_ns))
     after = state()
     for p in sorted({p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}):
-        fail(f'{p.relative_to(ROOT)} was not clean, or not in sync with its notebook (mended now: commit it)')
+        fail(
+            f'{p.relative_to(ROOT)} was not clean, or not in sync with its notebook (mended now: commit it)'
+        )
 
 
 def notebooks():
@@ -103,8 +121,12 @@ def notebooks():
         for s in filter(exported, cells):
             lines = len(re.sub(r'^#\|.*\n?', '', s, flags=re.M).strip().splitlines())
             total += lines
-            if lines > CELL: fail(f'{p.name}: an exported cell of {lines} lines (at most {CELL}): {s.splitlines()[1][:60]}')
-            if re.search(r'^(<{7}|>{7}|={7})', s, re.M): fail(f'{p.name}: conflict marker in an exported cell')
+            if lines > CELL:
+                fail(
+                    f'{p.name}: an exported cell of {lines} lines (at most {CELL}): {s.splitlines()[1][:60]}'
+                )
+            if re.search(r'^(<{7}|>{7}|={7})', s, re.M):
+                fail(f'{p.name}: conflict marker in an exported cell')
             if re.search(r'^\s*from \S+ import \*', s, re.M): fail(f'{p.name}: an exported cell imports *')
         if total > NOTEBOOK: fail(f'{p.name}: {total} exported lines (at most {NOTEBOOK}): halve it')
     for name, n in made.items():
@@ -168,17 +190,24 @@ def statements(path, source, tree):
             names = [a.arg for a in (*n.args.posonlyargs, *n.args.args)]
             names = names[1:] if names[:1] in (['self'], ['cls']) else names
             if len(names) > POSITIONAL and (room, n.name) not in PRESCRIBED:
-                fail(f'{where}:{n.lineno} {n.name} takes {len(names)} parameters by position (at most {POSITIONAL})')
+                fail(f'{where}:{n.lineno} {n.name} takes {len(names)} positional parameters')
         if isinstance(n, ast.ClassDef):
             marks = ''.join(ast.unparse(d) for d in n.decorator_list)
             fields = [x for x in n.body if isinstance(x, ast.AnnAssign)]
             if 'dataclass' in marks and len(fields) > FIELDS and 'kw_only=True' not in marks:
                 fail(f'{where}:{n.lineno} dataclass {n.name} has {len(fields)} fields: make it kw_only')
-        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple) and isinstance(n.value, ast.Tuple):
-            if len(n.targets[0].elts) > 3: fail(f'{where}:{n.lineno} assigns {len(n.targets[0].elts)} names in one line')
+        if (
+            isinstance(n, ast.Assign)
+            and isinstance(n.targets[0], ast.Tuple)
+            and isinstance(n.value, ast.Tuple)
+        ):
+            if len(n.targets[0].elts) > 3:
+                fail(f'{where}:{n.lineno} assigns {len(n.targets[0].elts)} names in one line')
     for t in tokenize.generate_tokens(io.StringIO(source).readline):
-        if t.type == tokenize.NAME and t.string in COINED: fail(f'{where}:{t.start[0]} {t.string} is a coined word')
-        if t.type == tokenize.OP and t.string == ';': fail(f'{where}:{t.start[0]} two statements in one line')
+        if t.type == tokenize.NAME and t.string in COINED:
+            fail(f'{where}:{t.start[0]} {t.string} is a coined word')
+        if t.type == tokenize.OP and t.string == ';':
+            fail(f'{where}:{t.start[0]} two statements in one line')
 
 
 def lines():
@@ -189,13 +218,18 @@ def lines():
         source = p.read_text('utf-8')
         tree = ast.parse(source)
         documented = set(docstring_lines(tree))
-        listed = {n for x in tree.body if isinstance(x, ast.Assign) and getattr(x.targets[0], 'id', '') == '__all__'
-                  for n in range(x.lineno, x.end_lineno + 1)}  # written by nbdev
+        listed = {
+            n
+            for x in tree.body
+            if isinstance(x, ast.Assign) and getattr(x.targets[0], 'id', '') == '__all__'
+            for n in range(x.lineno, x.end_lineno + 1)
+        }  # written by nbdev
         for n, line in enumerate(source.splitlines(), 1):
             if n in listed or line.startswith('# %% '): continue
             total, long = total + 1, long + (len(line) > 100)
             limit = 100 if n in documented and p.is_relative_to(PKG) else LINE
-            if len(line) > limit: fail(f'{p.relative_to(ROOT)}:{n} has {len(line)} characters (at most {limit})')
+            if len(line) > limit:
+                fail(f'{p.relative_to(ROOT)}:{n} has {len(line)} characters (at most {limit})')
         if p.is_relative_to(PKG): statements(p, source, tree)
     if long > .05*total: fail(f'{long} of {total} lines have over 100 characters (at most 5 %)')
 
@@ -214,7 +248,8 @@ def leaks():
     bad = re.compile(rb'/root/|/work/|/home/\w+/|/opt/(pypi|wheels)|-----BEGIN [A-Z ]*PRIVATE KEY')
     for p in tracked():
         if p.suffix in {'.png', '.jpg', '.onnx', '.npz'} or p == Path(__file__).resolve(): continue
-        if m := bad.search(p.read_bytes()): fail(f'{p.relative_to(ROOT)} holds {m[0].decode()!r}: a path of this machine')
+        if m := bad.search(p.read_bytes()):
+            fail(f'{p.relative_to(ROOT)} holds {m[0].decode()!r}: a path of this machine')
 
 
 def wheel():
@@ -232,7 +267,8 @@ def wheel():
         core = [n for n in names if room(n) not in EXTRAS]
         load = lambda those: f'import importlib\nfor n in {those!r}: importlib.import_module(n)\n'
         code = load(core) + 'from unde_recog.db.database import migrations\nassert migrations("vectors")'
-        if subprocess.run([python, '-c', code], cwd=d).returncode: fail('the wheel, installed alone, does not import')
+        if subprocess.run([python, '-c', code], cwd=d).returncode:
+            fail('the wheel, installed alone, does not import')
         settings = [f'{d}/venv/bin/unde-recog', 'settings']
         if subprocess.run(settings, cwd=d, stdout=subprocess.DEVNULL).returncode:
             fail('the wheel, installed alone, does not run')

@@ -1,6 +1,6 @@
 """A street photo in, the same garments from the shops of your mall out.
 
-The front door; each name is imported when it is first used, so that `import unde_recog` costs nothing.
+Each name is imported when it is first used, so that `import unde_recog` is quick.
 """
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ['Answer', 'Recognizer', 'load_settings', 'open_recognizer']
 
-_HOMES = {'Answer': 'contracts', 'Recognizer': 'recognizer', 'load_settings': 'settings', 'open_recognizer': 'session'}
+_HOMES = {
+    'Answer': 'contracts',
+    'Recognizer': 'recognizer',
+    'load_settings': 'settings',
+    'open_recognizer': 'session',
+}
 
 
 def __getattr__(name: str) -> Any:
