@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 # %% auto #0
-__all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTION', 'rgb_to_lab', 'colour_names', 'colour_name',
+__all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'colour_names', 'colour_name',
            'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'likeliest', 'ZeroShotTagger',
            'LocalTagger', 'colours_in', 'colour_likeness', 'agreement', 'colour_pattern', 'known_attributes',
            'agreements', 'contradicts', 'prefilter']
@@ -278,12 +278,12 @@ def agreements(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str
     return found
 
 # %% ../nbs/055_tagging.ipynb #c15d8354
-CONTRADICTION: Mapping[str, float] = {'type': .3, 'color': .4, 'material': .2, 'pattern': .2}
+CONTRADICTED = .5   # a mean agreement below this, over two attributes or more
 
 def contradicts(tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: Sequence[str] = EXACT) -> bool:
-    "Whether a known attribute of a product is too far from the tag."
-    known = agreements(tags, metadata)
-    return any(known.get(a, 1.) < CONTRADICTION[a] for a in attributes)
+    "Whether the exact tags, taken together, speak against a product."
+    known = [d for a, d in agreements(tags, metadata).items() if a in attributes]
+    return len(known) > 1 and sum(known)/len(known) < CONTRADICTED
 
 def prefilter(
     candidates: Sequence[Candidate],
@@ -291,8 +291,8 @@ def prefilter(
     minimum: int,
     attributes: Sequence[str] = EXACT,
 ) -> list[Candidate]:
-    """`candidates` without those whose known attributes contradict `tags`, at least `minimum` of
-    them, in their order."""
+    """`candidates` without those that contradict `tags`, at least `minimum` of them, in their
+    order."""
     bad = [c for c in candidates if contradicts(tags, c.metadata, attributes)]
     missing = max(0, min(minimum, len(candidates)) - (len(candidates) - len(bad)))
     dropped = {id(c) for c in bad[missing:]}

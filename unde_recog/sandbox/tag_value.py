@@ -117,19 +117,18 @@ def first_key(
         offered = apply_verdicts(offered, simulated_verdicts(world, garment, offered), tags)
     return offered[0].key if offered else None
 
-# %% ../../nbs/134_sandbox.tag_value.ipynb #b297ddb3
+# %% ../../nbs/134_sandbox.tag_value.ipynb #811a579a
 CREDITS = {'exact': 15}   # a garment; context tags are a call of a vision model
 
 def tag_sets(world: World, garment: TaggedGarment) -> dict[str, dict[str, str]]:
     "Name of a set → its tags for a garment."
-    free = dict(garment.colour)
     bought = {n: simulated_tags(world, garment, [n]) for n in TAGS}
-    exact = {k: v for n in EXACT for k, v in bought[n].items()}
-    context = {k: v for n in CONTEXT for k, v in bought[n].items()}
-    sets = {'no tag': {}, 'colour by pixels': free}
-    sets |= {f'{n} alone': bought[n] for n in TAGS}
-    sets |= {f'+ {n}': free | bought[n] for n in TAGS if n != 'color'}
-    return sets | {'exact': free | exact, 'context': free | context, 'all': free | exact | context}
+    joined = lambda names: {k: v for n in names for k, v in bought[n].items()}
+    exact, context = joined(EXACT), joined(CONTEXT)
+    sets = {'no tag': {}, 'colour by pixels': dict(garment.colour)}
+    sets |= {f'{n} alone': bought[n] for n in TAGS} | {'exact': exact, 'context': context}
+    sets |= {f'exact without {n}': joined(o for o in EXACT if o != n) for n in EXACT}
+    return sets | {f'exact and {n}': exact | bought[n] for n in CONTEXT} | {'all': exact | context}
 
 def scene_interval(
     difference: np.ndarray, scenes: np.ndarray, draws: int = 2000, seed: int = 0
@@ -142,19 +141,19 @@ def scene_interval(
     low, high = np.quantile(totals[:, 0]/totals[:, 1], (.025, .975))
     return float(low), float(high)
 
-# %% ../../nbs/134_sandbox.tag_value.ipynb #ce378d60
+# %% ../../nbs/134_sandbox.tag_value.ipynb #dc03464f
 def tag_value(world: World, garments: Sequence[TaggedGarment], *, judge: bool) -> pd.DataFrame:
-    "A row a set of tags: the right SKU first, the paired difference to the free colour, the price."
+    "A row a set of tags: the right SKU first, the paired difference to no tag, the price."
     hits: dict[str, list[bool]] = {}
     for g in garments:
         for name, tags in tag_sets(world, g).items():
             hits.setdefault(name, []).append(first_key(world, g, tags, judge=judge) == g.key)
     scenes = np.array([g.scene for g in garments])
-    base, rows = np.array(hits['colour by pixels'], float), {}
+    base, rows = np.array(hits['no tag'], float), {}
     for name, hit in hits.items():
         difference = np.array(hit, float) - base
         low, high = scene_interval(difference, scenes)
-        paid = name in ('exact', 'all') or name.split()[0] in EXACT or name[2:] in EXACT
+        paid = any(word in (*EXACT, 'exact', 'all') for word in name.split())
         rows[name] = {
             'SKU at 1': float(np.mean(hit)), 'difference': float(difference.mean()),
             'low': low, 'high': high, 'credits': CREDITS['exact'] if paid else 0,
