@@ -42,7 +42,9 @@ class Budget(Protocol):
 class Advisor(Protocol):
     "Two or three sentences on wearing the finds."
     name: str
-    async def advise(self, finds: Sequence[Match], *, timeout: float) -> str: ...
+    async def advise(
+        self, finds: Sequence[Match], *, timeout: float, tags: Sequence[Mapping[str, str]] = ()
+    ) -> str: ...
 
 # %% ../nbs/080_context.ipynb #b2ecc6d2
 @dataclass(kw_only=True)

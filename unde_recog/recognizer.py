@@ -193,9 +193,10 @@ async def find_items(
 # %% ../nbs/083_recognizer.ipynb #0da91e47
 async def advise(answer: Answer, ctx: RequestContext, on_event: EventHandler | None) -> None:
     "Send two or three sentences on wearing the finds, where an advisor is plugged in."
-    advisor, finds = ctx.parts.advisor, [item.matches[0] for item in answer.items if item.matches]
+    advisor, found = ctx.parts.advisor, [item for item in answer.items if item.matches]
+    finds, tags = [item.matches[0] for item in found], [item.tags for item in found]
     if advisor is None or not finds or not ctx.settings.ADVICE or not may_pay(ctx, 'advice'): return
-    call = lambda timeout: advisor.advise(finds, timeout=timeout)
+    call = lambda timeout: advisor.advise(finds, timeout=timeout, tags=tags)
     with charge_request(ctx): text = await attempt(f'{advisor.name}_advice', call, 10, [])
     if on_event is not None: on_event('advice', text or '')
 

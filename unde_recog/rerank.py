@@ -17,10 +17,10 @@ from .catalogue.products import Product
 from .tagging import agreements
 
 # %% ../nbs/056_rerank.ipynb #70f719bd
-def semantic_score(tags: Mapping[str, str], metadata: Mapping[str, object]) -> float | None:
-    "Share of agreeing attributes among those known on both sides, 0–1; None if there are none."
+def semantic_score(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> float | None:
+    "Mean agreement of the attributes known on both sides, 0–1; None if there are none."
     known = agreements(tags, metadata)
-    return sum(known.values()) / len(known) if known else None
+    return sum(known.values())/len(known) if known else None
 
 def combined(visual: float, semantic: float | None, weight: float = .7) -> float:
     "`weight × visual + (1 − weight) × semantic`; without a semantic score, visual alone."

@@ -11,13 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 # %% auto #0
-__all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'EXACT', 'rgb_to_lab', 'colour_names', 'colour_name', 'pixel_weights',
-           'dominant_colours', 'colour_tags', 'PixelTagger', 'likeliest', 'ZeroShotTagger', 'LocalTagger', 'colours_in',
-           'agrees', 'colour_pattern', 'agreements', 'prefilter']
+__all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'colour_names', 'colour_name',
+           'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'likeliest', 'ZeroShotTagger',
+           'LocalTagger', 'colours_in', 'colour_likeness', 'agreement', 'colour_pattern', 'known_attributes',
+           'agreements', 'contradicts', 'prefilter']
 
 # %% ../nbs/055_tagging.ipynb #2a118727
 import numpy as np
 from PIL import Image
+from .catalogue.attributes import ATTRIBUTES, canonical_value, product_attributes, value_likeness
 from .contracts import Candidate, SkuKey
 
 # %% ../nbs/055_tagging.ipynb #34861375
@@ -203,6 +205,7 @@ _WORDS = {
     'white': 'ivory',
     'yellow': 'mustard',
 }
+
 SYNONYMS = {word: colour for colour, words in _WORDS.items() for word in words.split()}
 
 def colours_in(text: str) -> frozenset[str]:
@@ -210,14 +213,34 @@ def colours_in(text: str) -> frozenset[str]:
     words = (SYNONYMS.get(w, w) for w in re.findall('[a-z]+', str(text).lower()))
     return frozenset(w for w in words if w in COLOURS)
 
-def agrees(attribute: str, ours: str | None, theirs: str | None) -> bool | None:
-    "Whether two values of an attribute agree; None where one side does not know."
+# %% ../nbs/055_tagging.ipynb #b2376ec8
+UNLIKE = 40.  # the distance in Lab from which two colours have nothing in common
+
+def _anchors(names: frozenset[str]) -> np.ndarray:
+    "The Lab values of the anchors of some coarse names."
+    return _ANCHOR_LAB[[i for i, (name, _) in enumerate(_ANCHORS) if name in names]]
+
+def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> float | None:
+    "How alike two wordings of colours look, 0–1; None where one of them names no known colour."
+    mine, other = colours_in(ours), colours_in(theirs)
+    if not mine or not other: return None
+    if mine & other: return 1.
+    seen = _anchors(mine)
+    if ours_hex and re.fullmatch('#[0-9a-f]{6}', ours_hex.lower()):
+        seen = rgb_to_lab(np.array([[int(ours_hex[i:i+2], 16) for i in (1, 3, 5)]]))
+    distance = np.linalg.norm(seen[:, None] - _anchors(other)[None], axis=-1).min()
+    return float(max(0., 1 - distance/UNLIKE))
+
+# %% ../nbs/055_tagging.ipynb #bfec388a
+def agreement(attribute: str, ours: str | None, theirs: str | None, ours_hex: str | None = None) -> float | None:
+    "How far two values of an attribute agree, 0–1; None where one side does not know."
     if not ours or not theirs: return None
-    if attribute in ('color', 'colour'):
-        coarse = colours_in(ours), colours_in(theirs)
-        return bool(coarse[0] & coarse[1]) if all(coarse) else None
-    a, b = ours.strip().lower(), theirs.strip().lower()
-    return a in b or b in a
+    if attribute in ('color', 'colour'): return colour_likeness(ours, theirs, ours_hex)
+    a, b = canonical_value(attribute, ours), canonical_value(attribute, theirs)
+    if a and b: return value_likeness(attribute, a, b)
+    same = ours.strip().lower() == theirs.strip().lower()
+    if attribute in ATTRIBUTES: return 1. if same else None  # a word of no vocabulary says nothing
+    return 1. if same else 0.
 
 # %% ../nbs/055_tagging.ipynb #cc4b9a9d
 def colour_pattern(colour: str | None) -> str | None:
@@ -228,42 +251,49 @@ def colour_pattern(colour: str | None) -> str | None:
     return r'\m(' + '|'.join(map(re.escape, words)) + r')\M'
 
 # %% ../nbs/055_tagging.ipynb #1b9bbcd6
-_THEIRS = {
-    'type': 'type',
-    'color': 'colour',
-    'material': 'material',
-    'pattern': 'pattern',
-    'style': 'style',
-    'occasion': 'occasion',
-    'brand_style': 'brand_style',
-    'season': 'season',
-}
+EXACT = ('type', 'color', 'material', 'pattern')
+_CONTEXT = ('occasion', 'brand_style', 'season')
 
+@lru_cache(maxsize=4096)
+def _read_product(name: str, category: str, composition: str) -> dict[str, str]:
+    return product_attributes({'name': name, 'category': category, 'composition': composition})
 
-def agreements(tags: Mapping[str, str], metadata: Mapping[str, object]) -> dict[str, bool]:
-    "attribute → agree?, for those known on both sides."
-    found = {}
-    for ours, theirs in _THEIRS.items():
-        value = metadata.get(theirs) or metadata.get(ours)
-        verdict = agrees(ours, tags.get(ours), str(value) if value else None)
-        if verdict is not None: found[ours] = verdict
+def known_attributes(metadata: Mapping[str, Any]) -> dict[str, str]:
+    "What the index knows of a product; an index without attributes still has its name and category."
+    stored = metadata.get('attributes')
+    if not isinstance(stored, Mapping):
+        words = (str(metadata.get(k) or '') for k in ('name', 'category', 'composition'))
+        stored = _read_product(*words)
+    direct = {a: metadata.get(a) for a in (*ATTRIBUTES, *_CONTEXT)}
+    colour = {'color': metadata.get('colour') or metadata.get('color')}
+    known = dict(stored) | {a: v for a, v in (direct | colour).items() if v}
+    return {a: str(v) for a, v in known.items()}
+
+def agreements(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, float]:
+    "attribute → how far it agrees, 0–1, for those known on both sides."
+    theirs, shade, found = known_attributes(metadata), tags.get('color_hex'), {}
+    for attribute in (*EXACT, 'style', *_CONTEXT):
+        degree = agreement(attribute, tags.get(attribute), theirs.get(attribute), shade)
+        if degree is not None: found[attribute] = degree
     return found
 
 # %% ../nbs/055_tagging.ipynb #c15d8354
-EXACT = ('type', 'color', 'material', 'pattern')
+CONTRADICTED = .5   # a mean agreement below this, over two attributes or more
+
+def contradicts(tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: Sequence[str] = EXACT) -> bool:
+    "Whether the exact tags, taken together, speak against a product."
+    known = [d for a, d in agreements(tags, metadata).items() if a in attributes]
+    return len(known) > 1 and sum(known)/len(known) < CONTRADICTED
 
 def prefilter(
     candidates: Sequence[Candidate],
     tags: Mapping[str, str],
     minimum: int,
-    attributes: Sequence[str] = ('color',),
+    attributes: Sequence[str] = EXACT,
 ) -> list[Candidate]:
-    """`candidates` without those whose known attributes contradict `tags`, at least `minimum` of
-    them, in their order."""
-    def contradicted(c: Candidate) -> bool:
-        known = agreements(tags, c.metadata)
-        return any(known.get(attribute) is False for attribute in attributes)
-    bad = [c for c in candidates if contradicted(c)]
+    """`candidates` without those that contradict `tags`, at least `minimum` of them, in their
+    order."""
+    bad = [c for c in candidates if contradicts(tags, c.metadata, attributes)]
     missing = max(0, min(minimum, len(candidates)) - (len(candidates) - len(bad)))
     dropped = {id(c) for c in bad[missing:]}
     return [c for c in candidates if id(c) not in dropped]

@@ -160,7 +160,7 @@ class Scripted(PhotoJudge):
         super().__init__(load, **how)
         self.answers, self.looked = list(answers), 0
 
-    async def look(self, crop, photo, timeout):
+    async def look(self, crop, photo, timeout, tags=''):
         self.looked += 1
         reply = self.answers[(self.looked - 1) % len(self.answers)]
         if isinstance(reply, Exception): raise reply
@@ -380,7 +380,7 @@ def test_bad_arguments_are_named():
 
 
 def test_prompts_are_versioned(tmp_path):
-    for name in ('rerank-1', 'context-1', 'exact-1', 'advice-1'):
+    for name in ('rerank-1', 'rerank-2', 'context-1', 'exact-1', 'advice-1', 'advice-2'):
         prompt = read_prompt(name)
         assert (
             prompt.version.startswith(f'{name}.')

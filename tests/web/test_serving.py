@@ -355,7 +355,7 @@ def test_heartbeats_and_late_errors(shop):
 def test_advice_comes_last(shop):
     class Advisor:
         name = 'gemini'
-        async def advise(self, finds, *, timeout):
+        async def advise(self, finds, *, timeout, tags):
             await asyncio.sleep(.2)
             return 'Wear it with white trainers.'
 

@@ -109,8 +109,8 @@ def drawn_set(photos: int = 4, skus: int = 60, seed: int = 0) -> LabelSet:
     return LabelSet(
         as_items(rows),
         lambda p: by_photo[p].image,
-        lru_cache(lambda k: world.photo(k, 'front', (240, 320)) if k in world.goods else None),
-        lambda k: f'{k.brand} {world.product(k).style_id}' if k in world.goods else None,
+        lru_cache(lambda k: world.photo(k, 'front', (240, 320)) if k in world.by_key else None),
+        lambda k: f'{k.brand} {world.product(k).style_id}' if k in world.by_key else None,
     )
 
 # %% ../../nbs/157_research.labels.ipynb #70c5300c

@@ -179,7 +179,7 @@ def _again(run: _Run, session: Session, jobs: Sequence[_Job], tries: int = 3) ->
 def true_labels(world: World, scenes: Mapping[str, Scene]) -> pd.DataFrame:
     "Labels of scenes by request id."
     styles: dict[tuple[str, str], list[SkuKey]] = {}
-    for key, product in world.goods.items():
+    for key, product in world.by_key.items():
         styles.setdefault((key.brand, product.style_id), []).append(key)
     rows = []
     for photo, scene in scenes.items():

@@ -78,7 +78,7 @@ def outfit(world: World, plan: Plan, n: int) -> list[SkuKey] | None:
     season, late = plan.drift.season, plan.drifted(n)
     worn = lambda of: of == 'all-season' or (of == season) == late
     draw = chance('logmaker', world.seed, plan.seed, n)
-    pool = [p for p in world.goods.values() if worn(world.attributes(p.key)['season'])]
+    pool = [p for p in world.by_key.values() if worn(world.attributes(p.key)['season'])]
     return [p.key for p in choose_outfit(draw, pool, 'women' if draw.random() < .6 else 'men')]
 
 def darkened(image: Image.Image, share: float, seed: int = 0) -> Image.Image:

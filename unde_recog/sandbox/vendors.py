@@ -180,7 +180,7 @@ class Records:
                 'name': p.name,
                 'category': p.garment.category,
             }
-            for k, p in vision.world.goods.items()
+            for k, p in vision.world.by_key.items()
         }
 
     def insert(self, records: Sequence[Mapping[str, Any]]) -> tuple[int, list[dict[str, Any]]]:

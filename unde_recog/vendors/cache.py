@@ -21,6 +21,7 @@ from ..contracts import Candidate, Detector, Item, Reranker, Retriever, SkuKey, 
 from ..db.database import Databases
 from ..detect import cut
 from ..media.images import pixel_hash
+from .council import tags_as_data
 
 # %% ../../nbs/127_vendors.cache.ipynb #5f12171f
 def question(*parts: Any) -> str:
@@ -120,7 +121,8 @@ class CachedReranker:
         timeout: float,
     ) -> list[Verdict]:
         kind, picture = f'{self.name} verdict', pixel_hash(crop)
-        keys = {c.key: question(picture, c.key, c.image_url, self.versions) for c in candidates}
+        line = tags_as_data(tags)
+        keys = {c.key: question(picture, c.key, c.image_url, self.versions, line) for c in candidates}
         known = await self.cache.get(kind, list(keys.values()))
         unknown = [c for c in candidates if keys[c.key] not in known]
         fresh = await self.inner.rerank(crop, unknown, tags, timeout=timeout) if unknown else []

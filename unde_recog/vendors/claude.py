@@ -214,5 +214,6 @@ class ClaudeReranker(PhotoJudge):
         super().__init__(load, **how)
         self.client, self.model, self.private = client, client.model, client.private
 
-    async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any:
-        return await self.client.look(self.prompt.text, crop, photo, timeout=timeout)
+    async def look(self, crop: bytes, photo: bytes, timeout: float, tags: str = '') -> Any:
+        prompt = self.prompt.text + (f'\n\ntags of the garment: {tags}' if tags else '')
+        return await self.client.look(prompt, crop, photo, timeout=timeout)

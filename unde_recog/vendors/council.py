@@ -15,10 +15,10 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 # %% auto #0
-__all__ = ['ASSETS', 'log', 'LONGEST', 'HEADROOM', 'VerdictsOrError', 'Prompt', 'read_prompt', 'read_prices', 'price',
-           'photo_bytes', 'content_key', 'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember', 'Slots',
-           'error_name', 'collect_verdicts', 'PhotoJudge', 'combine_scores', 'merge_verdicts', 'merge_answers',
-           'Council']
+__all__ = ['ASSETS', 'log', 'LONGEST', 'JUDGED_TAGS', 'HEADROOM', 'VerdictsOrError', 'Prompt', 'read_prompt', 'read_prices',
+           'price', 'photo_bytes', 'content_key', 'Judgement', 'clean', 'read_verdict', 'Cache', 'recall', 'remember',
+           'Slots', 'tags_as_data', 'error_name', 'collect_verdicts', 'PhotoJudge', 'combine_scores', 'merge_verdicts',
+           'merge_answers', 'Council']
 
 # %% ../../nbs/124_vendors.council.ipynb #bd7cff25
 from PIL import Image
@@ -37,7 +37,7 @@ class Prompt(NamedTuple):
     text: str
 
 def read_prompt(source: str | Path) -> Prompt:
-    """A prompt by name in the package (`'rerank-1'`), or from a file of your own.
+    """A prompt by name in the package (`'rerank-2'`), or from a file of your own.
     Raises `ValueError` if it has no version or no text."""
     path = source if isinstance(source, Path) else ASSETS/'prompts'/f'{source}.txt'
     if not path.is_file():
@@ -151,6 +151,15 @@ class Slots:
         try: yield ends - time.monotonic()
         finally: here.release()
 
+# %% ../../nbs/124_vendors.council.ipynb #0795d97c
+JUDGED_TAGS = ('type', 'color', 'material', 'pattern', 'style')
+
+def tags_as_data(tags: Mapping[str, str]) -> str:
+    "The tags as one line of JSON, a few letters each; '' if there are none."
+    words = {n: re.sub(r'[^\w -]', '', str(tags.get(n) or ''))[:30].strip() for n in JUDGED_TAGS}
+    known = {n: w for n, w in words.items() if w}
+    return json.dumps(known, ensure_ascii=False) if known else ''
+
 # %% ../../nbs/124_vendors.council.ipynb #59109987
 class _PhotoSource:
     "What a judge needs: its prompt, its cache, and the catalogue photos."
@@ -164,7 +173,7 @@ class _PhotoSource:
         load: Callable[[str], Image.Image | None],
         *,
         photo_of: Callable[[Candidate], str | None] = lambda c: c.image_url or None,
-        prompt: str | Path = 'rerank-1',
+        prompt: str | Path = 'rerank-2',
         cache: Cache | None = None,
         limit: int = 20,
         loaders: int = 16,
@@ -191,18 +200,20 @@ class _PhotoSource:
 # %% ../../nbs/124_vendors.council.ipynb #1719a09b
 class _CandidateJudge(_PhotoSource):
     "The question about one candidate."
-    async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any:
-        """What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked. Raises
-        `VendorError`."""
+    async def look(self, crop: bytes, photo: bytes, timeout: float, tags: str = '') -> Any:
+        """What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked; `tags` is one line
+        of data on the garment. Raises `VendorError`."""
         raise NotImplementedError
 
-    async def _judge(self, crop: bytes, candidate: Candidate, ends: float) -> Verdict | None:
+    async def _judge(
+        self, crop: bytes, candidate: Candidate, ends: float, tags: str = ''
+    ) -> Verdict | None:
         "The verdict on one candidate; None if there is nothing to look at. Raises `VendorError`."
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._loaders)
         if (photo := await in_thread(self._photo, candidate)) is None: return None
-        key = content_key(crop, photo, self.prompt.version, self.model)
+        key = content_key(crop, photo, self.prompt.version, self.model, tags)
         if verdict := read_verdict(candidate.key, await in_thread(recall, self.cache, key)): return verdict
-        reply = await self.look(crop, photo, ends - time.monotonic())
+        reply = await self.look(crop, photo, ends - time.monotonic(), tags)
         if (verdict := read_verdict(candidate.key, reply)) is None:
             raise VendorError(self.name, 'bad_answer', 'no score from 0 to 1')
         await in_thread(remember, self.cache, key, {'score': verdict.score, 'reason': verdict.reason})
@@ -255,7 +266,9 @@ class PhotoJudge(_CandidateJudge):
         "Verdicts on the first `limit` candidates, in their order."
         ends = time.monotonic() + HEADROOM*timeout
         mine = await asyncio.to_thread(lambda: photo_bytes(self.private(crop)))
-        tasks = [asyncio.create_task(self._judge(mine, c, ends)) for c in candidates[:self.limit]]
+        line = tags_as_data(tags)
+        looks = [self._judge(mine, c, ends, line) for c in candidates[:self.limit]]
+        tasks = [asyncio.create_task(look) for look in looks]
         try:
             if tasks: await asyncio.wait(tasks, timeout=max(0., ends - time.monotonic()) + .02*timeout)
         finally:

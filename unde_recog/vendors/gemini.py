@@ -35,6 +35,7 @@ from unde_recog.vendors.council import (
     read_prompt,
     recall,
     remember,
+    tags_as_data,
 )
 
 # %% ../../nbs/125_vendors.gemini.ipynb #a5d488cc
@@ -309,11 +310,12 @@ class GeminiReranker(PhotoJudge):
         super().__init__(load, **how)
         self.client, self.model, self.private = client, client.model, client.private
 
-    async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any:
+    async def look(self, crop: bytes, photo: bytes, timeout: float, tags: str = '') -> Any:
+        known_tags = [f'tags of the garment: {tags}'] if tags else []
         return await self.client.ask(
             'rerank',
             self.prompt.text,
-            ['street photo:', crop, 'catalogue photo:', photo],
+            ['street photo:', crop, 'catalogue photo:', photo, *known_tags],
             Judgement,
             timeout=timeout,
         )
@@ -322,15 +324,15 @@ class GeminiReranker(PhotoJudge):
 class Advised(BaseModel):
     text: str
 
-def as_data(finds: Sequence[Match]) -> str:
-    "The products as one line of JSON, each text at most 80 characters."
-    return json.dumps(
-        [
-            {k: clean(str(v), 80) for k, v in {'name': m.name, 'brand': m.brand}.items() if v}
-            for m in finds[:8]
-        ],
-        ensure_ascii=False,
-    )
+def as_data(finds: Sequence[Match], tags: Sequence[Mapping[str, str]] = ()) -> str:
+    """The products as one line of JSON, each text at most 80 characters; `tags` say what each
+    find was asked for."""
+    rows = []
+    for m, asked in zip(finds[:8], [*tags, *[{}]*8]):
+        row = {'name': m.name, 'brand': m.brand}
+        texts = {k: clean(str(v), 80) for k, v in row.items() if v}
+        rows.append(texts | ({'garment': tags_as_data(asked)} if tags_as_data(asked) else {}))
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def three_sentences(text: str) -> str:
@@ -342,20 +344,26 @@ def three_sentences(text: str) -> str:
 class Advice:
     "Two or three sentences on wearing the finds."
     name = 'gemini'
-    def __init__(self, client: Gemini, *, prompt: str | Path = 'advice-1', language: str = 'English'):
+    def __init__(self, client: Gemini, *, prompt: str | Path = 'advice-2', language: str = 'English'):
         self.client, self.prompt, self.language = client, read_prompt(prompt), clean(language, 30)
 
     @property
     def versions(self) -> dict[str, str]:
         return {'gemini:advice': f'{self.prompt.version}@{self.client.model}'}
 
-    async def advise(self, finds: Sequence[Match], *, timeout: float) -> str:
+    async def advise(
+        self,
+        finds: Sequence[Match],
+        *,
+        timeout: float,
+        tags: Sequence[Mapping[str, str]] = (),
+    ) -> str:
         "'' if there are no finds. Raises `VendorError`."
         if not finds: return ''
         reply = await self.client.ask(
             'advice',
             f'{self.prompt.text}\nWrite in {self.language}.',
-            [as_data(finds)],
+            [as_data(finds, tags)],
             Advised,
             timeout=timeout,
         )

@@ -55,8 +55,6 @@ class World:
 
     @property
     def mall_names(self) -> list[str]: return list(dict.fromkeys(self.stores.mall_name))
-    @property
-    def goods(self) -> dict[SkuKey, Product]: return self.by_key   # the name before by_key
     def product(self, key: Sequence[str]) -> Product: return find_product(self, key)
     def garment(self, key: Sequence[str]) -> Garment: return self.product(key).garment
     @cached_property
