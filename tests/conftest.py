@@ -1,4 +1,5 @@
 """A real PostgreSQL for the tests: one embedded server a checkout, shared by the xdist workers, never the user's; a fresh database a test."""
+
 import itertools
 import os
 import re
@@ -52,23 +53,41 @@ def template(server_url):
         known = [n for (n,) in conn.execute('select datname from pg_database')]
         for left in known:  # of test runs that were killed, and of older migrations
             found = re.fullmatch(r'test_(\d+)_\d+', left)
-            if (found and not psutil.pid_exists(int(found[1]))) or (left.startswith('template_') and left != name):
-                conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(left)))
+            if (found and not psutil.pid_exists(int(found[1]))) or (
+                left.startswith('template_') and left != name
+            ):
+                conn.execute(
+                    sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(left))
+                )
         if name not in known:
             conn.execute('drop database if exists making_template with (force)')
             conn.execute('create database making_template')
-            with Databases(dict.fromkeys(LOGICALS, sibling(server_url, 'making_template'))) as making: making.migrate()
-            conn.execute(sql.SQL('alter database making_template rename to {}').format(sql.Identifier(name)))
+            with Databases(
+                dict.fromkeys(LOGICALS, sibling(server_url, 'making_template'))
+            ) as making:
+                making.migrate()
+            conn.execute(
+                sql.SQL('alter database making_template rename to {}').format(sql.Identifier(name))
+            )
     return name
 
 
 @contextmanager
 def named_database(server_url, template, name):
     "Address of a migrated, empty database for the tests of a file."
-    def drop(conn): conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))
+
+    def drop(conn):
+        conn.execute(
+            sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name))
+        )
+
     with psycopg.connect(server_url, autocommit=True) as conn:
         drop(conn)
-        conn.execute(sql.SQL('create database {} template {}').format(sql.Identifier(name), sql.Identifier(template)))
+        conn.execute(
+            sql.SQL('create database {} template {}').format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
     yield sibling(server_url, name)
     with psycopg.connect(server_url, autocommit=True) as conn: drop(conn)
 
@@ -78,7 +97,11 @@ def fresh_url(server_url, template):
     "Address of a migrated, empty database of this test's own."
     name = f'test_{os.getpid()}_{next(_numbers)}'
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL('create database {} template {} strategy file_copy').format(sql.Identifier(name), sql.Identifier(template)))
+        conn.execute(
+            sql.SQL('create database {} template {} strategy file_copy').format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
     yield sibling(server_url, name)
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))

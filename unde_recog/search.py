@@ -165,7 +165,7 @@ class PgRetriever:
         self.db, self.embedder, self.version, self.layout_ttl = db, embedder, version, layout_ttl
         self._layout: tuple[float, Layout] | None = None
         self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._together, self._exact = Batcher(self._search, most=8), Batcher(self._scores)
+        self._together, self._exact = Batcher(self._search, limit=8), Batcher(self._scores)
 
     @property
     def card(self) -> Any: return self.embedder.card

