@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from ..contracts import SkuKey
 from ..db.database import Databases
 from ..media.images import ImageError, decode, image_hash
-from .index import CatalogPhoto, LoadedPhoto, listed_photos, prefetched, start_report
+from .index import CatalogPhoto, LoadedPhoto, prefetched, start_report
 from .index import write_failures
 from .runs import IndexReport, Progress, enter_version, mark_complete, nothing_embedded
 from .runs import only_run
