@@ -70,6 +70,8 @@ class _Places(BaseModel):
     DATABASE_URL: str | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
     PRODUCTION_DB_URL: str | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded', repr=False)
     STAGING_DB_URL: str | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False)
+    MIGRATION_DATABASE_URL: str | None = _f(None, 'direct address beside a pooler, for migrations; unset = the three', repr=False)
+    INDEX_SHRINK_LIMIT: Share = _f(.2, 'share of a version that one index run may remove')
     UNDE_DATA_DIR: Path | None = _f(None, "embedded database, models, caches; unset = the platform's place")
     ALLOW_PRIVATE_URLS: bool = _f(False, 'let photo URLs point into private networks')
     EMBEDDER_URL: str | None = _f(None, 'call the embedder over HTTP')
@@ -118,7 +120,7 @@ class _Service(BaseModel):
 
 # %% ../nbs/000_settings.ipynb #440772c2
 DECISIONS = frozenset(_Decision.model_fields) | {'ALLOW_PRIVATE_URLS'}  # asked anew by each request
-RESTART = frozenset(_Service.model_fields) | {'DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL', 'UNDE_DATA_DIR', 'EMBEDDER_MODEL', 'S3_ENDPOINT_URL', 'S3_BUCKET', 'CELERY_BROKER_URL', 'CELERY_RESULT_BACKEND'}
+RESTART = frozenset(_Service.model_fields) | {'DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL', 'MIGRATION_DATABASE_URL', 'UNDE_DATA_DIR', 'EMBEDDER_MODEL', 'S3_ENDPOINT_URL', 'S3_BUCKET', 'CELERY_BROKER_URL', 'CELERY_RESULT_BACKEND'}
 
 # %% ../nbs/000_settings.ipynb #1fbb13a6
 class Settings(_Decision, _Places, _Vendors, _Service):
