@@ -1,4 +1,6 @@
-"""A real PostgreSQL for the tests: one embedded server a checkout, shared by the xdist workers, never the user's; a fresh database a test."""
+"""A real PostgreSQL for the tests: one embedded server a checkout, a fresh database a test.
+
+The server is shared by the xdist workers and is never the user's."""
 
 import itertools
 import os
@@ -20,7 +22,7 @@ _numbers = itertools.count()
 
 
 def data_folder() -> Path:
-    "The tests' data folder: UNDE_TEST_DIR, else the one that the root conftest.py has put into UNDE_DATA_DIR."
+    "The tests' data folder: UNDE_TEST_DIR, else UNDE_DATA_DIR, as the root conftest.py has set it."
     return Path(os.environ.get('UNDE_TEST_DIR') or os.environ['UNDE_DATA_DIR'])
 
 
@@ -35,7 +37,8 @@ def settings(): return load_settings(env={}, UNDE_DATA_DIR=data_folder())
 
 @pytest.fixture(scope='session')
 def server_url(settings):
-    "Address of the tests' own embedded server; losing its data in a power cut is fine, so it need not sync."
+    "Address of the tests' own embedded server; losing its data in a power cut is fine, so "
+    "it need not sync."
     folder = data_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'postgres.conf').write_text('fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n')
@@ -46,7 +49,8 @@ def server_url(settings):
 
 @pytest.fixture(scope='session')
 def template(server_url):
-    "Name of a migrated database to copy; named after the migrations, so that a changed file makes a new one."
+    "Name of a migrated database to copy; named after the migrations, so that a changed "
+    "file makes a new one."
     name = f"template_{zlib.crc32(repr([migrations(x) for x in LOGICALS]).encode()):08x}"
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute('select pg_advisory_lock(7236463)')  # both xdist workers come here at once

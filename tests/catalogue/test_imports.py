@@ -1,4 +1,6 @@
-"""Imports on a real PostgreSQL: rows that are wrong stop only themselves, a second run changes nothing, and nothing is ever half-written."""
+"""Imports on a real PostgreSQL.
+
+Faulty rows stop only themselves, a second run changes nothing, and nothing is ever half-written."""
 
 import csv
 import itertools
@@ -14,17 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from psycopg.rows import dict_row
 
-from unde_recog.catalogue.imports import (
-    PRODUCTS,
-    canonical_category,
-    column_map,
-    import_availability,
-    import_products,
-    import_stores,
-    read_price,
-    read_table,
-    read_time,
-)
+from unde_recog.catalogue.categories import canonical_category
+from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.catalogue.reading import read_table
+from unde_recog.catalogue.tables import PRODUCTS, column_map
+from unde_recog.catalogue.values import read_price, read_time
 from unde_recog.contracts import canonical_brand
 from unde_recog.media.images import to_jpeg
 from unde_recog.media.storage import FolderStorage
@@ -105,7 +101,8 @@ def test_what_other_jobs_have_set_is_not_undone(db, tmp_path):
     import_products(db, file, index_scope='pilot')
     with db.connect('catalogue') as conn:
         conn.execute(
-            "update raw_products set image_status = 'collage_ready', collage_url = 'collages/x.jpg', ximilar_status = 'synced', ximilar_target_count = 5, ximilar_synced_urls = '[\"u\"]'"
+            """update raw_products set image_status = 'collage_ready', collage_url = 'collages/x.jpg',
+            ximilar_status = 'synced', ximilar_target_count = 5, ximilar_synced_urls = '["u"]'"""
         )
     before = table(db)
     assert counts(import_products(db, file)) == (0, 0, 2, 0) and table(db) == before
@@ -483,13 +480,15 @@ IMPORTS = {
 
 @pytest.mark.parametrize('name', IMPORTS)
 def test_an_import_that_dies_in_the_middle_leaves_nothing(db, tmp_path, name):
-    "The server itself breaks the import at the 200th row; then nothing is there, and the next run brings everything."
+    "The server breaks the import at the 200th row: nothing is stored, the next run brings everything."
     call, rows = IMPORTS[name]
     file = write(tmp_path/'x.csv', rows)
     with db.connect('catalogue') as conn:
         conn.execute('create sequence nth')
         conn.execute(
-            "create function break() returns trigger language plpgsql as $$ begin if nextval('nth') = 200 then raise exception 'the disk is full'; end if; return new; end $$"
+            """create function break() returns trigger language plpgsql as $$ begin
+            if nextval('nth') = 200 then raise exception 'the disk is full'; end if;
+            return new; end $$"""
         )
         conn.execute(f'create trigger break before insert on {name} for each row execute function break()')
     with pytest.raises(psycopg.Error, match='disk is full'): call(db, file)

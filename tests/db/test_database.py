@@ -99,7 +99,8 @@ def test_a_kill_in_the_middle_of_a_migration_leaves_nothing(empty_url):
     slow = '''
 import sys, psycopg
 from unde_recog.db import database
-database.migrations = lambda logical: [('0001_a.sql', 'create table a (id int)'), ('0002_b.sql', 'create table b (id int); select pg_sleep(600)')]
+slow = 'create table b (id int); select pg_sleep(600)'
+database.migrations = lambda logical: [('0001_a.sql', 'create table a (id int)'), ('0002_b.sql', slow)]
 with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migration') as conn:
     database.migrate(conn, 'log')
 '''
@@ -108,7 +109,8 @@ with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migrat
 
         def sleeping():
             return conn.execute(
-                "select count(*) from pg_stat_activity where application_name = 'slow migration' and wait_event = 'PgSleep'"
+                "select count(*) from pg_stat_activity where application_name = 'slow "
+                "migration' and wait_event = 'PgSleep'"
             ).fetchone() == (1,)
 
         while not sleeping(): assert p.poll() is None
@@ -116,7 +118,8 @@ with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migrat
         p.wait()
         # it would notice only after its sleep
         conn.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'slow migration'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name "
+            "= 'slow migration'"
         )
         # the lock is free again
         with Databases(dict.fromkeys(LOGICALS, empty_url)) as db: assert all(db.migrate().values())
@@ -136,8 +139,14 @@ def test_an_edited_migration_is_refused(empty_url, monkeypatch):
 
 
 PRODUCT = "insert into raw_products (source, external_id, brand{0}) values ('s', '1', 'hm'{1})"
-PHOTO = "insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version) values ('hm', '1', 'u', {}, {}, array_fill({}, array[{}])::vector, {})"
-ITEM = "insert into item_embeddings (brand, item_id, version, modality, dims, vector) values ('hm', '1', 'v', {}, {}, '[1,2]')"
+PHOTO = """insert into sku_image_embeddings
+    (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version)
+    values ('hm', '1', 'u', {}, {}, array_fill({}, array[{}])::vector, {})"""
+ITEM = """insert into item_embeddings (brand, item_id, version, modality, dims, vector)
+    values ('hm', '1', 'v', {}, {}, '[1,2]')"""
+READING = 'insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at)'
+LOGGED = """insert into recognition_items (request_id, item_index, category, box, match_type, model_version)
+    values (gen_random_uuid(), 0, 'top', '[]', '{}', 'm')"""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +170,7 @@ ITEM = "insert into item_embeddings (brand, item_id, version, modality, dims, ve
         ),
         (
             'catalogue',
-            "insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values ('hm', '1', '1', '{}', now())",
+            f"{READING} values ('hm', '1', '1', '{{}}', now())",
         ),
         ('vectors', PHOTO.format(7, "repeat('a', 64)", 0.1, 512, "'m'")),
         ('vectors', PHOTO.format(0, "'short'", 0.1, 512, "'m'")),
@@ -171,11 +180,11 @@ ITEM = "insert into item_embeddings (brand, item_id, version, modality, dims, ve
         ('vectors', ITEM.format("'sound'", 2)),
         (
             'log',
-            "insert into recognition_items (request_id, item_index, category, box, match_type, model_version) values (gen_random_uuid(), 0, 'top', '[]', 'perfect', 'm')",
+            LOGGED.format('perfect'),
         ),
         (
             'log',
-            "insert into recognition_items (request_id, item_index, category, box, match_type, model_version) values (gen_random_uuid(), 0, 'top', '[]', 'exact', 'm')",
+            LOGGED.format('exact'),
         ),
     ],
 )
@@ -197,7 +206,7 @@ BRANDED = {
     'catalogue': [
         "insert into raw_products (source, external_id, brand) values ('s', '1', %s)",
         "insert into raw_stores (brand, store_id, name) values (%s, '1', 'x')",
-        "insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values (%s, '1', '1', '[]', now())",
+        f"{READING} values (%s, '1', '1', '[]', now())",
     ],
     'vectors': [
         PHOTO.format(0, "repeat('a', 64)", 0.1, 512, "'m'").replace("'hm'", '%s'),
@@ -253,7 +262,8 @@ def test_the_same_photo_in_two_versions_and_an_item_in_two_modalities(db):
         for version in ("'m'", "'n'"): conn.execute(PHOTO.format(0, "repeat('a', 64)", .1, 512, version))
         for modality in ("'image'", "'text'"): conn.execute(ITEM.format(modality, 2))
         assert conn.execute(
-            "select attstorage from pg_attribute where attrelid = 'sku_image_embeddings'::regclass and attname = 'embedding'"
+            "select attstorage from pg_attribute where attrelid = "
+            "'sku_image_embeddings'::regclass and attname = 'embedding'"
         ).fetchone() == ('p',)
         assert conn.execute(
             'select distinct org_id::text, image_hash, namespace from item_embeddings'
@@ -264,14 +274,15 @@ def test_defaults_of_a_product(db):
     with db.connect('catalogue') as conn:
         conn.execute(PRODUCT.format('', ''))
         row = conn.execute(
-            'select image_status, ximilar_status, index_scope, ximilar_synced_urls, ximilar_target_count, category_canonical from raw_products'
+            'select image_status, ximilar_status, index_scope, ximilar_synced_urls, '
+            'ximilar_target_count, category_canonical from raw_products'
         ).fetchone()
     assert row == ('pending', 'pending', 'pgvector', [], 2, 'other')
 
 
 def test_one_reading_a_utc_day(db):
     with db.connect('catalogue') as conn:
-        put = "insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at) values ('hm', '1', '1', '[]', %s)"
+        put = f"{READING} values ('hm', '1', '1', '[]', %s)"
         conn.execute(put, ('2026-03-29 23:59:59+00',))
         conn.execute(put, ('2026-03-30 00:00:00+00',))
         with pytest.raises(psycopg.errors.UniqueViolation): conn.execute(put, ('2026-03-30 03:00:00+02',))
@@ -455,7 +466,9 @@ def test_three_databases_on_one_server(server_url):
                     'select count(*) from information_schema.tables where table_name = %s', (table,)
                 ).fetchone() == (1,)
                 others = conn.execute(
-                    "select count(*) from information_schema.tables where table_schema = 'public' and table_name in ('recognition_items', 'sku_image_embeddings', 'raw_products')"
+                    "select count(*) from information_schema.tables where table_schema = "
+                    "'public' and table_name in ('recognition_items', "
+                    "'sku_image_embeddings', 'raw_products')"
                 ).fetchone()
                 assert others == (1,)
     with psycopg.connect(server_url, autocommit=True) as conn:
@@ -581,7 +594,7 @@ def test_a_text_that_no_text_can_be_is_refused(line):
 
 
 def test_json_is_read_as_python_reads_it(fresh_url):
-    told = [
+    texts = [
         json.dumps(
             {
                 'a': [1, -0.1, 1e300, 12345678901234567890123, 1.0, 0.1 + 0.2, None, True],
@@ -600,15 +613,15 @@ def test_json_is_read_as_python_reads_it(fresh_url):
 
     async def asked():
         async with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.aconnect('log') as conn:
-            for text in told: check(text, await (await conn.execute(ask, {'x': text})).fetchone())
+            for text in texts: check(text, await (await conn.execute(ask, {'x': text})).fetchone())
     asyncio.run(asked())
     with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db, db.connect('log') as conn:
-        for text in told: check(text, conn.execute(ask, {'x': text}).fetchone())
+        for text in texts: check(text, conn.execute(ask, {'x': text}).fetchone())
 
 
 @pytest.mark.parametrize('width', [1, 2])
 def test_a_question_that_comes_as_the_last_call_ends_is_answered(width):
-    "Both timers are due in one turn of the loop: the calls end, and before anybody has tidied up, new questions are there."
+    "Both timers are due in one turn of the loop: new questions are there before the calls have ended."
 
     async def work(questions):
         await asyncio.sleep(.01)

