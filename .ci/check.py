@@ -89,7 +89,7 @@ def wheel():
         names = sorted('.'.join(('unde_recog', *p.relative_to(PKG).with_suffix('').parts)).removesuffix('.__init__') for p in modules() if p.name != '_modidx.py')
         core = [n for n in names if n.split('.')[1:2] not in [[room] for room in EXTRAS]]
         load = lambda those: f'import importlib\nfor n in {those!r}: importlib.import_module(n)\n'
-        code = load(core) + 'from unde_recog.db.database import migrations\nassert migrations("vectors")'
+        code = load(core) + 'from unde_recog.db.migrations import migrations\nassert migrations("vectors")'
         if subprocess.run([python, '-c', code], cwd=d).returncode: fail('the wheel, installed alone, does not import')
         if subprocess.run([f'{d}/venv/bin/unde-recog', 'settings'], cwd=d, stdout=subprocess.DEVNULL).returncode: fail('the wheel, installed alone, does not run')
         extras = ','.join(sorted({e for e in EXTRAS.values() if e != 'train'}))
