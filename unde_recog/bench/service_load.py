@@ -79,7 +79,7 @@ def simulated_vectors(crops: Mapping[str, np.ndarray], brand: str, count: int, s
 def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tuple[Any, str, np.ndarray]]:
     "(what is listed, hash of the photo, vector) of each photo of a brand, as `copy_vectors` takes them."
     from unde_recog.contracts import SkuKey
-    from unde_recog.jobs.index import CatalogPhoto
+    from unde_recog.jobs.photos import CatalogPhoto
     vectors, rows = simulated_vectors(crops, brand, n), []
     for i, r in np.ndindex(n, 5):
         about = {'name': f'Simulated {i}', 'category': KINDS[i//3 % 6], 'price': 9.95, 'currency': 'EUR', 'colour': COLOURS[i % 12], 'style_id': f'{i//3}'}
@@ -103,7 +103,8 @@ def fill_shop(db: 'Databases', embedder: 'Embedder', crops: Mapping[str, np.ndar
 
 def fill_index(conn: psycopg.Connection, embedder: 'Embedder', crops: Mapping[str, np.ndarray], scale: float, *, version: str) -> int:
     "Vectors and indexes of a version, as `unde-recog index` would leave them; nothing if they are there."
-    from unde_recog.jobs.index import brand_counts, build_index, copy_vectors, plan_indexes
+    from unde_recog.jobs.hnsw import brand_counts, build_index, plan_indexes
+    from unde_recog.jobs.vectors import copy_vectors
     done = conn.execute("select 1 from embedding_versions where version = %s and status = 'complete'", (version,)).fetchone()
     if not done:
         conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))

@@ -59,7 +59,10 @@ class Plan:
 
     def sql(self) -> str:
         "All of it as a script, for a person or an administrator."
-        lines = [f'-- {table} belongs to {owner}: run this as that role' for table, owner in self.owners.items()]
+        lines = [
+            f'-- {table} belongs to {owner}: run this as that role'
+            for table, owner in self.owners.items()
+        ]
         lines += [f'-- STOPS: {d}' for d in self.differences] + [f'-- note: {n}' for n in self.notes]
         if self.statements: lines += ['begin;', *(s + ';' for s in self.statements), 'commit;']
         lines += [s + ';' for _, s in self.indexes]
@@ -75,7 +78,13 @@ def plan_columns(plan: Plan, wanted: Table, found: Table) -> None:
         if theirs is None:
             made_up = MADE_UP.get((wanted.name, column.name))
             default = column.default if column.default is not None else made_up
-            new = Column(column.name, column.type, default is not None and column.not_null, default, column.identity)
+            new = Column(
+                column.name,
+                column.type,
+                default is not None and column.not_null,
+                default,
+                column.identity,
+            )
             plan.statements.append(f'alter table {found.place} add column {new.ddl()}')
         elif column.identity:
             if not theirs.filled: plan.differences.append(_needs_default(place))
@@ -115,10 +124,16 @@ def plan_checks(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Tabl
         differs = [n for n in there & wanted.columns.keys()
                    if not will_do(wanted.columns[n].type, found.columns[n].type)]
         if differs: continue  # said already
-        missing = [n for n in wanted.columns if n not in found.columns and re.search(rf'\b{n}\b', check.condition)]
+        missing = [
+            n
+            for n in wanted.columns
+            if n not in found.columns and re.search(rf'\b{n}\b', check.condition)
+        ]
         bad, example = (0, '') if missing else _violations(conn, found.place, check.condition)
         if bad:
-            plan.notes.append(f'{bad} rows of {found.place} break {check.definition}, which is left out: {example}')
+            plan.notes.append(
+                f'{bad} rows of {found.place} break {check.definition}, which is left out: {example}'
+            )
             continue
         name = same[0].name if same else _free(check.name, names)
         if not same:
@@ -170,6 +185,7 @@ _NO_COLUMN = Column('', '', False, None, '')
 _RIGHTS = """select has_table_privilege(%(t)s, 'select') and has_table_privilege(%(t)s, 'insert')
              and has_table_privilege(%(t)s, 'update') and has_table_privilege(%(t)s, 'delete'), current_user"""
 
+
 def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
     "What we may not do with a table of theirs."
     (granted, me) = conn.execute(_RIGHTS, {'t': found.place}).fetchone()  # type: ignore[misc]
@@ -189,7 +205,9 @@ def plan_adoption(
         if name not in found:
             plan.statements.append(table_ddl(table))
             constrained = {c.name for c in table.constraints}
-            plan.statements += [i.ddl(quoted(name), i.name) for i in table.indexes if i.name not in constrained]
+            plan.statements += [
+                i.ddl(quoted(name), i.name) for i in table.indexes if i.name not in constrained
+            ]
             continue
         before = len(plan.statements), len(plan.indexes)
         plan_columns(plan, table, found[name])
@@ -232,8 +250,11 @@ def lock_holders(conn: psycopg.Connection) -> list[str]:
 
 def build_concurrently(conn: psycopg.Connection, name: str, statement: str) -> None:
     "Build an index while others read and write. `conn` is in autocommit, straight to the server."
-    row = conn.execute('select indexrelid::regclass::text from pg_index where indexrelid = to_regclass(quote_ident(%s))'
-                       ' and not indisvalid', (name,)).fetchone()
+    row = conn.execute(
+        'select indexrelid::regclass::text from pg_index where indexrelid = to_regclass(quote_ident(%s))'
+        ' and not indisvalid',
+        (name,),
+    ).fetchone()
     conn.execute("set statement_timeout = 0")
     conn.execute("set lock_timeout = 0")
     if row: conn.execute(sql.SQL('drop index concurrently {}').format(sql.SQL(row[0])))

@@ -25,7 +25,6 @@ from pydantic_core import from_json
 class DatabaseError(RuntimeError):
     "A database that cannot be used; the message names it (without its password) and the remedy."
 
-
 # %% ../../nbs/020_db.connection.ipynb #96fcc3e0
 Logical = Literal['catalogue', 'vectors', 'log']
 LOGICALS: tuple[Logical, ...] = ('catalogue', 'vectors', 'log')

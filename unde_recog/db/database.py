@@ -307,7 +307,8 @@ def direct_urls(settings: Settings, urls: Mapping[Logical, str]) -> dict[Logical
     Server and user are its own; databases of other names keep their names."""
     url = settings.MIGRATION_DATABASE_URL
     if not url: return {}
-    if not address(url): raise SettingsError('MIGRATION_DATABASE_URL is not the address of a PostgreSQL database')
+    if not address(url):
+        raise SettingsError('MIGRATION_DATABASE_URL is not the address of a PostgreSQL database')
     names = {logical: conninfo_to_dict(u).get('dbname') for logical, u in urls.items()}
     if len(set(names.values())) == 1: return dict.fromkeys(urls, url)
     return {logical: urlsplit(url)._replace(path=f'/{name}').geturl() for logical, name in names.items()}

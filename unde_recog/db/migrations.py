@@ -43,11 +43,15 @@ _NO_PGVECTOR = psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile
 
 def _apply(conn: psycopg.Connection, logical: Logical, name: str, sql: str) -> None:
     "Run one migration file and mark it as applied."
-    try: conn.execute(sql)  # type: ignore[call-overload]
-    except _NO_PGVECTOR: raise  # the caller reports this one: it knows the address
+    try:
+        conn.execute(sql)  # type: ignore[call-overload]
+    except _NO_PGVECTOR:
+        raise  # the caller reports this one: it knows the address
     except psycopg.Error as e:
         why = '; '.join(filter(None, (str(e).split('\n')[0], e.diag.message_hint)))
-        raise DatabaseError(f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})') from None
+        raise DatabaseError(
+            f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})'
+        ) from None
     conn.execute(_MARK, (logical, name, sql))
 
 # %% ../../nbs/023_db.migrations.ipynb #4f4e8a09
@@ -56,14 +60,19 @@ _WAIT = 600.  # seconds
 _HOLDER = """select coalesce(nullif(a.application_name, ''), 'a program') || ', process ' || a.pid || ' of ' || a.usename
     from pg_locks l join pg_stat_activity a using (pid) where l.locktype = 'advisory' and l.objid = %s and l.granted"""
 
+
 def _tried(conn: psycopg.Connection, function: str) -> bool:
     return bool(conn.execute(f'select {function}(%s)', (_LOCK,)).fetchone()[0])  # type: ignore[call-overload,index]
+
 
 def _wait_for_lock(conn: psycopg.Connection, ends: float) -> None:
     "Before another try. Raises `DatabaseError` naming the holder when time is up."
     if time.monotonic() < ends: return time.sleep(.1)
     row = conn.execute(_HOLDER, (_LOCK,)).fetchone()
-    raise DatabaseError(f"migrations wait for {row[0] if row else 'another process'}: end it, and try again")
+    raise DatabaseError(
+        f"migrations wait for {row[0] if row else 'another process'}: end it, and try again"
+    )
+
 
 @contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
@@ -162,10 +171,14 @@ def _direct(url: str, logical: Logical) -> Iterator[psycopg.Connection]:
             prepare(conn, 600)
             yield conn
     except _NO_PGVECTOR:
-        raise DatabaseError(f'the {logical} database at {where} has no pgvector: install the extension there') from None
+        raise DatabaseError(
+            f'the {logical} database at {where} has no pgvector: install the extension there'
+        ) from None
     except psycopg.errors.InsufficientPrivilege as e:
         remedy = 'let its owner run the script of `unde-recog migrate --dry-run`'
-        raise DatabaseError(f'the {logical} database at {where}: {str(e).splitlines()[0]}: {remedy}') from None
+        raise DatabaseError(
+            f'the {logical} database at {where}: {str(e).splitlines()[0]}: {remedy}'
+        ) from None
     except psycopg.OperationalError as e:
         raise DatabaseError(
             f'the {logical} database at {where or "an address that cannot be read"} gives no connection '

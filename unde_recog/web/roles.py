@@ -27,7 +27,8 @@ from ..db.database import DatabaseError, Databases, arun, run
 from ..detect import first_finds
 from ..gating import Gate
 from ..media.images import to_jpeg
-from ..jobs.index import CatalogPhoto, read_photo, write_batch, write_failures
+from ..jobs.photos import CatalogPhoto, read_photo
+from ..jobs.vectors import write_batch, write_failures
 from ..pipeline import PRIMARY_K, RequestContext, ItemState, ask_primary, merge_step, search_step
 from ..catalogue.products import parse_products, products_query
 from ..rerank import apply_verdicts
