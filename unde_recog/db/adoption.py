@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 # %% auto #0
-__all__ = ['MADE_UP', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks', 'plan_indexes', 'plan_rights',
-           'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
+__all__ = ['MADE_UP', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks', 'plan_indexes',
+           'plan_rights', 'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
 
 # %% ../../nbs/022_db.adoption.ipynb #347e927e
 import psycopg
@@ -20,7 +20,7 @@ from .schema import Column, Constraint, Index, Table, quoted, table_ddl
 
 # %% ../../nbs/022_db.adoption.ipynb #438c0722
 _AS_GOOD: Mapping[str, str] = {
-    'text': 'text|character varying|citext',
+    'text': r'text|character varying(\(\d+\))?|citext',
     'smallint': 'smallint|integer|bigint',
     'integer': 'integer|bigint',
     'bigint': 'bigint|integer',
@@ -71,38 +71,42 @@ class Plan:
 # %% ../../nbs/022_db.adoption.ipynb #58d5fbb1
 MADE_UP = {('raw_products', 'source'): "'adopted'"}  # of columns that cannot be empty and have no default
 
-def plan_columns(plan: Plan, wanted: Table, found: Table) -> None:
-    "What `found` lacks of the columns of `wanted`, and what differs."
-    for column in wanted.columns.values():
-        theirs, place = found.columns.get(column.name), f'{found.place}.{quoted(column.name)}'
-        if theirs is None:
-            made_up = MADE_UP.get((wanted.name, column.name))
-            default = column.default if column.default is not None else made_up
-            new = Column(
-                column.name,
-                column.type,
-                default is not None and column.not_null,
-                default,
-                column.identity,
-            )
-            plan.statements.append(f'alter table {found.place} add column {new.ddl()}')
-        elif column.identity:
-            if not theirs.filled: plan.differences.append(_needs_default(place))
-        elif not will_do(column.type, theirs.type):
-            remedy = type_remedy(found, column, theirs.type)
-            plan.differences.append(f'{place} is {theirs.type}, {column.type} is needed: {remedy}')
-        elif column.default is not None and theirs.default is None:
-            plan.statements.append(
-                f'alter table {found.place} alter column {quoted(column.name)} set default {column.default}'
-            )
-    for extra in found.columns.values():
-        if extra.name not in wanted.columns and not extra.filled:
-            plan.differences.append(_needs_default(f'{found.place}.{quoted(extra.name)}'))
+def _new_column(table: str, column: Column, found: Table) -> str:
+    "The statement that adds a column."
+    made_up = MADE_UP.get((table, column.name))
+    default = column.default if column.default is not None else made_up
+    not_null = default is not None and column.not_null
+    new = Column(column.name, column.type, not_null, default, column.identity)
+    return f'alter table {found.place} add column {new.ddl()}'
+
+def _compare_column(plan: Plan, column: Column, found: Table) -> None:
+    "What is to be done about a column that is there."
+    theirs, name = found.columns[column.name], quoted(column.name)
+    place = f'{found.place}.{name}'
+    if column.identity:
+        if not theirs.filled: plan.differences.append(_needs_default(place))
+    elif not will_do(column.type, theirs.type):
+        remedy = type_remedy(found, column, theirs.type)
+        plan.differences.append(f'{place} is {theirs.type}, {column.type} is needed: {remedy}')
+    elif column.default is not None and theirs.default is None:
+        plan.statements.append(f'alter table {found.place} alter column {name} set default {column.default}')
+    if column.type == 'text' and '(' in theirs.type:
+        plan.notes.append(f'{place} is {theirs.type}: longer texts will be refused')
 
 def _needs_default(place: str) -> str:
     table, _, column = place.rpartition('.')
     return (f'{place} must be filled and has no default, so no row of ours could be written: '
             f'alter table {table} alter column {column} drop not null;')
+
+# %% ../../nbs/022_db.adoption.ipynb #a085cbbe
+def plan_columns(plan: Plan, wanted: Table, found: Table) -> None:
+    "What `found` lacks of the columns of `wanted`, and what differs."
+    for column in wanted.columns.values():
+        if column.name in found.columns: _compare_column(plan, column, found)
+        else: plan.statements.append(_new_column(wanted.name, column, found))
+    for extra in found.columns.values():
+        if extra.name not in wanted.columns and not extra.filled:
+            plan.differences.append(_needs_default(f'{found.place}.{quoted(extra.name)}'))
 
 # %% ../../nbs/022_db.adoption.ipynb #649e5612
 def _violations(conn: psycopg.Connection, place: str, condition: str) -> tuple[int, str]:
@@ -219,6 +223,8 @@ def plan_adoption(
     return plan
 
 # %% ../../nbs/022_db.adoption.ipynb #33471d86
+LOCK_TIMEOUT = '10s'
+
 def adopt(conn: psycopg.Connection, plan: Plan) -> None:
     "Carry out `plan`. Raises `DatabaseError` if something stands in the way, before anything is changed."
     if plan.differences or plan.owners:
@@ -229,7 +235,7 @@ def adopt(conn: psycopg.Connection, plan: Plan) -> None:
         raise DatabaseError('tables that are already there cannot be used yet: ' + '; '.join(what))
     try:
         with conn.transaction():
-            conn.execute("set local lock_timeout = '10s'")
+            conn.execute("select set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
             for statement in plan.statements: conn.execute(statement)  # type: ignore[call-overload]
     except psycopg.errors.LockNotAvailable:
         who = '; '.join(lock_holders(conn)) or 'another session'

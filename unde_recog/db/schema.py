@@ -143,7 +143,7 @@ def wanted_tables(conn: psycopg.Connection, scripts: Iterable[str]) -> dict[str,
         return {table.name: table for table in describe_tables(conn, oids).values()}
 
 def table_ddl(table: Table) -> str:
-    "`create table` of a wanted table, with its constraints."
+    "`create table if not exists` of a wanted table, with its constraints."
     parts = [column.ddl() for column in table.columns.values()]
     parts += [f'constraint {quoted(c.name)} {c.definition}' for c in table.constraints]
-    return f'create table {quoted(table.name)} (\n  ' + ',\n  '.join(parts) + '\n)'
+    return f'create table if not exists {quoted(table.name)} (\n  ' + ',\n  '.join(parts) + '\n)'
