@@ -13,9 +13,10 @@ import uuid
 import pytest
 
 from unde_recog.db.database import open_databases
-from unde_recog.demo import demo_sandbox, fill, learn_photos, parse_fault
+from unde_recog.demo import demo_sandbox, fill, parse_fault
 from unde_recog.research.fault_matrix import connections, corners, run_matrix
 from unde_recog.sandbox.faults import FAULTS, Fault
+from unde_recog.sandbox.routing import learn_photos
 from unde_recog.sandbox.server import App, Latency, Sandbox
 from unde_recog.session import change_settings, open_recognizer, watch_settings
 from unde_recog.settings import DECISIONS, RESTART, Settings, data_dir, load_settings

@@ -192,7 +192,8 @@ class _PhotoSource:
 class _CandidateJudge(_PhotoSource):
     "The question about one candidate."
     async def look(self, crop: bytes, photo: bytes, timeout: float) -> Any:
-        "What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked. Raises `VendorError`."
+        """What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked. Raises
+        `VendorError`."""
         raise NotImplementedError
 
     async def _judge(self, crop: bytes, candidate: Candidate, ends: float) -> Verdict | None:
