@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['File', 'Mapping', 'Brand', 'Rejects', 'Images', 'Source', 'Scope', 'import_app', 'Brands', 'Model', 'Refresh',
-           'AsJson', 'index_app', 'import_products_command', 'import_stores_command', 'import_availability_command',
-           'build_index', 'index']
+           'AllowShrink', 'AsJson', 'index_app', 'import_products_command', 'import_stores_command',
+           'import_availability_command', 'build_index', 'index']
 
 # %% ../../nbs/244_commands.imports.ipynb #d05652b3
 import json
@@ -117,6 +117,9 @@ Model = Annotated[str | None, typer.Option(
 Refresh = Annotated[bool | None, typer.Option(
     '--refresh/--no-refresh', help='Read photos again whose address is known.'
 )]
+AllowShrink = Annotated[bool, typer.Option(
+    '--allow-shrink', help='Take away more of the index than INDEX_SHRINK_LIMIT.'
+)]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
 
 # %% ../../nbs/244_commands.imports.ipynb #d4a7f0fa
@@ -125,6 +128,8 @@ def build_index(
     name: str | None,
     brands: list[str] | None,
     refresh: bool | None,
+    *,
+    allow_shrink: bool = False,
 ) -> Any:
     "Embed what the catalogue lists and the index lacks; the job's report."
     from unde_recog.db.database import open_databases
@@ -140,6 +145,7 @@ def build_index(
         options: dict[str, Any] = dict(
             storage=open_storage(settings), brands=brands,
             allow_private=settings.ALLOW_PRIVATE_URLS, progress=progress,
+            shrink_limit=settings.INDEX_SHRINK_LIMIT, allow_shrink=allow_shrink,
         )
         if embedder.dims != 512: return index_items(db, embedder, **options)
         return index_catalogue(db, embedder, refresh=refresh, **options)
@@ -152,6 +158,8 @@ def index(
     brand: Brands = None,
     model: Model = None,
     refresh: Refresh = None,
+    allow_shrink: AllowShrink = False,
+    *,
     as_json: AsJson = False,
 ) -> None:
     """Embed what the catalogue lists and the index lacks; a model of other than 512 dimensions
@@ -165,6 +173,6 @@ def index(
         if name: get_card(name)
         aliases = brand_aliases(settings.BRAND_ALIASES)
         brands = [canonical_brand(b, aliases) for b in brand] if brand else None
-        report = build_index(settings, name, brands, refresh)
+        report = build_index(settings, name, brands, refresh, allow_shrink=allow_shrink)
         if as_json: print(json.dumps(asdict(report) | {'coverage': report.coverage}, indent=2))
         else: print(report)
