@@ -30,7 +30,8 @@ def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> 
     from unde_recog.db.versions import describe_versions, list_versions
     with report_errors():
         settings = load_settings()
-        with open_databases(settings) as db, db.connect('vectors') as conn: versions = list_versions(conn, namespace)
+        with open_databases(settings) as db, db.connect('vectors') as conn:
+            versions = list_versions(conn, namespace)
         rows = describe_versions(versions, settings.BLEND_EMBEDDING_VERSION)
         if as_json: return print(json.dumps(rows, indent=2, ensure_ascii=False))
         if not rows: return print('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
@@ -50,7 +51,8 @@ def versions_use(version: VersionName, reason: Reason = '', namespace: Namespace
             chosen = use_version(conn, version, reason=reason, namespace=namespace)
         if chosen.partial: print(f'{version} covers a part of the catalogue')
         pinned = settings.BLEND_EMBEDDING_VERSION
-        if pinned and pinned != version: print(f'BLEND_EMBEDDING_VERSION={pinned} outranks it: queries go on reading that')
+        if pinned and pinned != version:
+            print(f'BLEND_EMBEDDING_VERSION={pinned} outranks it: queries go on reading that')
         else: print(f'queries read {version} from now on; services follow within seconds')
 
 @versions_app.command('drop')
@@ -60,8 +62,9 @@ def versions_drop(version: VersionName, reason: Reason = '', namespace: Namespac
     from unde_recog.db.versions import drop_version
     with report_errors():
         settings = load_settings()
-        how = {'reason': reason, 'namespace': namespace, 'pinned': settings.BLEND_EMBEDDING_VERSION}
-        with open_databases(settings) as db, db.connect('vectors') as conn: n = drop_version(conn, version, **how)
+        pinned = settings.BLEND_EMBEDDING_VERSION
+        with open_databases(settings) as db, db.connect('vectors') as conn:
+            n = drop_version(conn, version, reason=reason, namespace=namespace, pinned=pinned)
         print(f'{version} is deleted, {n} vectors')
 
 # %% ../../nbs/251_commands.database.ipynb #914e4ac3
