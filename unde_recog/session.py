@@ -190,7 +190,7 @@ def take_index(session: Session) -> str | None:
         version = current_version(conn, recognizer.settings.BLEND_EMBEDDING_VERSION).version
     if session.build is None or getattr(recognizer.parts.primary, 'version', version) == version: return None
     old, recognizer.parts = recognizer.parts, session.build(recognizer.settings)
-    session.retire(old)
+    retire_parts(session, old)
     log.warning('the index %s took over', version)
     return version
 

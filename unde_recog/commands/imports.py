@@ -60,6 +60,7 @@ def import_products_command(
 ) -> None:
     "Products, with their photos."
     from unde_recog.catalogue.imports import import_products
+    from unde_recog.db.connection import naming_errors
     from unde_recog.db.database import open_databases
     from unde_recog.media.storage import open_storage
     with report_errors():
@@ -70,17 +71,18 @@ def import_products_command(
             index_scope=scope, rejects=rejects,
             aliases=settings.BRAND_ALIASES, categories=settings.CATEGORY_MAP,
         )
-        with open_databases(settings) as db:
+        with naming_errors(f'import of {file}'), open_databases(settings) as db:
             report = import_products(db, file, **options)
         print(report)
 
 # %% ../../nbs/244_commands.imports.ipynb #06af9de9
 def _import_table(run: Any, file: Path, **options: Any) -> None:
     "Run one importer on a file and print its report."
+    from unde_recog.db.connection import naming_errors
     from unde_recog.db.database import open_databases
     with report_errors():
         settings = load_settings()
-        with open_databases(settings) as db:
+        with naming_errors(f'import of {file}'), open_databases(settings) as db:
             print(run(db, file, aliases=settings.BRAND_ALIASES, **options))
 
 @import_app.command('stores')

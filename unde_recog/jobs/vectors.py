@@ -217,6 +217,8 @@ _TAKEN = '''select coalesce(sum(greatest(0, g.n - coalesce(f.n, 0))), 0)::bigint
                group by brand, sku_id) f using (brand, sku_id)'''
 
 # %% ../../nbs/072_jobs.vectors.ipynb #2ac390ab
+_READABLE = f'''delete from embedding_failures e using wanted w
+    where e.version = %(version)s and {_SAME}'''
 _REPLACED = 'select count(*) from gone where replaced and not unlisted'
 
 def _sweep(
@@ -229,6 +231,7 @@ def _sweep(
     check_shrink(version, execute(_TAKEN).fetchone()[0], state.rows, limit)  # type: ignore[index]
     (replaced,) = execute(_REPLACED).fetchone()  # type: ignore[misc]
     deleted = execute('delete from sku_image_embeddings e using gone g where e.id = g.id').rowcount
+    execute(_READABLE)
     return Swept(execute(_PLACE).rowcount, deleted - replaced, replaced)
 
 def sweep_vectors(
