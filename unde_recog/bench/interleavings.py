@@ -4,7 +4,7 @@
 
 # %% ../../nbs/232_bench.interleavings.ipynb #42ab3491
 from __future__ import annotations
-import multiprocessing, os, random, sys, tempfile, threading, time
+import multiprocessing, os, random, signal, sys, tempfile, threading, time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'FIRST', 'SECOND', 'BESIDE', 'photo_bytes', 'photo_urls', 'write_files', 'photo_server', 'MeanColour',
-           'act', 'act_named', 'state_of', 'Observer', 'Round', 'disturb', 'cut_connection', 'run_round', 'run_rounds',
-           'main']
+           'act', 'act_named', 'state_of', 'Observer', 'Round', 'disturb', 'cut_connection', 'crash_server', 'wait_for',
+           'run_round', 'run_rounds', 'main']
 
 # %% ../../nbs/232_bench.interleavings.ipynb #adb207e4
 import numpy as np
@@ -201,23 +201,53 @@ def cut_connection(url: str) -> None:
     "End a connection of some step at the server."
     with psycopg.connect(url, autocommit=True) as conn: conn.execute(_CUT)
 
-def run_round(url: str, folder: Path, seed: int, expected: dict[str, list[Any]], *, fail: list[float],
-              cut: Callable[[], None] | None = None) -> Round:
-    "One interleaving on a database that is migrated and empty."
+def crash_server(url: str) -> None:
+    "Kill (−9) a process of the server that serves some step: all connections end, and it recovers."
+    query = """select pid from pg_stat_activity where datname = current_database()
+               and application_name = 'unde_recog' order by random() limit 1"""
+    wait_for(url)
+    with psycopg.connect(url, autocommit=True) as conn: row = conn.execute(query).fetchone()
+    if row: os.kill(row[0], signal.SIGKILL)
+    time.sleep(.5)  # until the server has noticed
+    wait_for(url)
+
+def wait_for(url: str, seconds: float = 60) -> None:
+    "Wait until a server has recovered."
+    ends = time.monotonic() + seconds
+    while True:
+        try: return psycopg.connect(url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > ends: raise
+            time.sleep(.1)
+
+# %% ../../nbs/232_bench.interleavings.ipynb #b6a0bbd6
+_NAMED = ('done', 'killed', 'IndexBusy', 'LeaseLost', 'DatabaseError')
+
+def run_round(
+    url: str,
+    folder: Path,
+    seed: int,
+    expected: dict[str, list[Any]],
+    *,
+    fail: list[float],
+    cut: Callable[[str], None] = cut_connection,
+) -> Round:
+    "One interleaving; `fail[0]` is the photo server's share of failures."
     rng, result = random.Random(seed), Round(seed)
     fail[0] = 0
     for action in FIRST: act(action, url, str(folder))
     observer = Observer(url)
     observer.start()
     fail[0] = rng.choice((0, .1, .4))
-    ended = disturb(url, folder, rng, cut or (lambda: cut_connection(url)))
+    ended = disturb(url, folder, rng, lambda: cut(url))
     fail[0] = 0
+    wait_for(url)
     for action in SECOND: act(action, url, str(folder))
     observer.end.set()
     observer.join()
     for (action, how, text), n in ended.items():
         result.outcomes[how] += n
-        if how not in ('done', 'killed', 'IndexBusy', 'LeaseLost', 'DatabaseError'): result.surfaced.append(f'{action}: {how}: {text}')
+        if how not in _NAMED: result.surfaced.append(f'{action}: {how}: {text}')
     result.lost, result.looks = observer.lost, observer.looks
     got = state_of(url)
     result.differs = [name for name, rows in expected.items() if got[name] != rows]
@@ -236,8 +266,8 @@ def _database(server: str, name: str, template: str | None = None) -> Iterator[s
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(f'drop database if exists {name} with (force)')  # type: ignore[call-overload]
 
-def run_rounds(server: str, rounds: int, seed: int = 0) -> Iterator[Round]:
-    "`rounds` interleavings on the server at `server`."
+def run_rounds(server: str, rounds: int, seed: int = 0, *, crashes: bool = False) -> Iterator[Round]:
+    "`rounds` interleavings on the server at `server`; `crashes`: in every fifth it is killed as well."
     fail, name = [0.], f'unde_rounds_{os.getpid()}'
     with tempfile.TemporaryDirectory() as d, photo_server(lambda: fail[0]) as base:
         folder = Path(d)
@@ -250,7 +280,8 @@ def run_rounds(server: str, rounds: int, seed: int = 0) -> Iterator[Round]:
                 expected = state_of(url)
             for n in range(rounds):
                 with _database(server, name, template) as url:
-                    yield run_round(url, folder, seed + n, expected, fail=fail)
+                    cut = crash_server if crashes and n % 5 == 4 else cut_connection
+                    yield run_round(url, folder, seed + n, expected, fail=fail, cut=cut)
 
 # %% ../../nbs/232_bench.interleavings.ipynb #155a26f0
 def main(rounds: int = 200) -> int:
@@ -261,7 +292,7 @@ def main(rounds: int = 200) -> int:
     bad, looks, started = [], 0, time.monotonic()
     settings = load_settings(UNDE_DATA_DIR=data_dir(load_settings())/'interleavings')
     with start_embedded(settings) as server:
-        for result in run_rounds(server.url, rounds):
+        for result in run_rounds(server.url, rounds, crashes=True):
             outcomes, looks = outcomes + result.outcomes, looks + result.looks
             if not result.good: bad.append(result)
             print('.' if result.good else f'\n{result}', end='', flush=True)
