@@ -188,7 +188,8 @@ def take_index(session: Session) -> str | None:
     recognizer = session.recognizer
     with recognizer.db.connect('vectors') as conn:
         version = current_version(conn, recognizer.settings.BLEND_EMBEDDING_VERSION).version
-    if session.build is None or getattr(recognizer.parts.primary, 'version', version) == version: return None
+    if session.build is None or getattr(recognizer.parts.primary, 'version', version) == version:
+        return None
     old, recognizer.parts = recognizer.parts, session.build(recognizer.settings)
     retire_parts(session, old)
     log.warning('the index %s took over', version)
@@ -201,7 +202,8 @@ def follow_index(session: Session, every: float = 5.) -> threading.Thread:
         while not session.closing.wait(every):
             try: take_index(session)
             except Exception as e:  # whatever it is, the old version goes on
-                if (error := f'{type(e).__name__}: {e}') != logged: log.error('the index stays as it is: %s', error)
+                if (error := f'{type(e).__name__}: {e}') != logged:
+                    log.error('the index stays as it is: %s', error)
                 logged = error
     thread = threading.Thread(target=work, name='index', daemon=True)
     thread.start()

@@ -18,7 +18,16 @@ __all__ = ['Duration', 'AutoFloat', 'Share', 'Score100', 'HttpAddress', 'Postgre
            'load_settings', 'mask_url', 'describe', 'data_dir', 'set_line', 'write_ini']
 
 # %% ../nbs/000_settings.ipynb #b37c2813
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
 
 # %% ../nbs/000_settings.ipynb #3dd66c11
 _UNITS = {'ms': .001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
@@ -107,8 +116,12 @@ class _Places(BaseModel):
         'a card; whole_photo = the photo is one item',
     )
     DATABASE_URL: PostgresAddress | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
-    PRODUCTION_DB_URL: PostgresAddress | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded', repr=False)
-    STAGING_DB_URL: PostgresAddress | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False)
+    PRODUCTION_DB_URL: PostgresAddress | None = _f(
+        None, 'vectors; unset = DATABASE_URL, else embedded', repr=False
+    )
+    STAGING_DB_URL: PostgresAddress | None = _f(
+        None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False
+    )
     MIGRATION_DATABASE_URL: PostgresAddress | None = _f(
         None, 'direct address beside a pooler, for migrations; unset = the three', repr=False
     )
@@ -210,7 +223,8 @@ def _explain(error: dict, values: Mapping[str, Any], origins: Mapping[str, str])
 
 # %% ../nbs/000_settings.ipynb #7975a3e0
 def _read_text(path: Path) -> str:
-    "A text file of any of the usual encodings. Raises `SettingsError` naming the line that has none."
+    """A text file of any of the usual encodings. Raises `SettingsError` naming the line that has
+    none."""
     data = path.read_bytes()
     for mark, encoding in ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16')):
         if data.startswith(mark): return data.decode(encoding)
@@ -256,7 +270,8 @@ def what_cannot_work(settings: Settings) -> list[str]:
 def _not_writable(folder: Path) -> str | None:
     there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path('/'))
     if not there.is_dir(): return f'{there} is no folder: choose another'
-    if not os.access(there, os.W_OK | os.X_OK): return f'{there} cannot be written to: choose a folder that can'
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f'{there} cannot be written to: choose a folder that can'
     return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d

@@ -27,9 +27,10 @@ def fill(db, n=60):
     with db.connect('catalogue') as conn:
         for i in range(n):
             conn.execute(
-                """insert into raw_products (source, external_id, brand, name, description, price, sizes, attributes)
+                """insert into raw_products
+                   (source, external_id, brand, name, description, price, sizes, attributes)
                    values ('s', %s, 'hm', %s, %s, %s, '["M"]', '{"material": "wool"}')""",
-                (f'p{i}', f'thing {i}', ODD[i % len(ODD)], i + .1),
+                (f'p{i}', f'thing {i}', ODD[i % len(ODD)], i + 0.1),
             )
         conn.execute("insert into raw_stores (brand, store_id, name) values ('hm', '1', 'x')")
         conn.execute(
@@ -40,7 +41,8 @@ def fill(db, n=60):
             """insert into sku_image_embeddings
                (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version, phash)
                select 'hm', 'p' || i, 'u', 0, lpad(i::text, 64, '0'),
-                      array_fill(1/(i + 3.7)::real, array[512])::vector, 'v1', i from generate_series(1, %s) i""",
+                      array_fill(1/(i + 3.7)::real, array[512])::vector, 'v1', i
+               from generate_series(1, %s) i""",
             (n,),
         )
         conn.execute(
@@ -53,9 +55,13 @@ def fill(db, n=60):
         )
         build_index(conn, 'v1')
     with db.connect('log') as conn:
-        conn.execute("insert into recognition_requests (id, user_id) select gen_random_uuid(), 'u' from generate_series(1, 9)")
         conn.execute(
-            """insert into recognition_items (request_id, item_index, category, box, match_type, model_version)
+            "insert into recognition_requests (id, user_id) "
+            "select gen_random_uuid(), 'u' from generate_series(1, 9)"
+        )
+        conn.execute(
+            """insert into recognition_items
+               (request_id, item_index, category, box, match_type, model_version)
                select id, 0, 'top', '[0.1, 2, 3, 4]', 'exact', 'v1' from recognition_requests"""
         )
 
@@ -75,7 +81,11 @@ def empty(server_url, template):
     name = f'test_{os.getpid()}_950'
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))
-        conn.execute(sql.SQL('create database {} template {}').format(sql.Identifier(name), sql.Identifier(template)))
+        conn.execute(
+            sql.SQL('create database {} template {}').format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
     with Databases(dict.fromkeys(LOGICALS, sibling(server_url, name))) as databases: yield databases
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))
@@ -106,7 +116,8 @@ def event(table, rows):
     global left
     left -= 1
     if left == 0: os.kill(os.getpid(), 9)
-with Databases(dict.fromkeys(LOGICALS, sys.argv[1])) as db: getattr(module, sys.argv[4])(db, Path(sys.argv[2]), event)
+with Databases(dict.fromkeys(LOGICALS, sys.argv[1])) as db:
+    getattr(module, sys.argv[4])(db, Path(sys.argv[2]), event)
 '''
 
 
@@ -119,12 +130,15 @@ def test_killed_at_any_table_and_gone_on(db, empty, tmp_path):
     fill(db)
     rng = random.Random(3)
     for tables in (1, rng.randint(2, 6)): assert killed_after(db, tmp_path, tables, 'backup') == -9
-    with pytest.raises(DatabaseError, match='is not finished: run `unde-recog backup'): restore(empty, tmp_path)
-    with db.connect('catalogue') as conn: conn.execute("update raw_products set name = 'changed since' where external_id = 'p3'")
+    with pytest.raises(DatabaseError, match='is not finished: run `unde-recog backup'):
+        restore(empty, tmp_path)
+    with db.connect('catalogue') as conn:
+        conn.execute("update raw_products set name = 'changed since' where external_id = 'p3'")
     first = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob('*.gz')}
     backup(db, tmp_path)
     second = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob('*.gz')}
-    assert [n for n in first if first[n] != second[n]] in ([], ['catalogue.raw_products.copy.gz'])  # the rest was kept
+    # the rest was kept
+    assert [n for n in first if first[n] != second[n]] in ([], ['catalogue.raw_products.copy.gz'])
     for tables in (1, rng.randint(2, 6)): assert killed_after(empty, tmp_path, tables, 'restore') == -9
     restore(empty, tmp_path)
     assert held(empty) == held(db)
@@ -140,7 +154,8 @@ def test_a_damaged_backup_is_named_and_nothing_is_read(db, empty, tmp_path, dama
     if damage == 'gone': file.unlink()
     if damage == 'list': (tmp_path/'backup.json').write_text('{"files": ')
     before = held(empty)
-    with pytest.raises(DatabaseError, match='backup.json' if damage == 'list' else file.name): restore(empty, tmp_path)
+    with pytest.raises(DatabaseError, match='backup.json' if damage == 'list' else file.name):
+        restore(empty, tmp_path)
     assert held(empty) == before
 
 
@@ -149,7 +164,8 @@ def test_rows_of_its_own_are_not_mixed(db, empty, tmp_path):
     backup(db, tmp_path)
     with empty.connect('catalogue') as conn:
         conn.execute("insert into raw_products (source, external_id, brand) values ('other', 'q', 'zara')")
-    with pytest.raises(DatabaseError, match='raw_products holds 1 rows of its own'): restore(empty, tmp_path)
+    with pytest.raises(DatabaseError, match='raw_products holds 1 rows of its own'):
+        restore(empty, tmp_path)
 
 
 def test_a_list_that_does_not_fit_its_files_is_found_by_the_rows(db, empty, tmp_path):

@@ -76,5 +76,7 @@ def test_nobody_takes_it_while_its_holder_writes(db):
 
 def test_a_process_number_used_again_is_another_process():
     mine = holder_name('me')
-    assert not is_gone(mine) and is_gone(mine.replace(f'process {os.getpid()}.', f'process {os.getpid()}.9'))
+    assert not is_gone(mine) and is_gone(
+        mine.replace(f'process {os.getpid()}.', f'process {os.getpid()}.9')
+    )
     assert not is_gone('somebody wrote this by hand')

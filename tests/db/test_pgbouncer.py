@@ -89,14 +89,19 @@ def test_it_is_found_and_nothing_of_one_client_reaches_another(pooled):
     with pooled.connect('log') as conn:
         assert is_pooled(conn) and conn.prepare_threshold is None
         assert conn.execute('show timezone').fetchone() == ('UTC',)
-        local = Query("select current_setting('statement_timeout'), current_setting('work_mem')", (), {'work_mem': '7MB'})
+        local = Query(
+            "select current_setting('statement_timeout'), current_setting('work_mem')",
+            (),
+            {'work_mem': '7MB'},
+        )
         assert run(conn, local) == [('30s', '7MB')]
         for _ in range(30):  # one server after another
             assert conn.execute("select current_setting('work_mem')").fetchone() != ('7MB',)
 
 
 def test_many_clients_on_few_servers(pooled):
-    "The same statement, again and again, from more clients than servers: none is prepared on the server."
+    """The same statement, again and again, from more clients than servers: none is prepared on
+    the server."""
     async def main():
         async def ask(i):
             async with pooled.aconnect('log') as conn:
@@ -112,14 +117,21 @@ def test_many_clients_on_few_servers(pooled):
 
 
 def test_a_statement_that_takes_too_long_is_ended(pooled_url):
-    with Databases(dict.fromkeys(LOGICALS, pooled_url), statement_timeout=.3) as db, db.connect('log') as conn:
+    with (
+        Databases(dict.fromkeys(LOGICALS, pooled_url), statement_timeout=0.3) as db,
+        db.connect('log') as conn,
+    ):
         with pytest.raises(psycopg.errors.QueryCanceled): run(conn, Query('select pg_sleep(20)'))
 
 
 def test_leases_hold_where_locks_of_a_session_would_not(pooled):
     with hold(pooled, 'vectors', 'work', job='first', ttl=3):
         for _ in range(5):
-            with pytest.raises(LeaseHeld, match='held by first'), hold(pooled, 'vectors', 'work', job='second'): pass
+            with (
+                pytest.raises(LeaseHeld, match='held by first'),
+                hold(pooled, 'vectors', 'work', job='second'),
+            ):
+                pass
 
 
 def test_adoption_asks_for_a_direct_address(pooled_url, fresh_url):
@@ -141,9 +153,20 @@ def write_shop(folder, n=24):
     rows = [{'brand': 'hm', 'external_id': f'p{i}', 'name': f'thing {i}', 'price': 10, 'currency': 'EUR',
              'category': 'shirt', 'image_urls': f'{i}.jpg'} for i in range(n)]
     pd.DataFrame(rows).to_csv(folder/'products.csv', index=False)
-    pd.DataFrame([{'brand': 'hm', 'store_id': '1', 'name': 'H&M', 'mall_name': 'Mall', 'timezone': 'UTC'}]).to_csv(folder/'stores.csv', index=False)
+    pd.DataFrame(
+        [{'brand': 'hm', 'store_id': '1', 'name': 'H&M', 'mall_name': 'Mall', 'timezone': 'UTC'}]
+    ).to_csv(folder / 'stores.csv', index=False)
     now = pd.Timestamp.now('UTC').floor('s').isoformat()
-    stock = [{'brand': 'hm', 'store_id': '1', 'product_id': f'p{i}', 'sizes_in_stock': '["M"]', 'fetched_at': now} for i in range(n)]
+    stock = [
+        {
+            'brand': 'hm',
+            'store_id': '1',
+            'product_id': f'p{i}',
+            'sizes_in_stock': '["M"]',
+            'fetched_at': now,
+        }
+        for i in range(n)
+    ]
     pd.DataFrame(stock).to_csv(folder/'stock.csv', index=False)
 
 
@@ -151,13 +174,26 @@ def test_import_index_recognitions_and_log(pooled_url, tmp_path):
     "None degraded, no row lost."
     write_shop(tmp_path)
     data = Path(tempfile.mkdtemp(dir='/var/lib' if os.geteuid() == 0 else None))
-    settings = load_settings(env={}, DATABASE_URL=pooled_url, UNDE_DATA_DIR=data, DETECTOR_MODEL='whole_photo',
-                             SEARCH_BACKEND='pgvector', REQUEST_DEADLINE='60s')
+    settings = load_settings(
+        env={},
+        DATABASE_URL=pooled_url,
+        UNDE_DATA_DIR=data,
+        DETECTOR_MODEL='whole_photo',
+        SEARCH_BACKEND='pgvector',
+        REQUEST_DEADLINE='60s',
+    )
     with open_databases(settings) as db:
-        import_products(db, tmp_path/'products.csv', images=tmp_path/'photos', storage=open_storage(settings))
+        import_products(
+            db,
+            tmp_path / 'products.csv',
+            images=tmp_path / 'photos',
+            storage=open_storage(settings),
+        )
         import_stores(db, tmp_path/'stores.csv')
         import_availability(db, tmp_path/'stock.csv')
-        report = index_catalogue(db, load_embedder(preset='batch'), storage=open_storage(settings), global_from=10)
+        report = index_catalogue(
+            db, load_embedder(preset='batch'), storage=open_storage(settings), global_from=10
+        )
         assert report.with_vector == 24 and report.indexes_built == ['all']
     photos = [Image.open(tmp_path/'photos'/f'{i}.jpg') for i in range(24)]
     with open_recognizer(settings) as session:

@@ -241,7 +241,8 @@ def test_a_run_whose_lease_was_taken_over_writes_nothing_more(db, storage):
     shop(db, storage)
     class Stolen(Model):
         def embed(self, images):
-            with db.connect('vectors') as conn: conn.execute("update unde_leases set holder = 'somebody else'")
+            with db.connect('vectors') as conn:
+                conn.execute("update unde_leases set holder = 'somebody else'")
             return super().embed(images)
     with pytest.raises(LeaseLost, match='somebody else'): index_catalogue(db, Stolen(), storage=storage)
     assert rows(db) == []

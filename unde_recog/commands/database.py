@@ -21,7 +21,9 @@ versions_app = typer.Typer(help='Versions of the index: list, use, drop.', no_ar
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
 Reason = Annotated[str, typer.Option(help='Why, for whoever reads the log of decisions.')]
 VersionName = Annotated[str, typer.Argument(help='As `versions list` shows it.')]
-Namespace = Annotated[str, typer.Option(help='default = the index that answers photos; items = similar items.')]
+Namespace = Annotated[str, typer.Option(
+    help='default = the index that answers photos; items = similar items.'
+)]
 
 @versions_app.command('list')
 def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> None:

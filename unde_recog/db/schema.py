@@ -61,7 +61,8 @@ class Index:
 
     def ddl(self, table: str, name: str, *, concurrently: bool = False) -> str:
         kind = 'unique index' if self.unique else 'index'
-        return f"create {kind}{' concurrently' if concurrently else ''} {quoted(name)} on {table} using {self.body}"
+        if concurrently: kind += ' concurrently'
+        return f'create {kind} {quoted(name)} on {table} using {self.body}'
 
 # %% ../../nbs/021_db.schema.ipynb #682ab773
 @dataclass(frozen=True)

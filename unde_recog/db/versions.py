@@ -38,7 +38,8 @@ _LIST = """
            c.chosen_at, c.chosen_by, c.reason
     from embedding_versions v left join lateral (
         select chosen_at, chosen_by, reason from version_choices
-        where namespace = v.namespace and version = v.version and action = 'use' order by id desc limit 1) c on true
+        where namespace = v.namespace and version = v.version and action = 'use'
+        order by id desc limit 1) c on true
     where v.namespace = %s order by v.completed_at desc nulls last, v.version"""
 
 def list_versions(conn: psycopg.Connection, namespace: str = 'default') -> list[StoredVersion]:

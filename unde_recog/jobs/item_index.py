@@ -120,7 +120,8 @@ class _ItemPhotos:
         *,
         chunk: int,
     ):
-        self.conn, self.embedder, self.report, self.lease = conn, embedder, report, lease
+        self.conn, self.embedder = conn, embedder
+        self.report, self.lease = report, lease
         self.chunk = chunk
         self.seen: Known = {}
         self.failed: list[LoadedPhoto] = []

@@ -55,7 +55,8 @@ class EmbeddingError(ValueError):
         self.kind = kind
 
 class LoadedPhoto(NamedTuple):
-    "A photo as it was found; `image` None: not needed (its bytes are known), or `error` says why not."
+    """A photo as it was found; `image` None: not needed (its bytes are known), or `error` says
+    why not."""
     photo: CatalogPhoto
     hash: str = ''
     image: Image.Image | None = None

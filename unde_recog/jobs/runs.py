@@ -121,7 +121,8 @@ def mark_complete(
     brands: Mapping[str, int] | None = None,
     partial: bool = False,
 ) -> None:
-    "The run of `version` has finished; `counts` are kept as its report, `brands` are photos by brand."
+    """The run of `version` has finished; `counts` are kept as its report, `brands` are photos by
+    brand."""
     values = {'partial': partial, 'report': Jsonb(dict(counts)), 'products': counts.get('with_vector')}
     values |= {'photos': sum((brands or {}).values()), 'brands': Jsonb(dict(brands or {}))}
     conn.execute(_COMPLETE, {**values, 'namespace': namespace, 'version': version})

@@ -234,6 +234,7 @@ def _sweep(
     execute(_READABLE)
     return Swept(execute(_PLACE).rowcount, deleted - replaced, replaced)
 
+# %% ../../nbs/072_jobs.vectors.ipynb #47b2502c
 def sweep_vectors(
     conn: psycopg.Connection,
     state: IndexState,
