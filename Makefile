@@ -21,6 +21,8 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	for name in latency service_load catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
 	$(BIN)/unde-recog report biased_logs -p runs 1000
+	$(BIN)/python -c 'import sys; from unde_recog.bench.interleavings import main; sys.exit(main(200) > 0)'
+	UNDE_POOLED_RECOGNITIONS=1000 $(BIN)/python -m pytest -q tests/db/test_pgbouncer.py
 
 # Every report of the research loop on simulated data; on the real log: unde-recog report NAME -p log database -p labels FILE.
 reports: $(VENV)/.dev

@@ -266,7 +266,7 @@ def wheel():
         room = lambda name: (name.split('.') + [''])[1]
         core = [n for n in names if room(n) not in EXTRAS]
         load = lambda those: f'import importlib\nfor n in {those!r}: importlib.import_module(n)\n'
-        code = load(core) + 'from unde_recog.db.database import migrations\nassert migrations("vectors")'
+        code = load(core) + 'from unde_recog.db.migrations import migrations\nassert migrations("vectors")'
         if subprocess.run([python, '-c', code], cwd=d).returncode:
             fail('the wheel, installed alone, does not import')
         settings = [f'{d}/venv/bin/unde-recog', 'settings']

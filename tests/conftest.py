@@ -14,7 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from unde_recog.db.database import LOGICALS, Databases, migrations
+from unde_recog.db.connection import LOGICALS
+from unde_recog.db.database import Databases
+from unde_recog.db.migrations import migrations
 from unde_recog.db.embedded import start_embedded
 from unde_recog.settings import load_settings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts', 'build_parts',
-           'open_recognizer', 'changed', 'change_settings', 'watch_settings']
+           'open_recognizer', 'changed', 'change_settings', 'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/084_session.ipynb #64df56c0
 from .contracts import Answer
@@ -181,5 +181,32 @@ def watch_settings(session: Session, load: Callable[[], Settings], every: float 
             if error and error != logged: log.error('settings stay as they are: %s', error)
             logged = error
     thread = threading.Thread(target=work, name='settings', daemon=True)
+    thread.start()
+    return thread
+
+# %% ../nbs/083_session.ipynb #15284882
+def take_index(session: Session) -> str | None:
+    "Have the session read the version in force; → the version, if it is another one now."
+    recognizer = session.recognizer
+    with recognizer.db.connect('vectors') as conn:
+        version = current_version(conn, recognizer.settings.BLEND_EMBEDDING_VERSION).version
+    if session.build is None or getattr(recognizer.parts.primary, 'version', version) == version:
+        return None
+    old, recognizer.parts = recognizer.parts, session.build(recognizer.settings)
+    retire_parts(session, old)
+    log.warning('the index %s took over', version)
+    return version
+
+def follow_index(session: Session, every: float = 5.) -> threading.Thread:
+    "Call `take_index` every `every` seconds until the session closes."
+    def work() -> None:
+        logged = ''
+        while not session.closing.wait(every):
+            try: take_index(session)
+            except Exception as e:  # whatever it is, the old version goes on
+                if (error := f'{type(e).__name__}: {e}') != logged:
+                    log.error('the index stays as it is: %s', error)
+                logged = error
+    thread = threading.Thread(target=work, name='index', daemon=True)
     thread.start()
     return thread

@@ -4,7 +4,7 @@
 
 # %% ../nbs/000_settings.ipynb #6434922d
 from __future__ import annotations
-import difflib, os, re
+import codecs, difflib, os, re
 from collections.abc import Mapping
 from configparser import ConfigParser
 from datetime import timedelta
@@ -13,11 +13,21 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 # %% auto #0
-__all__ = ['Duration', 'AutoFloat', 'Share', 'Score100', 'DECISIONS', 'RESTART', 'parse_duration', 'format_duration', 'Settings',
-           'SettingsError', 'read_ini', 'load_settings', 'mask_url', 'describe', 'data_dir', 'set_line', 'write_ini']
+__all__ = ['Duration', 'AutoFloat', 'Share', 'Score100', 'HttpAddress', 'PostgresAddress', 'DECISIONS', 'RESTART',
+           'parse_duration', 'format_duration', 'Settings', 'SettingsError', 'read_ini', 'what_cannot_work',
+           'load_settings', 'mask_url', 'describe', 'data_dir', 'set_line', 'write_ini']
 
 # %% ../nbs/000_settings.ipynb #b37c2813
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
 
 # %% ../nbs/000_settings.ipynb #3dd66c11
 _UNITS = {'ms': .001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
@@ -46,6 +56,19 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 AutoFloat = Literal['auto'] | Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Score100 = Annotated[float, Field(ge=0, le=100)]
+
+def _http_address(text: str) -> str:
+    if re.match(r'https?://[^\s/?#]+', text): return text
+    raise ValueError('is no address: write http://host:port or https://host')
+
+def _postgres_address(text: str) -> str:
+    if re.match(r'postgres(ql)?://', text): return text
+    raise ValueError(
+        'is not the address of a PostgreSQL database: write postgresql://user:password@host:5432/name'
+    )
+
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+PostgresAddress = Annotated[str, AfterValidator(_postgres_address)]
 
 def _f(default: Any, text: str, **kw: Any) -> Any:
     return Field(default, description=text, validate_default=True, **kw)
@@ -92,16 +115,24 @@ class _Places(BaseModel):
         'finds the garments where no vendor does: street-garments comes with the package; or the path of '
         'a card; whole_photo = the photo is one item',
     )
-    DATABASE_URL: str | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
-    PRODUCTION_DB_URL: str | None = _f(None, 'vectors; unset = DATABASE_URL, else embedded', repr=False)
-    STAGING_DB_URL: str | None = _f(None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False)
+    DATABASE_URL: PostgresAddress | None = _f(None, 'request log; unset = embedded PostgreSQL', repr=False)
+    PRODUCTION_DB_URL: PostgresAddress | None = _f(
+        None, 'vectors; unset = DATABASE_URL, else embedded', repr=False
+    )
+    STAGING_DB_URL: PostgresAddress | None = _f(
+        None, 'catalogue; unset = DATABASE_URL, else embedded', repr=False
+    )
+    MIGRATION_DATABASE_URL: PostgresAddress | None = _f(
+        None, 'direct address beside a pooler, for migrations; unset = the three', repr=False
+    )
+    INDEX_SHRINK_LIMIT: Share = _f(.2, 'share of a version that one index run may remove')
     UNDE_DATA_DIR: Path | None = _f(None, "embedded database, models, caches; unset = the platform's place")
     ALLOW_PRIVATE_URLS: bool = _f(False, 'let photo URLs point into private networks')
-    EMBEDDER_URL: str | None = _f(None, 'call the embedder over HTTP')
-    XIMILAR_GW_URL: str | None = _f(None, 'call the gateway over HTTP')
-    LLM_RERANKER_URL: str | None = _f(None, 'call the reranker over HTTP')
+    EMBEDDER_URL: HttpAddress | None = _f(None, 'call the embedder over HTTP')
+    XIMILAR_GW_URL: HttpAddress | None = _f(None, 'call the gateway over HTTP')
+    LLM_RERANKER_URL: HttpAddress | None = _f(None, 'call the reranker over HTTP')
     BLEND_EMBEDDING_VERSION: str | None = _f(None, 'version a namespace reads; unset = newest complete')
-    S3_ENDPOINT_URL: str | None = _f(None, 'object storage, any S3-compatible endpoint')
+    S3_ENDPOINT_URL: HttpAddress | None = _f(None, 'object storage, any S3-compatible endpoint')
     S3_BUCKET: str | None = _f(None, 'unset = a folder in UNDE_DATA_DIR')
     BRAND_ALIASES: Path | None = _f(None, 'CSV alias,brand; unset = the one in the package')
     CATEGORY_MAP: Path | None = _f(None, 'CSV pattern,category; unset = the one in the package')
@@ -113,14 +144,14 @@ class _Places(BaseModel):
 # %% ../nbs/000_settings.ipynb #69ed8bcf
 class _Vendors(BaseModel):
     "Settings of paid and remote parts; no key: that step is off, not broken."
-    XIMILAR_API_URL: str = _f('https://api.ximilar.com/', 'base address')
+    XIMILAR_API_URL: HttpAddress = _f('https://api.ximilar.com/', 'base address')
     XIMILAR_API_TOKEN: SecretStr | None = _f(None, 'no token: no booster')
     XIMILAR_COLLECTION_ID: str | None = _f(None, 'visual search collection')
-    GEMINI_API_URL: str | None = _f(None, "unset = the SDK's own")
+    GEMINI_API_URL: HttpAddress | None = _f(None, "unset = the SDK's own")
     GEMINI_API_KEY: SecretStr | None = _f(None, 'no key: no context tags, no visual rerank')
     GEMINI_MODEL: str = _f('gemini-3.5-flash-lite', 'vision model')
     ANTHROPIC_API_KEY: SecretStr | None = _f(None, "second judge of the council")
-    ANTHROPIC_API_URL: str | None = _f(None, "unset = the SDK's own")
+    ANTHROPIC_API_URL: HttpAddress | None = _f(None, "unset = the SDK's own")
     ANTHROPIC_MODEL: str = _f('claude-haiku-5-5', "the second judge's model")
     COUNCIL: bool = _f(False, 'two judges: within 0.15 their mean, else the lower')
     ADVICE: bool = _f(False, 'two sentences on wearing the finds, after the result')
@@ -159,6 +190,7 @@ RESTART = frozenset(_Service.model_fields) | {
     'DATABASE_URL',
     'PRODUCTION_DB_URL',
     'STAGING_DB_URL',
+    'MIGRATION_DATABASE_URL',
     'UNDE_DATA_DIR',
     'EMBEDDER_MODEL',
     'S3_ENDPOINT_URL',
@@ -189,21 +221,62 @@ def _explain(error: dict, values: Mapping[str, Any], origins: Mapping[str, str])
         near = difflib.get_close_matches(name, Settings.model_fields, 1)
         hint = f'did you mean {near[0]}?' if near else 'see `unde-recog settings`'
         return f"{name} ({origins.get(name, 'keyword')}) is no setting; {hint}"
-    value = '…' if _SECRET.search(name) else repr(str(values.get(name)))
+    value = repr(str(values.get(name)))
+    if _SECRET.search(name) or '@' in value: value = '…'
     return f"{name}={value} ({origins.get(name, 'default')}): {error['msg'].removeprefix('Value error, ')}"
 
 # %% ../nbs/000_settings.ipynb #7975a3e0
+def _read_text(path: Path) -> str:
+    """A text file of any of the usual encodings. Raises `SettingsError` naming the line that has
+    none."""
+    data = path.read_bytes()
+    for mark, encoding in ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16')):
+        if data.startswith(mark): return data.decode(encoding)
+    lines = []
+    for n, line in enumerate(data.splitlines(), 1):
+        try: lines.append(line.decode('utf-8-sig' if n == 1 else 'utf-8'))
+        except UnicodeDecodeError:
+            value = re.split(rb'[#;]', line, maxsplit=1)[0]
+            if not value.isascii() or b'\0' in line:
+                raise SettingsError(f'{path}: line {n} is not UTF-8: save the file as UTF-8') from None
+            lines.append(line.decode('latin-1'))  # an odd letter in a comment
+    return '\n'.join(lines)
+
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""
     if not path.exists(): return {}
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=('#', ';'))
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are upper case, and kept
-    try: parser.read(path, encoding='utf-8')
+    try: parser.read_string(_read_text(path), str(path))
+    except SettingsError: raise
     except Exception as e: raise SettingsError(f'{path}: not an ini file: {type(e).__name__}') from None
     if not parser.has_section('unde_recog'):
         raise SettingsError(f'{path} has no section [unde_recog]: put the settings under it')
     return dict(parser['unde_recog'])
+
+# %% ../nbs/000_settings.ipynb #1b46fe1c
+def what_cannot_work(settings: Settings) -> list[str]:
+    "What is wrong with settings that are well formed, each with its remedy."
+    def named(name: str, text: str) -> str:
+        return f'{name}={getattr(settings, name)} ({settings.origin(name)}): {text}'
+    problems = []
+    if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET:
+        problems.append(named('S3_ENDPOINT_URL', 'an endpoint without S3_BUCKET: name the bucket'))
+    for name in ('BRAND_ALIASES', 'CATEGORY_MAP'):
+        path = getattr(settings, name)
+        if path and not path.is_file():
+            problems.append(named(name, 'there is no such file: correct the path, or unset it'))
+    folder = settings.UNDE_DATA_DIR
+    if folder and (why := _not_writable(folder.expanduser())): problems.append(named('UNDE_DATA_DIR', why))
+    return problems
+
+def _not_writable(folder: Path) -> str | None:
+    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path('/'))
+    if not there.is_dir(): return f'{there} is no folder: choose another'
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f'{there} cannot be written to: choose a folder that can'
+    return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d
 def load_settings(
@@ -232,6 +305,7 @@ def load_settings(
         wrong = '; '.join(_explain(dict(error), values, origins) for error in e.errors())
         raise SettingsError(wrong) from None
     settings._origins.update(origins)
+    if problems := what_cannot_work(settings): raise SettingsError('; '.join(problems))
     return settings
 
 # %% ../nbs/000_settings.ipynb #75f53eda

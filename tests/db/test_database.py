@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from unde_recog.db import database
+from unde_recog.db import migrations as migrating
 from unde_recog.db.database import (
     LOGICALS,
     DatabaseError,
@@ -27,11 +27,11 @@ from unde_recog.db.database import (
     address,
     arun,
     arun_all,
-    migrate,
     open_databases,
     text_array,
 )
 from unde_recog.db.embedded import start_embedded
+from unde_recog.db.migrations import migrate
 from unde_recog.settings import SettingsError, load_settings
 
 from tests.conftest import sibling
@@ -61,7 +61,7 @@ def test_two_processes_migrate_at_once(empty_url):
     applied = [queue.get(timeout=90) for _ in both]
     # each by one of them
     assert sorted(applied[0] + applied[1]) == sorted(
-        (x, name) for x in LOGICALS for name, _ in database.migrations(x)
+        (x, name) for x in LOGICALS for name, _ in migrating.migrations(x)
     )
     for p in both: p.join(60)
     assert [p.exitcode for p in both] == [0, 0]
@@ -71,7 +71,7 @@ def test_two_processes_migrate_at_once(empty_url):
 
 def test_a_broken_migration_leaves_nothing(empty_url, monkeypatch):
     monkeypatch.setattr(
-        database,
+        migrating,
         'migrations',
         lambda logical: [
             ('0001_good.sql', 'create table good (id int)'),
@@ -84,7 +84,7 @@ def test_a_broken_migration_leaves_nothing(empty_url, monkeypatch):
             "select to_regclass('good'), to_regclass('bad'), to_regclass('unde_migrations')"
         ).fetchone() == (None, None, None)
         monkeypatch.setattr(
-            database,
+            migrating,
             'migrations',
             lambda logical: [
                 ('0001_good.sql', 'create table good (id int)'),
@@ -98,7 +98,7 @@ def test_a_broken_migration_leaves_nothing(empty_url, monkeypatch):
 def test_a_kill_in_the_middle_of_a_migration_leaves_nothing(empty_url):
     slow = '''
 import sys, psycopg
-from unde_recog.db import database
+from unde_recog.db import migrations as database
 slow = 'create table b (id int); select pg_sleep(600)'
 database.migrations = lambda logical: [('0001_a.sql', 'create table a (id int)'), ('0002_b.sql', slow)]
 with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migration') as conn:
@@ -129,11 +129,11 @@ with psycopg.connect(sys.argv[1], autocommit=True, application_name='slow migrat
 def test_an_edited_migration_is_refused(empty_url, monkeypatch):
     with psycopg.connect(empty_url, autocommit=True) as conn:
         monkeypatch.setattr(
-            database, 'migrations', lambda logical: [('0001_a.sql', 'create table a (id int)')]
+            migrating, 'migrations', lambda logical: [('0001_a.sql', 'create table a (id int)')]
         )
         assert migrate(conn, 'log') == ['0001_a.sql'] and migrate(conn, 'log') == []
         monkeypatch.setattr(
-            database, 'migrations', lambda logical: [('0001_a.sql', 'create table a (id bigint)')]
+            migrating, 'migrations', lambda logical: [('0001_a.sql', 'create table a (id bigint)')]
         )
         with pytest.raises(DatabaseError, match='was changed'): migrate(conn, 'log')
 

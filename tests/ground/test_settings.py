@@ -110,3 +110,52 @@ def test_write_ini_keeps_the_rest_and_refuses_nonsense(tmp_path):
     before = ini.read_text()
     with pytest.raises(SettingsError): write_ini(ini, MARGIN=3)
     assert ini.read_text() == before and not list(tmp_path.glob('*.tmp'))
+
+
+@pytest.mark.parametrize(
+    'name, value, told',
+    [
+        (
+            'DATABASE_URL',
+            'mysql://me:' + SECRET + '@db/shop',
+            'write postgresql://user:password@host:5432/name',
+        ),
+        ('PRODUCTION_DB_URL', '/var/lib/db', 'is not the address of a PostgreSQL database'),
+        ('MIGRATION_DATABASE_URL', 'postgres:5432', 'is not the address of a PostgreSQL database'),
+        ('EMBEDDER_URL', 'embedder:8001', 'write http://host:port or https://host'),
+        ('XIMILAR_GW_URL', 'ftp://me:' + SECRET + '@gw', 'is no address'),
+        ('LLM_RERANKER_URL', 'http://', 'is no address'),
+        ('GEMINI_API_URL', 'none', 'is no address'),
+        ('S3_ENDPOINT_URL', 's3.example', 'is no address'),
+        ('S3_ENDPOINT_URL', 'http://s3:9000', 'name the bucket'),
+        ('CATEGORY_MAP', 'nowhere.csv', 'there is no such file'),
+        ('BRAND_ALIASES', '/nowhere/aliases.csv', 'there is no such file'),
+        ('UNDE_DATA_DIR', __file__, 'is no folder: choose another'),
+        ('UNDE_DATA_DIR', '/dev/null/data', 'is no folder: choose another'),
+        ('UNDE_DATA_DIR', '/proc/1/data', 'cannot be written to'),
+    ],
+)
+def test_what_can_never_work_stops_the_start(name, value, told):
+    import os
+
+    if value.startswith('/proc') and os.access('/proc/1', os.W_OK):
+        pytest.skip('needs a folder that is read-only to root')
+    with pytest.raises(SettingsError) as e: load_settings(env={name: value})
+    text = str(e.value)
+    assert name in text and told in text and SECRET not in text and 'environment' in text
+
+
+@pytest.mark.parametrize(
+    'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'latin-1', 'cp1252']
+)
+def test_an_ini_file_of_any_encoding_is_read_or_its_line_named(tmp_path, encoding):
+    ini = tmp_path/'settings.ini'
+    text = '[unde_recog]\n# für später — ¿sí?\nPORT = 81  ; größer\n'
+    if encoding == 'latin-1': text = text.replace('—', '-')
+    ini.write_bytes(text.encode(encoding))
+    if encoding in ('utf-16-le', 'utf-16-be'):  # without a mark nothing says what it is
+        with pytest.raises(SettingsError, match='settings.ini'): load_settings(ini, env={})
+    else: assert load_settings(ini, env={}).PORT == 81
+    ini.write_bytes('[unde_recog]\nPORT = 81\nGEMINI_MODEL = größer\n'.encode('latin-1'))
+    with pytest.raises(SettingsError, match='line 3 is not UTF-8: save the file as UTF-8'):
+        load_settings(ini, env={})

@@ -15,7 +15,8 @@ from PIL import Image
 from unde_recog.catalogue.imports import import_products
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import to_jpeg
-from unde_recog.jobs.index import brand_counts, build_index, index_catalogue
+from unde_recog.jobs.hnsw import brand_counts, build_index
+from unde_recog.jobs.index import index_catalogue
 from unde_recog.jobs.runs import IndexBusy, only_run
 from unde_recog.media.storage import FolderStorage
 
@@ -117,7 +118,8 @@ def test_changes_follow(db, tmp_path, embedder):
     storage.put('originals/hm/p7/0.jpg', to_jpeg(Image.new('RGB', (40, 60), 'white')))
     # the broken one was mended
     storage.put('originals/hm/p3/1.jpg', to_jpeg(Image.new('RGB', (40, 60), 'black')))
-    report = index_catalogue(db, embedder, storage=storage)
+    report = index_catalogue(db, embedder, storage=storage, allow_shrink=True)
+    assert report.replaced == 1
     assert report.removed == 1 + 3 + 3 and report.embedded == 2 and report.failed == {}
     with db.connect('vectors') as conn:
         assert conn.execute(
@@ -147,7 +149,7 @@ def test_only_one_run_at_a_time(db, tmp_path, embedder):
     storage = shop(db, tmp_path, 6)
     with (
         only_run(db, embedder.model_version),
-        pytest.raises(IndexBusy, match='is at work on lite-colour-shape'),
+        pytest.raises(IndexBusy, match='index lite-colour-shape.* is held by unde-recog index'),
     ):
         index_catalogue(db, embedder, storage=storage)
     assert index_catalogue(db, embedder, storage=storage).with_vector == 5

@@ -6,7 +6,9 @@ import pytest
 
 from unde_recog.contracts import Box, Item, SkuKey
 from unde_recog.db.database import LOGICALS, Databases, run
-from unde_recog.jobs.index import CatalogPhoto, build_index, copy_vectors
+from unde_recog.jobs.photos import CatalogPhoto
+from unde_recog.jobs.hnsw import build_index
+from unde_recog.jobs.vectors import copy_vectors
 from unde_recog.search import (
     Layout,
     PgRetriever,
@@ -143,7 +145,7 @@ def test_search_gives_distinct_skus_and_never_fewer(loaded, brands):
 
 @pytest.mark.parametrize('brands, index', [(None, None), (['big'], 'big'), (['mid'], 'mid')], ids=str)
 def test_plans_use_the_index_by_themselves(loaded, brands, index):
-    from unde_recog.jobs.index import index_name
+    from unde_recog.jobs.hnsw import index_name
     db, rows = loaded
     with db.connect('vectors') as conn:
         layout = parse_layout(VERSION, run(conn, layout_query(VERSION)))

@@ -90,7 +90,7 @@ def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tup
     """(what is listed, hash of the photo, vector) of each photo of a brand, as `copy_vectors` takes
     them."""
     from unde_recog.contracts import SkuKey
-    from unde_recog.jobs.index import CatalogPhoto
+    from unde_recog.jobs.photos import CatalogPhoto
     vectors, rows = simulated_vectors(crops, brand, n), []
     for i, r in np.ndindex(n, 5):
         about = {
@@ -117,7 +117,8 @@ def build_version(
     conn: psycopg.Connection, version: str, crops: Mapping[str, np.ndarray], scale: float, *, model: str
 ) -> None:
     "Vectors and indexes of a version, made anew, as `unde-recog index` would leave them."
-    from unde_recog.jobs.index import brand_counts, build_index, copy_vectors, plan_indexes
+    from unde_recog.jobs.hnsw import brand_counts, build_index, plan_indexes
+    from unde_recog.jobs.vectors import copy_vectors
     conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
     conn.execute(
         """insert into embedding_versions (version, model, dims) values (%s, %s, 512)
@@ -138,7 +139,7 @@ def fill_index(
     conn: psycopg.Connection, embedder: Embedder, crops: Mapping[str, np.ndarray], scale: float
 ) -> int:
     "Vectors and indexes of the embedder's version, where they are not there. → rows of the index."
-    from unde_recog.jobs.index import brand_counts
+    from unde_recog.jobs.hnsw import brand_counts
     version = embedder.model_version
     done = conn.execute(
         "select 1 from embedding_versions where version = %s and status = 'complete'", (version,)

@@ -115,12 +115,15 @@ def answer_task(
 # %% ../../nbs/221_queue.worker.ipynb #46973820
 def add_task(app: Celery, open_session: Opener) -> None:
     "The task `recognize_photo`; the session is opened when the first one comes."
+    from unde_recog.session import follow_index
     opened: list[Session] = []
     def recognize_photo(
         self: Any, photo_url: str, user_id: str | None = None, user_mall: str | None = None
     ) -> dict[str, Any]:
         from unde_recog.db.database import DatabaseError
-        if not opened: opened.append(open_session())
+        if not opened:
+            opened.append(open_session())
+            follow_index(opened[0])
         try: return answer_task(opened[0], self.request.id, photo_url, user_id, user_mall=user_mall)
         except (DatabaseError, TimeoutError) as e:
             raise self.retry(exc=RuntimeError(type(e).__name__), countdown=2, max_retries=30) from None

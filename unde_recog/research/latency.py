@@ -21,7 +21,9 @@ from psycopg.types.json import Jsonb
 from ..availability import stock_query
 from ..contracts import SkuKey
 from ..db.database import Query, run
-from ..jobs.index import CatalogPhoto, build_index, copy_vectors
+from ..jobs.photos import CatalogPhoto
+from ..jobs.hnsw import build_index
+from ..jobs.vectors import copy_vectors
 from ..search import Layout, layout_query, parse_layout, planner, skus_query
 from ..settings import Settings, data_dir, load_settings
 

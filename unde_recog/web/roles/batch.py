@@ -21,7 +21,8 @@ from ...catalogue.filters import facts_query
 from ...catalogue.products import Product, parse_products, products_query
 from ...contracts import SkuKey, canonical_brand
 from ...db.database import Databases, run
-from ...jobs.index import CatalogPhoto, LoadedPhoto, read_photo, write_batch, write_failures
+from ...jobs.photos import CatalogPhoto, LoadedPhoto, read_photo
+from ...jobs.vectors import write_batch, write_failures
 from ...settings import Settings
 from ..inputs import Text
 from ..problems import brand_or_problem
