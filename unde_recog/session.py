@@ -184,7 +184,7 @@ def watch_settings(session: Session, load: Callable[[], Settings], every: float 
     thread.start()
     return thread
 
-# %% ../nbs/083_session.ipynb #15284882
+# %% ../nbs/084_session.ipynb #15284882
 def take_index(session: Session) -> str | None:
     "Have the session read the version in force; → the version, if it is another one now."
     recognizer = session.recognizer

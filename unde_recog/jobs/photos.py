@@ -28,9 +28,12 @@ class CatalogPhoto(NamedTuple):
     rank: int
     metadata: dict[str, Any]
 
-_FACTS = ('name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender')
+_FACTS = (
+    'name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition', 'attributes',
+)
 _LISTED = '''select brand, external_id, image_urls,
-        name, category_canonical, price::float8, currency, colour, style_id, gender from raw_products
+        name, category_canonical, price::float8, currency, colour, style_id, gender, composition,
+        nullif(attributes, '{}') from raw_products
     where index_scope in ('pgvector', 'pilot') and (%(brands)s::text[] is null or brand = any(%(brands)s))
     order by brand, external_id'''
 
