@@ -729,7 +729,7 @@ def test_one_id_through_all_roles(shop):
     """The app's request id stands in its answer, its log row, its lines, and in the lines of the
     roles that it asked."""
     import logging
-    from unde_recog.web.metrics import JsonLines
+    from unde_recog.web.logs import JsonLines
 
     class Lines(logging.Handler):
         def __init__(self):

@@ -159,7 +159,7 @@ def page_data_routes(state: AppState, router: APIRouter) -> None:
         external_id: ExternalId,
         size: Literal['240', '480', '960'] = '480',
     ) -> Response:
-        state.caller(request)
+        state.caller(request, counted=False)  # a page shows dozens of them
         key = SkuKey(brand, clean_id(external_id))
         data = await state.pictures.run(picture, state, cache, key, int(size))
         headers = {'Cache-Control': 'private, max-age=86400'}

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
-__all__ = ['log', 'T', 'Work', 'instrument_parts', 'vendor_settings', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
-           'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading', 'EngineState',
-           'watch_session', 'call_in', 'close_engine', 'Engine']
+__all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'vendor_settings', 'primary_of', 'live_parts', 'reason_of',
+           'not_ready', 'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading',
+           'EngineState', 'watch_session', 'call_in', 'close_engine', 'Engine']
 
 # %% ../../nbs/198_web.lifecycle.ipynb #ca7026d0
 from ..settings import Settings, SettingsError
@@ -40,6 +40,10 @@ _METHODS = (
 )
 
 
+def timed_primary(primary: Any, metrics: Metrics) -> Any:
+    "The primary retriever, its searches counted and timed as part `primary`."
+    return InstrumentedPart(primary, 'search', 'primary', metrics)
+
 def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
     "`parts` with the calls of all replaceable ones counted."
     wrapped: dict[str, Any] = {
@@ -47,6 +51,7 @@ def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
         for field, method, name in _METHODS
         if (part := getattr(parts, field)) is not None
     }
+    if parts.primary is not None: wrapped['primary'] = timed_primary(parts.primary, metrics)
     return replace(parts, **wrapped)
 
 # %% ../../nbs/198_web.lifecycle.ipynb #5cecf3e1
@@ -153,14 +158,19 @@ def newest(settings: Settings, db: Databases, role: str) -> Version | None:
     with db.connect('vectors') as conn: return current_version(conn, settings.BLEND_EMBEDDING_VERSION)
 
 def take_over(
-    session: Session, db: Databases, version: Version | None, pool: WorkerPool, *, role: str
+    session: Session,
+    db: Databases,
+    version: Version | None,
+    pool: WorkerPool,
+    *,
+    metrics: Metrics,
+    role: str,
 ) -> bool:
     "Read another version of the index from the next request on, if there is a newer one."
     recognizer = session.recognizer
     if version is None or recognizer.parts.primary.version == version.version: return False
-    recognizer.parts = replace(
-        recognizer.parts, primary=primary_of(recognizer.settings, db, version, pool, role=role)
-    )
+    primary = primary_of(recognizer.settings, db, version, pool, role=role)
+    recognizer.parts = replace(recognizer.parts, primary=timed_primary(primary, metrics))
     log.info('the index %s took over', version.version)
     return True
 
@@ -176,7 +186,8 @@ def load_once(engine: Engine) -> None:
         engine.reason.pop('database', None)
     version = newest(engine.settings, engine.opened, engine.role)
     if engine.ready is not None:
-        take_over(engine.ready, engine.opened, version, engine.inference, role=engine.role)
+        how: dict[str, Any] = {'metrics': engine.metrics, 'role': engine.role}
+        take_over(engine.ready, engine.opened, version, engine.inference, **how)
         return
     engine.take(engine.session_over(version))
     if engine.reload is not None: watch_settings(engine.session, engine.reload)

@@ -16,7 +16,7 @@ from ..db.database import Databases
 from ..request_log import open_log
 from ..settings import Settings, data_dir, load_settings
 from .crops import Crops
-from .queries import KEPT
+from .queries import KEPT, delete_old_counts
 
 # %% ../../nbs/208_web.privacy.ipynb #bd1690a1
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def purge(
     with db.connect('log') as conn, conn.transaction():
         requests = conn.execute(_DELETE if delete else _UNTIE, (before,)).rowcount
         answers = conn.execute(_ANSWERS, (now - timedelta(seconds=KEPT), before)).rowcount
+    delete_old_counts(db)
     crops = Crops(data_dir(settings)/'crops').sweep(every=0)
     return PurgeResult(requests, answers, crops, delete)
 

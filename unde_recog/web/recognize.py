@@ -27,6 +27,7 @@ from unde_recog.web.state import (
     AppState,
     ClientDisconnected,
     IdempotencyClaim,
+    admit,
     photo_of_input,
     run_until_disconnect,
 )
@@ -254,7 +255,7 @@ async def answer_and_keep(
 # %% ../../nbs/200_web.recognize.ipynb #715c2e9e
 async def answer_request(state: AppState, request: Request) -> Response:
     "What POST /api/v1/recognize does."
-    caller = state.caller(request)
+    caller = await admit(state, request)
     state.check()
     photo = await read_input(request)
     claim = IdempotencyClaim(state, request, caller, photo)

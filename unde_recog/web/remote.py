@@ -27,7 +27,7 @@ from ..search import Version
 from ..settings import Settings
 from ..vendors.calls import Guard, Http, Limiter, Reply, VendorError, call, kind_of_status
 from ..vendors.parts import may_ask
-from .metrics import current_id
+from .logs import current_id
 
 # %% ../../nbs/197_web.remote.ipynb #496c9196
 def data_address(image: Image.Image, longest: int = 768, quality: int = 90) -> str:

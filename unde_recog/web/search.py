@@ -27,7 +27,7 @@ from .catalogue import ERRORS, NOT_FOUND, Brand, ExternalId, clean_id
 from .inputs import boxes_of, read_input
 from .problems import Problem, problem_responses
 from .recognize import body_schema
-from .state import AppState, ClientDisconnected, photo_of_input, run_until_disconnect
+from .state import AppState, ClientDisconnected, admit, photo_of_input, run_until_disconnect
 
 # %% ../../nbs/207_web.search.ipynb #9c222b89
 class SearchResult(BaseModel):
@@ -125,7 +125,7 @@ def primary_search(item: Item, k: int) -> Any:
 
 async def by_image(state: AppState, request: Request, k: int) -> SearchResult:
     "The products nearest to a photo, or to the first of the given boxes in it."
-    state.caller(request)
+    await admit(state, request)
     state.check()
     photo = await read_input(request)
     image, filters = await photo_of_input(state, photo), photo.params.filters
@@ -206,7 +206,7 @@ def search_routes(state: AppState) -> APIRouter:
     similar_route(state, router, 'items', 'Products like this one')
     similar_route(state, router, 'cut', 'Products of the same cut')
     async def search_by_text(request: Request, q: Words, k: Limit = 20) -> SearchResult:
-        state.caller(request)
+        await admit(state, request)
         return await by_text(state, q, k)
     summary = 'Products that fit a description'
     router.add_api_route('/api/v1/search', search_by_text, summary=summary, responses=ERRORS)
