@@ -17,7 +17,8 @@ BIN = Path(sys.executable).parent
 # room → rooms that it must never import (SPEC: vendors and steps know nothing of serving, serving nothing of research)
 FACES = {'cli', 'serving', 'web', 'queue', 'demo', 'bench'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
-             'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'queue': {'research', 'sandbox', 'wardrobe'}, 'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
+             'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'queue': {'research', 'sandbox', 'wardrobe'}, 'context': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'},
+             'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}
 # rooms that need an extra: the wheel alone must not import them, the wheel with the extras must (torch is too large to fetch for a look)
 EXTRAS = {'research': 'eval', 'bench': 'eval', 'web': 'serving', 'serving': 'serving', 'queue': 'queue', 'training': 'train'}
 GROUND = {'contracts', 'settings', 'resilience', 'db', 'media'}

@@ -318,7 +318,7 @@ def _run(r: _Run, numbers: Sequence[int]) -> None:
     app = App(r.world, Truth(), r.quality)
     goods = shop_photos(r.db, r.storage) if r.judge else []
     with Sandbox(app) as box, open_recognizer(_with(r.settings, r.judge, **{k: v for k, v in box.settings().items() if r.judge or not k.startswith('GEMINI')})) as session:
-        session.recognizer.dice = random.Random(r.plan.seed)
+        session.recognizer.rng = random.Random(r.plan.seed)
         for part in batches(r.plan, numbers, r.batch):
             started = time.monotonic()
             r.made.drawn += draw_photos(r.world, r.plan, part, r.storage, workers=r.workers, on_event=r.on_event)

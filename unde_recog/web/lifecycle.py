@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
-__all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'vendor_settings', 'primary_of', 'live_parts', 'reason_of',
-           'not_ready', 'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading',
-           'EngineState', 'watch_session', 'call_in', 'close_engine', 'Engine']
+__all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
+           'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading', 'EngineState',
+           'watch_session', 'call_in', 'close_engine', 'Engine']
 
 # %% ../../nbs/198_web.lifecycle.ipynb #ca7026d0
 from ..settings import Settings, SettingsError
@@ -23,7 +23,7 @@ from .metrics import InstrumentedLog, Metrics, InstrumentedPart, measure_lag
 # %% ../../nbs/198_web.lifecycle.ipynb #ca8cd7c2
 if TYPE_CHECKING:  # these take a second to import, and the port opens before
     from unde_recog.db.database import Databases
-    from unde_recog.pipeline import Parts
+    from unde_recog.context import Parts
     from unde_recog.recognizer import Recognizer
     from unde_recog.search import Version
     from unde_recog.session import Session
@@ -55,19 +55,13 @@ def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
     return replace(parts, **wrapped)
 
 # %% ../../nbs/198_web.lifecycle.ipynb #5cecf3e1
-def vendor_settings(settings: Settings, role: str) -> Settings:
-    "The settings without the keys of those vendors that another role of ours asks."
-    if role in ('gateway', 'reranker'): return settings
-    asked = {'XIMILAR_API_TOKEN': settings.XIMILAR_GW_URL, 'GEMINI_API_KEY': settings.LLM_RERANKER_URL}
-    return settings.model_copy(update={key: None for key, url in asked.items() if url})
-
 def primary_of(
     settings: Settings, db: Databases, version: Version, pool: WorkerPool, *, role: str = 'app'
 ) -> Any:
     "The primary retriever over a version of the index, with its model here or behind EMBEDDER_URL."
     from unde_recog.embedder import embedder_for
     from unde_recog.web.pools import PooledRetriever
-    from unde_recog.web.remote import RemoteEmbedder
+    from unde_recog.vendors.remote import RemoteEmbedder
     if settings.EMBEDDER_URL and role not in ('embedder', 'embed-batch'):
         embedder: Any = RemoteEmbedder(settings, version)
     else:
@@ -90,15 +84,16 @@ def live_parts(
     role: str = 'app',
 ) -> Parts:
     "What a role needs to answer; without a `version` no primary. Raises what loading raises."
-    from unde_recog.pipeline import Parts
+    from unde_recog.context import Parts
     from unde_recog.session import local_parts
     from unde_recog.vendors.parts import paid_parts
-    from unde_recog.web.remote import remote_parts
+    from unde_recog.vendors.remote import remote_parts, without_keys
     primary = primary_of(settings, db, version, pool, role=role) if version else None
     if role in ('embedder', 'embed-batch'): return Parts(primary=primary)
     parts = local_parts(settings, primary)
-    parts = paid_parts(vendor_settings(settings, role), parts, db, storage)
-    if role not in ('gateway', 'reranker'): parts = remote_parts(settings, parts)
+    itself = role in ('gateway', 'reranker')
+    parts = paid_parts(settings if itself else without_keys(settings), parts, db, storage)
+    if not itself: parts = remote_parts(settings, parts)
     return instrument_parts(parts, metrics)
 
 # %% ../../nbs/198_web.lifecycle.ipynb #7911dd9f

@@ -13,7 +13,8 @@ from contextlib import suppress
 # %% ../../nbs/209_web.middleware.ipynb #8204d40b
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from .logs import caller_id, current_id
+from ..resilience import current_id
+from .logs import caller_id
 from .metrics import Metrics
 from .problems import Problem, response_of
 

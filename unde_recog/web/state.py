@@ -22,7 +22,7 @@ from .auth import Caller, Keyring, too_often
 from .crops import CROP_PATH, Crops
 from .inputs import PhotoInput, read_photo
 from .lifecycle import Engine
-from .logs import current_id
+from ..resilience import current_id
 from .metrics import Metrics, shared_folder
 from .pools import AdmissionLimit, WorkerPool, cores
 from .problems import Problem

@@ -21,7 +21,7 @@ from ...contracts import Box, Category, Item
 from ...resilience import Cost, track_cost
 from ..inputs import PhotoInput, RecognizeParams, Text, read_body
 from ..problems import Problem, invalid, problem_responses
-from ..remote import LEFT_OUT, SPENT
+from ...vendors.remote import LEFT_OUT, SPENT
 from ..state import AppState, photo_of_input
 
 # %% ../../../nbs/201_web.roles.common.ipynb #8150191d

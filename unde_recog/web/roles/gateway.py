@@ -18,7 +18,8 @@ from ...db.database import DatabaseError, run
 from ...detect import first_finds
 from ...gating import Gate
 from ...media.images import to_jpeg
-from ...pipeline import PRIMARY_K, ItemState, RequestContext, ask_primary, merge_step, search_step
+from ...context import ItemState, RequestContext
+from ...pipeline import PRIMARY_K, ask_primary, merge_step, search_step
 from ...resilience import Deadline, attempt
 from ..problems import Problem, brand_or_problem, problem_responses
 from unde_recog.web.roles.common import (
@@ -129,7 +130,7 @@ async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[ItemS
         deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()),
         mall=body.user_mall,
         brands=await brands_of(recognizer, body),
-        usual=recognizer.usual,
+        latencies=recognizer.latencies,
     )
     item.category = body.category
     item_state, deep = ItemState(index=0, item=item), body.top_k > PRIMARY_K
@@ -138,7 +139,7 @@ async def searched(recognizer: Any, item: Item, body: SearchBody) -> tuple[ItemS
         if deep and item_state.primary: await ask_primary(item_state, ctx, body.top_k)
         if deep or body.force_ximilar: item_state.booster = item_state.booster + item_state.leftovers
         if deep: await merge_step(item_state, ctx)
-    finally: ctx.leave()
+    finally: ctx.cancel_pending()
     if not item_state.merged and isinstance(item_state.failure, DatabaseError): raise item_state.failure
     return item_state, parts.primary.version
 
