@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PKG = ROOT/'unde_recog'
 BIN = Path(sys.executable).parent
 # room → rooms that it must never import (SPEC: vendors and steps know nothing of serving, serving nothing of research)
-FACES = {'cli', 'serving', 'web', 'queue', 'demo', 'bench'}
+FACES = {'cli', 'commands', 'serving', 'web', 'queue', 'demo', 'bench'}
 FORBIDDEN = {'vendors': FACES | {'research', 'jobs', 'pipeline', 'sandbox'}, 'research': FACES, 'wardrobe': FACES | {'research', 'vendors', 'pipeline'},
              'serving': {'research', 'sandbox', 'wardrobe'}, 'web': {'research', 'sandbox', 'wardrobe'}, 'queue': {'research', 'sandbox', 'wardrobe'}, 'context': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'},
              'pipeline': FACES | {'research', 'vendors', 'sandbox', 'wardrobe'}}

@@ -344,6 +344,10 @@ def serve(role: Annotated[str, typer.Option(help='app, gateway, reranker, embedd
         if role not in ROLES: raise ValueError(f"--role {role}: one of {', '.join(ROLES)} is needed")
         run_service(None, role, host, port)
 
+# %% ../nbs/241_cli.ipynb #c48c77bf
+from .commands.check import check_app
+app.add_typer(check_app)
+
 # %% ../nbs/241_cli.ipynb #3d188e47
 keys_app = typer.Typer(help='API keys of the service; only their hashes are kept, in API_KEYS_FILE.', no_args_is_help=True)
 app.add_typer(keys_app, name='keys')

@@ -14,12 +14,13 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 # %% auto #0
-__all__ = ['ROLES', 'DESCRIPTION', 'mount_role', 'page_routes', 'health_routes', 'template', 'docs_param', 'docs_route',
-           'docs_page', 'name_problems', 'describe_problems', 'lifespan_of', 'app_of', 'make_app', 'Running',
-           'shorten_switch_interval', 'serve_workers', 'serve', 'worker_app']
+__all__ = ['ROLES', 'DESCRIPTION', 'mount_role', 'RevalidatedFiles', 'page_routes', 'health_routes', 'template', 'docs_param',
+           'docs_route', 'docs_page', 'name_problems', 'describe_problems', 'lifespan_of', 'app_of', 'make_app',
+           'Running', 'shorten_switch_interval', 'serve_workers', 'serve', 'worker_app']
 
 # %% ../nbs/218_serving.ipynb #18e65e81
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from .settings import Settings, SettingsError, load_settings
@@ -30,7 +31,7 @@ from .web.lifecycle import Engine
 from .web.health import Health, health_of, publish_readings, readings, watch_health
 from .web.logs import log_as_json
 from .web.metrics import Metrics, forget_ended, measure_lag, shared_folder
-from .web.middleware import HttpMiddleware
+from .web.middleware import HeadAsGet, HttpMiddleware
 from .web.problems import Problem, ProblemDetails, install_problems
 from .web.recognize import live_routes
 from .web.roles.batch import batch_routes
@@ -64,9 +65,16 @@ def mount_role(app: FastAPI, state: AppState, role: str) -> None:
         rerank = partial(reranker_routes, with_tag=False)
         for at_root in (gateway_routes, embedder_routes, batch, rerank): app.include_router(at_root(state))
 
+class RevalidatedFiles(StaticFiles):
+    "Files that a browser keeps, but asks about each time: a new version is seen at once."
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.setdefault('Cache-Control', 'no-cache')
+        return response
+
 def page_routes(app: FastAPI) -> None:
     "The page, the lab and what they load."
-    app.mount('/assets', StaticFiles(directory=ASSETS, check_dir=False), name='assets')
+    app.mount('/assets', RevalidatedFiles(directory=ASSETS, check_dir=False), name='assets')
     def page(file: str) -> Callable[[], Any]:
         def answer() -> FileResponse:
             if not (ASSETS/file).is_file(): raise Problem(404, 'not_found', 'this page is not installed')
@@ -176,9 +184,11 @@ def app_of(state: AppState, role: str) -> FastAPI:
     "The application around a state."
     from unde_recog import __version__
     about: dict[str, Any] = {'title': f'unde_recog {role}', 'description': DESCRIPTION}
-    about['version'] = __version__
+    about['version'], about['root_path'] = __version__, state.settings.ROOT_PATH.rstrip('/')
     app = FastAPI(**about, lifespan=lifespan_of(state), docs_url=None, redoc_url=None)
     app.state.state = state
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=6)  # not pictures, not streams
+    app.add_middleware(HeadAsGet)
     app.add_middleware(HttpMiddleware, metrics=state.metrics, limit=BODY)
     install_problems(app)
     health_routes(app, state, state.metrics)

@@ -1012,6 +1012,86 @@ def test_blur_without_a_detector_sends_nothing(shop, vendors):
 
 # --- who may ask
 
+def test_a_broken_key_file_keeps_the_last_good_keys(shop, tmp_path):
+    "Whoever had a key keeps it; who watches hears of it; a mended file holds again."
+    file = tmp_path/'keys.json'
+    key, watcher = add_key(file, 'page'), add_key(file, 'watch', ['metrics'])
+    with shop.running(API_KEYS_FILE=file) as (client, server):
+        server.app.state.state.keys.file.reread = 0
+        bearer = lambda k: {'Authorization': f'Bearer {k}'}
+        good = file.read_text()
+        for broken in ('{"keys": [', ''):
+            file.write_text(broken)
+            assert recognize(client, shop.photo(), bearer(key)).status_code == 200
+            health = client.get('/health')
+            assert health.status_code == 503 and 'last good keys' in health.json()['reasons']['keys']
+            assert 'unde_ready 0.0' in client.get('/metrics', headers=bearer(watcher)).text
+        file.unlink()
+        assert recognize(client, shop.photo(), bearer(key)).status_code == 200
+        assert 'is gone' in client.get('/health').json()['reasons']['keys']
+        file.write_text(good)
+        assert client.get('/health').status_code == 200
+        assert 'unde_ready 1.0' in client.get('/metrics', headers=bearer(watcher)).text
+
+
+def test_guessed_keys_are_slowed_down_and_named(shop, tmp_path):
+    "Some wrong keys, then 429 even for the next wrong one; the right key still works."
+    file = tmp_path/'keys.json'
+    key = add_key(file, 'page')
+    with shop.running(API_KEYS_FILE=file) as (client, _):
+        ask = lambda k: client.get('/api/v1/malls', headers={'X-API-Key': k})
+        statuses = [ask(f'unde_guess-{n}').status_code for n in range(14)]
+        assert statuses[:10] == [401]*10 and set(statuses[10:]) == {429}
+        assert ask('unde_another').headers['retry-after'] and ask(key).status_code == 200
+
+
+def test_a_keys_limit_is_that_of_all_processes(shop, tmp_path):
+    "Two applications over one database stand for two processes: together they answer what one may ask."
+    file = tmp_path/'keys.json'
+    key = add_key(file, 'page', per_minute=30)  # five at once in each of them
+    with shop.running(API_KEYS_FILE=file) as (one, _), shop.running(API_KEYS_FILE=file) as (two, _):
+        bearer = {'Authorization': f'Bearer {key}'}
+        statuses = [recognize(c, shop.photo(), bearer).status_code for c in (one, two)*4]
+        assert statuses.count(200) >= 8
+        pictures = [one.get(f"/api/v1/photos/{'/'.join(shop.world.keys[0])}", headers=bearer) for _ in range(40)]
+        assert {p.status_code for p in pictures} == {200}  # pictures are not counted
+        with psycopg.connect(shop.url, autocommit=True) as conn:
+            conn.execute("update unde_counters set count = 30 where key = 'page'")
+        refused = recognize(two, shop.photo(), bearer)
+        assert refused.status_code == 429 and 0 < int(refused.headers['retry-after']) <= 60
+
+
+def test_two_worker_processes_are_one_service(shop, tmp_path):
+    "Whichever process answers, the numbers are those of both; a process that died is not counted on."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = {k: v for k, v in os.environ.items() if k != 'UNDE_SETTINGS'} | {
+        'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': str(shop.data), 'WORKERS': '2', 'OMP_NUM_THREADS': '1',
+    }
+    code = f'from unde_recog.serving import serve\nif __name__ == "__main__": serve(port={port})'
+    (tmp_path/'go.py').write_text(code)
+    process = subprocess.Popen([sys.executable, str(tmp_path/'go.py')], env=env, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        url = f'http://127.0.0.1:{port}'
+        def says(path):
+            try: return httpx.get(url + path, timeout=10)
+            except httpx.TransportError: return None
+        value = lambda name: next((float(line.split()[-1]) for line in says('/metrics').text.splitlines()
+                                   if line.startswith(name)), 0.)
+        eventually(lambda: (r := says('/metrics')) and '\nunde_ready 1.0' in r.text, 90)
+        for n in range(12):
+            ask = lambda n=n: httpx.post(url + '/api/v1/recognize', files={'image': shop.photo(n % 3)}, timeout=60)
+            eventually(lambda: ask().status_code == 200, 60)  # one of the two may still be coming up
+        answered = 'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}'
+        eventually(lambda: all(value(answered) == 12 for _ in range(6)), 20)  # new connections: any process
+        eventually(lambda: value('unde_log_rows_written_total') == 12, 20)
+        eventually(lambda: '\nunde_ready 1.0' in says('/metrics').text, 60)  # now both are
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
 def test_keys(shop, tmp_path):
     file = tmp_path/'keys.json'
     phone, lab, greedy = (
@@ -1041,7 +1121,7 @@ def test_keys(shop, tmp_path):
             and client.get('/api/v1/malls', headers=bearer(greedy)).headers['retry-after']
         )
         remove_key(file, 'phone')
-        server.app.state.state.keys.reread = 0
+        server.app.state.state.keys.file.reread = 0
         assert recognize(client, shop.photo(), bearer(phone)).status_code == 401
         # refused before the photo was read, and still told why
         assert recognize(client, b'x'*8_000_000).status_code == 401

@@ -102,6 +102,7 @@ def readings(state: AppState) -> StateCollector:
         return {
             **pool_gauges(state),
             'unde_requests_in_flight': ('photos that are worked on', one(state.admission.inside)),
+            'unde_pixels_in_flight': ('pixels that are being decoded', one(state.pixels.held)),
             'unde_ready': ('1 when /health says ready', one(not (state.reasons or state.engine.reason))),
             'unde_primary_score_limit': ('an average score that is too low', one(score_limit(state))),
             'unde_disk_free_bytes': ('bytes free in the data folder', one(disk_free(state))),
