@@ -147,7 +147,7 @@ def may_pay(ctx: RequestContext, step: str) -> bool:
     return ctx.parts.budget is None or ctx.parts.budget.allows(step)
 
 def in_booster_share(ctx: RequestContext) -> bool:
-    "Whether this photo is among the BOOSTER_SHARE that may ask the booster; the same photo always is, or never."
+    "Whether this photo is among the BOOSTER_SHARE that may ask the booster, by a stable hash."
     named = ctx.content_hash or str(ctx.id)
     place = int(hashlib.sha256(f'booster\0{named}'.encode()).hexdigest()[:8], 16)/2**32
     return place < ctx.settings.BOOSTER_SHARE
@@ -155,8 +155,8 @@ def in_booster_share(ctx: RequestContext) -> bool:
 async def attempt_step(
     ctx: RequestContext, name: str, step: str, call: Call[T], *, degraded: list[str]
 ) -> T | None:
-    """`resilience.attempt` within the step's time. A paid step is not started if no money is left for it,
-    or if it usually takes too long."""
+    """`resilience.attempt` within the step's time. A paid step is not started if no money is left
+    for it, or if it usually takes too long."""
     timeout = ctx.time_for(step)
     if step not in PAID: return await attempt(name, call, timeout, degraded)
     if not may_pay(ctx, step):

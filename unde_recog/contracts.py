@@ -160,8 +160,8 @@ class Retriever(Protocol):
 # %% ../nbs/001_contracts.ipynb #8f19a742
 @runtime_checkable
 class Tagger(Protocol):
-    """Crop → attributes: exact (type, color, color_hex, material, pattern) or context (style, occasion,
-    brand_style, season)."""
+    """Crop → attributes: exact (type, color, color_hex, material, pattern) or context (style,
+    occasion, brand_style, season)."""
     name: str
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]: ...
 

@@ -43,8 +43,8 @@ def vectors_of_all(item_state: ItemState, ctx: RequestContext) -> asyncio.Future
     return ctx.vectors
 
 async def wait_for_vector(item_state: ItemState, ctx: RequestContext, timeout: float) -> None:
-    """Wait for the vectors of all garments of the photo, so that they search together; after half of
-    `timeout` for this one's alone. Raises what has hindered it."""
+    """Wait for the vectors of all garments of the photo, so that they search together; after half
+    of `timeout` for this one's alone. Raises what has hindered it."""
     if item_state.item.vector is not None or not hasattr(ctx.parts.primary, 'embed'): return
     vectors = vectors_of_all(item_state, ctx)
     await asyncio.wait({vectors}, timeout=timeout/2)
@@ -238,8 +238,8 @@ def by_category(candidates: Sequence[Candidate], category: str) -> list[Candidat
 async def with_model_photos(
     ctx: RequestContext, candidates: Sequence[Candidate], degraded: list[str]
 ) -> list[Candidate]:
-    """Candidates with their on-model photo (front if none) for the judge to look at; as they are if the
-    catalogue cannot be asked."""
+    """Candidates with their on-model photo (front if none) for the judge to look at; as they are
+    if the catalogue cannot be asked."""
     async def call(timeout: float) -> dict[SkuKey, Product]:
         async with ctx.db.aconnect('catalogue', timeout) as conn:
             return parse_products(await arun(conn, products_query([c.key for c in candidates])))
@@ -286,8 +286,8 @@ def likely_category(item_state: ItemState) -> str:
 def fallback_attributes(
     item_state: ItemState, mall: str | None
 ) -> list[tuple[str | None, str | None, str | None]]:
-    """(category, colour, mall) to ask the catalogue for, one after the other until something is there;
-    wider than the first only if nothing near is known."""
+    """(category, colour, mall) to ask the catalogue for, one after the other until something is
+    there; wider than the first only if nothing near is known."""
     guessed = item_state.merged or item_state.item.category != 'other'
     category = likely_category(item_state) if guessed else None  # None: any goods of that colour
     colour = item_state.tags.get('color')
@@ -301,7 +301,8 @@ async def products_like(
     ctx: RequestContext,
     attributes: tuple[str | None, str | None, str | None],
 ) -> list[Candidate] | None:
-    "Products in stock with the (category, colour, mall) of `attributes`, with their primary scores."
+    """Products in stock with the (category, colour, mall) of `attributes`, with their primary
+    scores."""
     window = ctx.settings.AVAILABILITY_WINDOW
     async def products(timeout: float) -> list[Product]:
         return await ctx.catalogue.goods(*attributes, window, now=ctx.now)
@@ -317,8 +318,8 @@ async def products_like(
     return [candidate(p, scores.get(p.key)) for p in found]
 
 async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate]:
-    """Products of the same category and colour that the mall has, cheapest first; where nothing near is
-    known, the next best."""
+    """Products of the same category and colour that the mall has, cheapest first; where nothing
+    near is known, the next best."""
     beside: list[Candidate] = []
     for attributes in fallback_attributes(item_state, ctx.mall):
         listed = await products_like(item_state, ctx, attributes)

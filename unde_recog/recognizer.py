@@ -24,7 +24,8 @@ from .db.database import Databases
 from .detect import DetectCall, first_finds, given_items
 from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
-from .context import in_booster_share, Parts, RequestContext, ItemState, charge_request, may_pay, part_versions
+from .context import Parts, RequestContext, ItemState, charge_request
+from .context import in_booster_share, may_pay, part_versions
 from .pipeline import BOOSTER_K, PRIMARY_K, EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
@@ -149,8 +150,8 @@ def log_failure(
 
 # %% ../nbs/082_recognizer.ipynb #90461cd9
 def exploration_chance(share: float, gate: Gate, thresholds: Thresholds, width: float = .05) -> float:
-    """Chance of exploring a confident item: `share`, rising to four times that at the thresholds; at
-    most 1."""
+    """Chance of exploring a confident item: `share`, rising to four times that at the thresholds;
+    at most 1."""
     if share <= 0 or not gate.confident or gate.top1 is None or gate.margin is None: return 0.
     distance = min(gate.top1 - (thresholds.threshold or 0), gate.margin - (thresholds.margin or 0))
     return min(1., share*(1 + 3*math.exp(-max(0., distance)/width)))
@@ -308,8 +309,8 @@ async def recognize_photo(
 
 # %% ../nbs/082_recognizer.ipynb #44b6e758
 class Recognizer:
-    """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and
-    scripts."""
+    """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for
+    notebooks and scripts."""
     def __init__(
         self, settings: Settings, db: Databases, parts: Parts, *,
         log: RequestLog | None = None, storage: Storage | None = None,
@@ -332,9 +333,10 @@ class Recognizer:
         filters: Filters = Filters(),
         on_event: EventHandler | None = None,
     ) -> Answer:
-        """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see `given_items`;
-        `now`: an aware time, for replays; `photo_url`: what the log calls a photo given as bytes.
-        Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box, `DatabaseError`."""
+        """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see
+        `given_items`; `now`: an aware time, for replays; `photo_url`: what the log calls a
+        photo given as bytes. Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box,
+        `DatabaseError`."""
         name = photo if isinstance(photo, str) else photo_url
         ids = {'id': request_id or uuid.uuid4(), 'user_id': user_id, 'photo_url': name}
         ctx = new_context(self, mall=user_mall, now=aware(now), filters=filters, **ids)

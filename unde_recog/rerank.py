@@ -76,8 +76,8 @@ def evidence(candidate: Candidate) -> float | None:
 def pick(
     candidates: Sequence[Candidate], bands: Bands | None, limit: int = 5
 ) -> tuple[MatchType, list[Candidate]]:
-    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style; plus at
-    most one exact find elsewhere."""
+    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style;
+    plus at most one exact find elsewhere."""
     here = [c for c in candidates if c.in_mall is not False]
     away = [c for c in candidates if c.in_mall is False]
     kind: MatchType = match_type(evidence(here[0]), bands) if here else 'none'

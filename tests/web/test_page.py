@@ -722,7 +722,8 @@ def test_reasons_people_and_the_shops_own_page(visit, scene, locale, person, rea
                 result['items'][2]['matches'][0]['product_url'] = 'https://shop.example/p/1'
                 result['items'][2]['matches'][-1]['product_url'] = 'javascript:alert(1)'
                 part = '\n'.join([head, 'data: ' + json.dumps(result), *rest])
-            if part.startswith('event: detected'): part = part.replace('"item_index": 2,', '"item_index": 2, "person_index": 1,')
+            if part.startswith('event: detected'):
+                part = part.replace('"item_index": 2,', '"item_index": 2, "person_index": 1,')
             kept.append(part)
         route.fulfill(body='\n\n'.join(kept), content_type='text/event-stream')
     page.route('**/api/v1/recognize', told)

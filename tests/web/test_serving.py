@@ -1053,7 +1053,8 @@ def test_a_keys_limit_is_that_of_all_processes(shop, tmp_path):
         bearer = {'Authorization': f'Bearer {key}'}
         statuses = [recognize(c, shop.photo(), bearer).status_code for c in (one, two)*4]
         assert statuses.count(200) >= 8
-        pictures = [one.get(f"/api/v1/photos/{'/'.join(shop.world.keys[0])}", headers=bearer) for _ in range(40)]
+        picture = f"/api/v1/photos/{'/'.join(shop.world.keys[0])}"
+        pictures = [one.get(picture, headers=bearer) for _ in range(40)]
         assert {p.status_code for p in pictures} == {200}  # pictures are not counted
         with psycopg.connect(shop.url, autocommit=True) as conn:
             conn.execute("update unde_counters set count = 30 where key = 'page'")
@@ -1071,7 +1072,8 @@ def test_two_worker_processes_are_one_service(shop, tmp_path):
     }
     code = f'from unde_recog.serving import serve\nif __name__ == "__main__": serve(port={port})'
     (tmp_path/'go.py').write_text(code)
-    process = subprocess.Popen([sys.executable, str(tmp_path/'go.py')], env=env, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    command = [sys.executable, str(tmp_path/'go.py')]
+    process = subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         url = f'http://127.0.0.1:{port}'
         def says(path):
@@ -1081,7 +1083,8 @@ def test_two_worker_processes_are_one_service(shop, tmp_path):
                                    if line.startswith(name)), 0.)
         eventually(lambda: (r := says('/metrics')) and '\nunde_ready 1.0' in r.text, 90)
         for n in range(12):
-            ask = lambda n=n: httpx.post(url + '/api/v1/recognize', files={'image': shop.photo(n % 3)}, timeout=60)
+            photo = {'image': shop.photo(n % 3)}
+            ask = lambda photo=photo: httpx.post(url + '/api/v1/recognize', files=photo, timeout=60)
             eventually(lambda: ask().status_code == 200, 60)  # one of the two may still be coming up
         answered = 'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}'
         eventually(lambda: all(value(answered) == 12 for _ in range(6)), 20)  # new connections: any process
