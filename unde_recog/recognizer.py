@@ -4,7 +4,7 @@
 
 # %% ../nbs/082_recognizer.ipynb #d8959692
 from __future__ import annotations
-import asyncio, math, random, time, uuid
+import asyncio, hashlib, math, random, time, uuid
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -330,6 +330,7 @@ class Recognizer:
         now: datetime | None = None,
         request_id: uuid.UUID | None = None,
         photo_url: str | None = None,
+        content_hash: str | None = None,
         filters: Filters = Filters(),
         on_event: EventHandler | None = None,
     ) -> Answer:
@@ -339,7 +340,9 @@ class Recognizer:
         `DatabaseError`."""
         name = photo if isinstance(photo, str) else photo_url
         ids = {'id': request_id or uuid.uuid4(), 'user_id': user_id, 'photo_url': name}
-        ctx = new_context(self, mall=user_mall, now=aware(now), filters=filters, **ids)
+        if isinstance(photo, bytes): content_hash = hashlib.sha256(photo).hexdigest()
+        about: dict[str, Any] = {'content_hash': content_hash, 'filters': filters}
+        ctx = new_context(self, mall=user_mall, now=aware(now), **about, **ids)
         return await recognize_photo(self, photo, ctx, boxes=boxes, on_event=on_event)
 
     async def drain(self) -> None:

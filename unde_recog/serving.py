@@ -58,7 +58,7 @@ def mount_role(app: FastAPI, state: AppState, role: str) -> None:
     }
     if role in ('app', 'all'):
         for shop in (live_routes, shop_routes, search_routes): app.include_router(shop(state))
-        page_routes(app)
+        page_routes(app, state)
     if role in make: app.include_router(make[role](state))
     if role == 'all':
         for name, routes in make.items(): app.include_router(routes(state), prefix=f'/{name}')
@@ -72,13 +72,16 @@ class RevalidatedFiles(StaticFiles):
         response.headers.setdefault('Cache-Control', 'no-cache')
         return response
 
-def page_routes(app: FastAPI) -> None:
+def page_routes(app: FastAPI, state: AppState) -> None:
     "The page, the lab and what they load."
     app.mount('/assets', RevalidatedFiles(directory=ASSETS, check_dir=False), name='assets')
-    def page(file: str) -> Callable[[], Any]:
-        def answer() -> FileResponse:
+    def page(file: str) -> Callable[[Request], Any]:
+        def answer(request: Request) -> FileResponse:
             if not (ASSETS/file).is_file(): raise Problem(404, 'not_found', 'this page is not installed')
-            return FileResponse(ASSETS/file, headers={'Cache-Control': 'no-cache'})
+            response = FileResponse(ASSETS/file, headers={'Cache-Control': 'no-cache'})
+            root = state.settings.ROOT_PATH or '/'
+            if state.shoppers and file == 'index.html': state.shoppers.welcome(request, response, root)
+            return response
         return answer
     for path, file in (('/', 'index.html'), ('/lab', 'lab.html')):
         app.add_api_route(path, page(file), include_in_schema=False, response_class=FileResponse)
@@ -184,7 +187,8 @@ def app_of(state: AppState, role: str) -> FastAPI:
     "The application around a state."
     from unde_recog import __version__
     about: dict[str, Any] = {'title': f'unde_recog {role}', 'description': DESCRIPTION}
-    about['version'], about['root_path'] = __version__, state.settings.ROOT_PATH.rstrip('/')
+    about['version'], root = __version__, state.settings.ROOT_PATH.rstrip('/')
+    if root: about['servers'] = [{'url': root}]
     app = FastAPI(**about, lifespan=lifespan_of(state), docs_url=None, redoc_url=None)
     app.state.state = state
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=6)  # not pictures, not streams

@@ -144,6 +144,7 @@ class _Service(BaseModel):
     METRICS_PORT: Annotated[int, Field(ge=1, le=65535)] | None = _f(None, "port of the queue's metrics")
     WORKERS: Annotated[int, Field(ge=1, le=64)] = _f(1, 'server processes')
     API_KEYS_FILE: Path | None = _f(None, 'hashed API keys; unset = only loopback is served')
+    PUBLIC_PAGE: bool = _f(False, 'let people use the page without a key, each in a session of their own')
     ROLE_API_KEY: SecretStr | None = _f(None, 'API key that this process shows to the other roles')
     MAX_CONCURRENT_REQUESTS: Annotated[int, Field(ge=1, le=10_000)] = _f(
         64, 'photos worked on at once; more are refused'

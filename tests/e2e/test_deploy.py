@@ -134,7 +134,8 @@ def test_compose_names_what_there_is():
     assert {'db', 'redis', 'worker'} <= set(services)
     for name, s in ours().items():
         assert s['user'] == '10001:10001' and s['read_only'] and s['cap_drop'] == ['ALL'], name
-        assert 'privileged' not in s and set(s['environment']) <= set(Settings.model_fields), name
+        known = {*Settings.model_fields, 'FORWARDED_ALLOW_IPS'}  # the last one is uvicorn's own
+        assert 'privileged' not in s and set(s['environment']) <= known, name
     prometheus = yaml.safe_load((DEPLOY/'prometheus/prometheus.yml').read_text())
     jobs = {job['job_name']: job for job in prometheus['scrape_configs']}
     targets = [t for job in jobs.values() for c in job.get('static_configs', []) for t in c['targets']]

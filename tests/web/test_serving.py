@@ -1034,6 +1034,128 @@ def test_a_broken_key_file_keeps_the_last_good_keys(shop, tmp_path):
         assert 'unde_ready 1.0' in client.get('/metrics', headers=bearer(watcher)).text
 
 
+def test_what_stands_in_front_of_it(shop):
+    "Proxies look with HEAD, rewrite Host, and serve it under a path; texts travel compressed."
+    with shop.running(ROOT_PATH='/look') as (client, _):
+        for path in ('/', '/health', '/assets/app.js', '/api/v1/samples'):
+            head, got = client.head(path), client.get(path)
+            assert head.status_code == got.status_code == 200 and head.content == b'', path
+        script = client.get('/assets/app.js', headers={'Accept-Encoding': 'gzip'})
+        assert script.headers['content-encoding'] == 'gzip' and script.headers['cache-control'] == 'no-cache'
+        again = client.get('/assets/app.js', headers={'If-None-Match': script.headers['etag']})
+        assert again.status_code == 304
+        assert client.get('/openapi.json').json()['servers'] == [{'url': '/look'}]
+        key = shop.world.keys[0]
+        picture = client.get(f'/api/v1/photos/{key.brand}/{key.external_id}')
+        assert 'content-encoding' not in picture.headers or picture.headers['content-encoding'] != 'gzip'
+        # a proxy has rewritten Host: the browser's own word counts, else what the proxy says it was
+        origin = {'Origin': 'https://look.example'}
+        ask = lambda **more: recognize(client, shop.photo(), origin | more).status_code
+        assert ask() == 403 and ask(**{'X-Forwarded-Host': 'look.example'}) == 200
+        assert ask(**{'Sec-Fetch-Site': 'same-origin'}) == 200 and ask(**{'Sec-Fetch-Site': 'cross-site'}) == 403
+
+
+def test_a_share_of_photos_asks_the_booster(shop):
+    "BOOSTER_SHARE by a stable hash: nobody, all, or about half, and each photo always on its side; logged."
+    asked = []
+
+    class Booster:
+        name = 'ximilar'
+        async def search(self, item, k, *, brands, timeout):
+            asked.append(1)
+            return []
+    photos = [shop.photo(n, view) for n in range(10) for view in ('front', 'on_model')]
+    took = {}
+    for share in (0., .5, 1.):
+        how = {'SEARCH_BACKEND': 'dual', 'BOOSTER_SHARE': share}
+        with (
+            shop.session(lambda p: replace(p, booster=Booster()), **how) as session,
+            shop.running(session=session) as (client, _),
+        ):
+            sides = []
+            for photo in photos*2 if share == .5 else photos[:4]:
+                asked.clear()
+                rid = recognize(client, photo).json()['request_id']
+                sides.append(bool(asked))
+            took[share] = sides
+            logged = eventually(lambda rid=rid: shop.log(
+                'select settings from recognition_items where request_id = %s', rid))
+            assert logged[0][0]['BOOSTER_SHARE'] == share and logged[0][0]['in_booster_share'] == sides[-1]
+    assert not any(took[0.]) and all(took[1.])
+    first, second = took[.5][:len(photos)], took[.5][len(photos):]
+    assert 3 <= sum(first) <= 17 and first == second
+
+
+def test_a_large_photo_does_not_keep_the_others_out(shop):
+    "Forty million pixels in a small PNG are refused by their header, before anything is decoded."
+    import io
+    from PIL import Image
+    wide = io.BytesIO()
+    Image.new('L', (6400, 6250)).save(wide, 'PNG')
+    with shop.running() as (client, server):
+        refused = recognize(client, wide.getvalue())
+        assert refused.status_code == 413 and refused.json()['type'].endswith('too_many_pixels')
+        assert server.app.state.state.decoding.usual == 0  # no thread has touched it
+        large = io.BytesIO()
+        shop.world.photo(shop.world.keys[0], 'front').resize((3000, 4000)).save(large, 'JPEG')
+        assert recognize(client, large.getvalue()).status_code == 200
+        assert server.app.state.state.pixels.held == 0
+
+
+def test_shoppers_without_a_key(shop, tmp_path):
+    "A session each by the page's cookie: photos and pictures, no lab; what is theirs goes at a word."
+    file = tmp_path/'keys.json'
+    add_key(file, 'page')
+    with shop.running(API_KEYS_FILE=file, PUBLIC_PAGE=True) as (client, server):
+        url = str(client.base_url)
+        assert recognize(client, shop.photo()).status_code == 401  # nobody has been to the page
+        people = [httpx.Client(base_url=url, timeout=30) for _ in range(5)]
+        for person in people:
+            cookie = person.get('/').headers['set-cookie']
+            assert 'HttpOnly' in cookie and 'samesite=lax' in cookie.lower()
+            assert 'set-cookie' not in person.get('/').headers  # one session each
+        assert len({p.cookies['unde_shopper'] for p in people}) == 5
+        picture = f"/api/v1/photos/{'/'.join(shop.world.keys[0])}"
+        statuses, rids = [], {}
+        for person in people:
+            for n in range(2):
+                answer = recognize(person, shop.photo(n), user_id='somebody-else')
+                statuses.append(answer.status_code)
+                rids.setdefault(person, []).append(answer.json()['request_id'])
+            statuses += [person.get(picture).status_code for _ in range(33)]
+        assert set(statuses) == {200}  # of 340 requests none is refused
+        ann, bob = people[:2]
+        for path in ('/api/v1/requests', f'/api/v1/requests/{rids[ann][0]}', '/metrics'):
+            assert ann.get(path).status_code in (401, 403), path
+        assert ann.get('/api/v1/me').json() == {'shopper': True, 'days': 90}
+        sessions = "select user_id from recognition_requests where user_id like 'shopper:%%'"
+        users = lambda: {u for (u,) in shop.log(sessions)}
+        eventually(lambda: len(users()) == 5)
+        assert ann.delete('/api/v1/me').json() == {'requests': 2} and len(users()) == 4
+        assert ann.delete('/api/v1/me', headers={'Sec-Fetch-Site': 'cross-site'}).status_code == 403
+        forged = {'unde_shopper': bob.cookies['unde_shopper'][:-4] + '0000'}
+        assert httpx.get(url + '/api/v1/malls', cookies=forged).status_code == 401
+        refused = [recognize(bob, shop.photo()).status_code for _ in range(14)]
+        assert 429 in refused and recognize(people[2], shop.photo()).status_code == 200
+        for person in people: person.close()
+    with shop.running(API_KEYS_FILE=file) as (client, _):
+        assert 'set-cookie' not in client.get('/').headers  # the page is not public unless it is said so
+
+
+def test_a_disk_that_takes_nothing_is_heard_of(shop, tmp_path):
+    "A row that cannot be kept on disk loses nobody an answer, and is counted for the alert."
+    with shop.running(UNDE_DATA_DIR=tmp_path/'own') as (client, server):
+        journal = server.app.state.state.engine.session.recognizer.log.journal
+
+        def full(*args): raise OSError(28, 'No space left on device')
+        journal.keep = full
+        assert recognize(client, shop.photo()).status_code == 200
+        text = eventually(lambda: (t := client.get('/metrics').text) and 'unkept_total 0.0' not in t and t)
+        unkept = [line for line in text.splitlines() if line.startswith('unde_log_rows_unkept_total')]
+        assert float(unkept[0].split()[1]) >= 1
+        assert 'unde_log_rows_lost_total 0.0' in text and 'unde_disk_free_bytes' in text
+
+
 def test_guessed_keys_are_slowed_down_and_named(shop, tmp_path):
     "Some wrong keys, then 429 even for the next wrong one; the right key still works."
     file = tmp_path/'keys.json'

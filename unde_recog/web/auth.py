@@ -140,10 +140,16 @@ def from_elsewhere(request: Request) -> bool:
 # %% ../../nbs/193_web.auth.ipynb #2ca59187
 @dataclass(frozen=True)
 class Caller:
-    "Who asks; `per_minute` is 0 where there is no limit."
+    "Who asks; `per_minute` is 0 without a limit, `person` names the session of a shopper."
     name: str
     rights: tuple[str, ...]
     per_minute: int = 0
+    person: str = ''
+
+    @property
+    def owner(self) -> str:
+        "What is kept apart by: the person's session, else the key's name."
+        return self.person or self.name
 
 def shown_key(request: Request) -> str:
     "The key that a request shows, or ''."

@@ -197,7 +197,7 @@ async def read_photo(
         else: raise ImageError('refused_url', 'a photo URL must begin with http:// or https://')
     if len(data or b'') > MAX_BYTES:
         raise ImageError('too_large', f'the photo has more than {MAX_BYTES:,} bytes')
-    photo_bytes = data or b''
+    photo.data = photo_bytes = data or b''  # what was fetched is what the photo is known by
     async with (budget or PixelBudget()).hold(pixels_of(photo_bytes)):
         return await pool.run(decode, photo_bytes)
 

@@ -8,7 +8,7 @@ __all__ = ['EXAMPLE', 'log', 'EventHandler', 'HEARTBEAT', 'advice_due', 'recogni
            'answer_and_keep', 'answer_request', 'wants_events', 'replay', 'live_routes']
 
 # %% ../../nbs/200_web.recognize.ipynb #489da472
-import asyncio, json, logging, uuid
+import asyncio, hashlib, json, logging, uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +107,7 @@ async def recognize(
         'boxes': boxes_of(params, image),
         'request_id': rid,
         'filters': params.filters,
+        'content_hash': hashlib.sha256(photo.data).hexdigest() if photo.data else None,
         'photo_url': params.url if params.url and params.url.startswith('http') else None,
         'on_event': repeat if on_event is not None else None,
     }
@@ -258,6 +259,7 @@ async def answer_request(state: AppState, request: Request) -> Response:
     caller = await admit(state, request)
     state.check()
     photo = await read_input(request)
+    if caller.person: photo.params.user_id = caller.person  # a shopper is nobody else
     claim = IdempotencyClaim(state, request, caller, photo)
     if (kept := await claim.begin()) is not None: return replay(request, kept)
     task: asyncio.Task[Answer] | None = None

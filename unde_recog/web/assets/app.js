@@ -643,7 +643,23 @@ async function loadLists() {
   if (state.malls.length && wishes.mall && !state.malls.includes(wishes.mall)) wish({ mall: '' });
   paintWishes();
   paintStart();
+  loadOwn();
   if (before && !state.locked && !state.photo) { say(t('keyTaken')); $('choose').focus(); }
+}
+async function loadOwn() { // what is kept of whoever uses the page without a key, and how to delete it
+  let own;
+  try { own = await getJson('api/v1/me'); } catch { own = null; }
+  $('own').hidden = !own?.shopper;
+  if (own?.shopper) repaint($('own'), h('p', {}, t('ownKept', { n: own.days })), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'own-delete', onclick: deleteOwn }, t('ownDelete')), h('span', { id: 'own-said', role: 'status' })));
+}
+async function deleteOwn() {
+  try {
+    const response = await fetch('api/v1/me', { method: 'DELETE', headers: headers() });
+    if (!response.ok) throw await Problem.of(response);
+    const { requests } = await response.json();
+    forgetResult();
+    $('own-said').textContent = t('ownDeleted', { n: requests });
+  } catch { $('own-said').textContent = t('failed'); }
 }
 const firstImage = (files) => [...(files ?? [])].find((f) => f.type.startsWith('image/')) ?? files?.[0];
 const fromUser = (files) => { const file = firstImage(files); if (file) begin(file); };
@@ -672,7 +688,7 @@ $('forget').addEventListener('click', () => wish({ sizes: [], other: '', gender:
 watchPointer();
 narrow.addEventListener('change', () => { if (state.photo) paintFinds(); });
 if (navigator.maxTouchPoints > 0) { document.documentElement.classList.add('touch'); document.querySelector('.drop-name').dataset.t = 'start'; }
-languageSwitch($('languages'), paintAll);
+languageSwitch($('languages'), () => { paintAll(); loadOwn(); });
 if (!history.state?.photo) forgetResult();
 else if (!(await restoreResult())) history.replaceState(null, '');
 loadLists();
