@@ -685,6 +685,18 @@ def test_a_result_survives_reload_and_goes_with_the_photo(visit, scene):
     assert page.evaluate("sessionStorage.getItem('unde.result')") is None
 
 
+def test_a_photo_by_its_address(visit, scene):
+    "What cannot be fetched is told; a private network is none of the page's business."
+    page = visit()
+    page.fill('#link-url', 'http://127.0.0.1:1/look.jpg')
+    page.locator('#link button').click()
+    until(page, "document.querySelector('#start-problem').textContent.includes('No photo could be fetched')")
+    page.route('**/api/v1/photo', lambda route: route.fulfill(body=fresh(scene), content_type='image/jpeg'))
+    page.fill('#link-url', 'https://example.com/look.jpg')
+    page.locator('#link button').click()
+    settled(page, 3)
+
+
 def test_sorting_and_words(visit, scene):
     page = visit()
     upload(page, fresh(scene))

@@ -163,6 +163,8 @@ def test_by_address_and_never_into_the_house(app, shop):
     refused = app.post('/api/v1/recognize', json={'url': url})
     assert refused.status_code == 422 and refused.json()['type'] == 'urn:unde:problem:refused_url'
     with shop.running(ALLOW_PRIVATE_URLS=True) as (client, _):
+        shown = client.post('/api/v1/photo', json={'url': url})
+        assert shown.headers['content-type'] == 'image/jpeg' and b'Exif' not in shown.content
         result = client.post('/api/v1/recognize', json={'url': url}).json()
         assert result['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id
         assert (
@@ -185,6 +187,7 @@ def test_by_address_and_never_into_the_house(app, shop):
         'http://user:pw@example.com/',
     ):
         assert app.post('/api/v1/recognize', json={'url': bad}).status_code == 422, bad
+        assert app.post('/api/v1/photo', json={'url': bad}).status_code == 422, bad
 
 
 def test_feedback_and_trail(app, shop):
@@ -1150,7 +1153,8 @@ def test_a_disk_that_takes_nothing_is_heard_of(shop, tmp_path):
         def full(*args): raise OSError(28, 'No space left on device')
         journal.keep = full
         assert recognize(client, shop.photo()).status_code == 200
-        text = eventually(lambda: (t := client.get('/metrics').text) and 'unkept_total 0.0' not in t and t)
+        numbers = lambda: client.get('/metrics').text
+        text = eventually(lambda: (t := numbers()) and 'unkept_total 0.0' not in t and t)
         unkept = [line for line in text.splitlines() if line.startswith('unde_log_rows_unkept_total')]
         assert float(unkept[0].split()[1]) >= 1
         assert 'unde_log_rows_lost_total 0.0' in text and 'unde_disk_free_bytes' in text

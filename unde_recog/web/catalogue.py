@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ASSETS', 'Brand', 'ExternalId', 'ERRORS', 'NOT_FOUND', 'JPEG', 'PictureCache', 'small_jpeg', 'picture', 'MallsAnswer',
            'Sample', 'SamplesAnswer', 'Feedback', 'samples', 'clean_id', 'page_data_routes', 'feedback_route',
-           'kept_photo', 'lab_routes', 'OwnThings', 'Deleted', 'log_written', 'own_routes', 'shop_routes']
+           'kept_photo', 'lab_routes', 'PhotoLink', 'link_route', 'OwnThings', 'Deleted', 'log_written', 'own_routes',
+           'shop_routes']
 
 # %% ../../nbs/206_web.catalogue.ipynb #a99e3a37
 import asyncio, json, threading, time, uuid
@@ -20,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..contracts import SkuKey
 from ..media.images import ImageError, shrink, to_jpeg
 from ..media.storage import load_image
-from .inputs import Text
+from .inputs import PhotoInput, RecognizeParams, Text
 from .privacy import forget
 from .problems import Problem, brand_or_problem, problem_responses
 from .queries import keep_feedback, latest, malls, photo_of, photo_url, trail
-from .state import AppState
+from .state import AppState, admit, photo_of_input
 
 # %% ../../nbs/206_web.catalogue.ipynb #109e3973
 class PictureCache:
@@ -227,6 +228,28 @@ def lab_routes(state: AppState, router: APIRouter) -> None:
         responses={**JPEG, **responses},
     )
 
+# %% ../../nbs/206_web.catalogue.ipynb #db89d801
+class PhotoLink(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    url: str = Field(max_length=2000, pattern='^https?://', examples=['https://example.com/look.jpg'])
+
+def link_route(state: AppState, router: APIRouter) -> None:
+    "POST /api/v1/photo."
+    async def photo_by_link(request: Request, body: PhotoLink) -> Response:
+        await admit(state, request)
+        image = await photo_of_input(state, PhotoInput(RecognizeParams.model_validate({'url': body.url})))
+        data = await state.pictures.run(lambda: to_jpeg(shrink(image, 1600), 90))
+        return Response(data, media_type='image/jpeg', headers={'Cache-Control': 'no-store'})
+    router.add_api_route(
+        '/api/v1/photo',
+        photo_by_link,
+        methods=['POST'],
+        tags=['shop'],
+        summary='A photo by its address, for the page to show',
+        response_class=Response,
+        responses={**JPEG, **ERRORS, **problem_responses(400, 408, 413, 415)},
+    )
+
 # %% ../../nbs/206_web.catalogue.ipynb #aee0c712
 class OwnThings(BaseModel):
     "What is kept of whoever asks."
@@ -267,4 +290,5 @@ def shop_routes(state: AppState) -> APIRouter:
     feedback_route(state, router)
     lab_routes(state, router)
     own_routes(state, router)
+    link_route(state, router)
     return router

@@ -665,6 +665,20 @@ const firstImage = (files) => [...(files ?? [])].find((f) => f.type.startsWith('
 const fromUser = (files) => { const file = firstImage(files); if (file) begin(file); };
 
 $('choose').addEventListener('click', () => $('file').click());
+$('link').addEventListener('submit', async (e) => {
+  e.preventDefault();
+  const url = $('link-url').value.trim();
+  if (!/^https?:\/\//i.test(url)) { state.startProblem = 'linkWrong'; paintStart(); return; }
+  state.startProblem = '';
+  paintStart();
+  say(t('linkFetching'));
+  try {
+    const response = await fetch('api/v1/photo', { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: JSON.stringify({ url }) });
+    if (!response.ok) throw await Problem.of(response);
+    $('link-url').value = '';
+    await begin(await response.blob());
+  } catch { state.startProblem = 'linkFailed'; paintStart(); }
+});
 $('snap').addEventListener('click', () => $('camera').click());
 for (const id of ['file', 'camera']) $(id).addEventListener('change', (e) => { fromUser(e.target.files); e.target.value = ''; });
 addEventListener('paste', (e) => { if (e.clipboardData?.files?.length) { e.preventDefault(); fromUser(e.clipboardData.files); } });
