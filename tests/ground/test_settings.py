@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unde_recog.settings import Settings, SettingsError, describe, format_duration, load_settings, mask_url, parse_duration, read_ini, write_ini
+from unde_recog.settings import (
+    Settings,
+    SettingsError,
+    describe,
+    format_duration,
+    load_settings,
+    mask_url,
+    parse_duration,
+    read_ini,
+    write_ini,
+)
 
 SECRET = 'pl4nted-s3cret'
 
@@ -15,10 +25,19 @@ def test_every_layer_wins_over_the_next(tmp_path):
     ini.write_text('[unde_recog]\nMARGIN = 0.1\nMIN_CANDIDATES = 4\nPORT = 81\n')
     s = load_settings(ini, env={'MIN_CANDIDATES': '5', 'PORT': '82'}, PORT=83)
     assert (s.MARGIN, s.MIN_CANDIDATES, s.PORT, s.WORKERS) == (.1, 5, 83, 1)
-    assert [s.origin(n) for n in ('MARGIN', 'MIN_CANDIDATES', 'PORT', 'WORKERS')] == [str(ini), 'environment', 'keyword', 'default']
+    assert [s.origin(n) for n in ('MARGIN', 'MIN_CANDIDATES', 'PORT', 'WORKERS')] == [
+        str(ini),
+        'environment',
+        'keyword',
+        'default',
+    ]
 
 
-SECRETS = [n for n, f in Settings.model_fields.items() if 'SecretStr' in str(f.annotation) or n.endswith(('_DB_URL', 'DATABASE_URL'))]
+SECRETS = [
+    n
+    for n, f in Settings.model_fields.items()
+    if 'SecretStr' in str(f.annotation) or n.endswith(('_DB_URL', 'DATABASE_URL'))
+]
 
 
 @pytest.mark.parametrize('name', SECRETS)
@@ -29,9 +48,19 @@ def test_no_secret_shows(name, tmp_path):
     assert SECRET not in json.dumps(describe(s))
 
 
-@pytest.mark.parametrize(('env', 'said'), [
-    ({'SEARCH_BACKEND': 'x'}, "'conditional'"), ({'MARGIN': '1.5'}, 'MARGIN'), ({'MIN_CANDIDATES': '0'}, 'MIN_CANDIDATES'), ({'AVAILABILITY_WINDOW': '24'}, '24h'),
-    ({'REQUEST_DEADLINE': '-1s'}, 'REQUEST_DEADLINE'), ({'PORT': 'http'}, 'PORT'), ({'ALLOW_PRIVATE_URLS': 'perhaps'}, 'ALLOW_PRIVATE_URLS'), ({'MARGIN': 'nan'}, 'MARGIN')])
+@pytest.mark.parametrize(
+    ('env', 'said'),
+    [
+        ({'SEARCH_BACKEND': 'x'}, "'conditional'"),
+        ({'MARGIN': '1.5'}, 'MARGIN'),
+        ({'MIN_CANDIDATES': '0'}, 'MIN_CANDIDATES'),
+        ({'AVAILABILITY_WINDOW': '24'}, '24h'),
+        ({'REQUEST_DEADLINE': '-1s'}, 'REQUEST_DEADLINE'),
+        ({'PORT': 'http'}, 'PORT'),
+        ({'ALLOW_PRIVATE_URLS': 'perhaps'}, 'ALLOW_PRIVATE_URLS'),
+        ({'MARGIN': 'nan'}, 'MARGIN'),
+    ],
+)
 def test_bad_values_are_named(env, said):
     with pytest.raises(SettingsError, match=next(iter(env))) as e: load_settings(env=env)
     assert said in str(e.value) and next(iter(env.values())) in str(e.value)
@@ -45,16 +74,21 @@ def test_a_bad_secret_is_not_repeated():
 def test_unknown_key_in_the_ini_stops_the_start(tmp_path):
     ini = tmp_path/'x.ini'
     ini.write_text('[unde_recog]\nCONFIDENCE_TRESHOLD = 0.8\n')
-    with pytest.raises(SettingsError, match='did you mean CONFIDENCE_THRESHOLD') as e: load_settings(ini, env={})
+    with pytest.raises(SettingsError, match='did you mean CONFIDENCE_THRESHOLD') as e:
+        load_settings(ini, env={})
     assert str(ini) in str(e.value)
 
 
 def test_a_named_file_must_exist(tmp_path):
-    with pytest.raises(SettingsError, match='does not exist'): load_settings(env={'UNDE_SETTINGS': str(tmp_path/'none.ini')})
+    with pytest.raises(SettingsError, match='does not exist'):
+        load_settings(env={'UNDE_SETTINGS': str(tmp_path / 'none.ini')})
 
 
 @given(st.integers(1, 10**6), st.sampled_from(['ms', 's', 'm', 'h', 'd']))
-def test_durations_round_trip(n, unit): assert parse_duration(format_duration(parse_duration(f'{n}{unit}'))) == parse_duration(f'{n}{unit}')
+def test_durations_round_trip(n, unit):
+    assert parse_duration(format_duration(parse_duration(f'{n}{unit}'))) == parse_duration(
+        f'{n}{unit}'
+    )
 
 
 @pytest.mark.parametrize('text', ['', '5', 'h', '1w', '0s', '-3s', '1h30m', 'inf s', None])

@@ -1,4 +1,6 @@
-"""Gate and merge under every order of ties, duplicates and missing scores, against oracles that count in whole hundredths."""
+"""Gate and merge under every order of ties, duplicates and missing scores, against oracles that count
+in whole hundredths."""
+
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,14 +15,20 @@ from unde_recog.settings import load_settings
 
 METHODS = ('weighted', 'weighted_zero', 'rrf', 'max')
 KEYS = [SkuKey(b, i) for b in ('bershka', 'zara') for i in ('1', '2', '3', '4')]
-STYLES = dict(zip(KEYS, ['s', 's', None, 't', 's', None, 'u', 'u']))  # the style `s` of one brand is not the `s` of the other
+# the style `s` of one brand is not the `s` of the other
+STYLES = dict(zip(KEYS, ['s', 's', None, 't', 's', None, 'u', 'u']))
 HUNDREDTHS = st.sampled_from([0, 1, 10, 50, 79, 80, 81, 89, 90, 91, 99, 100]) | st.integers(0, 100)
 
 
-def candidate(key, score, photo=''): return Candidate(key=key, score=score, style_id=STYLES[key], image_url=photo)
+def candidate(key, score, photo=''):
+    return Candidate(key=key, score=score, style_id=STYLES[key], image_url=photo)
 
 
-def lists(scale=100, **sizes): return st.lists(st.builds(lambda k, s: candidate(k, s / scale), st.sampled_from(KEYS), HUNDREDTHS), **{'max_size': 10, **sizes})
+def lists(scale=100, **sizes):
+    return st.lists(
+        st.builds(lambda k, s: candidate(k, s / scale), st.sampled_from(KEYS), HUNDREDTHS),
+        **{'max_size': 10, **sizes},
+    )
 
 
 PRIMARY, BOOSTER = lists(), lists(1)
@@ -42,7 +50,9 @@ def test_distinct_has_each_sku_once_with_its_best_score_in_any_order(found, rand
     ranked, mixed = distinct(found), found.copy()
     random.shuffle(mixed)
     assert said(distinct(mixed)) == said(ranked) == said(distinct(ranked + found))
-    assert {c.key: round(c.score * 100) for c in ranked} == best(found) and len({c.key for c in ranked}) == len(ranked)
+    assert {c.key: round(c.score * 100) for c in ranked} == best(found) and len(
+        {c.key for c in ranked}
+    ) == len(ranked)
     assert ranked == sorted(ranked, key=lambda c: (-c.score, c.key))
 
 
@@ -62,9 +72,19 @@ def test_the_gate_against_an_oracle_in_any_order(found, threshold, margin, rando
         return
     (first, top1), (_, top2) = scores[:2]
     assert verdict.confident == (top1 >= threshold and top1 - top2 >= margin)
-    assert round(verdict.top1 * 100) == top1 and round(verdict.margin * 100) == top1 - top2 and verdict.margin >= 0
-    others = [s for k, s in scores[1:] if STYLES[first] is None or (k.brand, STYLES[k]) != (first.brand, STYLES[first])]
-    assert (verdict.style_margin is None) == (not others) and (not others or round(verdict.style_margin * 100) == top1 - others[0])
+    assert (
+        round(verdict.top1 * 100) == top1
+        and round(verdict.margin * 100) == top1 - top2
+        and verdict.margin >= 0
+    )
+    others = [
+        s
+        for k, s in scores[1:]
+        if STYLES[first] is None or (k.brand, STYLES[k]) != (first.brand, STYLES[first])
+    ]
+    assert (verdict.style_margin is None) == (not others) and (
+        not others or round(verdict.style_margin * 100) == top1 - others[0]
+    )
     assert verdict.style_margin is None or verdict.style_margin >= verdict.margin
 
 
@@ -72,7 +92,8 @@ def test_the_gate_against_an_oracle_in_any_order(found, threshold, margin, rando
 def test_more_photos_of_the_first_never_change_the_margin(found):
     assume(found)
     first = distinct(found)[0]
-    for worse in (first.score, first.score / 2, 0.): assert gate([*found, replace(first, score=worse)], .5, .1) == gate(found, .5, .1)
+    for worse in (first.score, first.score / 2, 0.0):
+        assert gate([*found, replace(first, score=worse)], 0.5, 0.1) == gate(found, 0.5, 0.1)
 
 
 @given(PRIMARY, HUNDREDTHS)
@@ -86,7 +107,10 @@ def test_nothing_and_one_are_never_confident():
     assert gate([], 0, 0) == Gate(False) and gate([candidate(KEYS[0], 1.)] * 3, 0, 0) == Gate(False, 1.)
 
 
-@pytest.mark.parametrize(('top1', 'top2', 'confident'), [(.9, .8, True), (.8, .7, True), (.8, .71, False), (.79, .1, False), (.8, .8, False)])
+@pytest.mark.parametrize(
+    ('top1', 'top2', 'confident'),
+    [(0.9, 0.8, True), (0.8, 0.7, True), (0.8, 0.71, False), (0.79, 0.1, False), (0.8, 0.8, False)],
+)
 def test_the_bounds_themselves_pass(top1, top2, confident):
     "0.9 − 0.8 is less than 0.1 in binary; a person who writes 0.10 means that it passes."
     assert gate([candidate(KEYS[0], top1), candidate(KEYS[1], top2)], .8, .1).confident == confident
@@ -95,10 +119,20 @@ def test_the_bounds_themselves_pass(top1, top2, confident):
 @given(st.lists(HUNDREDTHS, min_size=2, max_size=6))
 def test_the_boosters_scale_is_judged_by_its_own_pair(scores):
     top = sorted(scores, reverse=True)
-    assert gate([candidate(k, float(s)) for k, s in zip(KEYS, scores)], 80, 10).confident == (top[0] >= 80 and top[0] - top[1] >= 10)
+    assert gate([candidate(k, float(s)) for k, s in zip(KEYS, scores)], 80, 10).confident == (
+        top[0] >= 80 and top[0] - top[1] >= 10
+    )
 
 
-@pytest.mark.parametrize(('values', 'expected'), [({}, (.9, .05)), ({'CONFIDENCE_THRESHOLD': '0.7'}, (.7, .05)), ({'MARGIN': '0'}, (.9, 0.)), ({'CONFIDENCE_THRESHOLD': '0', 'MARGIN': '1'}, (0., 1.))])
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [
+        ({}, (0.9, 0.05)),
+        ({'CONFIDENCE_THRESHOLD': '0.7'}, (0.7, 0.05)),
+        ({'MARGIN': '0'}, (0.9, 0.0)),
+        ({'CONFIDENCE_THRESHOLD': '0', 'MARGIN': '1'}, (0.0, 1.0)),
+    ],
+)
 def test_settings_win_over_the_card_each_for_itself(values, expected):
     assert thresholds(load_settings(env=values), SimpleNamespace(threshold=.9, margin=.05)) == expected
 
@@ -122,19 +156,29 @@ def test_a_merge_has_every_sku_once_in_any_order_of_its_lists(primary, booster, 
 def test_measured_scores_are_kept_and_imputed_ones_are_marked(primary, booster, exact, method):
     ours, theirs = best(primary), best(booster, 1)
     for c in fuse(primary, booster, method, exact=exact):
-        known = {'primary': ours.get(c.key, round(exact[c.key] * 100) if c.key in exact else None), 'ximilar': theirs.get(c.key)}
+        known = {
+            'primary': ours.get(c.key, round(exact[c.key] * 100) if c.key in exact else None),
+            'ximilar': theirs.get(c.key),
+        }
         assert set(c.imputed) == {name for name, value in known.items() if value is None}
-        if known['primary'] is not None: assert round(c.primary * 100) == known['primary']
-        else: assert round(c.primary * 100) == (0 if method == 'weighted_zero' else min(ours.values(), default=0))
+        if known['primary'] is not None:
+            assert round(c.primary * 100) == known['primary']
+        else:
+            assert round(c.primary * 100) == (
+                0 if method == 'weighted_zero' else min(ours.values(), default=0)
+            )
         if known['ximilar'] is not None: assert c.ximilar == known['ximilar']
         else: assert c.ximilar == (0 if method == 'weighted_zero' else min(theirs.values(), default=0))
 
 
 @given(PRIMARY, BOOSTER, EXACT)
 def test_scores_are_what_the_formulas_say(primary, booster, exact):
-    for c in fuse(primary, booster, 'weighted', exact=exact): assert c.score == pytest.approx(.5 * c.primary + .5 * c.ximilar / 100)
-    for c in fuse(primary, booster, 'max', exact=exact): assert c.score == pytest.approx(max(c.primary, c.ximilar / 100))
-    for c in fuse(primary, booster, 'weighted', exact=exact, weight=1): assert c.score == pytest.approx(c.primary)
+    for c in fuse(primary, booster, 'weighted', exact=exact):
+        assert c.score == pytest.approx(0.5 * c.primary + 0.5 * c.ximilar / 100)
+    for c in fuse(primary, booster, 'max', exact=exact):
+        assert c.score == pytest.approx(max(c.primary, c.ximilar / 100))
+    for c in fuse(primary, booster, 'weighted', exact=exact, weight=1):
+        assert c.score == pytest.approx(c.primary)
 
 
 @given(PRIMARY, BOOSTER, EXACT)
@@ -148,7 +192,11 @@ def test_a_missing_score_as_zero_never_ranks_higher_than_its_bound(primary, boos
 def test_reciprocal_ranks(primary, booster, exact, k):
     a, b = ([c.key for c in distinct(x)] for x in (primary, booster))
     for c in fuse(primary, booster, 'rrf', exact=exact, rrf_k=k):
-        assert c.score == pytest.approx(sum(1 / (k + 1 + x.index(c.key)) for x in (a, b) if c.key in x)) and not c.imputed
+        assert (
+            c.score
+            == pytest.approx(sum(1 / (k + 1 + x.index(c.key)) for x in (a, b) if c.key in x))
+            and not c.imputed
+        )
 
 
 @given(PRIMARY, st.sampled_from(METHODS))
@@ -172,11 +220,15 @@ def test_a_sku_that_is_better_on_both_scales_is_never_behind(primary, booster):
 
 
 def test_a_brand_that_the_booster_does_not_know_is_not_buried():
-    "SPEC §6: what the booster did not find gets its last score under `weighted`, nothing under the plan's letter."
+    """SPEC §6: what the booster did not find gets its last score under `weighted`, nothing under the
+    plan's letter."""
     unknown, known = KEYS[0], KEYS[4:]
     primary = [candidate(unknown, .95), *(candidate(k, .8) for k in known)]
     booster = [candidate(k, s) for k, s in zip(known, (70., 60., 60., 60.))]
-    assert fuse(primary, booster, 'weighted')[0].key == unknown and fuse(primary, booster, 'weighted_zero')[-1].key == unknown
+    assert (
+        fuse(primary, booster, 'weighted')[0].key == unknown
+        and fuse(primary, booster, 'weighted_zero')[-1].key == unknown
+    )
 
 
 @pytest.mark.parametrize('method', ['', 'mean', 'WEIGHTED', None])

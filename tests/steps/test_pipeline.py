@@ -1,4 +1,4 @@
-"The whole walk on a real database: paths, faults, log rows, and what a person is told."
+"All steps on a real database: paths, faults, log rows, and what a person is shown."
 import asyncio
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -8,14 +8,15 @@ from PIL import Image
 
 from unde_recog.availability import UnknownMall
 from unde_recog.catalogue.imports import import_availability, import_products, import_stores
-from unde_recog.contracts import CATEGORIES, Candidate, SkuKey, Verdict
+from unde_recog.context import ItemState, Parts
+from unde_recog.contracts import CATEGORIES, Box, Candidate, Item, SkuKey, Verdict
 from unde_recog.db.database import LOGICALS, DatabaseError, Databases, run
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import ImageError, to_jpeg
 from unde_recog.jobs.index import index_catalogue
-from unde_recog.pipeline import Parts
+from unde_recog.pipeline import availability_step, search_step
 from unde_recog.catalogue.products import fallback_query
-from unde_recog.recognizer import Recognizer
+from unde_recog.recognizer import Recognizer, brands_of_mall, new_context
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
 from unde_recog.settings import load_settings
@@ -57,7 +58,17 @@ def open_session(shop):
         settings = load_settings(env={}, DATABASE_URL=url, **values)
         db = Databases(dict.fromkeys(LOGICALS, url))
         parts = own_parts(settings, db)
-        sessions.append(Session(Recognizer(settings, db, plug(parts) if plug else parts, log=RequestLog(db), storage=storage)))
+        sessions.append(
+            Session(
+                Recognizer(
+                    settings,
+                    db,
+                    plug(parts) if plug else parts,
+                    log=RequestLog(db),
+                    storage=storage,
+                )
+            )
+        )
         return sessions[-1]
     yield make
     for s in sessions: s.close()
@@ -68,14 +79,27 @@ def rows(session, answer, *columns):
     session.drain()
     session.recognizer.log.close()
     with session.recognizer.db.connect('log') as conn:
-        return conn.execute(f'select {", ".join(columns)} from recognition_items where request_id = %s order by item_index', (uuid.UUID(answer.request_id),)).fetchall()
+        return conn.execute(
+            f'select {", ".join(columns)} from recognition_items where request_id = %s order by item_index',
+            (uuid.UUID(answer.request_id),),
+        ).fetchall()
 
 
 def stocked(world, mall):
     "A product with stock in a mall on the day."
     table = world.availability(NOW.date(), NOW)
     here = set(world.stores[world.stores.mall_name == mall].store_id)
-    return next(k for k in world.keys if any(s in here and sizes for s, sizes in table[(table.product_id == k.external_id) & (table.store_id.str.startswith(k.brand[:2].upper()))][['store_id', 'sizes_in_stock']].itertuples(index=False)))
+    return next(
+        k
+        for k in world.keys
+        if any(
+            s in here and sizes
+            for s, sizes in table[
+                (table.product_id == k.external_id)
+                & (table.store_id.str.startswith(k.brand[:2].upper()))
+            ][['store_id', 'sizes_in_stock']].itertuples(index=False)
+        )
+    )
 
 
 class Booster:
@@ -104,53 +128,105 @@ async def broken(): raise ValueError('{"detail": "planted-secret"}')
 def test_a_catalogue_photo_finds_its_product(open_session, world):
     session, mall = open_session(), world.mall_names[0]
     key = stocked(world, mall)
-    answer = session.recognize(world.photo(key, 'front'), user_mall=mall, now=NOW, user_id='u1')  # not the bytes that are indexed
+    # not the bytes that are indexed
+    answer = session.recognize(world.photo(key, 'front'), user_mall=mall, now=NOW, user_id='u1')
     item = answer.items[0]
     assert item.match_type == 'exact' and (item.matches[0].brand, item.matches[0].external_id) == tuple(key)
     match = item.matches[0]
-    assert match.in_mall and match.stores[0].mall_name == mall and match.stores[0].sizes and match.price == world.product(key).price and answer.degraded == []
-    (confident, top1, threshold, version, here, kind), = rows(session, answer, 'gate_confident', 'pgvector_top1_score', 'confidence_threshold', 'model_version', 'candidates_after_availability', 'match_type')
-    assert top1 > .9 and threshold == session.recognizer.parts.primary.card.threshold and version == answer.model_version and here >= 1 and kind == 'exact'
+    assert (
+        match.in_mall
+        and match.stores[0].mall_name == mall
+        and match.stores[0].sizes
+        and match.price == world.product(key).price
+        and answer.degraded == []
+    )
+    ((confident, top1, threshold, version, here, kind),) = rows(
+        session,
+        answer,
+        'gate_confident',
+        'pgvector_top1_score',
+        'confidence_threshold',
+        'model_version',
+        'candidates_after_availability',
+        'match_type',
+    )
+    assert (
+        top1 > 0.9
+        and threshold == session.recognizer.parts.primary.card.threshold
+        and version == answer.model_version
+        and here >= 1
+        and kind == 'exact'
+    )
     with session.recognizer.db.connect('log') as conn:
-        assert conn.execute('select user_id, user_mall, items_detected, items_matched, used_ximilar_booster from recognition_requests where id = %s', (uuid.UUID(answer.request_id),)).fetchone() == ('u1', mall, 1, 1, False)
+        assert conn.execute(
+            '''select user_id, user_mall, items_detected, items_matched, used_ximilar_booster
+                from recognition_requests where id = %s''',
+            (uuid.UUID(answer.request_id),),
+        ).fetchone() == ('u1', mall, 1, 1, False)
 
 
 def test_items_are_side_by_side_and_in_order(open_session, world):
     session, scene = open_session(), world.scene(2)
     boxes = [{'box': i.box, 'category': i.category} for i in scene.items]
     answer = session.recognize(scene.data, user_mall=scene.mall, boxes=boxes, now=NOW)
-    assert [i.item_index for i in answer.items] == list(range(len(boxes))) and [i.category for i in answer.items] == [b['category'] for b in boxes]
+    assert [i.item_index for i in answer.items] == list(range(len(boxes))) and [
+        i.category for i in answer.items
+    ] == [b['category'] for b in boxes]
     assert all(i.matches for i in answer.items)
 
 
 def test_events_come_in_order(open_session, world):
-    told = []
-    open_session().recognize(world.photo(world.keys[0]), now=NOW, on_event=lambda kind, body: told.append(kind))
-    assert told == ['detected', 'candidates', 'result']
+    events = []
+    open_session().recognize(
+        world.photo(world.keys[0]), now=NOW, on_event=lambda kind, body: events.append(kind)
+    )
+    assert events == ['detected', 'candidates', 'result']
 
 
-@pytest.mark.parametrize('backend, asked', [('pgvector', 0), ('conditional', 1), ('dual', 1), ('ximilar', 1)])
+@pytest.mark.parametrize(
+    'backend, asked', [('pgvector', 0), ('conditional', 1), ('dual', 1), ('ximilar', 1)]
+)
 def test_backends_ask_whom_they_should(open_session, world, backend, asked):
     booster = Booster([(world.keys[3], 90.), (world.keys[4], 50.)])
-    session = open_session(lambda p: Parts(primary=p.primary, booster=booster), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1.)  # never confident
+    # never confident
+    session = open_session(
+        lambda p: Parts(primary=p.primary, booster=booster),
+        SEARCH_BACKEND=backend,
+        CONFIDENCE_THRESHOLD=1.0,
+        MARGIN=1.0,
+    )
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert booster.calls == asked and answer.items[0].matches
-    (used, propensity, boosted), = rows(session, answer, 'used_ximilar_booster', 'propensity', 'ximilar_list')
+    ((used, propensity, boosted),) = rows(
+        session, answer, 'used_ximilar_booster', 'propensity', 'ximilar_list'
+    )
     assert used == bool(asked) and propensity == float(asked) and len(boosted) == (2 if asked else 0)
 
 
 def test_conditional_does_not_pay_when_sure(open_session, world):
     booster = Booster([(world.keys[3], 90.)])
-    open_session(lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=.5, MARGIN=0).recognize(world.photo(world.keys[0]), now=NOW)
+    open_session(
+        lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=0.5, MARGIN=0
+    ).recognize(world.photo(world.keys[0]), now=NOW)
     assert booster.calls == 0
 
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
 @pytest.mark.parametrize('backend', ['conditional', 'dual', 'ximilar'])
 def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend, fault, caplog):
-    session = open_session(lambda p: Parts(primary=p.primary, booster=Booster(fault=fault)), SEARCH_BACKEND=backend, CONFIDENCE_THRESHOLD=1., MARGIN=1., REQUEST_DEADLINE='1s')
+    session = open_session(
+        lambda p: Parts(primary=p.primary, booster=Booster(fault=fault)),
+        SEARCH_BACKEND=backend,
+        CONFIDENCE_THRESHOLD=1.0,
+        MARGIN=1.0,
+        REQUEST_DEADLINE='1s',
+    )
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
-    assert answer.items[0].matches and answer.degraded == ['ximilar_search'] and 'planted-secret' not in caplog.text + answer.model_dump_json()
+    assert (
+        answer.items[0].matches
+        and answer.degraded == ['ximilar_search']
+        and 'planted-secret' not in caplog.text + answer.model_dump_json()
+    )
     (degraded, used), = rows(session, answer, 'degraded', 'used_ximilar_booster')
     assert degraded == ['ximilar_search'] and used
 
@@ -164,12 +240,23 @@ class Blind:
         return []
 
 
-@pytest.mark.parametrize('fault, left_out', [(hang, ['ximilar_detect']), (broken, ['ximilar_detect']), (None, [])], ids=['hang', 'nonsense', 'nothing found'])
+@pytest.mark.parametrize(
+    'fault, left_out',
+    [(hang, ['ximilar_detect']), (broken, ['ximilar_detect']), (None, [])],
+    ids=['hang', 'nonsense', 'nothing found'],
+)
 def test_the_own_detector_stands_in(open_session, world, fault, left_out):
     street = world.scene(6, size=(512, 768)).image
     alone = open_session(REQUEST_DEADLINE='4s').recognize(street, now=NOW)
-    answer = open_session(lambda p: Parts(primary=p.primary, detector=Blind(fault), local_detector=p.detector), REQUEST_DEADLINE='4s').recognize(street, now=NOW)
-    assert len(alone.items) > 1 and [i.box for i in answer.items] == [i.box for i in alone.items] and answer.degraded == left_out
+    answer = open_session(
+        lambda p: Parts(primary=p.primary, detector=Blind(fault), local_detector=p.detector),
+        REQUEST_DEADLINE='4s',
+    ).recognize(street, now=NOW)
+    assert (
+        len(alone.items) > 1
+        and [i.box for i in answer.items] == [i.box for i in alone.items]
+        and answer.degraded == left_out
+    )
     off = open_session(DETECTOR_MODEL='whole_photo').recognize(street, now=NOW)
     assert [list(i.box) for i in off.items] == [[0, 0, 512, 768]]
 
@@ -180,35 +267,46 @@ def test_a_judge_reorders_and_says_so(open_session, world):
     session = open_session(lambda p: Parts(primary=p.primary, reranker=Judge()))
     ranked = session.run(_offered(session, world, mall))
     wanted = ranked[min(3, len(ranked) - 1)]
-    answer = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(wanted))).recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
+    answer = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(wanted))).recognize(
+        world.photo(world.keys[0]), user_mall=mall, now=NOW
+    )
     item = answer.items[0]
-    assert item.reranked and item.match_type in ('exact', 'similar') and SkuKey(item.matches[0].brand, item.matches[0].external_id) == wanted and not first.items[0].reranked
+    assert (
+        item.reranked
+        and item.match_type in ('exact', 'similar')
+        and SkuKey(item.matches[0].brand, item.matches[0].external_id) == wanted
+        and not first.items[0].reranked
+    )
 
 
 async def _offered(session, world, mall):
-    from unde_recog.contracts import Box, Item
-    from unde_recog.pipeline import ItemState, RequestContext, availability_step, search_step
-    from unde_recog.resilience import Deadline
-    r = session.recognizer
-    request = RequestContext(settings=r.settings, parts=r.parts, db=r.db, deadline=Deadline(6), mall=mall, now=NOW)
-    async with r.db.aconnect('catalogue') as conn: request.brands = await r.malls.brands(conn, mall)
+    recognizer = session.recognizer
+    ctx = new_context(recognizer, mall=mall, now=NOW)
+    ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, mall)
     photo = world.photo(world.keys[0])
-    w = ItemState(index=0, item=Item(Box(0, 0, *photo.size), 'other', 1., photo))
-    await search_step(w, request)
-    await availability_step(w, request)
-    return [c.key for c in w.stock.here]
+    item_state = ItemState(index=0, item=Item(Box(0, 0, *photo.size), 'other', 1., photo))
+    await search_step(item_state, ctx)
+    await availability_step(item_state, ctx)
+    return [c.key for c in item_state.stock.here]
 
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
 def test_a_broken_judge_leaves_the_order_of_retrieval(open_session, world, fault):
-    session = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s')
+    session = open_session(
+        lambda p: Parts(primary=p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s'
+    )
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert answer.degraded == ['judge_rerank'] and not answer.items[0].reranked and answer.items[0].matches
 
 
 def test_too_few_in_the_mall_asks_the_booster_once(open_session, world):
     mall, booster = world.mall_names[0], Booster([(k, 80. - i) for i, k in enumerate(world.keys)])
-    session = open_session(lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=0., MARGIN=0., MIN_CANDIDATES=50)
+    session = open_session(
+        lambda p: Parts(primary=p.primary, booster=booster),
+        CONFIDENCE_THRESHOLD=0.0,
+        MARGIN=0.0,
+        MIN_CANDIDATES=50,
+    )
     answer = session.recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW)
     assert booster.calls == 1 and answer.items[0].matches
 
@@ -216,7 +314,8 @@ def test_too_few_in_the_mall_asks_the_booster_once(open_session, world):
 def test_a_stopped_feed_is_told_from_an_empty_shelf(open_session, world):
     mall = world.mall_names[0]
     late = open_session().recognize(world.photo(world.keys[0]), user_mall=mall, now=NOW + timedelta(days=9))
-    assert 'stock_feed' in late.degraded and late.items[0].matches  # still something, marked as not in stock
+    # still something, marked as not in stock
+    assert 'stock_feed' in late.degraded and late.items[0].matches
     assert not any(m.in_mall for m in late.items[0].matches)
 
 
@@ -235,10 +334,30 @@ def test_without_the_embedder_there_is_a_list_for_any_garment(open_session, worl
     session, narrow = open_session(lambda p: Parts(primary=Away(p.primary.card))), 0
     for n, category in enumerate(CATEGORIES):
         for mall in (world.mall_names[0], None):
-            found, = session.recognize(world.photo(world.keys[n], 'front'), boxes=[{'box': [0, 0, 300, 300], 'category': category}], user_mall=mall, now=NOW + late).items
-            assert found.match_type == 'style' and found.matches and (mall is None or {m.in_mall for m in found.matches} == ({None} if late else {True}))  # of a stopped feed nobody knows
+            (found,) = session.recognize(
+                world.photo(world.keys[n], 'front'),
+                boxes=[{'box': [0, 0, 300, 300], 'category': category}],
+                user_mall=mall,
+                now=NOW + late,
+            ).items
+            # of a stopped feed nobody knows
+            assert (
+                found.match_type == 'style'
+                and found.matches
+                and (
+                    mall is None
+                    or {m.in_mall for m in found.matches} == ({None} if late else {True})
+                )
+            )
             with session.recognizer.db.connect('catalogue') as conn:
-                narrow += bool(run(conn, fallback_query(category, found.tags['color'], mall, timedelta(days=7), now=NOW + late)))
+                narrow += bool(
+                    run(
+                        conn,
+                        fallback_query(
+                            category, found.tags['color'], mall, timedelta(days=7), now=NOW + late
+                        ),
+                    )
+                )
     assert 0 < narrow < 2*len(CATEGORIES)  # both were tried: what the mall has, and what it has not
 
 
@@ -246,7 +365,14 @@ class Slow:
     "A primary that takes its time for one garment's vector."
     name = 'pgvector'
 
-    def __init__(self, primary): self.primary, self.card, self.version, self.asked = primary, primary.card, primary.version, []
+    def __init__(self, primary):
+        self.primary, self.card, self.version, self.asked = (
+            primary,
+            primary.card,
+            primary.version,
+            [],
+        )
+
     async def embed(self, item):
         self.asked.append(item.category)
         if item.category == 'bag': await hang()
@@ -254,7 +380,9 @@ class Slow:
     async def search(self, item, k, *, brands=None, timeout=5):
         await self.embed(item)
         return await self.primary.search(item, k, brands=brands, timeout=timeout)
-    async def exact_scores(self, item, keys, *, timeout=2): return await self.primary.exact_scores(item, keys, timeout=timeout)
+
+    async def exact_scores(self, item, keys, *, timeout=2):
+        return await self.primary.exact_scores(item, keys, timeout=timeout)
 
 
 def test_a_slow_vector_takes_nothing_from_its_neighbours(open_session, world, caplog):
@@ -263,29 +391,58 @@ def test_a_slow_vector_takes_nothing_from_its_neighbours(open_session, world, ca
         nonlocal slow
         slow = Slow(parts.primary)
         return Parts(primary=slow)
-    session, boxes = open_session(plug, REQUEST_DEADLINE='2s'), [{'box': [0, 0, 300, 300], 'category': c} for c in ('top', 'bag', 'shoes')]
-    top, bag, shoes = session.recognize(world.photo(world.keys[0], 'front'), boxes=boxes, user_mall=world.mall_names[0], now=NOW).items
+
+    session, boxes = (
+        open_session(plug, REQUEST_DEADLINE='2s'),
+        [{'box': [0, 0, 300, 300], 'category': c} for c in ('top', 'bag', 'shoes')],
+    )
+    top, bag, shoes = session.recognize(
+        world.photo(world.keys[0], 'front'), boxes=boxes, user_mall=world.mall_names[0], now=NOW
+    ).items
     session.drain()
-    assert top.matches and shoes.matches and bag.matches and slow.asked.count('bag') == 1  # the bag's list is not by likeness, and nobody embeds it again and again
-    (failed,), = [r for r in rows(session, session.recognize(world.photo(world.keys[0], 'front'), boxes=boxes[1:2], user_mall=world.mall_names[0], now=NOW), 'degraded')]
+    # the bag's list is not by likeness, and nobody embeds it again and again
+    assert top.matches and shoes.matches and bag.matches and slow.asked.count('bag') == 1
+    ((failed,),) = [
+        r
+        for r in rows(
+            session,
+            session.recognize(
+                world.photo(world.keys[0], 'front'),
+                boxes=boxes[1:2],
+                user_mall=world.mall_names[0],
+                now=NOW,
+            ),
+            'degraded',
+        )
+    ]
     assert 'pgvector_search' in failed and 'never retrieved' not in caplog.text
 
 
 def test_what_fits_nobody_is_told_by_what_is_near(open_session, world):
     "A size that no store has: the nearest are shown as not available, and not the cheapest goods."
     session = open_session()
-    near, = session.recognize(world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW).items
-    none, = session.recognize(world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW, filters=Filters(sizes=('no such size',))).items
+    (near,) = session.recognize(
+        world.photo(world.keys[0], 'front'), user_mall=world.mall_names[0], now=NOW
+    ).items
+    (none,) = session.recognize(
+        world.photo(world.keys[0], 'front'),
+        user_mall=world.mall_names[0],
+        now=NOW,
+        filters=Filters(sizes=('no such size',)),
+    ).items
     assert none.matches and not any(m.in_mall for m in none.matches)
     assert (none.matches[0].brand, none.matches[0].external_id) == tuple(world.keys[0]) and near.matches
 
 
 def test_bad_input_is_named(open_session, world):
     session = open_session()
-    with pytest.raises(UnknownMall, match=world.mall_names[0]): session.recognize(world.photo(world.keys[0]), user_mall=world.mall_names[0][:-1])
-    with pytest.raises(ValueError, match='box 0'): session.recognize(world.photo(world.keys[0]), boxes=[[9000, 9000, 9999, 9999]])
+    with pytest.raises(UnknownMall, match=world.mall_names[0]):
+        session.recognize(world.photo(world.keys[0]), user_mall=world.mall_names[0][:-1])
+    with pytest.raises(ValueError, match='box 0'):
+        session.recognize(world.photo(world.keys[0]), boxes=[[9000, 9000, 9999, 9999]])
     with pytest.raises(ImageError): session.recognize(b'GIF89a')
-    with pytest.raises(ValueError, match='time zone'): session.recognize(world.photo(world.keys[0]), now=datetime(2026, 1, 1))
+    with pytest.raises(ValueError, match='time zone'):
+        session.recognize(world.photo(world.keys[0]), now=datetime(2026, 1, 1))
     with pytest.raises(ImageError, match='no file'): session.recognize('nowhere.jpg')
 
 
@@ -319,9 +476,29 @@ def test_json_is_the_contract(open_session, world):
     from unde_recog.contracts import Answer
     answer = open_session().recognize(to_jpeg(world.photo(world.keys[0])), now=NOW)
     again = Answer.model_validate_json(answer.model_dump_json())
-    assert again == answer and set(answer.model_dump()) == {'request_id', 'model_version', 'degraded', 'total_ms', 'items'}
-    assert set(answer.model_dump()['items'][0]) == {'item_index', 'box', 'category', 'confidence', 'match_type', 'reranked', 'tags', 'matches'}
+    assert again == answer and set(answer.model_dump()) == {
+        'request_id',
+        'model_version',
+        'degraded',
+        'total_ms',
+        'items',
+    }
+    assert set(answer.model_dump()['items'][0]) == {
+        'item_index',
+        'box',
+        'category',
+        'confidence',
+        'match_type',
+        'reranked',
+        'tags',
+        'matches',
+    }
 
 
 def test_crop_of_any_mode(open_session):
-    assert open_session().recognize(Image.new('RGB', (3, 500), 'red'), now=NOW).items[0].box == (0, 0, 3, 500)
+    assert open_session().recognize(Image.new('RGB', (3, 500), 'red'), now=NOW).items[0].box == (
+        0,
+        0,
+        3,
+        500,
+    )

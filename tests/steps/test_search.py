@@ -7,7 +7,19 @@ import pytest
 from unde_recog.contracts import Box, Item, SkuKey
 from unde_recog.db.database import LOGICALS, Databases, run
 from unde_recog.jobs.index import CatalogPhoto, build_index, copy_vectors
-from unde_recog.search import Layout, PgRetriever, VectorSpaceError, current_version, exact_query, exact_scores_query, layout_query, parse_layout, parse_scores, search, skus_query
+from unde_recog.search import (
+    Layout,
+    PgRetriever,
+    VectorSpaceError,
+    current_version,
+    exact_query,
+    exact_scores_query,
+    layout_query,
+    parse_layout,
+    parse_scores,
+    search,
+    skus_query,
+)
 
 VERSION, OTHER = 'test-1+none', 'test-2+none'
 SIZES = {'big': 900, 'mid': 400, 'small': 60, 'tiny': 3}  # SKUs, six photos each
@@ -22,8 +34,13 @@ def make(kind, seed):
     rows = []
     for brand, n in SIZES.items():
         for i in range(n):
-            sku = unit(rng.normal(size=512)) if kind == 'random' else unit(centres[rng.integers(25)] + .05*rng.normal(size=512))
-            for rank, v in enumerate(unit(sku + .02*rng.normal(size=(6, 512)))): rows.append((SkuKey(brand, f's{i}'), rank, v))
+            sku = (
+                unit(rng.normal(size=512))
+                if kind == 'random'
+                else unit(centres[rng.integers(25)] + 0.05 * rng.normal(size=512))
+            )
+            for rank, v in enumerate(unit(sku + 0.02 * rng.normal(size=(6, 512)))):
+                rows.append((SkuKey(brand, f's{i}'), rank, v))
     return rows
 
 
@@ -39,12 +56,24 @@ def loaded(request, server_url, template):
     with Databases(dict.fromkeys(LOGICALS, sibling(server_url, name))) as db:
         with db.connect('vectors') as conn:
             for version, shift in ((VERSION, 0), (OTHER, 1)):
-                copy_vectors(conn, ((CatalogPhoto(k, f'{k.brand}/{k.external_id}/{r}', r, {}), f'{i:064x}', v if not shift else -v) for i, (k, r, v) in enumerate(rows)), version)
+                copy_vectors(
+                    conn,
+                    (
+                        (
+                            CatalogPhoto(k, f'{k.brand}/{k.external_id}/{r}', r, {}),
+                            f'{i:064x}',
+                            v if not shift else -v,
+                        )
+                        for i, (k, r, v) in enumerate(rows)
+                    ),
+                    version,
+                )
                 build_index(conn, version)
             for brand in ('big', 'mid'): build_index(conn, VERSION, brand)
             conn.execute('vacuum analyze sku_image_embeddings')
         yield db, rows
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {name} with (force)')
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'drop database if exists {name} with (force)')
 
 
 def brute(rows, vector, k, brands=None):
@@ -54,7 +83,19 @@ def brute(rows, vector, k, brands=None):
     return [key for key, _ in sorted(best.items(), key=lambda x: -x[1])[:k]], best
 
 
-FILTERS = [None, ['big'], ['mid'], ['small'], ['tiny'], ['mid', 'tiny'], ['small', 'tiny'], ['big', 'mid'], ['big', 'mid', 'small', 'tiny'], ['nobody'], ['nobody', 'tiny']]
+FILTERS = [
+    None,
+    ['big'],
+    ['mid'],
+    ['small'],
+    ['tiny'],
+    ['mid', 'tiny'],
+    ['small', 'tiny'],
+    ['big', 'mid'],
+    ['big', 'mid', 'small', 'tiny'],
+    ['nobody'],
+    ['nobody', 'tiny'],
+]
 
 
 @pytest.mark.parametrize('brands', FILTERS, ids=str)
@@ -64,7 +105,10 @@ def test_exact_equals_brute_force(loaded, brands):
     with db.connect('vectors') as conn:
         for _ in range(3):
             q = unit(rows[rng.integers(len(rows))][2] + .03*rng.normal(size=512))
-            found, (wanted, scores) = [(r[0], r[1]) for r in run(conn, exact_query(q, 50, VERSION, brands))], brute(rows, q, 50, brands)
+            found, (wanted, scores) = (
+                [(r[0], r[1]) for r in run(conn, exact_query(q, 50, VERSION, brands))],
+                brute(rows, q, 50, brands),
+            )
             assert len(found) == len(wanted) == len(set(found))
             assert np.allclose([scores[SkuKey(*k)] for k in found], [scores[k] for k in wanted], atol=2e-6)
 
@@ -80,14 +124,21 @@ def test_search_gives_distinct_skus_and_never_fewer(loaded, brands):
         for _ in range(5):
             q = unit(rows[rng.integers(len(rows))][2] + .03*rng.normal(size=512))
             for k in (1, 50, 200):
-                found, (wanted, scores) = search(conn, q, k, layout=layout, brands=brands), brute(rows, q, k, brands)
+                found, (wanted, scores) = (
+                    search(conn, q, k, layout=layout, brands=brands),
+                    brute(rows, q, k, brands),
+                )
                 assert len(found) == min(k, there) == len({c.key for c in found})
                 assert all(brands is None or c.key.brand in brands for c in found)
                 close = [abs(c.score - min(1, max(0, scores[c.key]))) < 2e-6 for c in found]
-                assert all(c.score <= min(1, max(0, scores[c.key])) + 2e-6 for c in found) and all(a.score >= b.score for a, b in zip(found, found[1:]))
-                if close: best.append(np.mean(close))  # HNSW may pass by a SKU's best photo and give its next one
+                assert all(c.score <= min(1, max(0, scores[c.key])) + 2e-6 for c in found) and all(
+                    a.score >= b.score for a, b in zip(found, found[1:])
+                )
+                # HNSW may pass by a SKU's best photo and give its next one
+                if close: best.append(np.mean(close))
                 if there: shares.append(len({c.key for c in found} & set(wanted))/len(wanted))
-    if shares: assert np.mean(shares) > .8 and np.mean(best) > .9  # an index is built anew each time; reports/latency measures it
+    # an index is built anew each time; reports/latency measures it
+    if shares: assert np.mean(shares) > .8 and np.mean(best) > .9
 
 
 @pytest.mark.parametrize('brands, index', [(None, None), (['big'], 'big'), (['mid'], 'mid')], ids=str)
@@ -98,9 +149,15 @@ def test_plans_use_the_index_by_themselves(loaded, brands, index):
         layout = parse_layout(VERSION, run(conn, layout_query(VERSION)))
         query = skus_query(rows[0][2], 10, layout, brands)
         assert not any('seqscan' in name for name in query.local)
-        plan = '\n'.join(r[0] for r in run(conn, type(query)('explain ' + query.sql, query.params, query.local)))
+        plan = '\n'.join(
+            r[0] for r in run(conn, type(query)('explain ' + query.sql, query.params, query.local))
+        )
     plan = re.sub(r"'\[[^]]*\]'", 'vector', plan)
-    allowed = {index_name(VERSION, index), index_name(VERSION, None)} if brands and layout.mostly(brands) else {index_name(VERSION, index)}
+    allowed = (
+        {index_name(VERSION, index), index_name(VERSION, None)}
+        if brands and layout.mostly(brands)
+        else {index_name(VERSION, index)}
+    )
     assert any(name in plan for name in allowed) and 'Seq Scan on sku_image' not in plan, plan
 
 
@@ -111,7 +168,10 @@ def test_versions_never_meet(loaded):
         layout = parse_layout(OTHER, run(conn, layout_query(OTHER)))
         first = search(conn, -q, 5, layout=layout)[0]
         assert first.key == rows[0][0] and first.score > .99
-        assert search(conn, q, 5, layout=Layout(VERSION))[0].score > .99 and search(conn, q, 5, layout=Layout('nobody-1+x')) == []
+        assert (
+            search(conn, q, 5, layout=Layout(VERSION))[0].score > 0.99
+            and search(conn, q, 5, layout=Layout('nobody-1+x')) == []
+        )
 
 
 def test_exact_scores_of_given_skus(loaded):
@@ -119,7 +179,8 @@ def test_exact_scores_of_given_skus(loaded):
     q = rows[0][2]
     _, scores = brute(rows, q, 1)
     keys = [SkuKey('big', 's1'), SkuKey('tiny', 's2'), SkuKey('tiny', 'missing')]
-    with db.connect('vectors') as conn: found = parse_scores(run(conn, exact_scores_query(keys, q, VERSION)))
+    with db.connect('vectors') as conn:
+        found = parse_scores(run(conn, exact_scores_query(keys, q, VERSION)))
     assert set(found) == set(keys[:2]) and all(abs(found[k] - max(0, scores[k])) < 2e-6 for k in found)
 
 
@@ -136,8 +197,11 @@ def test_another_vector_space_is_refused(db):
 def test_current_version(db):
     with db.connect('vectors') as conn:
         with pytest.raises(VectorSpaceError, match='unde-recog index'): current_version(conn)
-        put = 'insert into embedding_versions (version, model, dims, status, completed_at) values (%s, %s, 512, %s, %s)'
-        conn.execute(put, ('a', 'm', 'complete', '2026-01-01')); conn.execute(put, ('b', 'm', 'complete', '2026-02-01')); conn.execute(put, ('c', 'm', 'building', None))
+        put = '''insert into embedding_versions (version, model, dims, status, completed_at)
+            values (%s, %s, 512, %s, %s)'''
+        conn.execute(put, ('a', 'm', 'complete', '2026-01-01'))
+        conn.execute(put, ('b', 'm', 'complete', '2026-02-01'))
+        conn.execute(put, ('c', 'm', 'building', None))
         assert current_version(conn).version == 'b' and current_version(conn, 'a').version == 'a'
         with pytest.raises(VectorSpaceError, match='BLEND_EMBEDDING_VERSION=z'): current_version(conn, 'z')
 
@@ -147,12 +211,34 @@ def test_current_version(db):
 def test_retriever_on_a_small_index(db):
     import asyncio
     from PIL import Image
-    with db.connect('vectors') as conn: copy_vectors(conn, [(CatalogPhoto(SkuKey('hm', 'a'), 'u', 0, {'name': 'shirt'}), 'a'*64, np.ones(512, 'float32')/np.sqrt(512))], VERSION)
+
+    with db.connect('vectors') as conn:
+        copy_vectors(
+            conn,
+            [
+                (
+                    CatalogPhoto(SkuKey('hm', 'a'), 'u', 0, {'name': 'shirt'}),
+                    'a' * 64,
+                    np.ones(512, 'float32') / np.sqrt(512),
+                )
+            ],
+            VERSION,
+        )
     item = Item(Box(0, 0, 8, 8), 'top', 1., Image.new('RGB', (8, 8)))
 
     async def ask():
         retriever = PgRetriever(db, Fake(VERSION), VERSION)
-        try: return await retriever.search(item, 5), await retriever.search(item, 5, brands=[]), await retriever.exact_scores(item, [SkuKey('hm', 'a'), SkuKey('hm', 'b')])
+        try:
+            return (
+                await retriever.search(item, 5),
+                await retriever.search(item, 5, brands=[]),
+                await retriever.exact_scores(item, [SkuKey('hm', 'a'), SkuKey('hm', 'b')]),
+            )
         finally: await db.aclose()
     found, none, exact = asyncio.run(ask())
-    assert [c.key for c in found] == [SkuKey('hm', 'a')] and found[0].metadata['name'] == 'shirt' and none == [] and set(exact) == {SkuKey('hm', 'a')}
+    assert (
+        [c.key for c in found] == [SkuKey('hm', 'a')]
+        and found[0].metadata['name'] == 'shirt'
+        and none == []
+        and set(exact) == {SkuKey('hm', 'a')}
+    )
