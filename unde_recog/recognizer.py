@@ -30,6 +30,7 @@ from .pipeline import BOOSTER_K, PRIMARY_K, EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
 from .settings import Settings
+from .media.images import full_size
 from .media.storage import Storage, load_image
 from .catalogue.filters import Filters
 
@@ -141,7 +142,7 @@ def log_failure(
 ) -> None:
     "Log a request that ended in `error`, if anything is known of it or was paid for it."
     if not ctx.item_states and not ctx.credits: return
-    whole = Item(Box(0, 0, *image.size), 'other', 0., image)
+    whole = Item(Box(0, 0, *full_size(image)), 'other', 0., image)
     ctx.item_states = ctx.item_states or [ItemState(index=0, item=whole)]
     ctx.total_ms = round(ctx.deadline.spent*1000)
     ctx.degraded.append('cancelled' if isinstance(error, asyncio.CancelledError) else 'failed')
@@ -294,7 +295,7 @@ async def recognize_photo(
 ) -> Answer:
     "Load a photo, answer it, and leave in the background what may be asked afterwards."
     image, log = await load_photo(recognizer, photo), recognizer.log
-    ctx.photo_size = image.size
+    ctx.photo_size = full_size(image)
     ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, ctx.mall)
     more = ctx.parts.advisor is not None or ctx.parts.booster is not None
     try: answer = await answer_photo(image, boxes, ctx, log, on_event=on_event, last=not more)

@@ -1055,7 +1055,8 @@ def test_what_stands_in_front_of_it(shop):
         origin = {'Origin': 'https://look.example'}
         ask = lambda **more: recognize(client, shop.photo(), origin | more).status_code
         assert ask() == 403 and ask(**{'X-Forwarded-Host': 'look.example'}) == 200
-        assert ask(**{'Sec-Fetch-Site': 'same-origin'}) == 200 and ask(**{'Sec-Fetch-Site': 'cross-site'}) == 403
+        site = lambda word: ask(**{'Sec-Fetch-Site': word})
+        assert site('same-origin') == 200 and site('cross-site') == 403
 
 
 def test_a_share_of_photos_asks_the_booster(shop):
@@ -1090,19 +1091,42 @@ def test_a_share_of_photos_asks_the_booster(shop):
 
 
 def test_a_large_photo_does_not_keep_the_others_out(shop):
-    "Forty million pixels in a small PNG are refused by their header, before anything is decoded."
+    "Forty million pixels in a small PNG are refused by their header; a phone's JPEG is made small at once."
     import io
     from PIL import Image
     wide = io.BytesIO()
     Image.new('L', (6400, 6250)).save(wide, 'PNG')
-    with shop.running() as (client, server):
+    with shop.running() as (client, _):
         refused = recognize(client, wide.getvalue())
         assert refused.status_code == 413 and refused.json()['type'].endswith('too_many_pixels')
-        assert server.app.state.state.decoding.usual == 0  # no thread has touched it
-        large = io.BytesIO()
-        shop.world.photo(shop.world.keys[0], 'front').resize((3000, 4000)).save(large, 'JPEG')
-        assert recognize(client, large.getvalue()).status_code == 200
-        assert server.app.state.state.pixels.held == 0
+        assert 'unde_pixels_in_flight 0.0' in client.get('/metrics').text
+
+
+def test_boxes_are_in_pixels_of_the_photo_that_was_sent(shop, app):
+    "However small it is decoded: in events, in the answer, in the log, and for boxes that are given."
+    import io
+    from PIL import Image
+    small = shop.world.photo(shop.world.keys[0], 'front')
+    large = io.BytesIO()
+    small.resize((3000, 4000)).save(large, 'JPEG', quality=90)
+    box = [600, 800, 2400, 3600]
+    given = {'boxes': json.dumps([{'box': box, 'category': 'top'}])}
+    answer = recognize(app, large.getvalue(), **given).json()
+    assert np.abs(np.subtract(answer['items'][0]['box'], box)).max() <= 2
+    (logged,) = eventually(lambda: shop.log(
+        'select i.box, r.photo_width, r.photo_height from recognition_items i '
+        'join recognition_requests r on r.id = i.request_id where r.id = %s', answer['request_id']))
+    assert logged[0] == answer['items'][0]['box'] and logged[1:] == (3000, 4000)
+    outside = json.dumps([{'box': [2999, 3999, 3200, 4200]}])
+    assert recognize(app, large.getvalue(), boxes=outside).status_code in (200, 422)
+    beyond = json.dumps([{'box': [3001, 0, 3200, 900]}])
+    assert recognize(app, large.getvalue(), boxes=beyond).status_code == 422
+    accept = {'Accept': 'text/event-stream'}
+    how = {'files': {'image': large.getvalue()}, 'headers': accept}
+    with app.stream('POST', '/api/v1/recognize', **how) as stream: happened = dict(events(stream))
+    assert (happened['detected']['width'], happened['detected']['height']) == (3000, 4000)
+    assert happened['detected']['items'][0]['box'] == happened['result']['items'][0]['box']
+    assert happened['result']['items'][0]['box'][3] > 2000  # not those of the small one
 
 
 def test_shoppers_without_a_key(shop, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 # %% ../../nbs/210_web.health.ipynb #122b7353
 from pydantic import BaseModel, Field
 from ..gating import thresholds
+from ..media.images import IN_FLIGHT
 from ..settings import data_dir
 from .metrics import Readings, SharedReadings, StateCollector, shared_folder
 from .state import AppState
@@ -102,7 +103,7 @@ def readings(state: AppState) -> StateCollector:
         return {
             **pool_gauges(state),
             'unde_requests_in_flight': ('photos that are worked on', one(state.admission.inside)),
-            'unde_pixels_in_flight': ('pixels that are being decoded', one(state.pixels.held)),
+            'unde_pixels_in_flight': ('pixels that are being decoded', one(IN_FLIGHT.used)),
             'unde_ready': ('1 when /health says ready', one(not (state.reasons or state.engine.reason))),
             'unde_primary_score_limit': ('an average score that is too low', one(score_limit(state))),
             'unde_disk_free_bytes': ('bytes free in the data folder', one(disk_free(state))),

@@ -11,7 +11,7 @@ import asyncio, logging, uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 # %% ../../nbs/199_web.state.ipynb #6cdb208e
 from fastapi import Request
@@ -24,7 +24,7 @@ from .inputs import PhotoInput, read_photo
 from .lifecycle import Engine
 from ..resilience import current_id
 from .metrics import Metrics, shared_folder
-from .pools import AdmissionLimit, PixelBudget, WorkerPool, cores
+from .pools import AdmissionLimit, WorkerPool, cores
 from .problems import Problem
 from .shoppers import Shoppers
 from .queries import answer_key, claim, count_call, keep_answer, release
@@ -79,7 +79,7 @@ class AppState:
         heartbeat: float = 5.,
     ):
         self.settings, self.engine, self.metrics = settings, engine, metrics
-        self.keys, self.heartbeat, self.pixels = keys, heartbeat, PixelBudget()
+        self.keys, self.heartbeat = keys, heartbeat
         self.reasons: dict[str, str] = {}  # why it is not ready, as of the last look
         self.decoding, self.fetching = decode_pool(), WorkerPool('fetch', 8, 64)
         self.small, self.pictures = WorkerPool('rows', 4, 256), WorkerPool('pictures', 2, 256)
@@ -128,8 +128,7 @@ async def photo_of_input(state: AppState, photo: PhotoInput) -> Image.Image:
     if data is not None: photo = PhotoInput(photo.params, data)
     trusted = bool(crop and gateway and url.startswith(gateway.rstrip('/') + '/crops/'))
     allow_private = trusted or state.settings.ALLOW_PRIVATE_URLS
-    how: dict[str, Any] = {'allow_private': allow_private, 'budget': state.pixels}
-    with counting(state.metrics): return await read_photo(photo, state.decoding, state.fetching, **how)
+    return await read_photo(photo, state.decoding, state.fetching, allow_private=allow_private)
 
 # %% ../../nbs/199_web.state.ipynb #91bd8c73
 T = TypeVar('T')
