@@ -24,9 +24,10 @@ def cut(
     *,
     label: str = '',
 ) -> Item:
-    """An `Item` for `box`, which is in pixels of the photo as it was decoded, and checked against it.
+    """An `Item` for `box`, in pixels of the photo as it was decoded; the item's own box is in pixels
+    of the photo as it was sent.
 
-    The item's own box is in pixels of the photo as it was sent. Raises `ValueError` for a box outside it or an unknown category."""
+    Raises `ValueError` for a box outside it or an unknown category."""
     if category not in CATEGORIES:
         raise ValueError(f"category {category!r}: one of {', '.join(CATEGORIES)} is needed")
     checked = check_box(box, *photo.size)
