@@ -4,7 +4,7 @@
 
 # %% ../nbs/080_context.ipynb #151e64ec
 from __future__ import annotations
-import asyncio, time, uuid
+import asyncio, hashlib, time, uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 # %% auto #0
 __all__ = ['CAPS', 'RESERVE', 'T', 'Call', 'PAID', 'Budget', 'Advisor', 'Parts', 'part_versions', 'RequestContext', 'may_pay',
-           'attempt_step', 'charge_request', 'ItemState', 'timed']
+           'in_booster_share', 'attempt_step', 'charge_request', 'ItemState', 'timed']
 
 # %% ../nbs/080_context.ipynb #ab7545d5
 from .availability import Stock
@@ -147,6 +147,12 @@ PAID = ('detect', 'booster', 'tag', 'context', 'rerank')
 def may_pay(ctx: RequestContext, step: str) -> bool:
     "Whether the budget, if there is one, allows the paid `step`."
     return ctx.parts.budget is None or ctx.parts.budget.allows(step)
+
+def in_booster_share(ctx: RequestContext) -> bool:
+    "Whether this photo is among the BOOSTER_SHARE that may ask the booster, by a stable hash."
+    named = ctx.content_hash or str(ctx.id)
+    place = int(hashlib.sha256(f'booster\0{named}'.encode()).hexdigest()[:8], 16)/2**32
+    return place < ctx.settings.BOOSTER_SHARE
 
 async def attempt_step(
     ctx: RequestContext, name: str, step: str, call: Call[T], *, degraded: list[str]

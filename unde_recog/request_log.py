@@ -149,6 +149,7 @@ class RequestLog:
     ):
         self.db, self.retry, self.journal = db, retry, journal
         self.written = self.lost = self.kept = 0
+        self.unkept = 0  # rows that the disk did not take
         self._queue: queue.Queue[RequestRow | None] = queue.Queue(size)
         self._closing: float | None = None  # monotonic time at which draining ends
         self._thread: threading.Thread | None = None
@@ -183,6 +184,7 @@ def _note(requests: RequestLog, row: RequestRow) -> None:
         if requests.journal is None or requests._closing is not None: return
         try: requests.journal.keep(str(row.id), _json(row))
         except Exception as e:
+            requests.unkept += 1
             log.error('log row of request %s is not kept on disk: %s', row.id, type(e).__name__)
 
 def _put(requests: RequestLog, row: RequestRow) -> bool:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['log', 'T', 'MINIMUM_TIME', 'Deadline', 'Cost', 'track_cost', 'add_cost', 'attempt', 'LatencyHistory']
+__all__ = ['log', 'T', 'current_id', 'MINIMUM_TIME', 'Deadline', 'Cost', 'track_cost', 'add_cost', 'cause_of', 'attempt',
+           'LatencyHistory']
 
 # %% ../nbs/002_resilience.ipynb #c6a20a35
 class Deadline:
@@ -58,7 +59,16 @@ def add_cost(operation: str, credits: int = 0, **tokens: int) -> None:
 # %% ../nbs/002_resilience.ipynb #90d856b8
 log = logging.getLogger('unde_recog')
 T = TypeVar('T')
+# the id of the request that is worked on, for lines of the log and for other processes
+current_id: ContextVar[str] = ContextVar('unde_request_id', default='')
 MINIMUM_TIME = .02  # seconds: less is not worth starting
+
+def cause_of(error: BaseException) -> str:
+    "Why a call failed: timeout, a vendor's kind of error with its status, or the class."
+    if isinstance(error, TimeoutError): return 'timeout'
+    kind, code = getattr(error, 'kind', None), getattr(error, 'code', None)
+    if not isinstance(kind, str): return type(error).__name__
+    return f'{kind} ({code})' if code else kind
 
 async def attempt(
     name: str, call: Callable[[float], Awaitable[T]], timeout: float, degraded: MutableSequence[str]
@@ -68,7 +78,7 @@ async def attempt(
         if timeout < MINIMUM_TIME: raise TimeoutError
         async with asyncio.timeout(timeout): return await call(timeout)
     except Exception as e:
-        log.warning('%s left out: %s', name, type(e).__name__)
+        log.warning('%s left out: %s', name, cause_of(e))
         if name not in degraded: degraded.append(name)
         return None
 

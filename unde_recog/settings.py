@@ -102,6 +102,7 @@ class _Decision(BaseModel):
         3, "fewer of the mall's own than this: search wider"
     )
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
+    BOOSTER_SHARE: Share = _f(1., 'share of photos that may ask the booster, by a stable hash of the photo')
     EXPLORATION_SHARE: Share = _f(
         0.0, 'share of confident items that ask the booster after the answer, for research'
     )
@@ -174,8 +175,11 @@ class _Service(BaseModel):
     "Settings of the live service."
     HOST: str = _f('127.0.0.1', 'address to serve on')
     PORT: Annotated[int, Field(ge=1, le=65535)] = _f(8000, 'port to serve on')
+    ROOT_PATH: str = _f('', 'path under which a proxy serves the app, such as /look; empty: at the root')
+    METRICS_PORT: Annotated[int, Field(ge=1, le=65535)] | None = _f(None, "port of the queue's metrics")
     WORKERS: Annotated[int, Field(ge=1, le=64)] = _f(1, 'server processes')
     API_KEYS_FILE: Path | None = _f(None, 'hashed API keys; unset = only loopback is served')
+    PUBLIC_PAGE: bool = _f(False, 'let people use the page without a key, each in a session of their own')
     ROLE_API_KEY: SecretStr | None = _f(None, 'API key that this process shows to the other roles')
     MAX_CONCURRENT_REQUESTS: Annotated[int, Field(ge=1, le=10_000)] = _f(
         64, 'photos worked on at once; more are refused'

@@ -222,6 +222,7 @@ FLAGS = {
     'MIN_CANDIDATES': 5,
     'REQUEST_DEADLINE': '9s',
     'EXPLORATION_SHARE': 0.25,
+    'BOOSTER_SHARE': 0.5,
     'ALLOW_PRIVATE_URLS': 'true',
 }
 

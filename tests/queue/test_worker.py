@@ -1,4 +1,5 @@
 "The queue with a real Redis and a real Celery worker: every photo once, whatever happens to the worker."
+import json
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import psutil
 import pytest
 
@@ -84,6 +86,15 @@ class Photos:
         self.url = f'http://127.0.0.1:{self.server.server_port}/look.jpg'
 
 
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(('127.0.0.1', 0))
+        return listening.getsockname()[1]
+
+
+METRICS_PORT = free_port()
+
+
 @pytest.fixture(scope='module')
 def queue(shop, broker):
     "(application to send with, the worker's process)."
@@ -96,6 +107,7 @@ def queue(shop, broker):
         'CELERY_RESULT_BACKEND': broker,
         'ALLOW_PRIVATE_URLS': '1',
         'OMP_NUM_THREADS': '1',
+        'METRICS_PORT': str(METRICS_PORT),
     }
     worker = subprocess.Popen(
         [
@@ -112,12 +124,12 @@ def queue(shop, broker):
             '--without-gossip',
             '--without-mingle',
             '-l',
-            'warning',
+            'info',
         ],
         env=env,
         cwd=shop.folder,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(shop.folder/'worker.log').open('wb'),
         start_new_session=True,
     )
     yield make_celery(load_settings(env={}, CELERY_BROKER_URL=broker, CELERY_RESULT_BACKEND=broker)), worker
@@ -183,3 +195,20 @@ def test_what_cannot_be_used_is_a_result(queue, shop):
         ).get(timeout=60)['error']
         == 'unknown_mall'
     )
+
+
+def test_the_worker_can_be_watched(queue, shop):
+    "Its lines are JSON with the request's id, without answers and signatures; its numbers are there."
+    app, _ = queue
+    photos, task = Photos(shop.photo(2)), str(uuid.uuid4())
+    photos.go.set()
+    send(app, 'http://127.0.0.1:1/look.jpg?X-Amz-Signature=do-not-log-me', task).get(timeout=60)
+    assert send(app, photos.url).get(timeout=60)['items']
+    text = (shop.folder/'worker.log').read_text('utf-8')
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{')]
+    (refused,) = [line for line in lines if line.get('task') == task]
+    assert refused['request_id'] == task and refused['outcome'] not in ('answered', '')
+    assert any(line.get('outcome') == 'answered' and line['ms'] >= 0 for line in lines)
+    assert 'do-not-log-me' not in text and 'external_id' not in text
+    numbers = httpx.get(f'http://127.0.0.1:{METRICS_PORT}/metrics', timeout=10).text
+    assert 'unde_items_total' in numbers and 'unde_vendor_calls_total' in numbers

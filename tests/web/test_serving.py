@@ -163,6 +163,8 @@ def test_by_address_and_never_into_the_house(app, shop):
     refused = app.post('/api/v1/recognize', json={'url': url})
     assert refused.status_code == 422 and refused.json()['type'] == 'urn:unde:problem:refused_url'
     with shop.running(ALLOW_PRIVATE_URLS=True) as (client, _):
+        shown = client.post('/api/v1/photo', json={'url': url})
+        assert shown.headers['content-type'] == 'image/jpeg' and b'Exif' not in shown.content
         result = client.post('/api/v1/recognize', json={'url': url}).json()
         assert result['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id
         assert (
@@ -185,6 +187,7 @@ def test_by_address_and_never_into_the_house(app, shop):
         'http://user:pw@example.com/',
     ):
         assert app.post('/api/v1/recognize', json={'url': bad}).status_code == 422, bad
+        assert app.post('/api/v1/photo', json={'url': bad}).status_code == 422, bad
 
 
 def test_feedback_and_trail(app, shop):
@@ -729,7 +732,7 @@ def test_one_id_through_all_roles(shop):
     """The app's request id stands in its answer, its log row, its lines, and in the lines of the
     roles that it asked."""
     import logging
-    from unde_recog.web.metrics import JsonLines
+    from unde_recog.web.logs import JsonLines
 
     class Lines(logging.Handler):
         def __init__(self):
@@ -1012,6 +1015,236 @@ def test_blur_without_a_detector_sends_nothing(shop, vendors):
 
 # --- who may ask
 
+def test_a_broken_key_file_keeps_the_last_good_keys(shop, tmp_path):
+    "Whoever had a key keeps it; who watches hears of it; a mended file holds again."
+    file = tmp_path/'keys.json'
+    key, watcher = add_key(file, 'page'), add_key(file, 'watch', ['metrics'])
+    with shop.running(API_KEYS_FILE=file) as (client, server):
+        server.app.state.state.keys.file.reread = 0
+        bearer = lambda k: {'Authorization': f'Bearer {k}'}
+        good = file.read_text()
+        for broken in ('{"keys": [', ''):
+            file.write_text(broken)
+            assert recognize(client, shop.photo(), bearer(key)).status_code == 200
+            health = client.get('/health')
+            assert health.status_code == 503 and 'last good keys' in health.json()['reasons']['keys']
+            assert 'unde_ready 0.0' in client.get('/metrics', headers=bearer(watcher)).text
+        file.unlink()
+        assert recognize(client, shop.photo(), bearer(key)).status_code == 200
+        assert 'is gone' in client.get('/health').json()['reasons']['keys']
+        file.write_text(good)
+        assert client.get('/health').status_code == 200
+        assert 'unde_ready 1.0' in client.get('/metrics', headers=bearer(watcher)).text
+
+
+def test_what_stands_in_front_of_it(shop):
+    "Proxies look with HEAD, rewrite Host, and serve it under a path; texts travel compressed."
+    with shop.running(ROOT_PATH='/look') as (client, _):
+        for path in ('/', '/health', '/assets/app.js', '/api/v1/samples'):
+            head, got = client.head(path), client.get(path)
+            assert head.status_code == got.status_code == 200 and head.content == b'', path
+        script = client.get('/assets/app.js', headers={'Accept-Encoding': 'gzip'})
+        assert script.headers['content-encoding'] == 'gzip' and script.headers['cache-control'] == 'no-cache'
+        again = client.get('/assets/app.js', headers={'If-None-Match': script.headers['etag']})
+        assert again.status_code == 304
+        assert client.get('/openapi.json').json()['servers'] == [{'url': '/look'}]
+        key = shop.world.keys[0]
+        picture = client.get(f'/api/v1/photos/{key.brand}/{key.external_id}')
+        assert 'content-encoding' not in picture.headers or picture.headers['content-encoding'] != 'gzip'
+        # a proxy has rewritten Host: the browser's own word counts, else what the proxy says it was
+        origin = {'Origin': 'https://look.example'}
+        ask = lambda **more: recognize(client, shop.photo(), origin | more).status_code
+        assert ask() == 403 and ask(**{'X-Forwarded-Host': 'look.example'}) == 200
+        site = lambda word: ask(**{'Sec-Fetch-Site': word})
+        assert site('same-origin') == 200 and site('cross-site') == 403
+
+
+def test_a_share_of_photos_asks_the_booster(shop):
+    "BOOSTER_SHARE by a stable hash: nobody, all, or about half, and each photo always on its side; logged."
+    asked = []
+
+    class Booster:
+        name = 'ximilar'
+        async def search(self, item, k, *, brands, timeout):
+            asked.append(1)
+            return []
+    photos = [shop.photo(n, view) for n in range(10) for view in ('front', 'on_model')]
+    took = {}
+    for share in (0., .5, 1.):
+        how = {'SEARCH_BACKEND': 'dual', 'BOOSTER_SHARE': share}
+        with (
+            shop.session(lambda p: replace(p, booster=Booster()), **how) as session,
+            shop.running(session=session) as (client, _),
+        ):
+            sides = []
+            for photo in photos*2 if share == .5 else photos[:4]:
+                asked.clear()
+                rid = recognize(client, photo).json()['request_id']
+                sides.append(bool(asked))
+            took[share] = sides
+            logged = eventually(lambda rid=rid: shop.log(
+                'select settings from recognition_items where request_id = %s', rid))
+            assert logged[0][0]['BOOSTER_SHARE'] == share and logged[0][0]['in_booster_share'] == sides[-1]
+    assert not any(took[0.]) and all(took[1.])
+    first, second = took[.5][:len(photos)], took[.5][len(photos):]
+    assert 3 <= sum(first) <= 17 and first == second
+
+
+def test_a_large_photo_does_not_keep_the_others_out(shop):
+    "Forty million pixels in a small PNG are refused by their header; a phone's JPEG is made small at once."
+    import io
+    from PIL import Image
+    wide = io.BytesIO()
+    Image.new('L', (6400, 6250)).save(wide, 'PNG')
+    with shop.running() as (client, _):
+        refused = recognize(client, wide.getvalue())
+        assert refused.status_code == 413 and refused.json()['type'].endswith('too_many_pixels')
+        assert 'unde_pixels_in_flight 0.0' in client.get('/metrics').text
+
+
+def test_boxes_are_in_pixels_of_the_photo_that_was_sent(shop, app):
+    "However small it is decoded: in events, in the answer, in the log, and for boxes that are given."
+    import io
+    from PIL import Image
+    small = shop.world.photo(shop.world.keys[0], 'front')
+    large = io.BytesIO()
+    small.resize((3000, 4000)).save(large, 'JPEG', quality=90)
+    box = [600, 800, 2400, 3600]
+    given = {'boxes': json.dumps([{'box': box, 'category': 'top'}])}
+    answer = recognize(app, large.getvalue(), **given).json()
+    assert np.abs(np.subtract(answer['items'][0]['box'], box)).max() <= 2
+    (logged,) = eventually(lambda: shop.log(
+        'select i.box, r.photo_width, r.photo_height from recognition_items i '
+        'join recognition_requests r on r.id = i.request_id where r.id = %s', answer['request_id']))
+    assert logged[0] == answer['items'][0]['box'] and logged[1:] == (3000, 4000)
+    outside = json.dumps([{'box': [2999, 3999, 3200, 4200]}])
+    assert recognize(app, large.getvalue(), boxes=outside).status_code in (200, 422)
+    beyond = json.dumps([{'box': [3001, 0, 3200, 900]}])
+    assert recognize(app, large.getvalue(), boxes=beyond).status_code == 422
+    accept = {'Accept': 'text/event-stream'}
+    how = {'files': {'image': large.getvalue()}, 'headers': accept}
+    with app.stream('POST', '/api/v1/recognize', **how) as stream: happened = dict(events(stream))
+    assert (happened['detected']['width'], happened['detected']['height']) == (3000, 4000)
+    assert happened['detected']['items'][0]['box'] == happened['result']['items'][0]['box']
+    assert happened['result']['items'][0]['box'][3] > 2000  # not those of the small one
+
+
+def test_shoppers_without_a_key(shop, tmp_path):
+    "A session each by the page's cookie: photos and pictures, no lab; what is theirs goes at a word."
+    file = tmp_path/'keys.json'
+    add_key(file, 'page')
+    with shop.running(API_KEYS_FILE=file, PUBLIC_PAGE=True) as (client, server):
+        url = str(client.base_url)
+        assert recognize(client, shop.photo()).status_code == 401  # nobody has been to the page
+        people = [httpx.Client(base_url=url, timeout=30) for _ in range(5)]
+        for person in people:
+            cookie = person.get('/').headers['set-cookie']
+            assert 'HttpOnly' in cookie and 'samesite=lax' in cookie.lower()
+            assert 'set-cookie' not in person.get('/').headers  # one session each
+        assert len({p.cookies['unde_shopper'] for p in people}) == 5
+        picture = f"/api/v1/photos/{'/'.join(shop.world.keys[0])}"
+        statuses, rids = [], {}
+        for person in people:
+            for n in range(2):
+                answer = recognize(person, shop.photo(n), user_id='somebody-else')
+                statuses.append(answer.status_code)
+                rids.setdefault(person, []).append(answer.json()['request_id'])
+            statuses += [person.get(picture).status_code for _ in range(33)]
+        assert set(statuses) == {200}  # of 340 requests none is refused
+        ann, bob = people[:2]
+        for path in ('/api/v1/requests', f'/api/v1/requests/{rids[ann][0]}', '/metrics'):
+            assert ann.get(path).status_code in (401, 403), path
+        assert ann.get('/api/v1/me').json() == {'shopper': True, 'days': 90}
+        sessions = "select user_id from recognition_requests where user_id like 'shopper:%%'"
+        users = lambda: {u for (u,) in shop.log(sessions)}
+        eventually(lambda: len(users()) == 5)
+        assert ann.delete('/api/v1/me').json() == {'requests': 2} and len(users()) == 4
+        assert ann.delete('/api/v1/me', headers={'Sec-Fetch-Site': 'cross-site'}).status_code == 403
+        forged = {'unde_shopper': bob.cookies['unde_shopper'][:-4] + '0000'}
+        assert httpx.get(url + '/api/v1/malls', cookies=forged).status_code == 401
+        refused = [recognize(bob, shop.photo()).status_code for _ in range(14)]
+        assert 429 in refused and recognize(people[2], shop.photo()).status_code == 200
+        for person in people: person.close()
+    with shop.running(API_KEYS_FILE=file) as (client, _):
+        assert 'set-cookie' not in client.get('/').headers  # the page is not public unless it is said so
+
+
+def test_a_disk_that_takes_nothing_is_heard_of(shop, tmp_path):
+    "A row that cannot be kept on disk loses nobody an answer, and is counted for the alert."
+    with shop.running(UNDE_DATA_DIR=tmp_path/'own') as (client, server):
+        journal = server.app.state.state.engine.session.recognizer.log.journal
+
+        def full(*args): raise OSError(28, 'No space left on device')
+        journal.keep = full
+        assert recognize(client, shop.photo()).status_code == 200
+        numbers = lambda: client.get('/metrics').text
+        text = eventually(lambda: (t := numbers()) and 'unkept_total 0.0' not in t and t)
+        unkept = [line for line in text.splitlines() if line.startswith('unde_log_rows_unkept_total')]
+        assert float(unkept[0].split()[1]) >= 1
+        assert 'unde_log_rows_lost_total 0.0' in text and 'unde_disk_free_bytes' in text
+
+
+def test_guessed_keys_are_slowed_down_and_named(shop, tmp_path):
+    "Some wrong keys, then 429 even for the next wrong one; the right key still works."
+    file = tmp_path/'keys.json'
+    key = add_key(file, 'page')
+    with shop.running(API_KEYS_FILE=file) as (client, _):
+        ask = lambda k: client.get('/api/v1/malls', headers={'X-API-Key': k})
+        statuses = [ask(f'unde_guess-{n}').status_code for n in range(14)]
+        assert statuses[:10] == [401]*10 and set(statuses[10:]) == {429}
+        assert ask('unde_another').headers['retry-after'] and ask(key).status_code == 200
+
+
+def test_a_keys_limit_is_that_of_all_processes(shop, tmp_path):
+    "Two applications over one database stand for two processes: together they answer what one may ask."
+    file = tmp_path/'keys.json'
+    key = add_key(file, 'page', per_minute=30)  # five at once in each of them
+    with shop.running(API_KEYS_FILE=file) as (one, _), shop.running(API_KEYS_FILE=file) as (two, _):
+        bearer = {'Authorization': f'Bearer {key}'}
+        statuses = [recognize(c, shop.photo(), bearer).status_code for c in (one, two)*4]
+        assert statuses.count(200) >= 8
+        picture = f"/api/v1/photos/{'/'.join(shop.world.keys[0])}"
+        pictures = [one.get(picture, headers=bearer) for _ in range(40)]
+        assert {p.status_code for p in pictures} == {200}  # pictures are not counted
+        with psycopg.connect(shop.url, autocommit=True) as conn:
+            conn.execute("update unde_counters set count = 30 where key = 'page'")
+        refused = recognize(two, shop.photo(), bearer)
+        assert refused.status_code == 429 and 0 < int(refused.headers['retry-after']) <= 60
+
+
+def test_two_worker_processes_are_one_service(shop, tmp_path):
+    "Whichever process answers, the numbers are those of both; a process that died is not counted on."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = {k: v for k, v in os.environ.items() if k != 'UNDE_SETTINGS'} | {
+        'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': str(shop.data), 'WORKERS': '2', 'OMP_NUM_THREADS': '1',
+    }
+    code = f'from unde_recog.serving import serve\nif __name__ == "__main__": serve(port={port})'
+    (tmp_path/'go.py').write_text(code)
+    command = [sys.executable, str(tmp_path/'go.py')]
+    process = subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        url = f'http://127.0.0.1:{port}'
+        def says(path):
+            try: return httpx.get(url + path, timeout=10)
+            except httpx.TransportError: return None
+        value = lambda name: next((float(line.split()[-1]) for line in says('/metrics').text.splitlines()
+                                   if line.startswith(name)), 0.)
+        eventually(lambda: (r := says('/metrics')) and '\nunde_ready 1.0' in r.text, 90)
+        for n in range(12):
+            photo = {'image': shop.photo(n % 3)}
+            ask = lambda photo=photo: httpx.post(url + '/api/v1/recognize', files=photo, timeout=60)
+            eventually(lambda: ask().status_code == 200, 60)  # one of the two may still be coming up
+        answered = 'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}'
+        eventually(lambda: all(value(answered) == 12 for _ in range(6)), 20)  # new connections: any process
+        eventually(lambda: value('unde_log_rows_written_total') == 12, 20)
+        eventually(lambda: '\nunde_ready 1.0' in says('/metrics').text, 60)  # now both are
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
 def test_keys(shop, tmp_path):
     file = tmp_path/'keys.json'
     phone, lab, greedy = (
@@ -1041,7 +1274,7 @@ def test_keys(shop, tmp_path):
             and client.get('/api/v1/malls', headers=bearer(greedy)).headers['retry-after']
         )
         remove_key(file, 'phone')
-        server.app.state.state.keys.reread = 0
+        server.app.state.state.keys.file.reread = 0
         assert recognize(client, shop.photo(), bearer(phone)).status_code == 401
         # refused before the photo was read, and still told why
         assert recognize(client, b'x'*8_000_000).status_code == 401

@@ -4,26 +4,30 @@
 
 # %% ../../nbs/221_queue.worker.ipynb #87600501
 from __future__ import annotations
-import ssl, time, uuid
+import logging, os, ssl, tempfile, time, uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 # %% auto #0
-__all__ = ['QUEUE', 'SOFT', 'HARD', 'Opener', 'request_id', 'wait_written', 'recognize_once', 'transport_of', 'celery_settings',
-           'answer_task', 'add_task', 'make_celery']
+__all__ = ['QUEUE', 'SOFT', 'HARD', 'Opener', 'log', 'request_id', 'wait_written', 'recognize_once', 'transport_of',
+           'celery_settings', 'answer_task', 'ready_session', 'worker_opener', 'serve_metrics', 'watch_worker',
+           'add_task', 'make_celery']
 
 # %% ../../nbs/221_queue.worker.ipynb #776d790e
 from ..contracts import Answer
 from ..media.images import ImageError
 from ..settings import Settings, SettingsError, load_settings
+from ..resilience import current_id
+from ..web.logs import log_as_json
 from ..web.queries import answer_key, claim, keep_answer, release
 
 # %% ../../nbs/221_queue.worker.ipynb #86116198
 if TYPE_CHECKING:
     from celery import Celery
     from unde_recog.session import Session
+    from unde_recog.web.lifecycle import Engine
 
 # %% ../../nbs/221_queue.worker.ipynb #a6dd4dca
 QUEUE, SOFT, HARD = 'recognition_queue', 25, 30  # seconds
@@ -99,6 +103,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
     }
 
 # %% ../../nbs/221_queue.worker.ipynb #f1cc5d93
+log = logging.getLogger('unde_recog.queue')
 _ADDRESSES = ('http://', 'https://', 'storage:')
 
 def answer_task(
@@ -107,24 +112,70 @@ def answer_task(
     "The answer as JSON, or an error that trying again would not mend. Raises all others."
     if not str(photo_url).startswith(_ADDRESSES):
         return {'error': 'refused_url', 'detail': 'photo_url must begin with http(s):// or storage:'}
-    try: answer = recognize_once(session, task_id, photo_url, user_id, user_mall=user_mall)
+    started, token = time.monotonic(), current_id.set(str(request_id(task_id)))
+    outcome = 'answered'
+    try:
+        answer = recognize_once(session, task_id, photo_url, user_id, user_mall=user_mall)
+        return answer.model_dump(mode='json')
     except (ImageError, LookupError) as e:
-        return {'error': getattr(e, 'kind', 'unknown_mall'), 'detail': str(e)}
-    return answer.model_dump(mode='json')
+        outcome = getattr(e, 'kind', 'unknown_mall')
+        return {'error': outcome, 'detail': str(e)}
+    except BaseException as e:
+        outcome = type(e).__name__
+        raise
+    finally:
+        facts = {'task': task_id, 'outcome': outcome, 'ms': round(1000*(time.monotonic() - started))}
+        log.info('task %s', outcome, extra={'facts': facts})
+        current_id.reset(token)
+
+# %% ../../nbs/221_queue.worker.ipynb #4e142c68
+def ready_session(engine: Engine, seconds: float = 15.) -> Session:
+    "The engine's session, as soon as it is ready. Raises `TimeoutError` with the reasons."
+    engine.start()
+    ends = time.monotonic() + seconds
+    while engine.ready is None:
+        if time.monotonic() > ends: raise TimeoutError(f'the worker is not ready: {engine.reason}')
+        time.sleep(.05)
+    return engine.ready
+
+def worker_opener(settings: Settings, reload: Callable[[], Settings] | None) -> Opener:
+    "What gives a task the session of its process, opened with the first one."
+    engines: dict[int, Engine] = {}
+    def open_session() -> Session:
+        from unde_recog.web.lifecycle import Engine
+        from unde_recog.web.metrics import Metrics
+        pid = os.getpid()  # a child that was forked opens its own
+        if pid not in engines: engines[pid] = Engine(settings, Metrics(), reload=reload)
+        return ready_session(engines[pid])
+    return open_session
+
+# %% ../../nbs/221_queue.worker.ipynb #9f21322d
+def serve_metrics(port: int) -> Any:
+    "Answer GET /metrics for all children of this process, in a thread."
+    folder = os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', tempfile.mkdtemp(prefix='unde-metrics-'))
+    # imported only now: it looks for the folder when it is imported
+    from prometheus_client import CollectorRegistry, multiprocess, start_http_server
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, folder)
+    return start_http_server(port, registry=registry)
+
+def watch_worker(settings: Settings) -> None:
+    "Before the worker starts: JSON lines instead of Celery's own, and its metrics."
+    from celery.signals import setup_logging, worker_init
+    def as_json(**_: Any) -> None: log_as_json()
+    def metrics(**_: Any) -> None:
+        if settings.METRICS_PORT: serve_metrics(settings.METRICS_PORT)
+    setup_logging.connect(as_json, weak=False)
+    worker_init.connect(metrics, weak=False)
 
 # %% ../../nbs/221_queue.worker.ipynb #46973820
 def add_task(app: Celery, open_session: Opener) -> None:
-    "The task `recognize_photo`; the session is opened when the first one comes."
-    from unde_recog.session import follow_index
-    opened: list[Session] = []
+    "The task `recognize_photo`; `open_session` is called for each, and gives the one that is open."
     def recognize_photo(
         self: Any, photo_url: str, user_id: str | None = None, user_mall: str | None = None
     ) -> dict[str, Any]:
         from unde_recog.db.database import DatabaseError
-        if not opened:
-            opened.append(open_session())
-            follow_index(opened[0])
-        try: return answer_task(opened[0], self.request.id, photo_url, user_id, user_mall=user_mall)
+        try: return answer_task(open_session(), self.request.id, photo_url, user_id, user_mall=user_mall)
         except (DatabaseError, TimeoutError) as e:
             raise self.retry(exc=RuntimeError(type(e).__name__), countdown=2, max_retries=30) from None
     app.task(bind=True, name='recognize_photo')(recognize_photo)
@@ -135,7 +186,6 @@ def make_celery(settings: Settings | None = None, open_session: Opener | None = 
     Raises `ImportError` without the extra, `SettingsError` without a broker."""
     try: from celery import Celery
     except ImportError: raise ImportError("the queue needs Celery: pip install 'unde_recog[queue]'") from None
-    from unde_recog.session import open_recognizer
     given = settings or load_settings()
     if given.CELERY_BROKER_URL is None:
         raise SettingsError(
@@ -145,7 +195,7 @@ def make_celery(settings: Settings | None = None, open_session: Opener | None = 
     results = given.CELERY_RESULT_BACKEND
     app = Celery('unde_recog', broker=broker, backend=results.get_secret_value() if results else None)
     app.conf.update(celery_settings(broker))
-    add_task(app, open_session or (lambda: open_recognizer(given)))
+    add_task(app, open_session or worker_opener(given, None if settings else load_settings))
     return app
 
 # %% ../../nbs/221_queue.worker.ipynb #b8f2809f
@@ -154,4 +204,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 @lru_cache(1)
-def _application() -> Celery: return make_celery()
+def _application() -> Celery:
+    watch_worker(load_settings())
+    return make_celery()

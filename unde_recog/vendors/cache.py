@@ -19,7 +19,7 @@ from PIL import Image
 from psycopg.types.json import Jsonb
 from ..contracts import Candidate, Detector, Item, Reranker, Retriever, SkuKey, Tagger, Verdict
 from ..db.database import Databases
-from ..detect import cut
+from ..detect import cut, decoded_box
 from ..media.images import pixel_hash
 from .council import tags_as_data
 
@@ -164,7 +164,10 @@ class CachedDetector:
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]:
         kind, key = f'{self.name} detect', question(pixel_hash(photo), self.versions)
         if known := await self.cache.get(kind, [key]):
-            return [cut(photo, *found, label=label) for *found, label in known[key]]
+            return [
+                cut(photo, decoded_box(box, photo), *about, label=label)
+                for box, *about, label in known[key]
+            ]
         found = await self.inner.detect(photo, timeout=timeout)
         await self.cache.put(kind, {key: [(list(i.box), i.category, i.confidence, i.label) for i in found]})
         return found

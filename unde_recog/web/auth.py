@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['RIGHTS', 'Key', 'fingerprint', 'key_of', 'read_keys', 'write_keys', 'add_key', 'remove_key', 'Bucket', 'bucket_of',
            'is_loopback', 'host_of', 'from_elsewhere', 'Caller', 'shown_key', 'unknown_key', 'too_often',
-           'local_caller', 'Keyring', 'check_bind']
+           'local_caller', 'KeyFile', 'Guesses', 'client_of', 'Keyring', 'check_bind']
 
 # %% ../../nbs/193_web.auth.ipynb #48f38d54
 import hashlib, ipaddress, json, os, re, secrets, threading, time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -130,15 +131,25 @@ def from_elsewhere(request: Request) -> bool:
     site, origin = request.headers.get('sec-fetch-site'), request.headers.get('origin')
     if request.method in ('GET', 'HEAD') and request.headers.get('sec-fetch-mode') == 'navigate':
         return False
-    if site in ('cross-site', 'same-site'): return True
-    return bool(origin) and re.sub('^https?://', '', str(origin)) != request.headers.get('host', '')
+    if site: return site in ('cross-site', 'same-site')  # the browser's own word, which no page can change
+    if not origin: return False
+    # a proxy that rewrites Host says what it was; a page of another site cannot add that header
+    hosts = request.headers.get('host', ''), request.headers.get('x-forwarded-host', '')
+    return re.sub('^https?://', '', origin) not in hosts
 
 # %% ../../nbs/193_web.auth.ipynb #2ca59187
 @dataclass(frozen=True)
 class Caller:
-    "Who asks."
+    "Who asks; `per_minute` is 0 without a limit, `person` names the session of a shopper."
     name: str
     rights: tuple[str, ...]
+    per_minute: int = 0
+    person: str = ''
+
+    @property
+    def owner(self) -> str:
+        "What is kept apart by: the person's session, else the key's name."
+        return self.person or self.name
 
 def shown_key(request: Request) -> str:
     "The key that a request shows, or ''."
@@ -149,8 +160,8 @@ def unknown_key(shown: str) -> Problem:
     detail = 'this key is not known' if shown else 'show a key: Authorization: Bearer …'
     return Problem(401, 'no_key', detail)
 
-def too_often(key: Key, wait: float) -> Problem:
-    return Problem(429, 'too_often', f'this key may ask {key.per_minute} times a minute', retry_after=wait)
+def too_often(per_minute: int, wait: float) -> Problem:
+    return Problem(429, 'too_often', f'this key may ask {per_minute} times a minute', retry_after=wait)
 
 def local_caller(request: Request) -> Caller:
     "Who asks where there are no keys. Raises `Problem` (403) for another machine."
@@ -163,38 +174,87 @@ def local_caller(request: Request) -> Caller:
     return Caller('local', RIGHTS)
 
 # %% ../../nbs/193_web.auth.ipynb #4b37942b
-class Keyring:
-    "The keys of a file, or none at all; the file is looked at every `reread` seconds."
-    def __init__(self, path: Path | None, reread: float = 5.):
-        self.path, self.reread = path, reread
-        self._at, self._stamp, self._lock = float('-inf'), -1, threading.Lock()
-        self._keys: dict[str, Key] = {}
-        self._buckets: dict[str, Bucket] = {}
-        if path is not None: self._refresh(path)
+class KeyFile:
+    """The keys of a file, looked at again every `reread` seconds.
 
-    def _refresh(self, path: Path) -> None:
+    A file that breaks or disappears later leaves the last good keys in force; `problem` says so."""
+    def __init__(self, path: Path, reread: float = 2.):
+        self.path, self.reread, self.problem = path, reread, ''
+        self._at, self._stamp = float('-inf'), (-1, -1, -1)
+        self.keys = {k.sha256: k for k in read_keys(path)}  # at the start a broken file stops the service
+
+    def stamp(self) -> tuple[int, int, int]:
+        "What changes when the file does; a file that is replaced may keep its time."
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def refresh(self) -> None:
+        if time.monotonic() - self._at < self.reread: return
         self._at = time.monotonic()
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
-        if stamp == self._stamp: return
-        self._keys, self._stamp = {k.sha256: k for k in read_keys(path)}, stamp
+        try:
+            if (stamp := self.stamp()) == self._stamp: return
+            self.keys, self._stamp = {k.sha256: k for k in read_keys(self.path)}, stamp
+            self.problem = ''
+        except (OSError, SettingsError) as e:
+            if not self.keys and isinstance(e, FileNotFoundError): return  # it was never there
+            self._stamp = -1, -1, -1
+            why = 'is gone' if isinstance(e, FileNotFoundError) else 'cannot be read'
+            self.problem = f'the file of API keys {why}: the last good keys stay in force'
 
-    def caller(self, request: Request, right: str) -> Caller:
+# %% ../../nbs/193_web.auth.ipynb #dd36817f
+class Guesses:
+    "Wrong keys by address: ten at once, then one in six seconds."
+    def __init__(self, limit: int = 10_000):
+        self.limit = limit
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def count(self, client: str) -> None:
+        "Note a wrong key. Raises `Problem` (429) when there were too many."
+        bucket = self._buckets.setdefault(client, Bucket(1/6, 10.))
+        self._buckets.move_to_end(client)
+        while len(self._buckets) > self.limit: self._buckets.popitem(last=False)
+        if wait := bucket.take(time.monotonic()):
+            raise Problem(429, 'too_many_guesses', 'too many wrong keys from this address', retry_after=wait)
+
+def client_of(request: Request) -> str: return request.client.host if request.client else ''
+
+# %% ../../nbs/193_web.auth.ipynb #c2c97d23
+class Keyring:
+    "The keys of a file, or none at all."
+    def __init__(self, path: Path | None, reread: float = 2.):
+        self.file = None if path is None else KeyFile(path, reread)
+        self.guesses, self._lock = Guesses(), threading.Lock()
+        self._buckets: dict[str, Bucket] = {}
+
+    @property
+    def problem(self) -> str:
+        "Why the keys are not those of the file, or ''."
+        if self.file is None: return ''
+        with self._lock: self.file.refresh()
+        return self.file.problem
+
+    def caller(self, request: Request, right: str, *, counted: bool = True) -> Caller:
         "Raises `Problem`: 401 without a key, 403 without the right, 429 too often."
         if from_elsewhere(request):
             raise Problem(403, 'cross_site', 'a page of another site may not ask here')
-        if self.path is None: return local_caller(request)
+        if self.file is None: return local_caller(request)
         with self._lock:
-            if time.monotonic() - self._at > self.reread: self._refresh(self.path)
-            shown = shown_key(request)
-            key = self._keys.get(fingerprint(shown)) if shown else None
-            if key is None: raise unknown_key(shown)
+            self.file.refresh()
+            key = self._key(shown_key(request), client_of(request))
             if right not in key.rights: raise Problem(403, 'no_right', f'this key has no right to {right}')
-            self._take(key)
-            return Caller(key.name, key.rights)
+            if counted: self._take(key)
+            return Caller(key.name, key.rights, key.per_minute)
+
+    def _key(self, shown: str, client: str) -> Key:
+        assert self.file is not None
+        key = self.file.keys.get(fingerprint(shown)) if shown else None
+        if key is not None: return key
+        if shown: self.guesses.count(client)
+        raise unknown_key(shown)
 
     def _take(self, key: Key) -> None:
         bucket = self._buckets.setdefault(key.sha256, bucket_of(key))
-        if wait := bucket.take(time.monotonic()): raise too_often(key, wait)
+        if wait := bucket.take(time.monotonic()): raise too_often(key.per_minute, wait)
 
 # %% ../../nbs/193_web.auth.ipynb #b47587b3
 def check_bind(settings: Settings, host: str) -> None:

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ASSETS', 'Brand', 'ExternalId', 'ERRORS', 'NOT_FOUND', 'JPEG', 'PictureCache', 'small_jpeg', 'picture', 'MallsAnswer',
            'Sample', 'SamplesAnswer', 'Feedback', 'samples', 'clean_id', 'page_data_routes', 'feedback_route',
-           'kept_photo', 'lab_routes', 'shop_routes']
+           'kept_photo', 'lab_routes', 'PhotoLink', 'link_route', 'OwnThings', 'Deleted', 'log_written', 'own_routes',
+           'shop_routes']
 
 # %% ../../nbs/206_web.catalogue.ipynb #a99e3a37
-import json, threading, uuid
+import asyncio, json, threading, time, uuid
 from collections import OrderedDict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..contracts import SkuKey
 from ..media.images import ImageError, shrink, to_jpeg
 from ..media.storage import load_image
-from .inputs import Text
+from .inputs import PhotoInput, RecognizeParams, Text
+from .privacy import forget
 from .problems import Problem, brand_or_problem, problem_responses
 from .queries import keep_feedback, latest, malls, photo_of, photo_url, trail
-from .state import AppState
+from .state import AppState, admit, photo_of_input
 
 # %% ../../nbs/206_web.catalogue.ipynb #109e3973
 class PictureCache:
@@ -159,7 +161,7 @@ def page_data_routes(state: AppState, router: APIRouter) -> None:
         external_id: ExternalId,
         size: Literal['240', '480', '960'] = '480',
     ) -> Response:
-        state.caller(request)
+        state.caller(request, counted=False)  # a page shows dozens of them
         key = SkuKey(brand, clean_id(external_id))
         data = await state.pictures.run(picture, state, cache, key, int(size))
         headers = {'Cache-Control': 'private, max-age=86400'}
@@ -226,6 +228,60 @@ def lab_routes(state: AppState, router: APIRouter) -> None:
         responses={**JPEG, **responses},
     )
 
+# %% ../../nbs/206_web.catalogue.ipynb #db89d801
+class PhotoLink(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    url: str = Field(max_length=2000, pattern='^https?://', examples=['https://example.com/look.jpg'])
+
+def link_route(state: AppState, router: APIRouter) -> None:
+    "POST /api/v1/photo."
+    async def photo_by_link(request: Request, body: PhotoLink) -> Response:
+        await admit(state, request)
+        image = await photo_of_input(state, PhotoInput(RecognizeParams.model_validate({'url': body.url})))
+        data = await state.pictures.run(lambda: to_jpeg(shrink(image, 1600), 90))
+        return Response(data, media_type='image/jpeg', headers={'Cache-Control': 'no-store'})
+    router.add_api_route(
+        '/api/v1/photo',
+        photo_by_link,
+        methods=['POST'],
+        tags=['shop'],
+        summary='A photo by its address, for the page to show',
+        response_class=Response,
+        responses={**JPEG, **ERRORS, **problem_responses(400, 408, 413, 415)},
+    )
+
+# %% ../../nbs/206_web.catalogue.ipynb #aee0c712
+class OwnThings(BaseModel):
+    "What is kept of whoever asks."
+    shopper: bool = Field(description='a session without a key: what is its can be deleted here')
+    days: int = Field(description='how long a request stays tied to a session', examples=[90])
+
+class Deleted(BaseModel):
+    requests: int = Field(description='how many requests there were')
+
+async def log_written(state: AppState, seconds: float = 3.) -> None:
+    "Wait until what was answered is in the log, so that it is deleted with the rest."
+    log, ends = state.engine.session.recognizer.log, time.monotonic() + seconds
+    while log is not None and log.waiting and time.monotonic() < ends: await asyncio.sleep(.05)
+
+def own_routes(state: AppState, router: APIRouter) -> None:
+    "GET and DELETE /api/v1/me."
+    async def about(request: Request) -> OwnThings:
+        caller = state.caller(request, counted=False)
+        return OwnThings(shopper=bool(caller.person), days=state.settings.RETENTION.days)
+
+    async def delete(request: Request) -> Deleted:
+        caller = state.caller(request)
+        if not caller.person:
+            raise Problem(403, 'no_session', 'only a session of the page has things of its own')
+        await log_written(state)
+        db, settings = state.engine.db, state.settings
+        return Deleted(requests=await state.small.run(forget, db, caller.person, settings))
+    path = '/api/v1/me'
+    router.add_api_route(path, about, tags=['shop'], summary='What is kept of you', responses=ERRORS)
+    summary = 'Delete all that was kept of you'
+    router.add_api_route(path, delete, methods=['DELETE'], tags=['shop'], summary=summary, responses=ERRORS)
+
 # %% ../../nbs/206_web.catalogue.ipynb #8fe49435
 def shop_routes(state: AppState) -> APIRouter:
     "Everything of role app besides recognition and search."
@@ -233,4 +289,6 @@ def shop_routes(state: AppState) -> APIRouter:
     page_data_routes(state, router)
     feedback_route(state, router)
     lab_routes(state, router)
+    own_routes(state, router)
+    link_route(state, router)
     return router

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
-__all__ = ['log', 'T', 'Work', 'instrument_parts', 'vendor_settings', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
+__all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
            'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading', 'EngineState',
            'watch_session', 'call_in', 'close_engine', 'Engine']
 
@@ -40,6 +40,10 @@ _METHODS = (
 )
 
 
+def timed_primary(primary: Any, metrics: Metrics) -> Any:
+    "The primary retriever, its searches counted and timed as part `primary`."
+    return InstrumentedPart(primary, 'search', 'primary', metrics)
+
 def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
     "`parts` with the calls of all replaceable ones counted."
     wrapped: dict[str, Any] = {
@@ -47,22 +51,17 @@ def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
         for field, method, name in _METHODS
         if (part := getattr(parts, field)) is not None
     }
+    if parts.primary is not None: wrapped['primary'] = timed_primary(parts.primary, metrics)
     return replace(parts, **wrapped)
 
 # %% ../../nbs/198_web.lifecycle.ipynb #5cecf3e1
-def vendor_settings(settings: Settings, role: str) -> Settings:
-    "The settings without the keys of those vendors that another role of ours asks."
-    if role in ('gateway', 'reranker'): return settings
-    asked = {'XIMILAR_API_TOKEN': settings.XIMILAR_GW_URL, 'GEMINI_API_KEY': settings.LLM_RERANKER_URL}
-    return settings.model_copy(update={key: None for key, url in asked.items() if url})
-
 def primary_of(
     settings: Settings, db: Databases, version: Version, pool: WorkerPool, *, role: str = 'app'
 ) -> Any:
     "The primary retriever over a version of the index, with its model here or behind EMBEDDER_URL."
     from unde_recog.embedder import embedder_for
     from unde_recog.web.pools import PooledRetriever
-    from unde_recog.web.remote import RemoteEmbedder
+    from unde_recog.vendors.remote import RemoteEmbedder
     if settings.EMBEDDER_URL and role not in ('embedder', 'embed-batch'):
         embedder: Any = RemoteEmbedder(settings, version)
     else:
@@ -88,12 +87,13 @@ def live_parts(
     from unde_recog.context import Parts
     from unde_recog.session import local_parts
     from unde_recog.vendors.parts import paid_parts
-    from unde_recog.web.remote import remote_parts
+    from unde_recog.vendors.remote import remote_parts, without_keys
     primary = primary_of(settings, db, version, pool, role=role) if version else None
     if role in ('embedder', 'embed-batch'): return Parts(primary=primary)
     parts = local_parts(settings, primary)
-    parts = paid_parts(vendor_settings(settings, role), parts, db, storage)
-    if role not in ('gateway', 'reranker'): parts = remote_parts(settings, parts)
+    itself = role in ('gateway', 'reranker')
+    parts = paid_parts(settings if itself else without_keys(settings), parts, db, storage)
+    if not itself: parts = remote_parts(settings, parts)
     return instrument_parts(parts, metrics)
 
 # %% ../../nbs/198_web.lifecycle.ipynb #7911dd9f
@@ -153,14 +153,19 @@ def newest(settings: Settings, db: Databases, role: str) -> Version | None:
     with db.connect('vectors') as conn: return current_version(conn, settings.BLEND_EMBEDDING_VERSION)
 
 def take_over(
-    session: Session, db: Databases, version: Version | None, pool: WorkerPool, *, role: str
+    session: Session,
+    db: Databases,
+    version: Version | None,
+    pool: WorkerPool,
+    *,
+    metrics: Metrics,
+    role: str,
 ) -> bool:
     "Read another version of the index from the next request on, if there is a newer one."
     recognizer = session.recognizer
     if version is None or recognizer.parts.primary.version == version.version: return False
-    recognizer.parts = replace(
-        recognizer.parts, primary=primary_of(recognizer.settings, db, version, pool, role=role)
-    )
+    primary = primary_of(recognizer.settings, db, version, pool, role=role)
+    recognizer.parts = replace(recognizer.parts, primary=timed_primary(primary, metrics))
     log.info('the index %s took over', version.version)
     return True
 
@@ -176,7 +181,8 @@ def load_once(engine: Engine) -> None:
         engine.reason.pop('database', None)
     version = newest(engine.settings, engine.opened, engine.role)
     if engine.ready is not None:
-        take_over(engine.ready, engine.opened, version, engine.inference, role=engine.role)
+        how: dict[str, Any] = {'metrics': engine.metrics, 'role': engine.role}
+        take_over(engine.ready, engine.opened, version, engine.inference, **how)
         return
     engine.take(engine.session_over(version))
     if engine.reload is not None: watch_settings(engine.session, engine.reload)

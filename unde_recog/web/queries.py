@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABANDONED', 'KEPT', 'malls', 'photo_url', 'answer_key', 'in_progress', 'claimed_by', 'claim', 'keep_answer',
-           'release', 'feedback_written', 'keep_feedback', 'read_trail', 'trail', 'latest', 'photo_of']
+           'release', 'count_call', 'delete_old_counts', 'feedback_written', 'keep_feedback', 'read_trail', 'trail',
+           'latest', 'photo_of']
 
 # %% ../../nbs/196_web.queries.ipynb #96436281
 import hashlib, time, uuid
@@ -82,6 +83,23 @@ def keep_answer(db: Databases, key: str, answer: Mapping[str, Any]) -> None:
 def release(db: Databases, key: str) -> None:
     "Give up a claim that was not answered."
     with db.connect('log') as conn: conn.execute(_RELEASE, (key,))
+
+# %% ../../nbs/196_web.queries.ipynb #92c12b8e
+_COUNT = """
+    insert into unde_counters (name, key, period, count)
+    values ('calls', %s, date_trunc('minute', now()), 1)
+    on conflict (name, key, period) do update set count = unde_counters.count + 1
+    returning count, 60 - extract(epoch from now() - period)"""
+_OLD_COUNTS = "delete from unde_counters where period < now() - interval '1 day'"
+
+def count_call(db: Databases, caller: str) -> tuple[int, float]:
+    "(calls of this minute, seconds until the next one), of one key by all processes."
+    with db.connect('log') as conn: counted = conn.execute(_COUNT, (caller,)).fetchone()
+    assert counted is not None
+    return counted[0], float(counted[1])
+
+def delete_old_counts(db: Databases) -> None:
+    with db.connect('log') as conn: conn.execute(_OLD_COUNTS)
 
 # %% ../../nbs/196_web.queries.ipynb #38ef6746
 def feedback_written(conn: psycopg.Connection, request_id: uuid.UUID, item_index: int, found: Any) -> bool:

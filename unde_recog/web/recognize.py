@@ -8,7 +8,7 @@ __all__ = ['EXAMPLE', 'log', 'EventHandler', 'HEARTBEAT', 'advice_due', 'recogni
            'answer_and_keep', 'answer_request', 'wants_events', 'replay', 'live_routes']
 
 # %% ../../nbs/200_web.recognize.ipynb #489da472
-import asyncio, json, logging, uuid
+import asyncio, hashlib, json, logging, uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +21,14 @@ from PIL import Image
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 from ..contracts import Answer
+from ..media.images import full_size
 from .inputs import PhotoInput, RecognizeParams, boxes_of, read_input
 from .problems import Problem, problem_of, problem_responses, response_of
 from unde_recog.web.state import (
     AppState,
     ClientDisconnected,
     IdempotencyClaim,
+    admit,
     photo_of_input,
     run_until_disconnect,
 )
@@ -106,6 +108,7 @@ async def recognize(
         'boxes': boxes_of(params, image),
         'request_id': rid,
         'filters': params.filters,
+        'content_hash': hashlib.sha256(photo.data).hexdigest() if photo.data else None,
         'photo_url': params.url if params.url and params.url.startswith('http') else None,
         'on_event': repeat if on_event is not None else None,
     }
@@ -254,9 +257,10 @@ async def answer_and_keep(
 # %% ../../nbs/200_web.recognize.ipynb #715c2e9e
 async def answer_request(state: AppState, request: Request) -> Response:
     "What POST /api/v1/recognize does."
-    caller = state.caller(request)
+    caller = await admit(state, request)
     state.check()
     photo = await read_input(request)
+    if caller.person: photo.params.user_id = caller.person  # a shopper is nobody else
     claim = IdempotencyClaim(state, request, caller, photo)
     if (kept := await claim.begin()) is not None: return replay(request, kept)
     task: asyncio.Task[Answer] | None = None
@@ -268,7 +272,7 @@ async def answer_request(state: AppState, request: Request) -> Response:
         task = asyncio.create_task(answer_and_keep(state, claim, photo, image, stream=stream))
         task.add_done_callback(lambda t: claim.release())
         if stream is not None:
-            sent = stream_events(state, request, stream, task, rid=claim.rid, size=image.size)
+            sent = stream_events(state, request, stream, task, rid=claim.rid, size=full_size(image))
             return Events(sent, task)
         answer = await run_until_disconnect(request, task)
     except ClientDisconnected: return Response(status_code=499)

@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from ..catalogue.products import colours_query, parse_colours, parse_products, products_query
 from ..contracts import Box, Candidate, Item, Match, SkuKey
 from ..db.database import run
+from ..detect import given_items
+from ..media.images import full_size
 from ..models.registry import ModelCard, cards
 from ..models.text import why_no_text
 from ..rerank import to_match
@@ -27,7 +29,7 @@ from .catalogue import ERRORS, NOT_FOUND, Brand, ExternalId, clean_id
 from .inputs import boxes_of, read_input
 from .problems import Problem, problem_responses
 from .recognize import body_schema
-from .state import AppState, ClientDisconnected, photo_of_input, run_until_disconnect
+from .state import AppState, ClientDisconnected, admit, photo_of_input, run_until_disconnect
 
 # %% ../../nbs/207_web.search.ipynb #9c222b89
 class SearchResult(BaseModel):
@@ -125,13 +127,13 @@ def primary_search(item: Item, k: int) -> Any:
 
 async def by_image(state: AppState, request: Request, k: int) -> SearchResult:
     "The products nearest to a photo, or to the first of the given boxes in it."
-    state.caller(request)
+    await admit(state, request)
     state.check()
     photo = await read_input(request)
     image, filters = await photo_of_input(state, photo), photo.params.filters
     given = boxes_of(photo.params, image)
-    box = Box(*given[0]['box']) if given else Box(0, 0, *image.size)
-    item = Item(box, 'other', 1., image.crop(box))
+    whole = Item(Box(0, 0, *full_size(image)), 'other', 1., image)
+    item = given_items(image, given[:1])[0] if given else whole
     async def look() -> tuple[str, list[Candidate]]:
         with state.admission.enter(): return await state.engine.call(primary_search(item, k))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
@@ -206,7 +208,7 @@ def search_routes(state: AppState) -> APIRouter:
     similar_route(state, router, 'items', 'Products like this one')
     similar_route(state, router, 'cut', 'Products of the same cut')
     async def search_by_text(request: Request, q: Words, k: Limit = 20) -> SearchResult:
-        state.caller(request)
+        await admit(state, request)
         return await by_text(state, q, k)
     summary = 'Products that fit a description'
     router.add_api_route('/api/v1/search', search_by_text, summary=summary, responses=ERRORS)

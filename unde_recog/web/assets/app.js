@@ -1,7 +1,7 @@
 // The shop's page: a photo goes in, garments with their finds come out, as soon as each is known.
 import {
   HUES, Problem, accessKey, ago, brandName, category, getJson, h, headers, icon, keyForm, languageSwitch, listed, locked, money, number, productPicture, recall, remember, repaint, say, serverEvents, t, term,
-} from '/assets/kit.js';
+} from './kit.js';
 
 const $ = (id) => document.getElementById(id);
 const CATEGORIES = ['top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag', 'hat', 'accessory', 'other'];
@@ -10,7 +10,9 @@ const LONGEST = 1600, LEAST = 24; // pixels: the longest side that is sent, the 
 const SLOW = 8000; // ms without a result, then a kind word
 const WAITS = 8; // how often a busy or waking service is asked again
 
-const state = { photo: null, rounds: [], items: [], only: null, drawing: null, malls: [], samples: [], startProblem: '', locked: null };
+const narrow = matchMedia('(max-width: 640px)');
+const SORTS = ['likeness', 'price', 'stock'];
+const state = { photo: null, rounds: [], items: [], only: null, sort: recall('sort', 'likeness'), words: '', reason: null, drawing: null, malls: [], samples: [], startProblem: '', locked: null };
 const wishes = { mall: '', sizes: [], other: '', gender: '', min: '', max: '', ...recall('wishes', {}) };
 
 // --- wishes: mall, size, gender, price ------------------------------------------------------------------------------
@@ -77,7 +79,8 @@ async function begin(blob, sample = null) {
 
 function reset() {
   for (const round of state.rounds) round.stop();
-  Object.assign(state, { photo: null, rounds: [], items: [], only: null, drawing: null });
+  Object.assign(state, { photo: null, rounds: [], items: [], only: null, drawing: null, words: '', reason: null });
+  forgetResult();
 }
 function leavePhoto() {
   reset();
@@ -108,11 +111,11 @@ const current = (round) => state.rounds.includes(round);
 function itemOf(round, index, seen = {}) {
   let item = round.items.find((i) => i.index === index);
   if (!item) {
-    item = { n: Math.max(0, ...state.items.map((i) => i.n)) + 1, round, index, box: null, category: 'other', type: null, first: null, matches: null, reranked: false, tags: {}, feedback: null };
+    item = { n: Math.max(0, ...state.items.map((i) => i.n)) + 1, round, index, box: null, category: 'other', person: 0, reason: null, type: null, first: null, matches: null, reranked: false, tags: {}, feedback: null };
     round.items.push(item);
     state.items.push(item);
   }
-  if (seen.box) Object.assign(item, { box: seen.box, category: seen.category ?? item.category });
+  if (seen.box) Object.assign(item, { box: seen.box, category: seen.category ?? item.category, person: seen.person_index ?? item.person ?? 0 });
   return item;
 }
 
@@ -123,7 +126,7 @@ async function ask(round) {
   const late = setTimeout(() => { round.slow = true; if (current(round)) { paintStatus(); say(t('slow')); } }, SLOW);
   paintFinds();
   try {
-    const response = await fetch('/api/v1/recognize', { method: 'POST', body: round.form(), signal: round.controller.signal, headers: headers({ Accept: 'text/event-stream', 'Idempotency-Key': round.key }) });
+    const response = await fetch('api/v1/recognize', { method: 'POST', body: round.form(), signal: round.controller.signal, headers: headers({ Accept: 'text/event-stream', 'Idempotency-Key': round.key }) });
     if (!response.ok) throw await Problem.of(response);
     round.status = 'looking';
     paintStatus();
@@ -169,10 +172,12 @@ function take(round, event, data) {
     paintTools();
   } else if (event === 'result') {
     Object.assign(round, { id: data.request_id, degraded: data.degraded ?? [], ms: data.total_ms, answered: true, status: 'done' });
-    for (const told of data.items) Object.assign(itemOf(round, told.item_index, told), { type: told.match_type, matches: told.matches, reranked: told.reranked, tags: told.tags ?? {} });
+    for (const told of data.items) Object.assign(itemOf(round, told.item_index, told), { type: told.match_type, reason: told.reason ?? null, matches: told.matches, reranked: told.reranked, tags: told.tags ?? {} });
+    state.reason = data.reason ?? null;
     const answered = new Set(data.items.map((i) => i.item_index));
     state.items = state.items.filter((i) => i.round !== round || answered.has(i.index));
     round.items = round.items.filter((i) => answered.has(i.index));
+    keepResult();
     say([summary(), ...round.items.map((i) => `${t('garment', { n: i.n, category: nameOf(i) })}: ${t(i.type)}`)].join('. '));
     paintFinds();
   } else if (event === 'advice') {
@@ -211,11 +216,11 @@ function paintStart() {
   $('samples').hidden = !state.samples.length;
   const title = (s) => (document.documentElement.lang === 'ru' && s.title_ru) || s.title || '';
   repaint($('samples-list'), state.samples.map((s) => h('li', {}, h('button', { type: 'button', class: 'sample', 'aria-label': t('sampleUse', { title: title(s) }), title: title(s), 'data-key': s.url, onclick: () => trySample(s) },
-    h('img', { src: s.url, alt: '', width: s.width ?? 512, height: s.height ?? 768, decoding: 'async' })))));
+    h('img', { src: s.url.replace(/^\//, ''), alt: '', width: s.width ?? 512, height: s.height ?? 768, decoding: 'async' })))));
 }
 async function trySample(sample) {
   try {
-    const response = await fetch(sample.url);
+    const response = await fetch(sample.url.replace(/^\//, ''));
     if (!response.ok) throw await Problem.of(response);
     await begin(await response.blob(), sample);
   } catch { state.startProblem = 'failed'; paintStart(); }
@@ -233,6 +238,7 @@ function choose(item) {
   state.only = state.only === item?.n || !item ? null : item.n;
   paintStage();
   for (const el of $('items').children) el.hidden = state.only != null && el.dataset.n !== String(state.only);
+  if (narrow.matches && state.only != null) document.querySelector(`.item[data-n="${state.only}"]`)?.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
   say(state.only == null ? t('shownAll') : t('shownOnly', { n: state.only }));
 }
 function paintStage() {
@@ -253,9 +259,36 @@ function paintTools() {
   const chip = (item) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only === item.n), 'data-key': `chip-${item.n}`, 'data-n': item.n, vars: { '--hue': hue(item) }, onclick: () => choose(item), 'aria-label': t('only', { n: item.n, category: nameOf(item) }) },
     h('span', { class: 'dot' }, item.n), nameOf(item));
   repaint($('tools'),
-    state.items.length > 1 && h('div', { class: 'chips' }, h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only == null), 'data-key': 'chip-all', onclick: () => choose(null) }, t('all')), [...state.items].sort((a, b) => a.n - b.n).map(chip)),
+    state.items.length > 1 && h('div', { class: 'chips' }, h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only == null), 'data-key': 'chip-all', onclick: () => choose(null) }, t('all')), inOrder().map(chip)),
     state.items.length === 1 && h('div', { class: 'chips' }, state.items.map(chip)),
-    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain', 'data-key': 'draw', onclick: () => startDrawing() }, icon('frame'), t('draw')), h('button', { type: 'button', class: 'plain', 'data-key': 'new', onclick: () => history.back() }, t('newPhoto'))));
+    h('details', { class: 'tools-more', open: state.toolsOpen ?? !narrow.matches, ontoggle: (e) => { state.toolsOpen = e.target.open; } }, h('summary', { 'data-key': 'tools' }, t('tools')),
+      h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain', 'data-key': 'draw', onclick: () => startDrawing() }, icon('frame'), t('draw')), h('button', { type: 'button', class: 'plain', 'data-key': 'new', onclick: () => history.back() }, t('newPhoto'))),
+      state.items.some((i) => i.matches?.length) && h('div', { class: 'order' }, sortChoice(), wordsField())));
+}
+function sortChoice() {
+  const select = h('select', { 'data-key': 'sort', 'aria-label': t('sort'), onchange: (e) => { state.sort = e.target.value; remember('sort', state.sort); for (const item of state.items) paintItem(item); } }, SORTS.map((s) => h('option', { value: s }, t(`sort_${s}`))));
+  select.value = SORTS.includes(state.sort) ? state.sort : 'likeness';
+  return select;
+}
+function wordsField() {
+  return h('input', { type: 'search', 'data-key': 'words', value: state.words, placeholder: t('words'), 'aria-label': t('words'), autocomplete: 'off', maxlength: 60, oninput: (e) => { state.words = e.target.value; for (const item of state.items) paintItem(item); } });
+}
+const inStock = (match) => (match.in_mall !== false && match.stores?.length > 0 ? 0 : 1);
+function ordered(matches) { // as the person wants them, and only those with their words
+  const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+  const about = (m) => [m.name, brandName(m.brand), m.external_id, ...(m.other_colours ?? []).map((c) => c.colour)].join(' ').toLowerCase();
+  const kept = words.length ? matches.filter((m) => words.every((w) => about(m).includes(w))) : [...matches];
+  if (state.sort === 'price') kept.sort((a, b) => (a.price ?? Infinity) - (b.price ?? Infinity));
+  if (state.sort === 'stock') kept.sort((a, b) => inStock(a) - inStock(b));
+  return kept;
+}
+function styles(matches) { // colourways of one style are one card: the first is shown, the others are its swatches
+  const first = new Map();
+  for (const match of matches) {
+    const key = match.style_id ? `${match.brand}/${match.style_id}` : `${match.brand}//${match.external_id}`;
+    if (first.has(key)) first.get(key).ways.push(match); else first.set(key, { ...match, ways: [] });
+  }
+  return [...first.values()];
 }
 
 // --- drawing a box, by pointer or keyboard --------------------------------------------------------------------------
@@ -392,9 +425,11 @@ function problemNote(round) {
 }
 function paintNotes() {
   const codes = state.rounds.flatMap((r) => r.degraded), told = kindly(codes), one = state.items.length === 1 && whole(state.items[0]);
-  repaint($('notes'), state.rounds.filter((r) => ['cut', 'failed', 'stopped'].includes(r.status)).map(problemNote),
-    one && h('div', { class: 'note' }, icon('frame'), h('div', {}, h('p', {}, t('wholeHint')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-hint', onclick: () => startDrawing() }, t('draw'))))),
-    told.length > 0 && h('div', { class: 'note', id: 'degraded', 'data-codes': codes.join(' ') }, icon('note'), h('div', {}, h('h2', { class: 'note-name' }, t('note')), told.filter((said) => !(one && said === t('d_detect'))).map((said) => h('p', {}, said)))));
+  const nobody = state.reason === 'no_garment' && !state.items.length;
+  repaint($('notes'), nobody && h('div', { class: 'note', id: 'no-garment' }, icon('hanger'), h('div', {}, h('h2', { class: 'note-name' }, t('foundNone')), h('p', {}, t('r_no_garment')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-none', onclick: () => startDrawing() }, t('draw'))))),
+    state.rounds.filter((r) => ['cut', 'failed', 'stopped'].includes(r.status)).map(problemNote),
+    one && h('div', { class: 'note' }, icon('frame'), h('div', {}, h('p', {}, t('wholeHint')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-hint', onclick: () => startDrawing() }, t('draw'))))));
+  repaint($('good'), told.length > 0 && h('div', { class: 'note', id: 'degraded', 'data-codes': codes.join(' ') }, icon('note'), h('div', {}, h('h2', { class: 'note-name' }, t('note')), told.filter((said) => !(one && said === t('d_detect'))).map((said) => h('p', {}, said)))));
 }
 
 // --- painting: the finds --------------------------------------------------------------------------------------------
@@ -429,7 +464,8 @@ function storesOf(match, full) {
     !first && !malls.length && h('p', { class: 'soft' }, t('noStock'))];
 }
 function coloursOf(match) {
-  const all = match.other_colours ?? [];
+  const ways = match.ways ?? [], known = new Set(ways.map((w) => w.external_id));
+  const all = [...ways.map((w) => ({ external_id: w.external_id, colour: w.name })), ...(match.other_colours ?? []).filter((c) => !known.has(c.external_id))];
   if (!all.length) return null;
   return h('div', { class: 'colours' }, h('p', { class: 'soft' }, t('colours')), h('ul', {}, all.slice(0, 5).map((c) => h('li', { title: term(c.colour) || c.external_id }, picture(match.brand, c.external_id, term(c.colour) || c.external_id, 'swatch'))), all.length > 5 && h('li', { class: 'soft' }, t('moreColours', { n: all.length - 5 }))));
 }
@@ -438,13 +474,56 @@ function noneButton(item, words) {
   return [h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(fb?.choice === 'none'), 'aria-label': t('noneOfTheseOf', { n: item.n }), 'data-key': `none-${item.n}`, onclick: () => feedback(item, { none: true }, 'none') }, icon('cross'), t(words)),
     h('span', { class: fb?.failed ? 'wrong' : 'thanks' }, fb?.failed ? t('feedbackFailed') : fb?.choice && !fb.busy ? t('thanks') : '')];
 }
+const priceOf = (match) => h('p', { class: 'price' }, match.price == null ? h('span', { class: 'soft' }, t('noPrice')) : money(match.price, match.currency), match.price != null && !match.currency && h('span', { class: 'soft' }, ` ${t('noCurrency')}`));
+function shopLink(match, kind) {
+  if (!/^https?:\/\//i.test(match.product_url ?? '')) return null;
+  return h('a', { class: `${kind} shop-link`, href: match.product_url, target: '_blank', rel: 'noopener noreferrer' }, t('openShop', { brand: brandName(match.brand) }), icon('out'));
+}
+
+// --- one find, close up: beside the garment, larger, with what else there is to know -------------------------------------
+function cropOf(item) {
+  if (!item.box || !state.photo) return null;
+  const [x0, y0, x1, y1] = partOf(item.round, item), { canvas, width, height } = state.photo;
+  const w = Math.max(1, Math.round((x1 - x0) * width)), hgt = Math.max(1, Math.round((y1 - y0) * height));
+  const crop = h('canvas', { class: 'crop', width: w, height: hgt, role: 'img', 'aria-label': t('yourGarment') });
+  crop.getContext('2d').drawImage(canvas, x0 * width, y0 * height, w, hgt, 0, 0, w, hgt);
+  return crop;
+}
+const zoomable = (el, words) => h('button', { type: 'button', class: 'zoom', 'aria-pressed': 'false', 'aria-label': t('zoom', { what: words }), onclick: (e) => { const on = e.currentTarget.getAttribute('aria-pressed') !== 'true'; e.currentTarget.setAttribute('aria-pressed', String(on)); } }, el);
+function openSheet(item, match, final) {
+  const sheet = $('sheet'), name = match.name || match.external_id, choice = `${match.brand}/${match.external_id}`, crop = item && cropOf(item);
+  const large = productPicture(match.brand, match.external_id, { class: 'large', alt: name }, noPicture, 960);
+  const more = h('div', { class: 'alike' });
+  const paint = () => repaint(sheet,
+    h('div', { class: 'sheet-head' }, h('div', {}, h('p', { class: 'brand' }, brandName(match.brand)), h('h2', { id: 'sheet-name', tabindex: '-1' }, name)), h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-close', 'aria-label': t('close'), onclick: () => sheet.close() }, icon('cross'))),
+    h('div', { class: `compare${crop ? '' : ' one'}` }, crop && h('figure', {}, zoomable(crop, t('yourGarment')), h('figcaption', {}, t('yourGarment'))), h('figure', {}, zoomable(large, name), h('figcaption', {}, t('theProduct')))),
+    h('div', { class: 'row spread' }, priceOf(match), shopLink(match, 'main small')),
+    item && likeness(match.score, final ? item.type : null, final && Math.max(...item.matches.map((m) => m.score))),
+    final && h('div', { class: 'at-hand-sheet' }, storesOf(match, true), coloursOf(match)),
+    final && item && h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(item.feedback?.choice === choice), 'data-key': 'sheet-it', onclick: async () => { await feedback(item, { brand: match.brand, external_id: match.external_id }, choice); paint(); } }, icon('check'), t('thisIsIt')), h('span', { class: item.feedback?.failed ? 'wrong' : 'thanks', role: 'status' }, item.feedback?.failed ? t('feedbackFailed') : item.feedback?.choice === choice && !item.feedback.busy ? t('thanks') : '')),
+    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-more', onclick: () => showAlike(match, more) }, t('moreLike'))), more);
+  if (!sheet.open && document.activeElement?.dataset.key) state.opened = CSS.escape(document.activeElement.dataset.key);
+  paint();
+  if (!sheet.open) sheet.showModal();
+  sheet.scrollTop = 0;
+  $('sheet-name').focus();
+}
+async function showAlike(match, place) {
+  repaint(place, h('p', { class: 'soft' }, t('searching')));
+  try {
+    const found = await getJson(`api/v1/similar-items/${encodeURIComponent(match.brand)}/${encodeURIComponent(match.external_id)}?k=8`);
+    repaint(place, h('ul', { class: 'cards' }, styles(found.matches).map((m) => h('li', { class: 'card' }, h('article', {}, h('button', { type: 'button', class: 'open', 'aria-label': t('openCard', { name: m.name || m.external_id }), onclick: () => openSheet(null, m, false) }, picture(m.brand, m.external_id, m.name || m.external_id)), h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(m.brand)), h('h3', {}, m.name || m.external_id), priceOf(m)))))));
+  } catch { repaint(place, h('p', { class: 'wrong' }, t('noAlike'))); }
+  place.scrollIntoView({ block: 'end', behavior: 'smooth' });
+}
 const alone = (item) => item.type === 'exact' && item.matches?.length === 1;
 function card(item, match, final) {
   const name = match.name || match.external_id, choice = `${match.brand}/${match.external_id}`, chosen = item.feedback?.choice === choice;
-  return h('li', { class: `card${chosen ? ' chosen' : ''}`, 'data-sku': choice }, h('article', {}, picture(match.brand, match.external_id, name),
-    h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(match.brand)), h('h3', {}, name), h('p', { class: 'price' }, money(match.price, match.currency) || h('span', { class: 'soft' }, t('noPrice'))),
+  const open = h('button', { type: 'button', class: 'open', 'aria-label': t('openCard', { name }), 'data-key': `open-${item.n}-${choice}`, onclick: () => openSheet(item, match, final) }, picture(match.brand, match.external_id, name), match.ways?.length > 0 && h('span', { class: 'ways' }, t('waysCount', { n: match.ways.length + 1 })));
+  return h('li', { class: `card${chosen ? ' chosen' : ''}`, 'data-sku': choice }, h('article', {}, open,
+    h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(match.brand)), h('h3', {}, name), priceOf(match),
       likeness(match.score, final ? item.type : null, final && Math.max(...item.matches.map((m) => m.score)))),
-    final && h('div', { class: 'at-hand' }, storesOf(match, alone(item)), coloursOf(match),
+    final && h('div', { class: 'at-hand' }, storesOf(match, alone(item)), coloursOf(match), shopLink(match, 'plain small'),
       h('p', { class: 'row it' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(chosen), 'aria-label': t('thisIsItOf', { name }), 'data-key': `it-${item.n}-${choice}`, onclick: () => feedback(item, { brand: match.brand, external_id: match.external_id }, choice) }, icon('check'), t('thisIsIt')), alone(item) && noneButton(item, 'notThis')))));
 }
 const skeletons = (n) => h('ul', { class: 'cards', 'aria-hidden': 'true' }, Array.from({ length: n }, () => h('li', { class: 'card skeleton' }, h('span', { class: 'picture' }), h('div', { class: 'facts' }, h('i', {}), h('i', {}), h('i', {})))));
@@ -455,22 +534,26 @@ function tagsOf(item) {
   return h('p', { class: 'tags' }, hex && h('span', { class: 'ink', 'aria-hidden': 'true', vars: { '--ink-colour': hex } }), h('span', { class: 'unseen' }, `${t('tags')}: `), words.join(' · '));
 }
 function itemKids(item) {
-  const busy = working(item.round), final = item.matches != null, shown = final ? item.matches : item.first;
-  const word = final ? t(item.type === 'none' && shown.length ? 'none' : item.type) : busy ? t('searching') : t('firstLook');
-  const long = final ? (item.type === 'none' && shown.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
-  const most = !final ? 3 : item.type === 'style' && !item.all ? 3 : 12, hidden = shown ? Math.max(0, shown.length - most) : 0;
-  return [h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${final ? item.type : busy ? 'busy' : 'first'}` }, word), tagsOf(item),
-    item.box && h('button', { type: 'button', class: 'quiet', 'aria-label': t('adjustOf', { n: item.n }), 'data-key': `adjust-${item.n}`, onclick: () => startDrawing(item) }, t(whole(item) ? 'draw' : 'adjust'))),
-  long && h('p', { class: 'long' }, long, final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
-  shown ? shown.length > 0 && h('ul', { class: `cards${alone(item) ? ' one' : ''}` }, shown.slice(0, shown.length - hidden).map((m) => card(item, m, final))) : busy && skeletons(3),
-  final && shown.length > 0 && !alone(item) && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
+  const busy = working(item.round), final = item.matches != null, all = final ? item.matches : item.first, shown = all && styles(ordered(all));
+  const word = final ? t(item.type) : busy ? t('searching') : t('firstLook');
+  const long = final ? (item.reason ? t(`r_${item.reason}`) : item.type === 'none' && all.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
+  const most = !final ? 3 : item.type === 'style' && !item.all && !narrow.matches ? 3 : 12, hidden = shown ? Math.max(0, shown.length - most) : 0;
+  const atEnd = final && narrow.matches && shown.length > 0 && !alone(item); // the end of the row to swipe through
+  const persons = [...new Set(state.items.map((i) => i.person ?? 0))].sort((a, b) => a - b), leader = inOrder().find((i) => i.person === item.person);
+  return [persons.length > 1 && leader === item && h('p', { class: 'person' }, t('person', { n: persons.indexOf(item.person) + 1 })),
+  h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${final ? item.type : busy ? 'busy' : 'first'}` }, word), tagsOf(item),
+    item.box && h('button', { type: 'button', class: 'quiet', 'aria-label': t('adjustOf', { n: item.n }), 'data-key': `adjust-${item.n}`, onclick: () => startDrawing(item) }, icon('frame'), h('span', {}, t(whole(item) ? 'draw' : 'adjust')))),
+  long && h('p', { class: `long${item.reason || !final || !shown.length ? '' : ' usual'}` }, long, all?.length > 0 && !shown.length && ` ${t('noWords', { words: state.words })}`, final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
+  shown ? shown.length > 0 && h('ul', { class: `cards${alone(item) ? ' one' : ''}` }, shown.slice(0, shown.length - hidden).map((m) => card(item, m, final)), atEnd && h('li', { class: 'card end' }, noneButton(item, 'noneOfThese'))) : busy && skeletons(3),
+  final && all.length > 0 && !alone(item) && !atEnd && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
     noneButton(item, 'noneOfThese'))];
 }
+const inOrder = () => [...state.items].sort((a, b) => (a.person ?? 0) - (b.person ?? 0) || a.n - b.n);
 function paintItem(item) {
   let place = [...$('items').children].find((el) => el.dataset.n === String(item.n));
   if (!place) {
     place = h('section', { class: 'item', 'data-n': item.n, 'aria-labelledby': `item-${item.n}` });
-    const after = [...$('items').children].find((el) => Number(el.dataset.n) > item.n);
+    const order = inOrder(), after = order.slice(order.indexOf(item) + 1).map((i) => [...$('items').children].find((el) => el.dataset.n === String(i.n))).find(Boolean);
     $('items').insertBefore(place, after ?? null);
   }
   place.style.setProperty('--hue', hue(item));
@@ -482,7 +565,7 @@ function paintAfter() {
   const advice = state.rounds.map((r) => r.advice).filter(Boolean), ids = state.rounds.filter((r) => r.answered && r.id);
   const unjudged = state.items.some((i) => i.matches?.length > 1) && !state.items.some((i) => i.reranked);
   repaint($('after'), unjudged && h('p', { class: 'quiet-note' }, t('notJudged')), advice.length > 0 && h('section', { class: 'advice', 'aria-labelledby': 'advice' }, h('h2', { id: 'advice' }, t('advice')), advice.map((text) => h('p', {}, text)), h('small', {}, t('adviceNote'))),
-    ids.length > 0 && h('p', { class: 'trail' }, ids.map((r) => h('a', { href: `/lab?id=${encodeURIComponent(r.id)}`, 'data-key': `lab-${r.id}` }, t('lab')))));
+    ids.length > 0 && h('p', { class: 'trail' }, ids.map((r) => h('a', { href: `lab?id=${encodeURIComponent(r.id)}`, 'data-key': `lab-${r.id}` }, t('lab')))));
 }
 function paintFinds() {
   const known = new Set(state.items.map((i) => String(i.n)));
@@ -492,7 +575,7 @@ function paintFinds() {
   paintStatus();
   paintNotes();
   paintStage();
-  for (const item of state.items) paintItem(item);
+  for (const item of inOrder()) paintItem(item);
   paintAfter();
 }
 async function feedback(item, body, choice) {
@@ -501,7 +584,7 @@ async function feedback(item, body, choice) {
   item.feedback = { choice, busy: true };
   paintItem(item);
   try {
-    const response = await fetch(`/api/v1/requests/${encodeURIComponent(item.round.id)}/feedback`, { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: JSON.stringify({ item_index: item.index, ...body }) });
+    const response = await fetch(`api/v1/requests/${encodeURIComponent(item.round.id)}/feedback`, { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: JSON.stringify({ item_index: item.index, ...body }) });
     if (!response.ok) throw await Problem.of(response);
     item.feedback = { choice };
     say(t('thanks'));
@@ -520,22 +603,82 @@ function paintAll() {
   paintFinds();
 }
 
+// --- a result outlives a reload and going back; it stays in this tab and goes with the photo --------------------------------
+const KEPT = 'unde.result';
+const forgetResult = () => { try { sessionStorage.removeItem(KEPT); } catch { /* nothing is kept */ } };
+const asDataUrl = (blob) => new Promise((done, fail) => { const reader = Object.assign(new FileReader(), { onload: () => done(reader.result), onerror: fail }); reader.readAsDataURL(blob); });
+async function keepResult() {
+  if (!state.photo || !state.items.length || state.rounds.some(working)) return;
+  const { photo, rounds, items, reason } = state;
+  try {
+    const plain = rounds.map(({ key, boxes, wished: asked, id, scale, degraded, advice, ms }) => ({ key, boxes, wished: asked, id, scale, degraded, advice, ms }));
+    const parts = items.map(({ round, ...item }) => ({ ...item, of: rounds.indexOf(round) }));
+    sessionStorage.setItem(KEPT, JSON.stringify({ photo: await asDataUrl(photo.sent), rounds: plain, items: parts, reason }));
+  } catch { forgetResult(); } // no room, or not allowed: then it does not outlive a reload
+}
+async function restoreResult() {
+  let kept;
+  try { kept = JSON.parse(sessionStorage.getItem(KEPT)); } catch { kept = null; }
+  if (!kept?.items?.length) return false;
+  try {
+    const [head, body] = kept.photo.split(','), bytes = Uint8Array.from(atob(body), (c) => c.charCodeAt(0));
+    const sent = new Blob([bytes], { type: /:(.*?);/.exec(head)[1] }), canvas = await openPhoto(sent);
+    state.photo = { canvas, sent, width: canvas.width, height: canvas.height };
+    const made = kept.rounds.map((of) => Object.assign(newRound(of.boxes), of, { status: 'done', answered: true, items: [] }));
+    state.rounds = made;
+    state.items = kept.items.map(({ of, ...item }) => { const again = { ...item, round: made[of] }; made[of].items.push(again); return again; });
+    state.reason = kept.reason;
+    paintAll();
+    return true;
+  } catch { reset(); return false; }
+}
+
 // --- the page's own events ------------------------------------------------------------------------------------------
 async function loadLists() {
   const key = accessKey(), before = state.locked;
-  const [malls, samples] = await Promise.allSettled([getJson('/api/v1/malls'), getJson('/api/v1/samples')]);
+  const [malls, samples] = await Promise.allSettled([getJson('api/v1/malls'), getJson('api/v1/samples')]);
   state.locked = malls.status === 'rejected' ? locked(malls.reason, key) : null;
   if (malls.status === 'fulfilled') state.malls = malls.value.malls ?? [];
   if (samples.status === 'fulfilled') state.samples = samples.value.samples ?? [];
   if (state.malls.length && wishes.mall && !state.malls.includes(wishes.mall)) wish({ mall: '' });
   paintWishes();
   paintStart();
+  loadOwn();
   if (before && !state.locked && !state.photo) { say(t('keyTaken')); $('choose').focus(); }
+}
+async function loadOwn() { // what is kept of whoever uses the page without a key, and how to delete it
+  let own;
+  try { own = await getJson('api/v1/me'); } catch { own = null; }
+  $('own').hidden = !own?.shopper;
+  if (own?.shopper) repaint($('own'), h('p', {}, t('ownKept', { n: own.days })), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'own-delete', onclick: deleteOwn }, t('ownDelete')), h('span', { id: 'own-said', role: 'status' })));
+}
+async function deleteOwn() {
+  try {
+    const response = await fetch('api/v1/me', { method: 'DELETE', headers: headers() });
+    if (!response.ok) throw await Problem.of(response);
+    const { requests } = await response.json();
+    forgetResult();
+    $('own-said').textContent = t('ownDeleted', { n: requests });
+  } catch { $('own-said').textContent = t('failed'); }
 }
 const firstImage = (files) => [...(files ?? [])].find((f) => f.type.startsWith('image/')) ?? files?.[0];
 const fromUser = (files) => { const file = firstImage(files); if (file) begin(file); };
 
 $('choose').addEventListener('click', () => $('file').click());
+$('link').addEventListener('submit', async (e) => {
+  e.preventDefault();
+  const url = $('link-url').value.trim();
+  if (!/^https?:\/\//i.test(url)) { state.startProblem = 'linkWrong'; paintStart(); return; }
+  state.startProblem = '';
+  paintStart();
+  say(t('linkFetching'));
+  try {
+    const response = await fetch('api/v1/photo', { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: JSON.stringify({ url }) });
+    if (!response.ok) throw await Problem.of(response);
+    $('link-url').value = '';
+    await begin(await response.blob());
+  } catch { state.startProblem = 'linkFailed'; paintStart(); }
+});
 $('snap').addEventListener('click', () => $('camera').click());
 for (const id of ['file', 'camera']) $(id).addEventListener('change', (e) => { fromUser(e.target.files); e.target.value = ''; });
 addEventListener('paste', (e) => { if (e.clipboardData?.files?.length) { e.preventDefault(); fromUser(e.clipboardData.files); } });
@@ -553,9 +696,13 @@ document.addEventListener('pointerdown', (e) => { if ($('filters').open && !$('f
 $('wishes').addEventListener('submit', (e) => { e.preventDefault(); if (state.photo) searchAgain(); else $('filters').open = false; });
 $('mall').addEventListener('change', (e) => wish({ mall: e.target.value }));
 for (const [id, name] of [['sizes-other', 'other'], ['price-min', 'min'], ['price-max', 'max']]) $(id).addEventListener('input', (e) => wish({ [name]: e.target.value }));
+$('sheet').addEventListener('click', (e) => { if (e.target === $('sheet')) $('sheet').close(); });
+$('sheet').addEventListener('close', () => { if (state.opened) document.querySelector(`[data-key="${state.opened}"]`)?.focus(); });
 $('forget').addEventListener('click', () => wish({ sizes: [], other: '', gender: '', min: '', max: '' }));
 watchPointer();
+narrow.addEventListener('change', () => { if (state.photo) paintFinds(); });
 if (navigator.maxTouchPoints > 0) { document.documentElement.classList.add('touch'); document.querySelector('.drop-name').dataset.t = 'start'; }
-languageSwitch($('languages'), paintAll);
-if (history.state?.photo) history.replaceState(null, ''); // reloaded: the photo is gone
+languageSwitch($('languages'), () => { paintAll(); loadOwn(); });
+if (!history.state?.photo) forgetResult();
+else if (!(await restoreResult())) history.replaceState(null, '');
 loadLists();

@@ -1,5 +1,5 @@
 // What both pages share: language, numbers, building the document by text (never by markup), and asking the service.
-import { LANGUAGES, TERMS_RU, WORDS } from '/assets/words.js';
+import { LANGUAGES, TERMS_RU, WORDS } from './words.js';
 
 export const HUES = 7; // --hue-0 … --hue-6 in style.css
 
@@ -83,14 +83,14 @@ export const h = (tag, properties, ...kids) => built(document.createElement(tag)
 export const svg = (tag, properties, ...kids) => built(document.createElementNS('http://www.w3.org/2000/svg', tag), properties, kids);
 
 const ICONS = {
-  pin: 'M12 21s-6.5-6-6.5-11a6.5 6.5 0 0 1 13 0c0 5-6.5 11-6.5 11Zm0-8.4a2.6 2.6 0 1 0 0-5.2 2.6 2.6 0 0 0 0 5.2Z', check: 'm5 12.5 4.5 4.5L19 7.5', cross: 'M6.5 6.5l11 11m0-11-11 11', frame: 'M4 8V4h4m8 0h4v4m0 8v4h-4m-8 0H4v-4',
+  pin: 'M12 21s-6.5-6-6.5-11a6.5 6.5 0 0 1 13 0c0 5-6.5 11-6.5 11Zm0-8.4a2.6 2.6 0 1 0 0-5.2 2.6 2.6 0 0 0 0 5.2Z', check: 'm5 12.5 4.5 4.5L19 7.5', cross: 'M6.5 6.5l11 11m0-11-11 11', out: 'M9 5H5v14h14v-4M13 4h7v7m0-7-9 9', frame: 'M4 8V4h4m8 0h4v4m0 8v4h-4m-8 0H4v-4',
   hanger: 'M12 9.5V8.3a2 2 0 1 0-2-2M12 9.5l8.6 6.2c.9.7.4 2.1-.7 2.1H4.1c-1.1 0-1.6-1.4-.7-2.1Z', note: 'M12 8v.01M12 11v5M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18Z', spark: 'M12 4v4m0 8v4m8-8h-4M8 12H4m13.6-5.6-2.8 2.8m-5.6 5.6-2.8 2.8m11.2 0-2.8-2.8M9.2 9.2 6.4 6.4',
 };
 export const icon = (name) => svg('svg', { viewBox: '0 0 24 24', class: 'icon', 'aria-hidden': 'true', focusable: 'false' }, svg('path', { d: ICONS[name] }));
 
 const held = new Map(); // address → promise of an object URL, where a key must be shown for a picture
-export function productPicture(brand, id, properties, otherwise) {
-  const address = `/api/v1/photos/${encodeURIComponent(brand)}/${encodeURIComponent(id)}`;
+export function productPicture(brand, id, properties, otherwise, size = 480) {
+  const address = `api/v1/photos/${encodeURIComponent(brand)}/${encodeURIComponent(id)}${size === 480 ? '' : `?size=${size}`}`;
   const img = h('img', { loading: 'lazy', decoding: 'async', ...properties });
   const fail = () => img.replaceWith(otherwise());
   img.addEventListener('error', fail);

@@ -1,5 +1,5 @@
 // The lab: one request as the log tells it, for the data scientist.
-import { HUES, Problem, accessKey, brandName, category, getJson, h, headers, keyForm, languageSwitch, locked, moment, number, productPicture, repaint, say, svg, t } from '/assets/kit.js';
+import { HUES, Problem, accessKey, brandName, category, getJson, h, headers, keyForm, languageSwitch, locked, moment, number, productPicture, repaint, say, svg, t } from './kit.js';
 
 const $ = (id) => document.getElementById(id);
 const FIRST = 10; // rows of a list that are shown at once
@@ -14,7 +14,7 @@ function paintLatest() {
   if (state.latest === null) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_noList')));
   if (!state.latest.length) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_emptyList')));
   const kinds = (r) => [...new Set(r.match_types ?? [])].map((kind) => { const n = r.match_types.filter((k) => k === kind).length; return h('span', { class: `verdict ${kind}` }, `${t(kind)}${n > 1 ? ` ×${n}` : ''}`); });
-  const rows = state.latest.map((r) => h('tr', { class: r.request_id === state.id ? 'told' : null }, h('td', {}, h('a', { href: `/lab?id=${encodeURIComponent(r.request_id)}`, 'data-key': `open-${r.request_id}`, onclick: (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); open(r.request_id); } }, h('code', {}, r.request_id.slice(0, 8)), '…')),
+  const rows = state.latest.map((r) => h('tr', { class: r.request_id === state.id ? 'told' : null }, h('td', {}, h('a', { href: `lab?id=${encodeURIComponent(r.request_id)}`, 'data-key': `open-${r.request_id}`, onclick: (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); open(r.request_id); } }, h('code', {}, r.request_id.slice(0, 8)), '…')),
     h('td', {}, known(r.created_at) ? moment(r.created_at) : '–'), h('td', {}, r.user_mall ?? '–'), h('td', {}, h('span', { class: 'kinds' }, kinds(r))), h('td', { class: 'num' }, score(r.pgvector_top1_score)), h('td', {}, yes(r.used_ximilar_booster) ?? '–'), h('td', { class: 'num' }, r.credits ?? '–'),
     h('td', {}, (r.degraded ?? []).join(', ') || '–'), h('td', { class: 'num' }, known(r.total_time_ms) ? t('lab_ms', { n: number(r.total_time_ms) }) : '–')));
   repaint($('latest-list'), table([['lab_id'], ['lab_when'], ['lab_mall'], ['lab_garments'], ['lab_least', 'num'], ['lab_booster'], ['lab_credits', 'num'], ['lab_degraded'], ['lab_total', 'num']], rows, t('lab_latest')));
@@ -108,9 +108,9 @@ async function open(id) {
   Object.assign(state, { id: id.trim(), trail: null, problem: null, photoLost: false, all: new Set() });
   show(null);
   $('id').value = state.id;
-  history.replaceState(null, '', state.id ? `/lab?id=${encodeURIComponent(state.id)}` : '/lab');
+  history.replaceState(null, '', state.id ? `lab?id=${encodeURIComponent(state.id)}` : 'lab');
   if (state.id && !state.locked) try {
-    const told = await getJson(`/api/v1/requests/${encodeURIComponent(state.id)}`);
+    const told = await getJson(`api/v1/requests/${encodeURIComponent(state.id)}`);
     state.trail = { ...told.request, ...told, items: [...(told.items ?? [])].sort((a, b) => a.item_index - b.item_index) };
     if (state.trail.photo) fetchPhoto(state.trail);
   } catch (e) { state.problem = e instanceof Problem ? e : new Problem(0); state.locked = locked(e, key); }
@@ -121,7 +121,7 @@ async function open(id) {
 async function start() {
   const key = accessKey();
   state.locked = null;
-  try { state.latest = (await getJson('/api/v1/requests?limit=20')).requests ?? []; } catch (e) { state.latest = null; state.locked = locked(e, key); }
+  try { state.latest = (await getJson('api/v1/requests?limit=20')).requests ?? []; } catch (e) { state.latest = null; state.locked = locked(e, key); }
   await open(new URLSearchParams(location.search).get('id') ?? '');
 }
 $('ask').addEventListener('submit', (e) => { e.preventDefault(); open($('id').value); });

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['StoredPhoto', 'BatchBody', 'BatchError', 'BatchAnswer', 'batch_error', 'index_metadata', 'read_listed',
-           'embed_listed', 'settings_for_child', 'batch_worker', 'embed_in_child', 'child_process', 'batch_routes']
+           'embed_listed', 'settings_for_child', 'batch_worker', 'embed_in_child', 'child_process', 'count_batch',
+           'batch_routes']
 
 # %% ../../../nbs/205_web.roles.batch.ipynb #90b616c2
 import asyncio, json, multiprocessing
@@ -25,6 +26,7 @@ from ...jobs.photos import CatalogPhoto, LoadedPhoto, read_photo
 from ...jobs.vectors import write_batch, write_failures
 from ...settings import Settings
 from ..inputs import Text
+from ..metrics import Metrics
 from ..problems import brand_or_problem
 from .common import ERRORS
 from ..state import AppState
@@ -171,6 +173,10 @@ def child_process(state: AppState) -> ProcessPoolExecutor:
     state.closers.append(lambda: made.shutdown(wait=False, cancel_futures=True))
     return made
 
+def count_batch(metrics: Metrics, answer: BatchAnswer) -> None:
+    for outcome in ('written', 'unchanged', 'failed'):
+        metrics.batch.labels(outcome).inc(getattr(answer, outcome))
+
 def batch_routes(state: AppState, apart: bool = False) -> APIRouter:
     "POST /embed_batch; `apart`: in a process of its own."
     router, lock = APIRouter(tags=['embed-batch']), asyncio.Lock()
@@ -189,7 +195,9 @@ def batch_routes(state: AppState, apart: bool = False) -> APIRouter:
     async def embed_batch(request: Request, body: BatchBody) -> BatchAnswer:
         state.caller(request, 'roles')
         for i in body.images: brand_or_problem(i.brand)
-        async with lock: return await (embed_apart if apart else embed_here)(body.images)
+        async with lock: answer = await (embed_apart if apart else embed_here)(body.images)
+        count_batch(state.metrics, answer)
+        return answer
     summary = 'Embed stored photos into the current index'
     router.add_api_route('/embed_batch', embed_batch, methods=['POST'], responses=ERRORS, summary=summary)
     return router

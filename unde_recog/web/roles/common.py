@@ -18,10 +18,11 @@ from fastapi import Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...contracts import Box, Category, Item
+from ...media.images import full_size
 from ...resilience import Cost, track_cost
 from ..inputs import PhotoInput, RecognizeParams, Text, read_body
 from ..problems import Problem, invalid, problem_responses
-from ..remote import LEFT_OUT, SPENT
+from ...vendors.remote import LEFT_OUT, SPENT
 from ..state import AppState, photo_of_input
 
 # %% ../../../nbs/201_web.roles.common.ipynb #8150191d
@@ -174,7 +175,7 @@ async def one_photo(state: AppState, request: Request) -> Image.Image:
 async def crop_at(state: AppState, url: str) -> Item:
     "A crop as an item."
     image = await photo_of_input(state, PhotoInput(RecognizeParams.model_construct(url=url)))
-    return Item(Box(0, 0, *image.size), 'other', 1., image)
+    return Item(Box(0, 0, *full_size(image)), 'other', 1., image)
 
 def photo_body() -> dict[str, Any]:
     "OpenAPI of a body that is a photo."
