@@ -85,6 +85,7 @@ class Evidence:
 
 def weigh(chances: Mapping[str, float], scale: float = SCALE, likely: float = LIKELY) -> Evidence:
     "Probabilities by category → what they deduct, and which categories fit."
+    chances = {category: p for category, p in chances.items() if category != 'other'}
     if not chances: return Evidence()
     best = max(chances.values())
     deductions = {category: scale*math.log(p/best) for category, p in chances.items()}

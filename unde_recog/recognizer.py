@@ -11,17 +11,17 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['LOGGED_SETTINGS', 'settings_in_force', 'logged_lists', 'item_row', 'request_row', 'record', 'log_failure',
-           'exploration_chance', 'may_explore', 'explore', 'find_items', 'advise', 'announce_items', 'degraded_parts',
-           'answer_photo', 'brands_of_mall', 'new_context', 'load_photo', 'finish_later', 'recognize_photo',
-           'Recognizer']
+__all__ = ['LOGGED_SETTINGS', 'settings_in_force', 'logged_lists', 'item_row', 'cost_bearer', 'request_row', 'record',
+           'log_failure', 'exploration_chance', 'may_explore', 'explore', 'find_items', 'advise', 'announce_items',
+           'degraded_parts', 'answer_photo', 'brands_of_mall', 'new_context', 'load_photo', 'finish_later',
+           'recognize_photo', 'Recognizer']
 
 # %% ../nbs/083_recognizer.ipynb #9dc51764
 from PIL import Image
 from .availability import Malls, aware
 from .contracts import Answer, Box, Candidate, Detector, Item
 from .db.database import Databases
-from .detect import DetectCall, first_finds, given_items
+from .detect import DetectCall, WholePhoto, first_finds, given_items, is_whole, looks_like_goods
 from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
 from .context import Parts, RequestContext, ItemState, charge_request, may_pay, part_versions
@@ -103,6 +103,14 @@ def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
         **lists,
     )
 
+# %% ../nbs/083_recognizer.ipynb #da4ea341
+def cost_bearer(ctx: RequestContext) -> list[ItemState]:
+    """Without garments, what the photo has cost still needs a row: of the photo itself, with nothing
+    shown. None where it has cost nothing."""
+    if not ctx.credits or ctx.photo_size is None: return []
+    whole = Item(Box(0, 0, *ctx.photo_size), 'other', 0., Image.new('RGB', (1, 1)))
+    return [ItemState(index=0, item=whole)]
+
 # %% ../nbs/083_recognizer.ipynb #05ebb551
 def request_row(ctx: RequestContext, rows: list[ItemRow]) -> RequestRow:
     "The log row of a request; step times are those of the slowest garment."
@@ -130,7 +138,7 @@ def request_row(ctx: RequestContext, rows: list[ItemRow]) -> RequestRow:
 def record(log: RequestLog | None, ctx: RequestContext, last: bool = True) -> None:
     "Log the request; `last`: no more will be known of it."
     if not last and (log is None or log.journal is None): return
-    rows = [item_row(state, ctx) for state in ctx.item_states]
+    rows = [item_row(state, ctx) for state in ctx.item_states or cost_bearer(ctx)]
     if last and ctx.parts.budget is not None:
         ctx.parts.budget.note(sum(r.credits for r in rows), sum(sum(r.tokens.values()) for r in rows))
     if log is not None: (log.put if last else log.note)(request_row(ctx, rows))
@@ -179,7 +187,7 @@ async def explore(item_state: ItemState, ctx: RequestContext, rng: random.Random
 async def find_items(
     image: Image.Image, boxes: Sequence[Any] | None, ctx: RequestContext
 ) -> list[Item]:
-    "The garments of a photo, at least one."
+    "The garments of a photo; where none is found, the photo itself if it looks like goods."
     if boxes: return given_items(image, boxes)
     async def run_detector(detector: Detector, call: DetectCall) -> list[Item] | None:
         step = 'find' if getattr(detector, 'local', False) else 'detect'
@@ -188,7 +196,10 @@ async def find_items(
     detectors = (ctx.parts.detector, ctx.parts.local_detector)
     found = await first_finds(detectors, image, run_detector)
     ctx.detect_ms = round((time.monotonic() - started)*1000)
-    return found
+    asked_whole = isinstance(ctx.parts.detector, WholePhoto)  # DETECTOR_MODEL says so: one object
+    if asked_whole or not is_whole(found, image) or looks_like_goods(image): return found
+    ctx.reason = 'no_garment'
+    return []
 
 # %% ../nbs/083_recognizer.ipynb #0da91e47
 async def advise(answer: Answer, ctx: RequestContext, on_event: EventHandler | None) -> None:
