@@ -1,7 +1,8 @@
-"""Notebook examples as pytest items: each example cell is one test, exported cells (and earlier examples) are its set-up.
+"""Notebook examples as pytest items: an example cell is a test, with the cells before it as its set-up.
 
-`pytest nbs/052_search.ipynb -k cell_7`, `-n2 --dist loadfile` and the count at the end work as for any other test. Cells flagged
-`gpu` or `notest` are left out, `db` and `slow` ones run here (plain nbdev-test skips them). Notebooks are found in nbs/, flat.
+`pytest nbs/052_search.ipynb -k cell_7`, `-n2` and the count at the end work as for any other test.
+Cells flagged `gpu` or `notest` are left out; `db` and `slow` ones run here (plain nbdev-test skips them).
+Notebooks are found in nbs/, flat.
 """
 import hashlib
 import logging
@@ -16,7 +17,7 @@ _SKIP = ['notest', 'gpu']
 
 
 def tests_folder() -> Path:
-    "A data folder of the tests' own, one a checkout; as root under /var/lib, which the embedded server's user can reach."
+    "A data folder of the tests' own, one a checkout; as root where the server's user can read it."
     base = Path('/var/lib') if hasattr(os, 'geteuid') and os.geteuid() == 0 else Path(tempfile.gettempdir())
     return base/('unde-test-' + hashlib.sha256(str(ROOT).encode()).hexdigest()[:12])
 
@@ -24,11 +25,13 @@ def tests_folder() -> Path:
 def pytest_configure(config):
     os.environ['UNDE_DATA_DIR'] = os.environ.get('UNDE_TEST_DIR') or str(tests_folder())
     from unde_recog.settings import Settings
-    for name in {*Settings.model_fields, 'UNDE_SETTINGS'} - {'UNDE_DATA_DIR'}: os.environ.pop(name, None)  # a developer's own keys and servers are never used
+    # a developer's own keys and servers are never used
+    for name in {*Settings.model_fields, 'UNDE_SETTINGS'} - {'UNDE_DATA_DIR'}: os.environ.pop(name, None)
 
 
 def pytest_collect_file(file_path, parent):
-    if file_path.suffix == '.ipynb' and file_path.parent == ROOT/'nbs': return Notebook.from_parent(parent, path=file_path)
+    if file_path.suffix == '.ipynb' and file_path.parent == ROOT/'nbs':
+        return Notebook.from_parent(parent, path=file_path)
 
 
 class Notebook(pytest.File):
@@ -36,7 +39,9 @@ class Notebook(pytest.File):
         from nbdev.test import nb_test_cells
         self.cells, self.done, self.shell, self.failed = nb_test_cells(self.path, _SKIP), 0, None, None
         self.levels: dict[str, int] = {}
-        examples = [i for i, c in enumerate(self.cells) if not {'export', 'exporti', 'exports', 'default_exp'} & (getattr(c, 'directives_', None) or {}).keys()]
+        exported = {'export', 'exporti', 'exports', 'default_exp'}
+        flags = [(getattr(c, 'directives_', None) or {}).keys() for c in self.cells]
+        examples = [i for i, flag in enumerate(flags) if not exported & flag]
         for i in examples: yield Example.from_parent(self, name=f'cell_{self.cells[i].idx_}', index=i)
 
     def run_to(self, index):
@@ -46,7 +51,10 @@ class Notebook(pytest.File):
         try:
             if self.shell is None:
                 self.shell = CaptureShell(self.path, mpl_format='png', timeout=280)
-                self.levels = {name: logging.getLogger(name).level for name in ('', *logging.root.manager.loggerDict)}
+                self.levels = {
+                    name: logging.getLogger(name).level
+                    for name in ('', *logging.root.manager.loggerDict)
+                }
             while self.done <= index and self.failed is None:
                 cell, self.done = self.cells[self.done], self.done + 1
                 self.shell.run(cell.source)
@@ -57,7 +65,9 @@ class Notebook(pytest.File):
     def teardown(self):
         if self.shell is None: return
         self.shell.close()
-        for name in ('', *logging.root.manager.loggerDict): logging.getLogger(name).setLevel(self.levels.get(name, logging.NOTSET))  # a page that hushes warnings hushes them for itself
+        # a page that hushes warnings hushes them for itself
+        for name in ('', *logging.root.manager.loggerDict):
+            logging.getLogger(name).setLevel(self.levels.get(name, logging.NOTSET))
 
 
 class CellError(Exception): pass
@@ -70,5 +80,7 @@ class Example(pytest.Item):
 
     def runtest(self): self.parent.run_to(self.index)
     def repr_failure(self, excinfo):
-        return '\n'.join(map(str, excinfo.value.args)) if isinstance(excinfo.value, CellError) else super().repr_failure(excinfo)
+        if isinstance(excinfo.value, CellError): return '\n'.join(map(str, excinfo.value.args))
+        return super().repr_failure(excinfo)
+
     def reportinfo(self): return self.path, None, f'{self.path.name}::{self.name}'

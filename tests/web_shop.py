@@ -27,7 +27,8 @@ class Shop:
     "A world, imported and indexed in a database of its own."
 
     def __init__(self, server_url, template, folder, name, skus=24):
-        name = f'test_{os.getpid()}_{zlib.crc32(name.encode())}'  # two runs at once do not meet; conftest clears away what a killed one leaves
+        # two runs at once do not meet; conftest clears away what a killed one leaves
+        name = f'test_{os.getpid()}_{zlib.crc32(name.encode())}'
         self.server_url, self.name, self.folder = server_url, name, folder
         with psycopg.connect(server_url, autocommit=True) as conn:
             conn.execute(f'drop database if exists {name} with (force)')
@@ -44,7 +45,12 @@ class Shop:
         self.mall = self.world.mall_names[0]
 
     def db(self): return Databases(dict.fromkeys(LOGICALS, self.url))
-    def settings(self, **values): return load_settings(env={}, **({'DATABASE_URL': self.url, 'UNDE_DATA_DIR': self.data} | values))
+
+    def settings(self, **values):
+        return load_settings(
+            env={}, **({'DATABASE_URL': self.url, 'UNDE_DATA_DIR': self.data} | values)
+        )
+
     def photo(self, n=0, view='front'): return to_jpeg(self.world.photo(self.world.keys[n], view))
 
     @contextlib.contextmanager
@@ -52,14 +58,24 @@ class Shop:
         "A session whose parts may be replaced."
         settings, db = self.settings(**values), self.db()
         parts = own_parts(settings, db)
-        session = Session(Recognizer(settings, db, plug(parts) if plug else parts, log=RequestLog(db), storage=self.storage))
+        session = Session(
+            Recognizer(
+                settings,
+                db,
+                plug(parts) if plug else parts,
+                log=RequestLog(db),
+                storage=self.storage,
+            )
+        )
         try: yield session
         finally: session.close()
 
     @contextlib.contextmanager
     def running(self, role='app', session=None, heartbeat=5., **values):
         "(client, server) of a running application that is ready."
-        with Running(make_app(self.settings(**values), role=role, session=session, heartbeat=heartbeat)) as server:
+        with Running(
+            make_app(self.settings(**values), role=role, session=session, heartbeat=heartbeat)
+        ) as server:
             server.wait_ready(30)
             with httpx.Client(base_url=server.url, timeout=30) as client: yield client, server
 
@@ -67,7 +83,8 @@ class Shop:
         with psycopg.connect(self.url, autocommit=True) as conn: return conn.execute(query, args).fetchall()
 
     def drop(self):
-        with psycopg.connect(self.server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {self.name} with (force)')
+        with psycopg.connect(self.server_url, autocommit=True) as conn:
+            conn.execute(f'drop database if exists {self.name} with (force)')
 
 
 def events(response):

@@ -169,8 +169,8 @@ select n.n, array_agg(s.mall_name) from newest n join raw_stores s using (brand,
 where n.sizes_in_stock <> '[]'::jsonb group by n.n'''
 
 def malls_query(keys: Iterable[SkuKey], window: timedelta, now: datetime) -> Query:
-    """(n, malls): of the n-th of `keys` (from 1), the malls of the stores that have it by their newest
-    readings in (now − window, now]; null = a store in no mall."""
+    """(n, malls): of the n-th of `keys` (from 1), the malls of the stores that have it by their
+    newest readings in (now − window, now]; null = a store in no mall."""
     return Query(_MALLS_OF, {**key_arrays(keys), 'since': now - window, 'now': now})
 
 def parse_malls(keys: Sequence[SkuKey], rows: Iterable[Sequence]) -> dict[SkuKey, list[str | None]]:
@@ -182,7 +182,8 @@ _KEYS_IN_MALLS = '''unnest(%(brands)s::text[], %(ids)s::text[], %(malls)s::text[
     as k(brand, external_id, mall)'''
 
 def shops_query(wanted: Iterable[tuple[SkuKey, str | None]], window: timedelta, now: datetime) -> Query:
-    "As `stock_query` (rows for `parse_stock`), each SKU in a mall of its own or, with None, everywhere."
+    """As `stock_query` (rows for `parse_stock`), each SKU in a mall of its own or, with None,
+    everywhere."""
     wanted = list(wanted)
     sql = _STOCK.format(wanted=_KEYS_IN_MALLS, and_mall='and (k.mall is null or s.mall_name = k.mall)')
     params = {**key_arrays(key for key, _ in wanted), 'malls': text_array(mall for _, mall in wanted)}
@@ -239,10 +240,11 @@ def next_round(
     has_booster: bool,
     exhausted: bool = False,
 ) -> Round | None:
-    """The next place to look while fewer than `minimum` are in the mall; None = enough, or nowhere left.
+    """The next place to look while fewer than `minimum` are in the mall; None = enough, or nowhere
+    left.
 
-    `k`: SKUs the primary was asked for; `exhausted`: it returned fewer, so that asking for more brings
-    nothing; `leftovers`: booster's finds not merged yet."""
+    `k`: SKUs the primary was asked for; `exhausted`: it returned fewer, so that asking for more
+    brings nothing; `leftovers`: booster's finds not merged yet."""
     if in_mall >= minimum: return None
     if k < 200 and not exhausted: return Round('widen', 100 if k < 100 else 200)
     if backend == 'pgvector' or not has_booster: return None

@@ -38,8 +38,8 @@ def vectors_of_all(item_state: ItemState, ctx: RequestContext) -> asyncio.Future
     return ctx.vectors
 
 async def wait_for_vector(item_state: ItemState, ctx: RequestContext, timeout: float) -> None:
-    """Wait for the vectors of all garments of the photo, so that they search together; after half of
-    `timeout` for this one's alone. Raises what has hindered it."""
+    """Wait for the vectors of all garments of the photo, so that they search together; after half
+    of `timeout` for this one's alone. Raises what has hindered it."""
     if item_state.item.vector is not None or not hasattr(ctx.parts.primary, 'embed'): return
     vectors = vectors_of_all(item_state, ctx)
     await asyncio.wait({vectors}, timeout=timeout/2)

@@ -149,8 +149,8 @@ def may_pay(ctx: RequestContext, step: str) -> bool:
 async def attempt_step(
     ctx: RequestContext, name: str, step: str, call: Call[T], *, degraded: list[str]
 ) -> T | None:
-    """`resilience.attempt` within the step's time. A paid step is not started if no money is left for it,
-    or if it usually takes too long."""
+    """`resilience.attempt` within the step's time. A paid step is not started if no money is left
+    for it, or if it usually takes too long."""
     timeout = ctx.time_for(step)
     if step not in PAID: return await attempt(name, call, timeout, degraded)
     if not may_pay(ctx, step):

@@ -93,7 +93,7 @@ class Item:
     confidence: float
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
-    person_index: int = 0  # who wears it, from the left
+    person_index: int = field(default=0, kw_only=True)  # who wears it, from the left
     vector: np.ndarray | None = field(default=None, repr=False)  # of the crop, computed once
 
 # %% ../nbs/001_contracts.ipynb #4ffa7326
@@ -162,8 +162,8 @@ class Retriever(Protocol):
 # %% ../nbs/001_contracts.ipynb #8f19a742
 @runtime_checkable
 class Tagger(Protocol):
-    """Crop → attributes: exact (type, color, color_hex, material, pattern) or context (style, occasion,
-    brand_style, season)."""
+    """Crop → attributes: exact (type, color, color_hex, material, pattern) or context (style,
+    occasion, brand_style, season)."""
     name: str
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]: ...
 

@@ -69,7 +69,8 @@ def is_smooth(lab: np.ndarray) -> bool:
     return bool(((down > 8) | (right > 8)).mean() < .01)
 
 def is_layered(lab: np.ndarray) -> bool:
-    "Whether most of what varies in a picture varies from row to row, its hue from top to bottom too."
+    """Whether most of what varies in a picture varies from row to row, its hue from top to
+    bottom too."""
     whole, third = lab.reshape(-1, 3).var(0).sum(), len(lab)//3
     hues = np.linalg.norm((lab[:third].mean((0, 1)) - lab[-third:].mean((0, 1)))[1:])
     return bool(lab.mean(1).var(0).sum() > .65*whole and hues > 15)

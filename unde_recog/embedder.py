@@ -29,7 +29,8 @@ from .models.text import TextTower, open_text
 def centre_square(
     image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    "Shortest edge to `size`, then the middle; bit-identical to torchvision's Resize and CenterCrop."
+    """Shortest edge to `size`, then the middle; bit-identical to torchvision's Resize and
+    CenterCrop."""
     w, h = image.size
     new = (size, int(size*h/w)) if w <= h else (int(size*w/h), size)
     image = image.resize(new, resample)
@@ -67,8 +68,8 @@ class Tower(Protocol):
 TextEncoder = Callable[[Sequence[str]], np.ndarray]
 
 class Embedder:
-    """Images → float32 [n, dims], rows of unit length. `card` says which model; safe to share between
-    threads. A model that reads words has the method `embed_text` as well."""
+    """Images → float32 [n, dims], rows of unit length. `card` says which model; safe to share
+    between threads. A model that reads words has the method `embed_text` as well."""
     def __init__(
         self, card: ModelCard, tower: Tower, *, batch: int = 16, text: TextEncoder | None = None
     ):

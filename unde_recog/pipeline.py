@@ -27,14 +27,15 @@ from .tagging import prefilter
 
 # %% ../nbs/082_pipeline.ipynb #e5e5dd57
 def mall_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    "The mall's own before the others, and of each those of a fitting category first; else as it was."
+    """The mall's own before the others, and of each those of a fitting category first; else as
+    it was."""
     return sorted(candidates, key=lambda c: (c.in_mall is False, not c.fits))
 
 async def with_model_photos(
     ctx: RequestContext, candidates: Sequence[Candidate], degraded: list[str]
 ) -> list[Candidate]:
-    """Candidates with their on-model photo (front if none) for the judge to look at; as they are if the
-    catalogue cannot be asked."""
+    """Candidates with their on-model photo (front if none) for the judge to look at; as they are
+    if the catalogue cannot be asked."""
     async def call(timeout: float) -> dict[SkuKey, Product]:
         async with ctx.db.aconnect('catalogue', timeout) as conn:
             return parse_products(await arun(conn, products_query([c.key for c in candidates])))
@@ -82,8 +83,9 @@ def likely_category(item_state: ItemState) -> str:
 def fallback_attributes(
     item_state: ItemState, mall: str | None, *, sold: bool = True
 ) -> list[tuple[str | None, str | None, str | None]]:
-    """(category, colour, mall) to ask the catalogue for, one after the other until something is there;
-    wider than the first only if nothing near is known. `sold`: of its category there is something."""
+    """(category, colour, mall) to ask the catalogue for, one after the other until something is
+    there; wider than the first only if nothing near is known. `sold`: of its category there is
+    something."""
     guessed = item_state.merged or item_state.item.category != 'other'
     category = likely_category(item_state) if guessed else None  # None: any goods of that colour
     colour = item_state.tags.get('color')
@@ -98,7 +100,8 @@ async def products_like(
     ctx: RequestContext,
     attributes: tuple[str | None, str | None, str | None],
 ) -> list[Candidate] | None:
-    "Products in stock with the (category, colour, mall) of `attributes`, with their primary scores."
+    """Products in stock with the (category, colour, mall) of `attributes`, with their primary
+    scores."""
     window = ctx.settings.AVAILABILITY_WINDOW
     async def products(timeout: float) -> list[Product]:
         return await ctx.catalogue.goods(*attributes, window, now=ctx.now)
@@ -114,8 +117,8 @@ async def products_like(
     return [candidate(p, scores.get(p.key)) for p in found]
 
 async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate]:
-    """Products of the same category and colour that the mall has, cheapest first; where nothing near is
-    known, the next best."""
+    """Products of the same category and colour that the mall has, cheapest first; where nothing
+    near is known, the next best."""
     beside: list[Candidate] = []
     asked = fallback_attributes(item_state, ctx.mall, sold=is_sold(item_state, ctx))
     for attributes in asked:
@@ -131,7 +134,8 @@ async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate
 
 # %% ../nbs/082_pipeline.ipynb #b23ca368
 def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
-    "Why the answer is not the garment itself, in the mall; None where it is, or where nobody knows."
+    """Why the answer is not the garment itself, in the mall; None where it is, or where nobody
+    knows."""
     if item_state.stock.feed == 'stopped': return 'feed_stopped'
     found = item_state.kind in ('exact', 'similar')
     if found and any(c.in_mall is not False for c in item_state.shown): return None

@@ -105,8 +105,8 @@ def item_row(item_state: ItemState, ctx: RequestContext) -> ItemRow:
 
 # %% ../nbs/083_recognizer.ipynb #da4ea341
 def cost_bearer(ctx: RequestContext) -> list[ItemState]:
-    """Without garments, what the photo has cost still needs a row: of the photo itself, with nothing
-    shown. None where it has cost nothing."""
+    """Without garments, what the photo has cost still needs a row: of the photo itself, with
+    nothing shown. None where it has cost nothing."""
     if not ctx.credits or ctx.photo_size is None: return []
     whole = Item(Box(0, 0, *ctx.photo_size), 'other', 0., Image.new('RGB', (1, 1)))
     return [ItemState(index=0, item=whole)]
@@ -158,8 +158,8 @@ def log_failure(
 
 # %% ../nbs/083_recognizer.ipynb #90461cd9
 def exploration_chance(share: float, gate: Gate, thresholds: Thresholds, width: float = .05) -> float:
-    """Chance of exploring a confident item: `share`, rising to four times that at the thresholds; at
-    most 1."""
+    """Chance of exploring a confident item: `share`, rising to four times that at the thresholds;
+    at most 1."""
     if share <= 0 or not gate.confident or gate.top1 is None or gate.margin is None: return 0.
     distance = min(gate.top1 - (thresholds.threshold or 0), gate.margin - (thresholds.margin or 0))
     return min(1., share*(1 + 3*math.exp(-max(0., distance)/width)))
@@ -320,8 +320,8 @@ async def recognize_photo(
 
 # %% ../nbs/083_recognizer.ipynb #44b6e758
 class Recognizer:
-    """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for notebooks and
-    scripts."""
+    """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for
+    notebooks and scripts."""
     def __init__(
         self, settings: Settings, db: Databases, parts: Parts, *,
         log: RequestLog | None = None, storage: Storage | None = None,
@@ -344,9 +344,10 @@ class Recognizer:
         filters: Filters = Filters(),
         on_event: EventHandler | None = None,
     ) -> Answer:
-        """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see `given_items`;
-        `now`: an aware time, for replays; `photo_url`: what the log calls a photo given as bytes.
-        Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box, `DatabaseError`."""
+        """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see
+        `given_items`; `now`: an aware time, for replays; `photo_url`: what the log calls a
+        photo given as bytes. Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box,
+        `DatabaseError`."""
         name = photo if isinstance(photo, str) else photo_url
         ids = {'id': request_id or uuid.uuid4(), 'user_id': user_id, 'photo_url': name}
         ctx = new_context(self, mall=user_mall, now=aware(now), filters=filters, **ids)

@@ -23,8 +23,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 _UNITS = {'ms': .001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
 def parse_duration(text: str | timedelta) -> timedelta:
-    """`'90m'`, `'6s'`, `'2d'` → timedelta. Raises `ValueError` on a missing unit or a value that is not
-    positive."""
+    """`'90m'`, `'6s'`, `'2d'` → timedelta. Raises `ValueError` on a missing unit or a value that
+    is not positive."""
     if isinstance(text, timedelta): return text
     found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*', str(text))
     if not found or float(found[1]) == 0:
@@ -190,7 +190,8 @@ def _explain(error: dict, values: Mapping[str, Any], origins: Mapping[str, str])
 
 # %% ../nbs/000_settings.ipynb #7975a3e0
 def read_ini(path: Path) -> dict[str, str]:
-    "The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is not."
+    """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
+    not."""
     if not path.exists(): return {}
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=('#', ';'))
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are upper case, and kept
@@ -231,8 +232,8 @@ def load_settings(
 
 # %% ../nbs/000_settings.ipynb #75f53eda
 def mask_url(url: str) -> str:
-    """`url` without its password and without its query, safe to print; only the scheme if the end of the
-    password cannot be found."""
+    """`url` without its password and without its query, safe to print; only the scheme if the end
+    of the password cannot be found."""
     parts = urlsplit(url)
     try: port = parts.port
     except ValueError: port = None
@@ -273,8 +274,8 @@ def set_line(lines: list[str], name: str, text: str) -> None:
     else: lines.insert(start + 1, f'{name} = {text}')
 
 def write_ini(path: str | Path, **values: Any) -> None:
-    """Set `values` in the section `[unde_recog]` of `path`, keeping everything else as it is; validated
-    first, written atomically."""
+    """Set `values` in the section `[unde_recog]` of `path`, keeping everything else as it is;
+    validated first, written atomically."""
     path = Path(path)
     load_settings(env={}, ini=path if path.exists() else None, **values)
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else ['[unde_recog]']

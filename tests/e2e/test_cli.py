@@ -22,15 +22,25 @@ def home(server_url, template, tmp_path_factory):
     world.write(folder, views=('front', 'back'))
     scene = world.scene(1)
     (folder/'scene.jpg').write_bytes(scene.data)
-    env = {k: v for k, v in os.environ.items() if k in ('PATH', 'HOME', 'LANG')} | {'DATABASE_URL': sibling(server_url, 'test_cli'), 'UNDE_DATA_DIR': str(folder/'data'), 'COLUMNS': '140'}
+    env = {k: v for k, v in os.environ.items() if k in ('PATH', 'HOME', 'LANG')}
+    env |= {
+        'DATABASE_URL': sibling(server_url, 'test_cli'),
+        'UNDE_DATA_DIR': str(folder/'data'),
+        'COLUMNS': '140',
+    }
+    program = [sys.executable, '-c', 'from unde_recog.cli import app; app()']
 
     def run(*words, ok=True, **extra):
-        p = subprocess.run([sys.executable, '-c', 'from unde_recog.cli import app; app()', *map(str, words)], capture_output=True, text=True, cwd=folder, env=env | extra, timeout=120)
+        p = subprocess.run(
+            [*program, *map(str, words)],
+            capture_output=True, text=True, cwd=folder, env=env | extra, timeout=120,
+        )
         assert (p.returncode == 0) == ok, p.stdout + p.stderr
         assert 'Traceback' not in p.stderr, p.stderr
         return p.stdout if ok else p.stderr
     yield run, folder, world, scene
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute('drop database if exists test_cli with (force)')
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute('drop database if exists test_cli with (force)')
 
 
 def test_the_whole_way(home):
@@ -43,27 +53,40 @@ def test_the_whole_way(home):
     report = json.loads(run('index', '--json'))
     assert report['embedded'] == 0 and report['coverage'] == 1
     box = ','.join(map(str, scene.items[0].box))
-    text = run('recognize', 'scene.jpg', '--mall', scene.mall, '--box', f'{scene.items[0].category}:{box}', '--html', 'out.html')
+    given = f'{scene.items[0].category}:{box}'
+    text = run(
+        'recognize', 'scene.jpg', '--mall', scene.mall, '--box', given, '--html', 'out.html'
+    )
     assert scene.items[0].category in text and 'EUR' in text and scene.mall in text
     page = (folder/'out.html').read_text()
-    assert page.count('<img') > 1 and 'http' not in page.split('</style>')[1].replace('https://', 'http://').split('data:image')[0]
+    head = page.split('</style>')[1].split('data:image')[0]
+    assert page.count('<img') > 1 and 'http' not in head
     answer = json.loads(run('recognize', 'scene.jpg', '--json'))
     assert answer['model_version'] == 'lite-colour-shape-4+balanced' and answer['items'][0]['matches']
 
 
-@pytest.mark.parametrize('words, said', [
-    (('import', 'products', 'nowhere.csv'), 'nowhere.csv'), (('import', 'products', 'products.csv', '--images', 'nofolder'), '--images nofolder'),
-    (('import', 'products', 'products.csv', '--map', 'nomap'), "'nomap'"), (('index', '--model', 'gpt'), 'fashionclip-2.0'), (('models', 'pull', 'clip-vit-b-32'), 'clip-vit-b-32'),
-    (('recognize', 'scene.jpg', '--box', 'top:1,2'), '--box top:1,2'), (('recognize', 'none.jpg'), 'none.jpg'), (('recognize', 'products.csv'), 'JPEG, PNG or WebP'), (('report', 'quarterly'), 'catalogue_retrieval'),
+@pytest.mark.parametrize('words, expected', [
+    (('import', 'products', 'nowhere.csv'), 'nowhere.csv'),
+    (('import', 'products', 'products.csv', '--images', 'nofolder'), '--images nofolder'),
+    (('import', 'products', 'products.csv', '--map', 'nomap'), "'nomap'"),
+    (('index', '--model', 'gpt'), 'fashionclip-2.0'),
+    (('models', 'pull', 'clip-vit-b-32'), 'clip-vit-b-32'),
+    (('recognize', 'scene.jpg', '--box', 'top:1,2'), '--box top:1,2'),
+    (('recognize', 'none.jpg'), 'none.jpg'),
+    (('recognize', 'products.csv'), 'JPEG, PNG or WebP'),
+    (('report', 'quarterly'), 'catalogue_retrieval'),
 ])
-def test_errors_name_the_thing_in_one_line(home, words, said):
+def test_errors_name_the_thing_in_one_line(home, words, expected):
     run, *_ = home
     text = run(*words, ok=False)
-    assert said in text and len(text.strip().splitlines()) <= 3, text
+    assert expected in text and len(text.strip().splitlines()) <= 3, text
 
 
 def test_settings_mask_secrets_and_name_origins(home):
     run, *_ = home
-    text = run('settings', GEMINI_API_KEY='planted-secret', MARGIN='.2', DATABASE_URL='postgresql://me:planted-secret@host/x')
+    text = run(
+        'settings', GEMINI_API_KEY='planted-secret', MARGIN='.2',
+        DATABASE_URL='postgresql://me:planted-secret@host/x',
+    )
     assert 'planted-secret' not in text and 'environment' in text and 'MARGIN' in text
     assert 'MARGIN' in run('settings', ok=False, MARGIN='wide')

@@ -15,7 +15,8 @@ from PIL import Image
 from unde_recog.catalogue.imports import import_products
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import to_jpeg
-from unde_recog.jobs.index import IndexBusy, brand_counts, build_index, index_catalogue, only_run
+from unde_recog.jobs.index import brand_counts, build_index, index_catalogue
+from unde_recog.jobs.runs import IndexBusy, only_run
 from unde_recog.media.storage import FolderStorage
 
 RUN = '''
@@ -25,7 +26,8 @@ from unde_recog.embedder import load_embedder
 from unde_recog.jobs.index import index_catalogue
 from unde_recog.media.storage import FolderStorage
 with Databases(dict.fromkeys(LOGICALS, sys.argv[1])) as db:
-    index_catalogue(db, load_embedder(preset='batch'), storage=FolderStorage(sys.argv[2]), commit=20, ahead=16, global_from=100, progress=lambda done, *_: print(done, flush=True))
+    index_catalogue(db, load_embedder(preset='batch'), storage=FolderStorage(sys.argv[2]),
+                    commit=20, ahead=16, global_from=100, progress=lambda done, *_: print(done, flush=True))
 print('finished', flush=True)
 '''
 
@@ -42,12 +44,24 @@ def shop(db, folder, products=60, photos=3, brand='hm'):
         names = []
         for j in range(photos):
             name = f'{i}-{j}.jpg'
-            data = to_jpeg(Image.new('RGB', (40, 60 + j), f'hsl({(i*17 + j) % 360},{30 + (i*7) % 70}%,{25 + (i*3) % 50}%)'))
+            data = to_jpeg(
+                Image.new(
+                    'RGB',
+                    (40, 60 + j),
+                    f'hsl({(i * 17 + j) % 360},{30 + (i * 7) % 70}%,{25 + (i * 3) % 50}%)',
+                )
+            )
             if (i, j) == (3, 1): data = b'<html>not found</html>'
             if (i, j) == (4, 2): data = (folder/'photos'/'4-0.jpg').read_bytes()
             (folder/'photos'/name).write_bytes(data)
             names.append(name)
-        rows.append({'brand': brand, 'external_id': f'p{i}', 'name': f'thing {i}', 'price': 10 + i, 'currency': 'EUR', 'category': 'shirt', 'image_urls': '|'.join(names) if i != 5 else ''})
+        rows.append(
+            {
+                'brand': brand, 'external_id': f'p{i}', 'name': f'thing {i}', 'price': 10 + i,
+                'currency': 'EUR', 'category': 'shirt',
+                'image_urls': '|'.join(names) if i != 5 else '',
+            }
+        )
     pd.DataFrame(rows).to_csv(folder/'products.csv', index=False)
     import_products(db, folder/'products.csv', images=folder/'photos', storage=storage)
     return storage
@@ -56,9 +70,16 @@ def shop(db, folder, products=60, photos=3, brand='hm'):
 def state(db):
     "What the index holds, whatever the order of writing."
     with db.connect('vectors') as conn:
-        rows = conn.execute('select brand, sku_id, image_url, image_rank, image_hash, embedding::text, metadata::text from sku_image_embeddings order by 1, 2, 5').fetchall()
-        failures = conn.execute('select brand, sku_id, image_url, kind from embedding_failures order by 1, 2, 3').fetchall()
-        indexes = conn.execute("select indexdef from pg_indexes where indexname like 'hnsw%' order by 1").fetchall()
+        rows = conn.execute(
+            'select brand, sku_id, image_url, image_rank, image_hash, embedding::text, '
+            'metadata::text from sku_image_embeddings order by 1, 2, 5'
+        ).fetchall()
+        failures = conn.execute(
+            'select brand, sku_id, image_url, kind from embedding_failures order by 1, 2, 3'
+        ).fetchall()
+        indexes = conn.execute(
+            "select indexdef from pg_indexes where indexname like 'hnsw%' order by 1"
+        ).fetchall()
     return hashlib.sha256(repr((rows, failures, indexes)).encode()).hexdigest(), len(rows)
 
 
@@ -66,11 +87,19 @@ def test_a_run_and_its_report(db, tmp_path, embedder):
     storage = shop(db, tmp_path)
     report = index_catalogue(db, embedder, storage=storage, global_from=100)
     assert (report.products, report.with_vector, report.without_photo) == (60, 59, 1)
-    assert report.failed == {'not_an_image': 1} and report.duplicates == 1 and report.embedded == 59*3 - 2 and report.indexes_built == ['all']
+    assert (
+        report.failed == {'not_an_image': 1}
+        and report.duplicates == 1
+        and report.embedded == 59 * 3 - 2
+        and report.indexes_built == ['all']
+    )
     before = state(db)
     again = index_catalogue(db, embedder, storage=storage, global_from=100)
     assert again.embedded == 0 and again.indexes_built == [] and state(db) == before
-    with db.connect('vectors') as conn: assert conn.execute('select status, model, dims from embedding_versions').fetchall() == [('complete', embedder.card.name, 512)]
+    with db.connect('vectors') as conn:
+        assert conn.execute('select status, model, dims from embedding_versions').fetchall() == [
+            ('complete', embedder.card.name, 512)
+        ]
 
 
 def test_changes_follow(db, tmp_path, embedder):
@@ -78,33 +107,49 @@ def test_changes_follow(db, tmp_path, embedder):
     index_catalogue(db, embedder, storage=storage)
     with db.connect('catalogue') as conn:
         conn.execute("update raw_products set price = 99 where external_id = 'p0'")
-        conn.execute("update raw_products set image_urls = image_urls - 0, image_views = image_views - 0 where external_id = 'p1'")
+        conn.execute(
+            """update raw_products set image_urls = image_urls - 0, image_views = image_views - 0
+            where external_id = 'p1'"""
+        )
         conn.execute("delete from raw_products where external_id = 'p2'")
         conn.execute("update raw_products set index_scope = 'off' where external_id = 'p6'")
-    storage.put('originals/hm/p7/0.jpg', to_jpeg(Image.new('RGB', (40, 60), 'white')))  # other bytes at a known address
-    storage.put('originals/hm/p3/1.jpg', to_jpeg(Image.new('RGB', (40, 60), 'black')))  # the broken one was mended
+    # other bytes at a known address
+    storage.put('originals/hm/p7/0.jpg', to_jpeg(Image.new('RGB', (40, 60), 'white')))
+    # the broken one was mended
+    storage.put('originals/hm/p3/1.jpg', to_jpeg(Image.new('RGB', (40, 60), 'black')))
     report = index_catalogue(db, embedder, storage=storage)
     assert report.removed == 1 + 3 + 3 and report.embedded == 2 and report.failed == {}
     with db.connect('vectors') as conn:
-        assert conn.execute("select distinct metadata->>'price' from sku_image_embeddings where sku_id = 'p0'").fetchall() == [('99.0',)]
-        assert conn.execute("select array_agg(image_rank order by image_rank) from sku_image_embeddings where sku_id = 'p1'").fetchone() == ([0, 1],)
-        assert conn.execute("select count(*) from sku_image_embeddings where sku_id = 'p7'").fetchone() == (3,)
+        assert conn.execute(
+            "select distinct metadata->>'price' from sku_image_embeddings where sku_id = 'p0'"
+        ).fetchall() == [('99.0',)]
+        assert conn.execute(
+            "select array_agg(image_rank order by image_rank) from sku_image_embeddings where sku_id = 'p1'"
+        ).fetchone() == ([0, 1],)
+        assert conn.execute(
+            "select count(*) from sku_image_embeddings where sku_id = 'p7'"
+        ).fetchone() == (3,)
         assert conn.execute('select count(*) from embedding_failures').fetchone() == (0,)
 
 
 def test_one_brand_leaves_the_others_alone(db, tmp_path, embedder):
-    (tmp_path/'a').mkdir(); (tmp_path/'b').mkdir()
+    for name in 'ab': (tmp_path/name).mkdir()
     first = shop(db, tmp_path/'a', 8)
     index_catalogue(db, embedder, storage=first)
     second = shop(db, tmp_path/'b', 8, brand='zara')
     report = index_catalogue(db, embedder, storage=second, brands=['zara'])
     assert report.products == 8 and report.removed == 0
-    with db.connect('vectors') as conn: assert set(brand_counts(conn, embedder.model_version)) == {'hm', 'zara'}
+    with db.connect('vectors') as conn:
+        assert set(brand_counts(conn, embedder.model_version)) == {'hm', 'zara'}
 
 
 def test_only_one_run_at_a_time(db, tmp_path, embedder):
     storage = shop(db, tmp_path, 6)
-    with only_run(db, embedder.model_version), pytest.raises(IndexBusy, match='is at work on lite-colour-shape'): index_catalogue(db, embedder, storage=storage)
+    with (
+        only_run(db, embedder.model_version),
+        pytest.raises(IndexBusy, match='is at work on lite-colour-shape'),
+    ):
+        index_catalogue(db, embedder, storage=storage)
     assert index_catalogue(db, embedder, storage=storage).with_vector == 5
 
 
@@ -113,7 +158,8 @@ def test_an_empty_catalogue_removes_nothing(db, tmp_path, embedder):
     index_catalogue(db, embedder, storage=storage)
     before = state(db)
     with db.connect('catalogue') as conn: conn.execute('delete from raw_products')
-    with pytest.raises(ValueError, match='import products first'): index_catalogue(db, embedder, storage=storage)
+    with pytest.raises(ValueError, match='import products first'):
+        index_catalogue(db, embedder, storage=storage)
     assert state(db) == before
 
 
@@ -124,7 +170,9 @@ def test_a_half_built_index_is_no_index(db, tmp_path, embedder):
         with pytest.raises(KeyError), conn.transaction():
             build_index(conn, embedder.model_version)
             raise KeyError
-        assert conn.execute("select count(*) from pg_indexes where indexname like 'hnsw%'").fetchone() == (0,)
+        assert conn.execute(
+            "select count(*) from pg_indexes where indexname like 'hnsw%'"
+        ).fetchone() == (0,)
         assert build_index(conn, embedder.model_version) and not build_index(conn, embedder.model_version)
 
 
@@ -133,11 +181,19 @@ def test_ten_random_kills_give_the_same_index(db, tmp_path, embedder):
     index_catalogue(db, embedder, storage=storage, commit=20, global_from=100)
     whole = state(db)
     with db.connect('vectors') as conn:
-        for (name,) in conn.execute("select indexname from pg_indexes where indexname like 'hnsw%'").fetchall(): conn.execute(f'drop index {name}')
+        for (name,) in conn.execute(
+            "select indexname from pg_indexes where indexname like 'hnsw%'"
+        ).fetchall():
+            conn.execute(f'drop index {name}')
         conn.execute('truncate sku_image_embeddings, embedding_failures, embedding_versions')
     rng, url, kills = random.Random(0), db.urls['vectors'], 0
     while True:
-        p = subprocess.Popen([sys.executable, '-c', RUN, url, str(storage.folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p = subprocess.Popen(
+            [sys.executable, '-c', RUN, url, str(storage.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         if kills < 10:
             for _ in range(rng.randint(1, 25)):
                 if not p.stdout.readline(): break

@@ -1,4 +1,7 @@
-"""Broken, hostile and unusual image bytes: an `ImageError` with its class, or an upright RGB photo; nothing else ever comes out."""
+"""Broken, hostile and unusual image bytes: an `ImageError` with its class, or an upright RGB
+photo; nothing else ever comes out.
+"""
+
 import io
 import struct
 import zlib
@@ -12,15 +15,22 @@ from PIL import Image, ImageOps
 
 from unde_recog.media.images import ImageError, decode, pad_square, shrink, to_jpeg, to_rgb
 
-MAKERS = {'jpeg': ('JPEG', {'quality': 90}), 'progressive': ('JPEG', {'quality': 90, 'progressive': True}), 'png': ('PNG', {}),
-          'webp': ('WEBP', {'quality': 90}), 'lossless webp': ('WEBP', {'lossless': True})}
+MAKERS = {
+    'jpeg': ('JPEG', {'quality': 90}),
+    'progressive': ('JPEG', {'quality': 90, 'progressive': True}),
+    'png': ('PNG', {}),
+    'webp': ('WEBP', {'quality': 90}),
+    'lossless webp': ('WEBP', {'lossless': True}),
+}
 
 
 def picture(width=64, height=48, seed=0):
     "A picture with structure and noise, so that every part of the file matters."
     y, x = np.mgrid[:height, :width]
     base = np.stack([x * 255 / width, y * 255 / height, (x * y) % 256], -1)
-    return Image.fromarray((base + np.random.default_rng(seed).normal(0, 12, base.shape)).clip(0, 255).astype('uint8'))
+    return Image.fromarray(
+        (base + np.random.default_rng(seed).normal(0, 12, base.shape)).clip(0, 255).astype('uint8')
+    )
 
 
 def encode(image, fmt, **options):
@@ -33,7 +43,8 @@ def encode(image, fmt, **options):
 def whole(name): return encode(picture(), MAKERS[name][0], **MAKERS[name][1])
 
 
-def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+def chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 
 def png(width, height, body, depth=8, colour=2):
@@ -61,10 +72,16 @@ def test_a_cut_file_is_refused_unless_every_pixel_is_there(name):
     data = whole(name)
     full = np.asarray(decode(data))
     kinds = set()
-    for cut in sorted({*range(0, len(data), max(1, len(data) // 150)), *range(max(0, len(data) - 40), len(data))}):
+    for cut in sorted(
+        {*range(0, len(data), max(1, len(data) // 150)), *range(max(0, len(data) - 40), len(data))}
+    ):
         got = outcome(data[:cut])
-        if isinstance(got, str): kinds.add(got)
-        else: assert np.array_equal(np.asarray(got), full), f'cut at {cut} of {len(data)}: half a photo was taken'
+        if isinstance(got, str):
+            kinds.add(got)
+        else:
+            assert np.array_equal(np.asarray(got), full), (
+                f'cut at {cut} of {len(data)}: half a photo was taken'
+            )
     assert kinds <= {'truncated', 'not_an_image'}
     assert outcome(data[:len(data) // 2]) == outcome(data[:len(data) - 60]) == 'truncated'
 
@@ -72,14 +89,31 @@ def test_a_cut_file_is_refused_unless_every_pixel_is_there(name):
 @pytest.mark.parametrize('name', MAKERS)
 def test_a_cut_file_at_reduced_scale_is_refused_too(name):
     data = encode(picture(640, 480), MAKERS[name][0], **MAKERS[name][1])
-    for part in (.1, .3, .5, .7, .9, .98): assert outcome(data[:int(len(data) * part)], at_least=100) == 'truncated'
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
+        assert outcome(data[: int(len(data) * part)], at_least=100) == 'truncated'
 
 
-OTHERS = {'gif': encode(picture(), 'GIF'), 'tiff': encode(picture(), 'TIFF'), 'bmp': encode(picture(), 'BMP'), 'ico': encode(picture(), 'ICO'), 'ppm': encode(picture(), 'PPM'),
-          'svg': b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', 'html': b'<!doctype html><title>404</title><p>no such photo',
-          'nothing': b'', 'one zero': b'\0', 'zeros': bytes(5000), 'text': b'hello', 'pdf': b'%PDF-1.7\n', 'zip': b'PK\3\4' + bytes(60), 'eps': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
-          'wrong magic': b'\xff\xd7' + whole('jpeg')[2:], 'png magic only': b'\x89PNG\r\n\x1a\n', 'jpeg magic only': b'\xff\xd8\xff', 'png magic, jpeg body': b'\x89PNG\r\n\x1a\n' + whole('jpeg'),
-          'riff but no webp': b'RIFF' + struct.pack('<I', 100) + b'WAVE' + bytes(92)}
+OTHERS = {
+    'gif': encode(picture(), 'GIF'),
+    'tiff': encode(picture(), 'TIFF'),
+    'bmp': encode(picture(), 'BMP'),
+    'ico': encode(picture(), 'ICO'),
+    'ppm': encode(picture(), 'PPM'),
+    'svg': b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+    'html': b'<!doctype html><title>404</title><p>no such photo',
+    'nothing': b'',
+    'one zero': b'\0',
+    'zeros': bytes(5000),
+    'text': b'hello',
+    'pdf': b'%PDF-1.7\n',
+    'zip': b'PK\3\4' + bytes(60),
+    'eps': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
+    'wrong magic': b'\xff\xd7' + whole('jpeg')[2:],
+    'png magic only': b'\x89PNG\r\n\x1a\n',
+    'jpeg magic only': b'\xff\xd8\xff',
+    'png magic, jpeg body': b'\x89PNG\r\n\x1a\n' + whole('jpeg'),
+    'riff but no webp': b'RIFF' + struct.pack('<I', 100) + b'WAVE' + bytes(92),
+}
 
 
 @pytest.mark.parametrize('name', OTHERS)
@@ -101,7 +135,8 @@ def test_a_jpeg_whose_header_promises_too_much():
     at = data.index(b'\xff\xc0')
     data[at + 5:at + 9] = struct.pack('>HH', 65_000, 65_000)
     assert fails(bytes(data)) == 'too_many_pixels'
-    data[at + 5:at + 9] = struct.pack('>HH', 4800, 640)  # permitted; libjpeg fills what the file does not have
+    # permitted; libjpeg fills what the file does not have
+    data[at + 5:at + 9] = struct.pack('>HH', 4800, 640)
     outcome(bytes(data))
 
 
@@ -109,17 +144,24 @@ def test_a_webp_whose_header_promises_too_much():
     canvas = struct.pack('<I', 16_383)[:3]
     header = b'VP8X' + struct.pack('<I', 10) + bytes(4) + canvas + canvas
     body = b'WEBP' + header + b'VP8 ' + struct.pack('<I', 4) + bytes(4)
-    assert fails(b'RIFF' + struct.pack('<I', len(body)) + body) in ('too_many_pixels', 'not_an_image', 'truncated')
+    assert fails(b'RIFF' + struct.pack('<I', len(body)) + body) in (
+        'too_many_pixels',
+        'not_an_image',
+        'truncated',
+    )
 
 
 def test_a_compressed_text_bomb_inside_a_png():
     text = chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(80_000_000), 9))
     data = whole('png')
-    assert outcome(data[:33] + text + data[33:]) in ('not_an_image', 'truncated') or outcome(data[:33] + text + data[33:]).size == (64, 48)
+    assert outcome(data[:33] + text + data[33:]) in ('not_an_image', 'truncated') or outcome(
+        data[:33] + text + data[33:]
+    ).size == (64, 48)
 
 
 def test_empty_pictures_are_refused():
-    for size in ((0, 0), (0, 10), (10, 0)): assert fails(png(*size, zlib.compress(b''))) in ('not_an_image', 'truncated')
+    for size in ((0, 0), (0, 10), (10, 0)):
+        assert fails(png(*size, zlib.compress(b''))) in ('not_an_image', 'truncated')
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -128,7 +170,11 @@ def test_empty_pictures_are_refused():
 def test_any_mutation_gives_an_error_or_a_photo(name, data):
     raw = bytearray(whole(name))
     for _ in range(data.draw(st.integers(1, 6))):
-        at = data.draw(st.integers(0, len(raw) - 1)) if data.draw(st.booleans()) else data.draw(st.integers(0, min(80, len(raw) - 1)))
+        at = (
+            data.draw(st.integers(0, len(raw) - 1))
+            if data.draw(st.booleans())
+            else data.draw(st.integers(0, min(80, len(raw) - 1)))
+        )
         match data.draw(st.sampled_from(['set', 'insert', 'cut', 'drop', 'repeat'])):
             case 'set': raw[at] = data.draw(st.integers(0, 255))
             case 'insert': raw[at:at] = data.draw(st.binary(min_size=1, max_size=12))
@@ -145,7 +191,9 @@ def test_thousands_of_mutations_gathered_at_the_headers():
     rng = np.random.default_rng(4)
     exif = Image.Exif()
     exif[0x0112], exif[0x010f], exif[0x9286] = 6, 'a maker', b'ASCII\0\0\0a comment'
-    bases = [encode(picture(24, 16), fmt, exif=exif) for fmt in ('JPEG', 'PNG', 'WEBP')] + [encode(picture(24, 16).quantize(8), 'PNG', transparency=0)]
+    bases = [encode(picture(24, 16), fmt, exif=exif) for fmt in ('JPEG', 'PNG', 'WEBP')] + [
+        encode(picture(24, 16).quantize(8), 'PNG', transparency=0)
+    ]
     for i in range(3000):
         raw = np.frombuffer(bases[i % len(bases)], 'uint8').copy()
         some = rng.integers(0, min(len(raw), rng.choice([40, 160, len(raw)])), rng.integers(1, 5))
@@ -153,19 +201,53 @@ def test_thousands_of_mutations_gathered_at_the_headers():
         outcome(raw.tobytes())
 
 
-@given(st.binary(max_size=300), st.sampled_from([b'', b'\xff\xd8\xff\xe0', b'\xff\xd8\xff\xe1', b'\x89PNG\r\n\x1a\n', b'RIFF\x40\0\0\0WEBPVP8 ', b'RIFF\x40\0\0\0WEBPVP8X']))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [
+            b'',
+            b'\xff\xd8\xff\xe0',
+            b'\xff\xd8\xff\xe1',
+            b'\x89PNG\r\n\x1a\n',
+            b'RIFF\x40\0\0\0WEBPVP8 ',
+            b'RIFF\x40\0\0\0WEBPVP8X',
+        ]
+    ),
+)
 @settings(deadline=None)
 def test_noise_behind_a_good_magic(body, magic): outcome(magic + body)
 
 
 def oriented(orientation, fmt, mode='RGB'):
-    "A file whose pixels are stored as a camera of this orientation stores them, and the upright picture."
+    """A file whose pixels are stored as a camera of this orientation stores them, and the
+    upright picture.
+    """
     upright = picture(60, 40).convert(mode)
-    undo = {1: None, 2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}[orientation]
+    undo = {
+        1: None,
+        2: 'FLIP_LEFT_RIGHT',
+        3: 'ROTATE_180',
+        4: 'FLIP_TOP_BOTTOM',
+        5: 'TRANSPOSE',
+        6: 'ROTATE_90',
+        7: 'TRANSVERSE',
+        8: 'ROTATE_270',
+    }[orientation]
     stored = upright.transpose(Image.Transpose[undo]) if undo else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encode(stored, fmt, exif=exif, **({'quality': 98, 'subsampling': 0} if fmt == 'JPEG' else {'lossless': True} if fmt == 'WEBP' else {})), upright.convert('RGB')
+    return encode(
+        stored,
+        fmt,
+        exif=exif,
+        **(
+            {'quality': 98, 'subsampling': 0}
+            if fmt == 'JPEG'
+            else {'lossless': True}
+            if fmt == 'WEBP'
+            else {}
+        ),
+    ), upright.convert('RGB')
 
 
 @pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP'])
@@ -174,7 +256,9 @@ def test_all_eight_orientations(orientation, fmt):
     data, upright = oriented(orientation, fmt)
     turned = decode(data)
     assert turned.size == (60, 40)
-    assert np.abs(np.asarray(turned, float) - np.asarray(upright, float)).mean() < (3 if fmt == 'JPEG' else .01)
+    assert np.abs(np.asarray(turned, float) - np.asarray(upright, float)).mean() < (
+        3 if fmt == 'JPEG' else 0.01
+    )
     assert decode(to_jpeg(turned)).size == (60, 40)  # and it is not turned a second time
 
 
@@ -199,7 +283,9 @@ def test_a_nonsense_orientation_turns_nothing(number):
 def test_broken_exif_does_not_cost_the_photo():
     data = whole('jpeg')
     app1 = b'Exif\0\0' + b'II*\0\xff\xff\xff\x7f' + bytes(20)
-    assert decode(data[:2] + b'\xff\xe1' + struct.pack('>H', len(app1) + 2) + app1 + data[2:]).size == (64, 48)
+    assert decode(
+        data[:2] + b'\xff\xe1' + struct.pack('>H', len(app1) + 2) + app1 + data[2:]
+    ).size == (64, 48)
 
 
 def near(image, colour, by=3): return np.abs(np.asarray(image, float) - colour).max() <= by
@@ -207,7 +293,11 @@ def near(image, colour, by=3): return np.abs(np.asarray(image, float) - colour).
 
 def test_cmyk_has_the_colours_of_the_same_picture_in_rgb():
     for colour in ((200, 40, 60), (20, 180, 90), (255, 255, 255), (10, 10, 10)):
-        assert near(decode(encode(Image.new('RGB', (32, 32), colour).convert('CMYK'), 'JPEG', quality=98)), colour, 8)
+        assert near(
+            decode(encode(Image.new('RGB', (32, 32), colour).convert('CMYK'), 'JPEG', quality=98)),
+            colour,
+            8,
+        )
 
 
 def test_transparent_pixels_become_white():
@@ -224,18 +314,32 @@ def test_palettes_with_and_without_transparency():
     indexed = Image.new('P', (2, 1))
     indexed.putpalette([10, 20, 30, 200, 100, 50])
     indexed.putpixel((1, 0), 1)
-    assert [decode(encode(indexed, 'PNG')).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (200, 100, 50)]
-    assert [decode(encode(indexed, 'PNG', transparency=0)).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 100, 50)]
-    assert [decode(encode(indexed, 'PNG', transparency=bytes([255, 0]))).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
+    assert [decode(encode(indexed, 'PNG')).getpixel((x, 0)) for x in (0, 1)] == [
+        (10, 20, 30),
+        (200, 100, 50),
+    ]
+    assert [decode(encode(indexed, 'PNG', transparency=0)).getpixel((x, 0)) for x in (0, 1)] == [
+        (255, 255, 255),
+        (200, 100, 50),
+    ]
+    assert [
+        decode(encode(indexed, 'PNG', transparency=bytes([255, 0]))).getpixel((x, 0))
+        for x in (0, 1)
+    ] == [(10, 20, 30), (255, 255, 255)]
 
 
 def test_a_transparent_colour_in_rgb_and_grey():
     rgb = Image.new('RGB', (2, 1), (9, 8, 7))
     rgb.putpixel((1, 0), (1, 2, 3))
-    assert [decode(encode(rgb, 'PNG', transparency=(9, 8, 7))).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (1, 2, 3)]
+    assert [
+        decode(encode(rgb, 'PNG', transparency=(9, 8, 7))).getpixel((x, 0)) for x in (0, 1)
+    ] == [(255, 255, 255), (1, 2, 3)]
     grey = Image.new('L', (2, 1), 50)
     grey.putpixel((1, 0), 90)
-    assert [decode(encode(grey, 'PNG', transparency=50)).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (90, 90, 90)]
+    assert [decode(encode(grey, 'PNG', transparency=50)).getpixel((x, 0)) for x in (0, 1)] == [
+        (255, 255, 255),
+        (90, 90, 90),
+    ]
 
 
 def test_grey_grey_with_alpha_and_one_bit():
@@ -251,19 +355,40 @@ def test_grey_grey_with_alpha_and_one_bit():
 @pytest.mark.parametrize('top', [255, 4095, 65535])
 def test_sixteen_bit_grey_is_scaled_by_its_depth_and_not_by_its_brightest_pixel(top):
     ramp = np.linspace(0, top, 256).astype('uint16').reshape(16, 16)
-    assert np.abs(np.asarray(decode(encode(Image.fromarray(ramp), 'PNG')), float)[..., 0] - ramp / 257).max() <= 1
+    assert (
+        np.abs(
+            np.asarray(decode(encode(Image.fromarray(ramp), 'PNG')), float)[..., 0] - ramp / 257
+        ).max()
+        <= 1
+    )
 
 
 def test_sixteen_bit_colour():
     line = b'\0' + struct.pack('>6H', 65535, 0, 32896, 0, 65535, 257)
     got = decode(png(2, 1, zlib.compress(line), depth=16))
-    assert all(abs(a - b) <= 1 for a, b in zip(got.getpixel((0, 0)) + got.getpixel((1, 0)), (255, 0, 128, 0, 255, 1)))
+    assert all(
+        abs(a - b) <= 1
+        for a, b in zip(got.getpixel((0, 0)) + got.getpixel((1, 0)), (255, 0, 128, 0, 255, 1))
+    )
 
 
 def test_animations_give_their_first_frame():
     frames = [Image.new('RGB', (20, 10), c) for c in ('red', 'blue')]
     for fmt in ('PNG', 'WEBP'):
-        assert near(decode(encode(frames[0], fmt, save_all=True, append_images=frames[1:], duration=50, **({'lossless': True} if fmt == 'WEBP' else {}))), (255, 0, 0), 1)
+        assert near(
+            decode(
+                encode(
+                    frames[0],
+                    fmt,
+                    save_all=True,
+                    append_images=frames[1:],
+                    duration=50,
+                    **({'lossless': True} if fmt == 'WEBP' else {}),
+                )
+            ),
+            (255, 0, 0),
+            1,
+        )
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(1, 700))
@@ -276,17 +401,33 @@ def test_reduced_scale_never_takes_the_shortest_side_under_the_asked(width, heig
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
 def test_reduced_scale_saves_work_and_shows_the_same_picture(mode):
-    data = encode(picture(1600, 1200).resize((16, 12)).resize((1600, 1200), Image.Resampling.BICUBIC).convert(mode), 'JPEG', quality=95)
+    data = encode(
+        picture(1600, 1200)
+        .resize((16, 12))
+        .resize((1600, 1200), Image.Resampling.BICUBIC)
+        .convert(mode),
+        'JPEG',
+        quality=95,
+    )
     full, small = decode(data), decode(data, at_least=150)
     assert small.size == (200, 150) and full.size == (1600, 1200)
-    assert np.abs(np.asarray(full.resize(small.size, Image.Resampling.BOX), float) - np.asarray(small, float)).mean() < 2
+    assert (
+        np.abs(
+            np.asarray(full.resize(small.size, Image.Resampling.BOX), float)
+            - np.asarray(small, float)
+        ).mean()
+        < 2
+    )
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 80))
 @settings(deadline=None)
 def test_squares_and_shrunk_pictures_keep_the_whole_garment(width, height, side):
     image = Image.new('RGB', (width, height), (10, 20, 30))
-    assert pad_square(image).size == (max(width, height),) * 2 and pad_square(image, side).size == (side, side)
+    assert pad_square(image).size == (max(width, height),) * 2 and pad_square(image, side).size == (
+        side,
+        side,
+    )
     assert (np.asarray(pad_square(image)) == (10, 20, 30)).all(-1).sum() == width * height
     assert max(shrink(image, side).size) == min(side, max(width, height))
 
@@ -299,5 +440,25 @@ def test_no_place_and_no_device_leave_with_a_jpeg():
     assert b'Secret' not in data and not Image.open(io.BytesIO(data)).getexif()
 
 
-@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'RGBa', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'I', 'F', 'I;16'])
+@pytest.mark.parametrize(
+    'mode',
+    [
+        '1',
+        'L',
+        'LA',
+        'P',
+        'PA',
+        'RGB',
+        'RGBA',
+        'RGBX',
+        'RGBa',
+        'CMYK',
+        'YCbCr',
+        'LAB',
+        'HSV',
+        'I',
+        'F',
+        'I;16',
+    ],
+)
 def test_to_rgb_knows_every_mode_of_pillow(mode): assert to_rgb(Image.new(mode, (5, 4))).mode == 'RGB'

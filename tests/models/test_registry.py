@@ -9,7 +9,19 @@ from PIL import Image
 
 from unde_recog.embedder import Embedder, embedder_for, load_embedder, to_tensor
 from unde_recog.models.onnx import OnnxTower
-from unde_recog.models.registry import ModelCard, ModelFile, ModelUnavailable, Preprocessing, cards, get_card, is_available, model_file, pull, require_files, sha256_of
+from unde_recog.models.registry import (
+    ModelCard,
+    ModelFile,
+    ModelUnavailable,
+    Preprocessing,
+    cards,
+    get_card,
+    is_available,
+    model_file,
+    pull,
+    require_files,
+    sha256_of,
+)
 from unde_recog.settings import load_settings
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -39,7 +51,23 @@ def hub():
     server.server_close()
 
 
-def card(url, sha=None): return ModelCard(name='toy', revision='1', title='', kind='onnx', dims=8, crop='pad', files=[ModelFile(name='m.onnx', url=url, sha256=sha or hashlib.sha256(BODY).hexdigest(), bytes=len(BODY))])
+def card(url, sha=None):
+    return ModelCard(
+        name='toy',
+        revision='1',
+        title='',
+        kind='onnx',
+        dims=8,
+        crop='pad',
+        files=[
+            ModelFile(
+                name='m.onnx',
+                url=url,
+                sha256=sha or hashlib.sha256(BODY).hexdigest(),
+                bytes=len(BODY),
+            )
+        ],
+    )
 
 
 @pytest.fixture
@@ -50,7 +78,12 @@ def test_pull_checks_and_keeps(hub, home):
     c, told = card(hub.url + '/m'), []
     with pytest.raises(ModelUnavailable, match='models pull toy'): require_files(c, home)
     (path,) = pull(c, home, lambda name, done, total: told.append((done, total)))
-    assert sha256_of(path) == c.files[0].sha256 and told[-1] == (len(BODY), len(BODY)) and is_available(c, home) and len(hub.ranges) == 1
+    assert (
+        sha256_of(path) == c.files[0].sha256
+        and told[-1] == (len(BODY), len(BODY))
+        and is_available(c, home)
+        and len(hub.ranges) == 1
+    )
     assert pull(c, home) == [path] and len(hub.ranges) == 1  # nothing is asked twice
 
 
@@ -78,30 +111,61 @@ def test_other_bytes_are_refused_and_removed(hub, home):
 def test_no_hub_and_no_address_say_so(hub, home):
     with pytest.raises(ModelUnavailable, match='cannot be pulled'): pull(card('http://127.0.0.1:1/m'), home)
     with pytest.raises(ModelUnavailable, match='cannot be pulled'): pull(card(hub.url + '/gone'), home)
-    with pytest.raises(ModelUnavailable, match='no download address'): pull(get_card('clip-vit-b-32').model_copy(update={'files': [ModelFile(name='x.onnx')]}), home)
+    with pytest.raises(ModelUnavailable, match='no download address'):
+        pull(
+            get_card('clip-vit-b-32').model_copy(update={'files': [ModelFile(name='x.onnx')]}), home
+        )
 
 
 def test_every_card_is_whole():
     for c in cards().values():
-        assert c.model_version == f'{c.name}-{c.revision}+{c.crop}' and (c.threshold is None) == (c.margin is None) == (c.band_high is None)
+        assert c.model_version == f'{c.name}-{c.revision}+{c.crop}' and (c.threshold is None) == (
+            c.margin is None
+        ) == (c.band_high is None)
         for f in c.files:
-            if f.asset: assert sha256_of(model_file(c, f, load_settings(env={}))) == f.sha256 and f.bytes == model_file(c, f, load_settings(env={})).stat().st_size
-    assert {'fashionclip-2.0': 512, 'marqo-fashionsiglip': 768, 'efficientnet-b0': 1280, 'dino-vits16': 384}.items() <= {c.name: c.dims for c in cards().values()}.items()
+            if f.asset:
+                assert (
+                    sha256_of(model_file(c, f, load_settings(env={}))) == f.sha256
+                    and f.bytes == model_file(c, f, load_settings(env={})).stat().st_size
+                )
+    assert {
+        'fashionclip-2.0': 512,
+        'marqo-fashionsiglip': 768,
+        'efficientnet-b0': 1280,
+        'dino-vits16': 384,
+    }.items() <= {c.name: c.dims for c in cards().values()}.items()
 
 
 def graph(path, inputs=('pixel_values',), outputs=('image_embeds',), dims=8):
     onnx = pytest.importorskip('onnx')
     from onnx import TensorProto, helper, numpy_helper
     matrix = np.random.default_rng(0).normal(size=(3, dims)).astype('float32')
-    nodes = [helper.make_node('ReduceMean', [inputs[0], 'axes'], ['mean'], keepdims=0)] + [helper.make_node('MatMul', ['mean', 'matrix'], [o]) for o in outputs]
-    made = [helper.make_tensor_value_info(inputs[0], TensorProto.FLOAT, ['n', 3, 's', 's'])] + [helper.make_tensor_value_info(i, TensorProto.INT64, ['m', 't']) for i in inputs[1:]]
-    g = helper.make_graph(nodes, 'g', made, [helper.make_tensor_value_info(o, TensorProto.FLOAT, ['n', dims]) for o in outputs], [numpy_helper.from_array(matrix, 'matrix'), numpy_helper.from_array(np.array([2, 3]), 'axes')])
+    nodes = [helper.make_node('ReduceMean', [inputs[0], 'axes'], ['mean'], keepdims=0)] + [
+        helper.make_node('MatMul', ['mean', 'matrix'], [o]) for o in outputs
+    ]
+    made = [helper.make_tensor_value_info(inputs[0], TensorProto.FLOAT, ['n', 3, 's', 's'])] + [
+        helper.make_tensor_value_info(i, TensorProto.INT64, ['m', 't']) for i in inputs[1:]
+    ]
+    g = helper.make_graph(
+        nodes,
+        'g',
+        made,
+        [helper.make_tensor_value_info(o, TensorProto.FLOAT, ['n', dims]) for o in outputs],
+        [
+            numpy_helper.from_array(matrix, 'matrix'),
+            numpy_helper.from_array(np.array([2, 3]), 'axes'),
+        ],
+    )
     onnx.save(helper.make_model(g, opset_imports=[helper.make_opsetid('', 18)], ir_version=9), path)
     return matrix
 
 
 def test_a_joint_graph_gets_an_empty_text(tmp_path):
-    matrix = graph(tmp_path/'joint.onnx', ('pixel_values', 'input_ids', 'attention_mask'), ('text_embeds', 'image_embeds'))
+    matrix = graph(
+        tmp_path / 'joint.onnx',
+        ('pixel_values', 'input_ids', 'attention_mask'),
+        ('text_embeds', 'image_embeds'),
+    )
     tensor = to_tensor([Image.new('RGB', (30, 60), c) for c in ('red', 'navy')], 'pad', Preprocessing())
     assert np.allclose(OnnxTower(tmp_path/'joint.onnx')(tensor), tensor.mean((2, 3)) @ matrix, atol=1e-4)
 
@@ -116,10 +180,26 @@ def test_a_graph_without_an_image_is_refused(tmp_path):
 def test_batches_and_presets_change_nothing(tmp_path):
     graph(tmp_path/'m.onnx')
     rng = np.random.default_rng(1)
-    images = [Image.fromarray(rng.integers(0, 255, (int(h), int(w), 3), dtype=np.uint8)) for h, w in rng.integers(20, 90, (9, 2))]
+    images = [
+        Image.fromarray(rng.integers(0, 255, (int(h), int(w), 3), dtype=np.uint8))
+        for h, w in rng.integers(20, 90, (9, 2))
+    ]
     c = card('')
-    made = [Embedder(c, lambda ims, t=OnnxTower(tmp_path/'m.onnx', preset): t(to_tensor(ims, 'pad', c.preprocessing)), batch=b).embed(images) for preset, b in (('runtime', 1), ('batch', 4), ('batch', 16))]
-    assert np.allclose(made[0], made[1], atol=1e-5) and np.allclose(made[0], made[2], atol=1e-5) and np.allclose(np.linalg.norm(made[0], axis=1), 1, atol=1e-6)
+    made = [
+        Embedder(
+            c,
+            lambda ims, t=OnnxTower(tmp_path / 'm.onnx', preset): t(
+                to_tensor(ims, 'pad', c.preprocessing)
+            ),
+            batch=b,
+        ).embed(images)
+        for preset, b in (('runtime', 1), ('batch', 4), ('batch', 16))
+    ]
+    assert (
+        np.allclose(made[0], made[1], atol=1e-5)
+        and np.allclose(made[0], made[2], atol=1e-5)
+        and np.allclose(np.linalg.norm(made[0], axis=1), 1, atol=1e-6)
+    )
 
 
 def test_threads_share_an_embedder():
@@ -132,4 +212,5 @@ def test_threads_share_an_embedder():
 
 
 def test_a_version_of_other_weights_is_refused():
-    with pytest.raises(ValueError, match='the index was made with'): embedder_for('classical-colour-shape-0+whole', 'classical-colour-shape')
+    with pytest.raises(ValueError, match='the index was made with'):
+        embedder_for('classical-colour-shape-0+whole', 'classical-colour-shape')

@@ -17,7 +17,8 @@ from unde_recog.settings import load_settings
 
 from tests.web_shop import Shop
 
-if shutil.which('redis-server') is None and os.environ.get('CI') != 'true': pytest.skip('needs redis-server', allow_module_level=True)
+if shutil.which('redis-server') is None and os.environ.get('CI') != 'true':
+    pytest.skip('needs redis-server', allow_module_level=True)
 celery = pytest.importorskip('celery') if os.environ.get('CI') != 'true' else __import__('celery')
 
 
@@ -34,7 +35,23 @@ def broker(tmp_path_factory):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    process = subprocess.Popen(['redis-server', '--port', str(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', str(tmp_path_factory.mktemp('redis'))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [
+            'redis-server',
+            '--port',
+            str(port),
+            '--bind',
+            '127.0.0.1',
+            '--save',
+            '',
+            '--appendonly',
+            'no',
+            '--dir',
+            str(tmp_path_factory.mktemp('redis')),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(100):
         with socket.socket() as s:
             if s.connect_ex(('127.0.0.1', port)) == 0: break
@@ -71,34 +88,72 @@ class Photos:
 def queue(shop, broker):
     "(application to send with, the worker's process)."
     from unde_recog.queue.worker import make_celery
-    env = {k: v for k, v in os.environ.items() if k not in ('UNDE_SETTINGS',)} | {'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': str(shop.data), 'CELERY_BROKER_URL': broker, 'CELERY_RESULT_BACKEND': broker, 'ALLOW_PRIVATE_URLS': '1', 'OMP_NUM_THREADS': '1'}
-    worker = subprocess.Popen([sys.executable, '-m', 'celery', '-A', 'unde_recog.queue.worker:celery_app', 'worker', '-Q', 'recognition_queue', '-c', '1', '--without-gossip', '--without-mingle', '-l', 'warning'],
-                              env=env, cwd=shop.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    env = {k: v for k, v in os.environ.items() if k not in ('UNDE_SETTINGS',)} | {
+        'DATABASE_URL': shop.url,
+        'UNDE_DATA_DIR': str(shop.data),
+        'CELERY_BROKER_URL': broker,
+        'CELERY_RESULT_BACKEND': broker,
+        'ALLOW_PRIVATE_URLS': '1',
+        'OMP_NUM_THREADS': '1',
+    }
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'celery',
+            '-A',
+            'unde_recog.queue.worker:celery_app',
+            'worker',
+            '-Q',
+            'recognition_queue',
+            '-c',
+            '1',
+            '--without-gossip',
+            '--without-mingle',
+            '-l',
+            'warning',
+        ],
+        env=env,
+        cwd=shop.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     yield make_celery(load_settings(env={}, CELERY_BROKER_URL=broker, CELERY_RESULT_BACKEND=broker)), worker
     worker.terminate()
     try: worker.wait(10)
     except subprocess.TimeoutExpired: worker.kill()
 
 
-def send(app, url, task_id=None, **how): return app.send_task('recognize_photo', [url], how, task_id=task_id or str(uuid.uuid4()))
+def send(app, url, task_id=None, **how):
+    return app.send_task('recognize_photo', [url], how, task_id=task_id or str(uuid.uuid4()))
 
 
 def test_a_photo_from_the_queue(queue, shop):
     key = shop.world.keys[0]
-    task = send(queue[0], f'storage:originals/{key.brand}/{key.external_id}/0.jpg', user_id='bot', user_mall=shop.mall)
+    task = send(
+        queue[0],
+        f'storage:originals/{key.brand}/{key.external_id}/0.jpg',
+        user_id='bot',
+        user_mall=shop.mall,
+    )
     answer = Answer.model_validate(task.get(timeout=60))
     assert answer.request_id == task.id and answer.items[0].matches[0].external_id == key.external_id
-    assert shop.log('select user_id, user_mall from recognition_requests where id = %s', task.id) == [('bot', shop.mall)]  # logged before it was confirmed
+    # logged before it was confirmed
+    assert shop.log(
+        'select user_id, user_mall from recognition_requests where id = %s', task.id
+    ) == [('bot', shop.mall)]
 
 
 def test_delivered_twice_answered_once(queue, shop):
     photos = Photos(shop.photo())
     photos.go.set()
     first = send(queue[0], photos.url, 'night-7')
-    told = first.get(timeout=60)
+    result = first.get(timeout=60)
     first.forget()
     again = send(queue[0], photos.url, 'night-7').get(timeout=60)
-    assert again == told and photos.hits == 1
+    assert again == result and photos.hits == 1
     assert shop.log('select count(*) from recognition_requests where photo_url = %s', photos.url) == [(1,)]
 
 
@@ -110,7 +165,11 @@ def test_a_worker_killed_under_way(queue, shop):
     child.kill()  # kill -9 in the middle: the task was not confirmed
     photos.go.set()
     answer = Answer.model_validate(task.get(timeout=60))
-    assert answer.request_id == task.id and answer.items[0].matches[0].external_id == shop.world.keys[1].external_id and photos.hits == 2
+    assert (
+        answer.request_id == task.id
+        and answer.items[0].matches[0].external_id == shop.world.keys[1].external_id
+        and photos.hits == 2
+    )
     assert shop.log('select count(*) from recognition_requests where id = %s', task.id) == [(1,)]
 
 
@@ -118,4 +177,9 @@ def test_what_cannot_be_used_is_a_result(queue, shop):
     bad = [send(queue[0], url) for url in ('/etc/passwd', 'storage:nowhere/x.jpg')]
     assert [b.get(timeout=60)['error'] for b in bad] == ['refused_url', 'not_found']
     key = shop.world.keys[0]
-    assert send(queue[0], f'storage:originals/{key.brand}/{key.external_id}/0.jpg', user_mall='Nowhere').get(timeout=60)['error'] == 'unknown_mall'
+    assert (
+        send(
+            queue[0], f'storage:originals/{key.brand}/{key.external_id}/0.jpg', user_mall='Nowhere'
+        ).get(timeout=60)['error']
+        == 'unknown_mall'
+    )

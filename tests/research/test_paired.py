@@ -1,4 +1,6 @@
-"Paired statistics against independent implementations (statsmodels, scipy, scikit-learn, ir-measures) and simulation."
+"""Paired statistics against independent implementations (statsmodels, scipy, scikit-learn,
+ir-measures) and simulation."""
+
 import json
 import math
 from itertools import product
@@ -14,10 +16,26 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
-from unde_recog.contracts import Candidate, SkuKey
-from unde_recog.gating import fuse
-from unde_recog.research.paired import (METRICS, WEIGHTS, cluster_bootstrap, compare, compare_pair, discordant, fallback, fusion_curve, hindsight, holm, mcnemar_exact, measures, noninferior,
-                                        noninferiority_items, paired_design_effect, photos_needed, power_mcnemar, reweighted, routers, routing_curve, sign_flip, tango_interval, tune_weight, unpaired_items)
+from unde_recog.contracts import SkuKey
+from unde_recog.research.paired import (
+    METRICS,
+    cluster_bootstrap,
+    compare,
+    compare_pair,
+    discordant,
+    hindsight,
+    holm,
+    mcnemar_exact,
+    measures,
+    noninferior,
+    noninferiority_items,
+    paired_design_effect,
+    photos_needed,
+    power_mcnemar,
+    sign_flip,
+    tango_interval,
+    unpaired_items,
+)
 from unde_recog.research.records import outcomes
 from unde_recog.research.simulate import draw, simulate_items
 
@@ -35,9 +53,18 @@ def judged():
 
 @pytest.mark.parametrize('seed', range(3))
 def test_mcnemar_is_statsmodels(seed):
-    dice = np.random.default_rng(seed)
-    for b, c in [(0, 0), (1, 0), (0, 1), (0, 30), (30, 0), (17, 17), *dice.integers(0, 60, (40, 2)).tolist()]:
-        assert math.isclose(mcnemar_exact(b, c), mcnemar([[5, b], [c, 9]], exact=True).pvalue, rel_tol=1e-9)
+    rng = np.random.default_rng(seed)
+    for b, c in [
+        (0, 0),
+        (1, 0),
+        (0, 1),
+        (0, 30),
+        (30, 0),
+        (17, 17),
+        *rng.integers(0, 60, (40, 2)).tolist(),
+    ]:
+        assert math.isclose(mcnemar_exact(b, c), mcnemar([[5, b], [c, 9]], exact=True).pvalue,
+                            rel_tol=1e-9)
 
 
 def test_mid_p_by_enumeration():
@@ -49,27 +76,48 @@ def test_mid_p_by_enumeration():
 
 
 def test_one_item_a_photo_is_mcnemar():
-    dice = np.random.default_rng(1)
-    for d in [np.zeros(7), np.ones(9), -np.ones(1), *(dice.choice([-1, 0, 0, 1], n) for n in dice.integers(1, 80, 30))]:
-        assert math.isclose(sign_flip(d, np.arange(len(d))), mcnemar_exact((d > 0).sum(), (d < 0).sum()), rel_tol=1e-9)
+    rng = np.random.default_rng(1)
+    for d in [
+        np.zeros(7),
+        np.ones(9),
+        -np.ones(1),
+        *(rng.choice([-1, 0, 0, 1], n) for n in rng.integers(1, 80, 30)),
+    ]:
+        assert math.isclose(
+            sign_flip(d, np.arange(len(d))),
+            mcnemar_exact((d > 0).sum(), (d < 0).sum()),
+            rel_tol=1e-9,
+        )
 
 
 @pytest.mark.parametrize('whole', [True, False])
 def test_sign_flip_is_scipys_permutation_test(whole):
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     for _ in range(6):
-        photo = np.sort(dice.integers(0, 9, 28))
-        d = dice.choice([-1., 0., 1.], 28, p=[.15, .4, .45]) if whole else dice.normal(.15, 1, 28)
+        photo = np.sort(rng.integers(0, 9, 28))
+        d = rng.choice([-1., 0., 1.], 28, p=[.15, .4, .45]) if whole else rng.normal(.15, 1, 28)
         sums = np.bincount(photo, d)
-        theirs = stats.permutation_test((sums, np.zeros_like(sums)), lambda x, y, axis: np.abs((x - y).sum(axis)), permutation_type='samples', vectorized=True, n_resamples=np.inf, alternative='greater').pvalue
+        theirs = stats.permutation_test(
+            (sums, np.zeros_like(sums)),
+            lambda x, y, axis: np.abs((x - y).sum(axis)),
+            permutation_type='samples',
+            vectorized=True,
+            n_resamples=np.inf,
+            alternative='greater',
+        ).pvalue
         ours = sign_flip(d, photo, draws=20_000)
-        assert math.isclose(ours, theirs, rel_tol=1e-9) if whole else abs(ours - theirs) < 4.5*math.sqrt(.25/20_000)
+        assert (
+            math.isclose(ours, theirs, rel_tol=1e-9)
+            if whole
+            else abs(ours - theirs) < 4.5 * math.sqrt(0.25 / 20_000)
+        )
 
 
 def test_sign_flip_holds_its_level_where_mcnemar_does_not():
-    "Two lists without a difference, garments of a photo alike: at 5 % the photo's test errs in at most 5 %, the garments' in more."
-    dice, runs, photos, items = np.random.default_rng(3), 400, 60, 4
-    shared = np.repeat(dice.choice([-1, 0, 1], (runs, photos), p=[.15, .7, .15]), items, axis=1)
+    """Two lists without a difference, garments of a photo alike: at 5 % the photo's test errs in
+    at most 5 %, the garments' in more."""
+    rng, runs, photos, items = np.random.default_rng(3), 400, 60, 4
+    shared = np.repeat(rng.choice([-1, 0, 1], (runs, photos), p=[.15, .7, .15]), items, axis=1)
     who = np.repeat(np.arange(photos), items)
     ours = np.mean([sign_flip(d, who) <= .05 for d in shared])
     naive = np.mean([mcnemar_exact((d > 0).sum(), (d < 0).sum()) <= .05 for d in shared])
@@ -78,49 +126,83 @@ def test_sign_flip_holds_its_level_where_mcnemar_does_not():
 
 def test_unknown_differences_are_left_out():
     d, who = np.array([1, np.nan, -1, 1, np.nan]), np.array(list('aabbc'))
-    assert sign_flip(d, who) == sign_flip(d[[0, 2, 3]], who[[0, 2, 3]]) and compare_pair([1, math.nan], [0, 0], ['a', 'a'])['n'] == 1
+    assert (
+        sign_flip(d, who) == sign_flip(d[[0, 2, 3]], who[[0, 2, 3]])
+        and compare_pair([1, math.nan], [0, 0], ['a', 'a'])['n'] == 1
+    )
     assert compare_pair([math.nan], [0.], ['a'])['n'] == 0
 
 
 # Intervals
 
 def test_bootstrap_is_scipys():
-    dice = np.random.default_rng(4)
-    for sizes in (np.ones(80, int), dice.integers(1, 7, 80)):
+    rng = np.random.default_rng(4)
+    for sizes in (np.ones(80, int), rng.integers(1, 7, 80)):
         who = np.repeat(np.arange(80), sizes)
-        v = dice.normal(.3, 1, 80)[who]*.6 + dice.normal(size=len(who))
+        v = rng.normal(.3, 1, 80)[who]*.6 + rng.normal(size=len(who))
         ours = cluster_bootstrap(v, who, draws=8000)[0]
         sums = np.bincount(who, v)
-        theirs = stats.bootstrap((sums, sizes), lambda s, n, axis: s.sum(axis)/n.sum(axis), paired=True, vectorized=True, method='percentile', n_resamples=8000, rng=dice).confidence_interval
+        theirs = stats.bootstrap(
+            (sums, sizes),
+            lambda s, n, axis: s.sum(axis) / n.sum(axis),
+            paired=True,
+            vectorized=True,
+            method='percentile',
+            n_resamples=8000,
+            rng=rng,
+        ).confidence_interval
         spread = (theirs.high - theirs.low)/4
-        assert abs(ours.low - theirs.low) < .2*spread and abs(ours.high - theirs.high) < .2*spread and math.isclose(ours.value, v.mean())
+        assert (
+            abs(ours.low - theirs.low) < 0.2 * spread
+            and abs(ours.high - theirs.high) < 0.2 * spread
+            and math.isclose(ours.value, v.mean())
+        )
 
 
 def test_bootstrap_edges():
     assert cluster_bootstrap([], [])[0].value != cluster_bootstrap([], [])[0].value
-    assert cluster_bootstrap(np.ones(5), range(5))[0] == (1., 1., 1.) and cluster_bootstrap(np.zeros(5), list('aaaaa'))[0] == (0., 0., 0.)
+    assert cluster_bootstrap(np.ones(5), range(5))[0] == (1.0, 1.0, 1.0) and cluster_bootstrap(
+        np.zeros(5), list('aaaaa')
+    )[0] == (0.0, 0.0, 0.0)
     two = cluster_bootstrap(np.array([[1., np.nan], [0., 1.], [1., np.nan]]), list('abc'))
     assert two[0].value == 2/3 and two[1].value == 1
 
 
 @pytest.mark.parametrize('items', [1, 4])
 def test_design_effect_is_the_cluster_sandwich(items):
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     for _ in range(5):
-        who = np.repeat(np.arange(40), items if items == 1 else dice.integers(1, 6, 40))
-        d = dice.choice([-1., 0., 1.], 40)[who]*(dice.random(len(who)) < .7)
-        fit = sm.OLS(d, np.ones(len(d))).fit(cov_type='cluster', cov_kwds={'groups': who, 'use_correction': False})
+        who = np.repeat(np.arange(40), items if items == 1 else rng.integers(1, 6, 40))
+        d = rng.choice([-1., 0., 1.], 40)[who]*(rng.random(len(who)) < .7)
+        fit = sm.OLS(d, np.ones(len(d))).fit(
+            cov_type='cluster', cov_kwds={'groups': who, 'use_correction': False}
+        )
         theirs = 40/39*fit.bse[0]**2/(d.var()/len(d))
         assert math.isclose(paired_design_effect(d, who), theirs, rel_tol=1e-9)
-    assert math.isnan(paired_design_effect(np.zeros(5), range(5))) and math.isnan(paired_design_effect([1., 0.], ['a', 'a']))
+    assert math.isnan(paired_design_effect(np.zeros(5), range(5))) and math.isnan(
+        paired_design_effect([1.0, 0.0], ['a', 'a'])
+    )
 
 
-@pytest.mark.parametrize('better,worse,n', [(0, 0, 30), (1, 0, 30), (30, 0, 30), (0, 30, 30), (12, 5, 100), (3, 9, 400), (7, 7, 60)])
+@pytest.mark.parametrize(
+    'better,worse,n',
+    [(0, 0, 30), (1, 0, 30), (30, 0, 30), (0, 30, 30), (12, 5, 100), (3, 9, 400), (7, 7, 60)],
+)
 def test_tango_by_maximising_the_likelihood(better, worse, n):
-    "The interval's ends are where the score test, with the nuisance share found by numeric maximisation, gives z."
+    """The interval's ends are where the score test, with the nuisance share found by numeric
+    maximisation, gives z."""
+
     def z(d):
-        likelihood = lambda q: -(better*np.log(max(q + d, 1e-300)) + worse*np.log(max(q, 1e-300)) + (n - better - worse)*np.log(max(1 - 2*q - d, 1e-300)))
-        q = minimize_scalar(likelihood, bounds=(max(0, -d), (1 - d)/2), method='bounded', options={'xatol': 1e-13}).x
+        likelihood = lambda q: (
+            -(
+                better * np.log(max(q + d, 1e-300))
+                + worse * np.log(max(q, 1e-300))
+                + (n - better - worse) * np.log(max(1 - 2 * q - d, 1e-300))
+            )
+        )
+        q = minimize_scalar(
+            likelihood, bounds=(max(0, -d), (1 - d) / 2), method='bounded', options={'xatol': 1e-13}
+        ).x
         return (better - worse - n*d)/math.sqrt(n*(2*q + d - d*d))
     found, want = tango_interval(better, worse, n), stats.norm.ppf(.975)
     value = (better - worse)/n
@@ -129,19 +211,30 @@ def test_tango_by_maximising_the_likelihood(better, worse, n):
 
 
 def test_noninferiority_level_and_power():
-    "At a true difference of exactly −margin it is claimed in about 5 %; at the planned size and no difference in about 80 %."
-    dice, runs, n = np.random.default_rng(6), 250, noninferiority_items(.05, .02)
+    """At a true difference of exactly −margin it is claimed in about 5 %; at the planned size and
+    no difference in about 80 %."""
+    rng, runs, n = np.random.default_rng(6), 250, noninferiority_items(.05, .02)
     who = np.arange(n)
-    claim = lambda b, w: np.mean([noninferior(dice.choice([1., 0., -1.], n, p=[b, 1 - b - w, w]), np.zeros(n), who, .02).holds for _ in range(runs)])
-    assert claim(.025, .025) > .80 - 3.5*math.sqrt(.16/runs) and claim(.015, .035) < stats.binom.ppf(.9995, runs, .06)/runs
+    claim = lambda b, w: np.mean(
+        [
+            noninferior(
+                rng.choice([1.0, 0.0, -1.0], n, p=[b, 1 - b - w, w]), np.zeros(n), who, 0.02
+            ).holds
+            for _ in range(runs)
+        ]
+    )
+    assert (
+        claim(0.025, 0.025) > 0.80 - 3.5 * math.sqrt(0.16 / runs)
+        and claim(0.015, 0.035) < stats.binom.ppf(0.9995, runs, 0.06) / runs
+    )
 
 
 # Many measures
 
 def test_holm_is_statsmodels():
-    dice = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     for n in (1, 2, 9, 30):
-        p = dice.random(n)**3
+        p = rng.random(n)**3
         assert np.allclose(holm(p), multipletests(p, method='holm')[1])
         gaps = np.insert(p, 0, math.nan)
         assert math.isnan(holm(gaps)[0]) and np.allclose(holm(gaps)[1:], holm(p))
@@ -152,28 +245,54 @@ def test_holm_is_statsmodels():
 
 @pytest.mark.parametrize('mid', [False, True])
 def test_power_by_enumeration(mid):
-    for n, b, w, alpha in ((20, .2, .05, .05), (37, .3, .3, .1), (60, .02, .15, .05), (5, .5, .4, .05), (12, 0., .5, .05)):
-        total = sum(stats.multinomial.pmf([i, j, n - i - j], n, [b, w, 1 - b - w]) for i in range(n + 1) for j in range(n + 1 - i) if mcnemar_exact(i, j, mid=mid) <= alpha)
-        assert math.isclose(power_mcnemar(n, b, w, alpha=alpha, mid=mid), total, rel_tol=1e-6, abs_tol=1e-9)
+    for n, b, w, alpha in (
+        (20, 0.2, 0.05, 0.05),
+        (37, 0.3, 0.3, 0.1),
+        (60, 0.02, 0.15, 0.05),
+        (5, 0.5, 0.4, 0.05),
+        (12, 0.0, 0.5, 0.05),
+    ):
+        total = sum(
+            stats.multinomial.pmf([i, j, n - i - j], n, [b, w, 1 - b - w])
+            for i in range(n + 1)
+            for j in range(n + 1 - i)
+            if mcnemar_exact(i, j, mid=mid) <= alpha
+        )
+        assert math.isclose(power_mcnemar(n, b, w, alpha=alpha, mid=mid), total, rel_tol=1e-6,
+                            abs_tol=1e-9)
 
 
 def test_power_figures_of_the_plan():
-    assert [round(power_mcnemar(n, *d), 2) for n in (400, 100) for d in ((.08, .03), (.05, .02))] == [.84, .56, .22, .10]
+    assert [
+        round(power_mcnemar(n, *d), 2) for n in (400, 100) for d in ((0.08, 0.03), (0.05, 0.02))
+    ] == [0.84, 0.56, 0.22, 0.10]
     assert unpaired_items(.90, .93) == 1353 and noninferiority_items(.05, .02) == 773
-    assert abs(unpaired_items(.90, .93)/samplesize_proportions_2indep_onetail(.03, .90, .8, alpha=.05) - 1) < .02
+    assert (
+        abs(
+            unpaired_items(0.90, 0.93)
+            / samplesize_proportions_2indep_onetail(0.03, 0.90, 0.8, alpha=0.05)
+            - 1
+        )
+        < 0.02
+    )
     assert power_mcnemar(100, 0, 0) == 0 and power_mcnemar(0, .1, .1) == 0
 
 
 def test_photos_needed_by_simulation():
-    "At the number of photos named, clustered garments are told apart in about the promised share of runs, by the photo's own test."
-    dice, icc, items, runs = np.random.default_rng(8), .2, 4, 250
+    """At the number of photos named, clustered garments are told apart in about the promised
+    share of runs, by the photo's own test."""
+    rng, icc, items, runs = np.random.default_rng(8), .2, 4, 250
     n = photos_needed(.06, .14, items=items, icc=icc)
-    own = dice.choice([1, -1, 0], (runs, n, items), p=[.10, .04, .86])
-    d = np.where(dice.random((runs, n, items)) < math.sqrt(icc), dice.choice([1, -1, 0], (runs, n, 1), p=[.10, .04, .86]), own)
+    own = rng.choice([1, -1, 0], (runs, n, items), p=[.10, .04, .86])
+    d = np.where(
+        rng.random((runs, n, items)) < math.sqrt(icc),
+        rng.choice([1, -1, 0], (runs, n, 1), p=[0.10, 0.04, 0.86]),
+        own,
+    )
     who = np.repeat(np.arange(n), items)
     power = np.mean([sign_flip(x.ravel(), who) <= .05 for x in d])
     assert abs(power - .8) < .10
-    with pytest.raises(ValueError, match='larger difference'): photos_needed(.005, .5, most=3000)
+    with pytest.raises(ValueError, match='larger difference'): photos_needed(.005, .5, limit=3000)
 
 
 def test_hindsight_agrees_with_planning():
@@ -195,11 +314,39 @@ def test_measures_are_those_of_ir_measures(judged):
     qid = lambda r: f'{r.photo}/{r.item}'
     sku = lambda k: f'{k[0]}|{k[1]}'
     graded = labels[labels.grade > 0]
-    qrels = pd.DataFrame({'query_id': [qid(r) for r in graded.itertuples()], 'doc_id': [sku((r.brand, r.external_id)) for r in graded.itertuples()], 'relevance': graded.grade.to_numpy()})
-    for name, source in (('primary', 'primary'), ('booster', 'booster'), ('merged', 'fused'), ('final', 'final')):
-        run = pd.DataFrame([(qid(r), sku(k), 100. - n) for r in items.itertuples() for n, k in enumerate(getattr(r, source))], columns=['query_id', 'doc_id', 'score'])
-        wanted = {Success(rel=2)@1: '@1', Success(rel=2)@3: '@3', Success(rel=2)@5: '@5', R(rel=2)@5: '@5', RR(rel=2): '_rr', nDCG@10: '_ndcg'}
-        theirs = {(m.query_id, str(m.measure)): m.value for m in ir_measures.iter_calc(list(wanted), qrels, run)}
+    qrels = pd.DataFrame(
+        {
+            'query_id': [qid(r) for r in graded.itertuples()],
+            'doc_id': [sku((r.brand, r.external_id)) for r in graded.itertuples()],
+            'relevance': graded.grade.to_numpy(),
+        }
+    )
+    for name, source in (
+        ('primary', 'primary'),
+        ('booster', 'booster'),
+        ('merged', 'fused'),
+        ('final', 'final'),
+    ):
+        run = pd.DataFrame(
+            [
+                (qid(r), sku(k), 100.0 - n)
+                for r in items.itertuples()
+                for n, k in enumerate(getattr(r, source))
+            ],
+            columns=['query_id', 'doc_id', 'score'],
+        )
+        wanted = {
+            Success(rel=2) @ 1: '@1',
+            Success(rel=2) @ 3: '@3',
+            Success(rel=2) @ 5: '@5',
+            R(rel=2) @ 5: '@5',
+            RR(rel=2): '_rr',
+            nDCG @ 10: '_ndcg',
+        }
+        theirs = {
+            (m.query_id, str(m.measure)): m.value
+            for m in ir_measures.iter_calc(list(wanted), qrels, run)
+        }
         for measure, c in wanted.items():
             ours = dict(zip((qid(r) for r in found.itertuples()), column(found, name + c)))
             for (q, m), value in theirs.items():
@@ -210,9 +357,27 @@ def test_ndcg_is_scikit_learns(judged):
     items, labels, found = judged
     grades = {(r.photo, r.item, r.brand, r.external_id): r.grade for r in labels.itertuples()}
     for r, ours in list(zip(items.itertuples(), column(found, 'primary_ndcg')))[:60]:
-        pool = list(dict.fromkeys([*r.primary, *(SkuKey(b, e) for p, i, b, e in grades if (p, i) == (r.photo, r.item) and b)]))
+        pool = list(
+            dict.fromkeys(
+                [
+                    *r.primary,
+                    *(SkuKey(b, e) for p, i, b, e in grades if (p, i) == (r.photo, r.item) and b),
+                ]
+            )
+        )
         rel = [grades.get((r.photo, r.item, *k), 0) for k in pool]
-        if any(rel): assert abs(ours - ndcg_score([rel], [[-n if n < len(r.primary) else -1000 - n for n in range(len(pool))]], k=10)) < 1e-9
+        if any(rel):
+            assert (
+                abs(
+                    ours
+                    - ndcg_score(
+                        [rel],
+                        [[-n if n < len(r.primary) else -1000 - n for n in range(len(pool))]],
+                        k=10,
+                    )
+                )
+                < 1e-9
+            )
 
 
 def test_compare_adds_up(judged):
@@ -220,10 +385,13 @@ def test_compare_adds_up(judged):
     result = compare(found)
     assert result.items == len(found) and result.left_out == 0 and len(result.pairs) == 6*len(METRICS)
     for a in result.lists:
-        for m, c in METRICS.items(): assert math.isclose(result.values.loc[a, m].value, column(found, a + c).mean())
+        for m, c in METRICS.items():
+            assert math.isclose(result.values.loc[a, m].value, column(found, a + c).mean())
     row = result.pair('merged', 'primary')
     a, b = column(found, 'merged@3'), column(found, 'primary@3')
-    assert (row.better, row.worse) == (((a > b).sum()), ((a < b).sum())) and math.isclose(row.difference, (a - b).mean())
+    assert (row.better, row.worse) == (((a > b).sum()), ((a < b).sum())) and math.isclose(
+        row.difference, (a - b).mean()
+    )
     assert np.allclose(result.pairs.p_holm, multipletests(result.pairs.p, method='holm')[1])
     assert len(discordant(found)) == row.better + row.worse and discordant(found).better.sum() == row.better
     with pytest.raises(KeyError, match='was not compared'): result.pair('primary', 'merged')
@@ -240,14 +408,18 @@ def test_same_lists_get_no_letters(judged):
     found = judged[2].copy()
     for c in METRICS.values(): found['twin' + c] = found['primary' + c]
     result = compare(found, ('primary', 'twin'))
-    assert (result.pairs.p == 1).all() and not result.table().map(lambda t: 'ᵃ' in t or 'ᵇ' in t).any().any()
+    assert (result.pairs.p == 1).all() and not result.table().map(
+        lambda t: 'ᵃ' in t or 'ᵇ' in t
+    ).any().any()
 
 
 def test_unknown_lists_are_left_out_and_counted():
     items, labels = simulate_items(60, 4, seed=2, explore=.2)
     found = outcomes(items, labels)
     result = compare(found)
-    assert result.left_out == int(found['booster@3'].isna().sum()) > 0 and result.items + result.left_out == len(found)
+    assert result.left_out == int(
+        found['booster@3'].isna().sum()
+    ) > 0 and result.items + result.left_out == len(found)
     assert compare(found, ('primary', 'final')).left_out == 0
     with pytest.raises(ValueError, match='two lists'): compare(found, ('primary',))
     with pytest.raises(ValueError, match='no item has all'): compare(found[found['booster@3'].isna()])
@@ -260,65 +432,15 @@ def test_one_photo_and_one_item(judged):
     assert result.photos == 1 and (result.pairs.p == 1).all() and result.table().shape == (4, 5)
 
 
-# Whom to ask
-
-def test_oracle_beats_every_router(judged):
-    "By brute force over all ways to ask about ten garments."
-    t = judged[2].sample(10, random_state=1)
-    ways = routers(t)
-    alone, asked = column(t, 'primary@3'), column(t, 'merged@3')
-    values = [np.where(c, asked, alone).mean() for c in product([False, True], repeat=10)]
-    assert math.isclose(ways.loc['oracle', 'recall@3'], max(values))
-    gate = np.where(t.confident.astype(bool), alone, asked)
-    assert math.isclose(ways.loc['gate', 'recall@3'], gate.mean()) and math.isclose(ways.loc['gate', 'regret'], max(values) - gate.mean())
-    n = int((~t.confident.astype(bool)).sum())
-    coin = np.mean([np.where(c, asked, alone).mean() for c in product([False, True], repeat=10) if sum(c) == n])
-    assert math.isclose(ways.loc['coin, asks as often', 'recall@3'], coin)
-
-
-def test_routing_curve_ends(judged):
-    t = judged[2]
-    curve = routing_curve(t)
-    assert np.allclose(curve.iloc[0, 1:].astype(float), column(t, 'primary@3').mean()) and np.allclose(curve.iloc[-1, 1:].astype(float), column(t, 'merged@3').mean())
-    assert (curve.oracle >= curve.margin - 1e-12).all()
-    with pytest.raises(ValueError, match='explored items'): routers(t.assign(confident=pd.NA))
-
-
-def test_fallback_counts_the_empty():
-    t = pd.DataFrame({'photo': list('aabc'), 'final_top1': [.2, .9, math.nan, .7], 'final': [('x',), ('x',), (), None]})
-    assert fallback(t).value == 2/3
-
-
-# The weight
-
-def test_reweighted_is_the_pipelines_fusion():
-    dice = np.random.default_rng(9)
-    for _ in range(20):
-        keys = [SkuKey('zara', f'{i:02d}') for i in range(12)]
-        own, paid = dice.random(12).round(6), (100*dice.random(12)).round(6)
-        primary, booster = ([Candidate(key=k, score=float(s)) for k, s in zip(keys, scores)] for scores in (own, paid))
-        entries = [{'brand': k.brand, 'external_id': k.external_id, 'primary': p, 'ximilar': x} for k, p, x in zip(keys, own, paid)]
-        for w in (0., .3, .5, 1.): assert reweighted(entries, w) == [tuple(c.key) for c in fuse(primary, booster, weight=w)]
-        assert fusion_curve([entries], [keys[0]], k=12).all()
-
-
-def test_half_stays_unless_rejected():
-    "Eleven equally good, noisy weights: another one is taken in at most α of runs; a truly better one is found."
-    dice, who = np.random.default_rng(10), np.repeat(np.arange(60), 4)
-    moved = sum(tune_weight(dice.random((240, 11)) < .8, who, seed=i)['weight'] != .5 for i in range(200))
-    assert moved <= stats.binom.ppf(.9995, 200, .05)
-    assert tune_weight(dice.random((240, 11)) < np.linspace(.95, .55, 11), who)['weight'] < .5
-    with pytest.raises(ValueError, match='label more photos'): tune_weight(np.ones((4, 11)), list('abcd'))
-    assert len(WEIGHTS) == 11 and WEIGHTS[5] == .5
-
-
 def test_the_exact_power_needs_no_lists():
-    "A null study by the simulator itself: equal lists, clustered; Holm's table errs in at most α of studies."
-    dice, false = np.random.default_rng(11), 0
+    """A null study by the simulator itself: equal lists, clustered; Holm's table errs in at most
+    α of studies."""
+    rng, false = np.random.default_rng(11), 0
     for _ in range(60):
-        d = draw(40, 4, .3, dice)
+        d = draw(40, 4, .3, rng)
         table = pd.DataFrame({'photo': d['photo'], 'item': d['item']})
-        swap = dice.random(40)[d['photo']] < .5  # which of two lists is called `a` is a coin a photo: no true difference
+        # which of two lists is called `a` is a coin a photo: no true difference
+        swap = rng.random(40)[d['photo']] < .5
         for name, other in (('a', swap), ('b', ~swap)):
             place = np.where(other, d['primary_place'], d['booster_place'])
             for m, c in METRICS.items(): table[name + c] = place <= int(m[-1]) if '@' in m else 1/place
@@ -333,12 +455,18 @@ def test_report_twice_the_same_bytes(tmp_path):
     assert 'report.md' in names and sum(n.endswith('.png') for n in names) >= 3
     for name in names: assert (one/name).read_bytes() == (two/name).read_bytes(), name
     text, metrics = (one/'report.md').read_text(), json.loads((one/'metrics.json').read_text())
-    assert 'These data are simulated' in text and metrics['simulated'] and metrics['n'] == 160 and metrics['photos'] == 40
+    assert (
+        'These data are simulated' in text
+        and metrics['simulated']
+        and metrics['n'] == 160
+        and metrics['photos'] == 40
+    )
     assert metrics['routers']['oracle']['regret'] == 0 and metrics['recall@3']['merged - primary']['p'] <= 1
 
 
 def write_log(db, items, folder):
-    "Simulated items as rows of a real log, with small photos on disk and products in the catalogue."
+    """Simulated items as rows of a real log, with small photos on disk and products in the
+    catalogue."""
     import uuid
 
     from PIL import Image
@@ -347,35 +475,94 @@ def write_log(db, items, folder):
     from unde_recog.request_log import ItemRow, RequestRow, write_request
     photo = folder/'street.jpg'
     Image.new('RGB', (60, 90), '#7a8').save(photo)
-    entries = lambda keys, n: [{'brand': k.brand, 'external_id': k.external_id, 'item_index': n, 'score': round(.9 - .01*i, 3), 'primary': round(.9 - .01*i, 3), 'ximilar': 90. - i} for i, k in enumerate(keys or ())]
+    entries = lambda keys, n: [
+        {
+            'brand': k.brand,
+            'external_id': k.external_id,
+            'item_index': n,
+            'score': round(0.9 - 0.01 * i, 3),
+            'primary': round(0.9 - 0.01 * i, 3),
+            'ximilar': 90.0 - i,
+        }
+        for i, k in enumerate(keys or ())
+    ]
     ids, goods = {}, set()
     with db.connect('log') as conn:
         for name, group in items.groupby('photo'):
             ids[name] = uuid.uuid4()
-            rows = [ItemRow(item_index=r.item, category=r.category, box=[5, 5, 50, 80], model_version='made-1', match_type='similar', used_ximilar_booster=bool(r.boosted), used_ximilar_tagging=False, pgvector_top1_score=r.top1, pgvector_margin=r.margin, pgvector_style_margin=r.style_margin, pgvector_list=entries(r.primary, r.item), ximilar_list=entries(r.booster, r.item),
-                            merged_list=entries(r.merged, r.item), final_matches=entries(r.final, r.item), confidence_threshold=.72, margin_threshold=.03, gate_confident=bool(r.confident), explored=bool(r.explored),
-                            propensity=r.propensity, explored_list=entries(r.explored_list, r.item) if r.explored else None, candidates_after_availability=12) for r in group.itertuples()]
+            rows = [
+                ItemRow(
+                    item_index=r.item,
+                    category=r.category,
+                    box=[5, 5, 50, 80],
+                    model_version='made-1',
+                    match_type='similar',
+                    used_ximilar_booster=bool(r.boosted),
+                    used_ximilar_tagging=False,
+                    pgvector_top1_score=r.top1,
+                    pgvector_margin=r.margin,
+                    pgvector_style_margin=r.style_margin,
+                    pgvector_list=entries(r.primary, r.item),
+                    ximilar_list=entries(r.booster, r.item),
+                    merged_list=entries(r.merged, r.item),
+                    final_matches=entries(r.final, r.item),
+                    confidence_threshold=0.72,
+                    margin_threshold=0.03,
+                    gate_confident=bool(r.confident),
+                    explored=bool(r.explored),
+                    propensity=r.propensity,
+                    explored_list=entries(r.explored_list, r.item) if r.explored else None,
+                    candidates_after_availability=12,
+                )
+                for r in group.itertuples()
+            ]
             write_request(conn, RequestRow(id=ids[name], items=rows, photo_url=str(photo)))
             goods |= {k for r in group.itertuples() for k in [*r.primary[:3], *r.merged[:3]]}
     with db.connect('catalogue') as conn:
-        for k in goods: conn.execute("insert into raw_products (source, brand, external_id, image_urls, image_views, category_canonical) values ('made', %s, %s, %s, %s, 'top')", (k.brand, k.external_id, Jsonb([str(photo)]), Jsonb(['front'])))
+        for k in goods:
+            conn.execute(
+                "insert into raw_products (source, brand, external_id, image_urls, image_views, "
+                "category_canonical) values ('made', %s, %s, %s, %s, 'top')",
+                (k.brand, k.external_id, Jsonb([str(photo)]), Jsonb(['front'])),
+            )
     return {name: str(i) for name, i in ids.items()}
 
 
 def test_reports_of_a_real_log(db, fresh_url, tmp_path, monkeypatch):
-    "Both reports read PostgreSQL and a labels file; garments whose booster list nobody asked for are left out and counted, discordant ones shown as pictures."
+    """Both reports read PostgreSQL and a labels file; garments whose booster list nobody asked
+    for are left out and counted, discordant ones shown as pictures."""
     from unde_recog.research.records import write_labels
     from unde_recog.research.report import run_report
-    for name in ('DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL'): monkeypatch.setenv(name, fresh_url)
+    for name in ('DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL'):
+        monkeypatch.setenv(name, fresh_url)
     items, labels = simulate_items(50, 4, seed=5, explore=.3)
     names = write_log(db, items, tmp_path)
-    table = write_labels(labels.assign(photo=labels.photo.map(names)).drop(columns='by'), tmp_path/'labels.csv')
+    table = write_labels(
+        labels.assign(photo=labels.photo.map(names)).drop(columns='by'), tmp_path / 'labels.csv'
+    )
     out = run_report('ab_test', {'log': 'database', 'labels': str(table)}, tmp_path/'out')
     metrics, text = json.loads((out/'metrics.json').read_text()), (out/'report.md').read_text()
-    assert metrics['weight']['weight'] == .5 and metrics['weight']['gain_held_out'] == 0  # both scores order alike
+    # both scores order alike
+    assert metrics['weight']['weight'] == .5 and metrics['weight']['gain_held_out'] == 0
     assert set(metrics['all garments']) == {'always ask', 'never ask'}
-    assert not metrics['simulated'] and metrics['left_out'] == int((items.booster.isna() & items.explored_list.isna()).sum()) > 0 and 'are left out' in text
-    assert 'These data are simulated' not in text and 'Labels: labels.csv' in text and 'First the garments that only the merged list finds' in text
-    out = run_report('biased_logs', {'log': 'database', 'labels': str(table), 'runs': '0'}, tmp_path/'out')
+    assert (
+        not metrics['simulated']
+        and metrics['left_out']
+        == int((items.booster.isna() & items.explored_list.isna()).sum())
+        > 0
+        and 'are left out' in text
+    )
+    assert (
+        'These data are simulated' not in text
+        and 'Labels: labels.csv' in text
+        and 'First the garments that only the merged list finds' in text
+    )
+    out = run_report('biased_logs', {'log': 'database', 'labels': str(table), 'runs': '0'},
+                     tmp_path/'out')
     metrics = json.loads((out/'metrics.json').read_text())
-    assert metrics['n'] == 200 and metrics['truth'] is None and metrics['harm']['dr']['seen'] == int(items.explored.sum()) and metrics['pair'] == [.72, .03]
+    assert (
+        metrics['n'] == 200
+        and metrics['truth'] is None
+        and metrics['harm']['dr']['seen'] == int(items.explored.sum())
+        and metrics['pair'] == [0.72, 0.03]
+    )

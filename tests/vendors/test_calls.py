@@ -1,4 +1,5 @@
-"""Calls to vendors against a real server on a loopback socket: every fault has its name, and the pool is idle after all of them."""
+"Calls to vendors against a real server on a loopback socket: every fault is named, the pool is idle after."
+
 import asyncio
 import gzip
 import json
@@ -10,15 +11,29 @@ import traceback
 import pytest
 from hypothesis import given, settings as how, strategies as st
 
-from unde_recog.vendors.calls import (LEAST, Breaker, Guard, Http, Limiter, RetryBudget, VendorError, call, http_error, kind_of_status,
-                                      pause_before, retry_after, safe_code)
+from unde_recog.vendors.calls import (
+    MIN_TIMEOUT,
+    Breaker,
+    Guard,
+    Limiter,
+    RetryBudget,
+    VendorError,
+    call,
+    kind_of_status,
+    pause_before,
+    retry_after,
+    safe_code,
+)
+from unde_recog.vendors.http import Http, http_error
 
 TOKEN = 'planted-8a5f7c21-secret'
 SLOW = 60.  # longer than anything here waits
 
 
 class Server:
-    "HTTP/1.1 on loopback. `answer(method, path, headers, body)` → (status, object or bytes[, headers]); `faults` are used up first, one a request."
+    """HTTP/1.1 on loopback. `answer(method, path, headers, body)` → (status, object or bytes[, headers]);
+    `faults` are used up first, one a request."""
+
     def __init__(self, answer=None):
         self.answer = answer or (lambda *a: (200, {'well': 1}))
         self.faults, self.always, self.requests, self.tasks = [], None, [], set()
@@ -40,7 +55,8 @@ class Server:
             while line := await reader.readline():
                 method, path, _ = line.decode().split()
                 headers = {}
-                while h := (await reader.readline()).decode().strip(): headers[h.partition(':')[0].lower()] = h.partition(':')[2].strip()
+                while h := (await reader.readline()).decode().strip():
+                    headers[h.partition(':')[0].lower()] = h.partition(':')[2].strip()
                 body = await reader.readexactly(int(headers.get('content-length', 0)))
                 self.requests.append((method, path, headers, json.loads(body) if body else None))
                 fault = self.faults.pop(0) if self.faults else self.always
@@ -57,14 +73,19 @@ class Server:
             await writer.drain()
         def whole(status, body, headers=()):
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            lines = [f'HTTP/1.1 {status} X', f'Content-Length: {len(data)}', *(f'{k}: {v}' for k, v in headers)]
+            lines = [
+                f'HTTP/1.1 {status} X',
+                f'Content-Length: {len(data)}',
+                *(f'{k}: {v}' for k, v in headers),
+            ]
             return ('\r\n'.join(lines) + '\r\n\r\n').encode() + data
         match fault:
             case None:
                 status, body, *more = self.answer(*request)
                 await send(whole(status, body, more[0] if more else ()))
             case int(): await send(whole(fault, {'status': {'code': fault, 'text': f'no: {request[2]}'}}))
-            case (int() as status, dict() as headers): await send(whole(status, {'detail': f'{request[2]}'}, headers.items()))
+            case (int() as status, dict() as headers):
+                await send(whole(status, {'detail': f'{request[2]}'}, headers.items()))
             case (int() as status, bytes() as raw): await send(whole(status, raw))
             case 'hang': await asyncio.sleep(SLOW)
             case 'slow headers':
@@ -105,20 +126,43 @@ async def settled(http):
     return False
 
 
-FAULTS = [(500, None), ('hang', 'timeout'), ('slow headers', 'timeout'), ('slow body', 'timeout'), ('reset', 'unavailable'), ('reset mid-body', 'unavailable'),
-          ('close', 'unavailable'), ('not http', 'bad_answer'), ('packed', 'bad_answer'), ('long', 'bad_answer'), ('close after', None)]
+FAULTS = [
+    (500, None),
+    ('hang', 'timeout'),
+    ('slow headers', 'timeout'),
+    ('slow body', 'timeout'),
+    ('reset', 'unavailable'),
+    ('reset mid-body', 'unavailable'),
+    ('close', 'unavailable'),
+    ('not http', 'bad_answer'),
+    ('packed', 'bad_answer'),
+    ('long', 'bad_answer'),
+    ('close after', None),
+]
 
 
 @pytest.mark.parametrize('fault,kind', FAULTS, ids=[str(f) for f, _ in FAULTS])
 def test_every_fault_has_a_name_and_leaves_nothing_behind(fault, kind):
     async def main():
         async with Server() as server:
-            http = Http('somebody', server.url, headers={'Authorization': f'Token {TOKEN}'}, size=2, max_bytes=100_000)
+            http = Http(
+                'somebody',
+                server.url,
+                headers={'Authorization': f'Token {TOKEN}'},
+                size=2,
+                max_bytes=100_000,
+            )
             sent = []
             for _ in range(3):
                 server.faults = [fault]
-                try: got = (await http.request('POST', 'x', body={'a': 1}, timeout=.4, sent=lambda: sent.append(1))).status
-                except VendorError as e: got = e.kind
+                try:
+                    got = (
+                        await http.request(
+                            'POST', 'x', body={'a': 1}, timeout=0.4, sent=lambda: sent.append(1)
+                        )
+                    ).status
+                except VendorError as e:
+                    got = e.kind
                 assert got == (kind or (500 if fault == 500 else 200))
             assert await settled(http)
             assert (await http.request('GET', 'x', timeout=5)).json() == {'well': 1}
@@ -132,22 +176,36 @@ def test_every_fault_has_a_name_and_leaves_nothing_behind(fault, kind):
 def test_the_pool_survives_churn(seed):
     "Pool of 10, 40 callers at once who are cancelled or time out at any moment; then 5 of 5 requests work."
     async def main():
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         async with Server() as server:
             http, sent = Http('somebody', server.url, size=10), []
             for _ in range(4):
-                server.always = dice.choice(['hang', 'slow headers', 'slow body', None])
-                tasks = [asyncio.create_task(http.request('POST', 'x', body={}, timeout=dice.choice([.02, .05, SLOW]), sent=lambda: sent.append(1))) for _ in range(40)]
-                order = dice.sample(tasks, 40)
+                server.always = rng.choice(['hang', 'slow headers', 'slow body', None])
+                tasks = [
+                    asyncio.create_task(
+                        http.request(
+                            'POST',
+                            'x',
+                            body={},
+                            timeout=rng.choice([0.02, 0.05, SLOW]),
+                            sent=lambda: sent.append(1),
+                        )
+                    )
+                    for _ in range(40)
+                ]
+                order = rng.sample(tasks, 40)
                 for task in order:
-                    if dice.random() < .5: await asyncio.sleep(dice.random()*.005)
+                    if rng.random() < .5: await asyncio.sleep(rng.random()*.005)
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             server.always = None
             assert await settled(http)
             assert [(await http.request('GET', 'x', timeout=5)).status for _ in range(5)] == [200]*5
             assert await settled(http)
-            assert len(await asyncio.gather(*(http.request('GET', 'x', timeout=5) for _ in range(40)))) == 40
+            assert (
+                len(await asyncio.gather(*(http.request('GET', 'x', timeout=5) for _ in range(40))))
+                == 40
+            )
             assert await settled(http)
             await http.aclose()
     asyncio.run(main())
@@ -161,7 +219,10 @@ def test_no_more_connections_than_permits():
             tasks = [asyncio.create_task(http.request('GET', 'x', timeout=3)) for _ in range(12)]
             while len(server.requests) < 3 and not all(t.done() for t in tasks): await asyncio.sleep(.01)
             assert len(server.requests) == 3
-            assert all(isinstance(e, VendorError) and e.kind == 'timeout' for e in await asyncio.gather(*tasks, return_exceptions=True))
+            assert all(
+                isinstance(e, VendorError) and e.kind == 'timeout'
+                for e in await asyncio.gather(*tasks, return_exceptions=True)
+            )
             assert await settled(http) and len(server.requests) == 3
             await http.aclose()
     asyncio.run(main())
@@ -175,7 +236,8 @@ def test_one_client_serves_several_event_loops():
             inner = await asyncio.to_thread(lambda: asyncio.run(http.request('GET', 'x', timeout=5)))
             assert inner.status == 200 and (await http.request('GET', 'x', timeout=5)).status == 200
             await http.aclose()
-            assert (await http.request('GET', 'x', timeout=5)).status == 200  # closed is not dead: it connects anew
+            # closed is not dead: it connects anew
+            assert (await http.request('GET', 'x', timeout=5)).status == 200
             await http.aclose()
     asyncio.run(main())
 
@@ -186,30 +248,78 @@ def test_the_token_is_shown_nowhere(caplog):
     async def main():
         async with Server() as server:
             http = Http('somebody', server.url, headers={'Authorization': f'Token {TOKEN}'})
-            seen.extend([repr(http), repr(Http('somebody', server.url.replace('http://', f'http://user:{TOKEN}@') + f'?key={TOKEN}'))])
-            for fault in [401, 500, (403, {'X': 'y'}), (200, TOKEN.encode()), 'hang', 'reset', 'not http', 'slow body']:
+            seen.extend(
+                [
+                    repr(http),
+                    repr(
+                        Http(
+                            'somebody',
+                            server.url.replace('http://', f'http://user:{TOKEN}@')
+                            + f'?key={TOKEN}',
+                        )
+                    ),
+                ]
+            )
+            for fault in [
+                401,
+                500,
+                (403, {'X': 'y'}),
+                (200, TOKEN.encode()),
+                'hang',
+                'reset',
+                'not http',
+                'slow body',
+            ]:
                 server.faults = [fault, fault]
                 async def attempt(left):
                     reply = await http.request('POST', 'x', body={'_base64': TOKEN}, timeout=left)
-                    if kind := kind_of_status(reply.status): raise VendorError('somebody', kind, code=reply.json().get('detail'))
+                    if kind := kind_of_status(reply.status):
+                        raise VendorError('somebody', kind, code=reply.json().get('detail'))
                     return reply.json()
-                try: await call('somebody', attempt, timeout=.3)
-                except VendorError as e: seen.extend([repr(e), str(e), ''.join(traceback.format_exception(e)), repr(vars(e)), repr(e.__cause__)])
+                try:
+                    await call('somebody', attempt, timeout=0.3)
+                except VendorError as e:
+                    seen.extend(
+                        [
+                            repr(e),
+                            str(e),
+                            ''.join(traceback.format_exception(e)),
+                            repr(vars(e)),
+                            repr(e.__cause__),
+                        ]
+                    )
                 else: raise AssertionError(fault)
             await http.aclose()
     asyncio.run(main())
     assert len(seen) > 30
     logged = [r.getMessage() for r in caplog.records]
-    assert any('send_request_headers' in t for t in logged)  # the libraries did log, at their most talkative
+    # the libraries did log, at their most talkative
+    assert any('send_request_headers' in t for t in logged)
     assert not [t for t in seen + logged if TOKEN in t]
 
 
 def test_only_safe_words_of_a_vendor_get_into_an_error():
-    for code in ('Token abc', TOKEN, 'a'*50, 'A'*50, '<html>', '12345678', 'https://x/?k=v', True, None, {'a': 1}): assert safe_code(code) == ''
+    for code in (
+        'Token abc',
+        TOKEN,
+        'a' * 50,
+        'A' * 50,
+        '<html>',
+        '12345678',
+        'https://x/?k=v',
+        True,
+        None,
+        {'a': 1},
+    ):
+        assert safe_code(code) == ''
     assert safe_code(429) == '429' and safe_code('RESOURCE_EXHAUSTED') == 'RESOURCE_EXHAUSTED'
     error = VendorError('somebody', 'refused', 'at https://user:pw@host/?key=1', retry_after=2., code=400)
     again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error) and 'pw' not in str(error) and (again.kind, again.retry_after, again.code) == ('refused', 2., '400')
+    assert (
+        str(again) == str(error)
+        and 'pw' not in str(error)
+        and (again.kind, again.retry_after, again.code) == ('refused', 2.0, '400')
+    )
 
 
 # ---- breaker, limiter, retries
@@ -269,7 +379,18 @@ def scripted(*outcomes):
     return attempt, asked
 
 
-@pytest.mark.parametrize('kind,times', [('unavailable', 2), ('rate_limited', 2), ('auth', 1), ('no_credit', 1), ('bad_answer', 1), ('refused', 1), ('timeout', 1)])
+@pytest.mark.parametrize(
+    'kind,times',
+    [
+        ('unavailable', 2),
+        ('rate_limited', 2),
+        ('auth', 1),
+        ('no_credit', 1),
+        ('bad_answer', 1),
+        ('refused', 1),
+        ('timeout', 1),
+    ],
+)
 def test_only_what_may_pass_is_tried_again(kind, times):
     attempt, asked = scripted(VendorError('v', kind))
     async def main():
@@ -284,12 +405,19 @@ def test_only_what_may_pass_is_tried_again(kind, times):
 def test_retry_after_is_obeyed_if_it_fits_and_believed_if_not():
     async def main():
         attempt, asked = scripted(VendorError('v', 'rate_limited', retry_after=.05))
-        assert await call('v', attempt, timeout=5) == 'well' and len(asked) == 2 and asked[1] <= asked[0] - .05
+        assert (
+            await call('v', attempt, timeout=5) == 'well'
+            and len(asked) == 2
+            and asked[1] <= asked[0] - 0.05
+        )
         attempt, asked = scripted(VendorError('v', 'rate_limited', retry_after=30))
         with pytest.raises(VendorError) as e: await call('v', attempt, timeout=5)
         assert e.value.kind == 'rate_limited' and len(asked) == 1
     asyncio.run(main())
-    assert pause_before(VendorError('v', 'unavailable'), 1) > 0 and retry_after('Wed, 21 Oct 2015 07:28:00 GMT') == 0
+    assert (
+        pause_before(VendorError('v', 'unavailable'), 1) > 0
+        and retry_after('Wed, 21 Oct 2015 07:28:00 GMT') == 0
+    )
 
 
 def test_a_sick_vendor_is_not_asked_twice_as_often():
@@ -314,12 +442,19 @@ def test_an_open_breaker_asks_nobody_and_one_probe_opens_the_way():
             await asyncio.sleep(.01)
             if sick[0]: raise VendorError('v', 'unavailable')
         for _ in range(5):
-            with pytest.raises(VendorError, match='unavailable'): await call('v', attempt, timeout=5, guard=guard)
-        with pytest.raises(VendorError, match='circuit_open'): await call('v', attempt, timeout=5, guard=guard)
+            with pytest.raises(VendorError, match='unavailable'):
+                await call('v', attempt, timeout=5, guard=guard)
+        with pytest.raises(VendorError, match='circuit_open'):
+            await call('v', attempt, timeout=5, guard=guard)
         assert len(asked) == 5
         now[0], sick[0] = 10., False
-        done = await asyncio.gather(*(call('v', attempt, timeout=5, guard=guard) for _ in range(8)), return_exceptions=True)
-        assert len(asked) == 6 and sum(isinstance(d, VendorError) and d.kind == 'circuit_open' for d in done) == 7
+        done = await asyncio.gather(
+            *(call('v', attempt, timeout=5, guard=guard) for _ in range(8)), return_exceptions=True
+        )
+        assert (
+            len(asked) == 6
+            and sum(isinstance(d, VendorError) and d.kind == 'circuit_open' for d in done) == 7
+        )
         assert guard.breaker.state == 'closed'
     asyncio.run(main())
 
@@ -338,7 +473,8 @@ def test_a_probe_that_is_cancelled_does_not_lock_the_door():
         await asyncio.gather(probe, return_exceptions=True)
         assert guard.breaker.allow()
         guard.breaker.abandoned()
-        with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden, and not the vendor's fault
+        # a mistake of ours is not hidden, and not the vendor's fault
+        with pytest.raises(ZeroDivisionError):
             async def wrong(left): return 1/0
             await call('v', wrong, timeout=5, guard=guard)
         assert guard.breaker.state == 'half-open' and guard.breaker.allow()
@@ -350,9 +486,12 @@ def test_a_time_out_too_short_to_be_fair_is_not_held_against_the_vendor():
         async def hang(left): await asyncio.sleep(SLOW)
         guard = Guard()
         for seconds in (.02, .3):
-            with pytest.raises(VendorError, match='timeout'): await call('v', hang, timeout=seconds, guard=guard)
+            with pytest.raises(VendorError, match='timeout'):
+                await call('v', hang, timeout=seconds, guard=guard)
         assert guard.breaker.count == 1
-        with pytest.raises(VendorError, match='no time left'): await call('v', hang, timeout=LEAST/2, guard=guard)
+        with pytest.raises(VendorError, match='no time left'):
+            await call('v', hang, timeout=MIN_TIMEOUT / 2, guard=guard)
+
     asyncio.run(main())
 
 
@@ -362,7 +501,10 @@ def test_a_burst_of_errors_over_the_wire_is_survived():
             http, guard = Http('somebody', server.url), Guard()
             async def attempt(left):
                 reply = await http.request('GET', 'x', timeout=left)
-                if kind := kind_of_status(reply.status): raise VendorError('somebody', kind, code=reply.status, retry_after=reply.retry_after)
+                if kind := kind_of_status(reply.status):
+                    raise VendorError(
+                        'somebody', kind, code=reply.status, retry_after=reply.retry_after
+                    )
                 return reply.json()
             server.faults = [500]
             assert await call('somebody', attempt, timeout=5, guard=guard) == {'well': 1}
@@ -379,8 +521,11 @@ def test_a_burst_of_errors_over_the_wire_is_survived():
 
 
 @given(st.integers(100, 599))
-def test_every_status_has_a_meaning(status): assert (kind_of_status(status) is None) == (200 <= status < 300)
+def test_every_status_has_a_meaning(status):
+    assert (kind_of_status(status) is None) == (200 <= status < 300)
 
 
 def test_an_unknown_error_of_the_http_library_is_named_too():
-    assert http_error('v', RuntimeError(TOKEN), 1.).kind == 'refused' and TOKEN not in str(http_error('v', RuntimeError(TOKEN), 1.))
+    assert http_error('v', RuntimeError(TOKEN), 1.0).kind == 'refused' and TOKEN not in str(
+        http_error('v', RuntimeError(TOKEN), 1.0)
+    )

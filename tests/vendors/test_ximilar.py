@@ -1,4 +1,5 @@
-"""The Ximilar client against a service on a loopback socket that speaks the documented shapes, and breaks them."""
+"The Ximilar client against a loopback service that speaks the documented shapes, and breaks them."
+
 import asyncio
 import base64
 import io
@@ -16,15 +17,38 @@ from unde_recog.gating import gate
 from unde_recog.resilience import track_cost
 from unde_recog.settings import load_settings
 from unde_recog.vendors.calls import Guard, Limiter, VendorError
-from unde_recog.vendors.ximilar import (AccountDetails, Ledger, Ximilar, XimilarDetector, XimilarRetriever, XimilarTagger, candidates, category_for, load_terms,
-                                        open_ximilar, read_object, read_tags, reconcile, score, sku_record)
+from unde_recog.vendors.ximilar import (
+    AccountDetails,
+    Ledger,
+    Ximilar,
+    XimilarDetector,
+    XimilarRetriever,
+    XimilarTagger,
+    candidates,
+    open_ximilar,
+    reconcile,
+)
+from unde_recog.vendors.ximilar_records import (
+    category_for,
+    load_terms,
+    read_object,
+    read_tags,
+    score,
+    sku_record,
+)
 
 from tests.vendors.test_calls import TOKEN, Server, settled
 
 TERMS = load_terms()
 OK = {'code': 200, 'text': 'OK'}
-PRICES = {'tagging/fashion/v2/detect': 5, 'tagging/fashion/v2/tags': 15, 'tagging/fashion/v2/detect_tags': 20, 'tagging/fashion/v2/detect_tags_all': 60,
-          'similarity/fashion-new/v2/visual_search': 10, 'similarity/fashion-new/v2/insert': 10}
+PRICES = {
+    'tagging/fashion/v2/detect': 5,
+    'tagging/fashion/v2/tags': 15,
+    'tagging/fashion/v2/detect_tags': 20,
+    'tagging/fashion/v2/detect_tags_all': 60,
+    'similarity/fashion-new/v2/visual_search': 10,
+    'similarity/fashion-new/v2/insert': 10,
+}
 
 
 def picture(colour, size=(60, 40)): return Image.new('RGB', size, colour)
@@ -40,22 +64,47 @@ class Service:
 
     def __call__(self, method, path, headers, body):
         path = path.lstrip('/')
-        if headers.get('authorization') != f'Token {TOKEN}': return 401, {'detail': f"Invalid token {headers.get('authorization')}"}
-        if path == 'account/v2/details/': return 200, {'credits_counter': self.counter, 'credits_limit': 10_000, 'plan': 'business'}
-        if path.startswith('similarity') and headers.get('collection-id') != 'demo': return 200, {'status': {'code': 404, 'text': 'no such collection'}}
-        if len(body.get('records', ())) > 10: return 200, {'status': {'code': 413, 'text': 'too many records'}}
+        if headers.get('authorization') != f'Token {TOKEN}':
+            return 401, {'detail': f"Invalid token {headers.get('authorization')}"}
+        if path == 'account/v2/details/':
+            return 200, {
+                'credits_counter': self.counter,
+                'credits_limit': 10_000,
+                'plan': 'business',
+            }
+        if path.startswith('similarity') and headers.get('collection-id') != 'demo':
+            return 200, {'status': {'code': 404, 'text': 'no such collection'}}
+        if len(body.get('records', ())) > 10:
+            return 200, {'status': {'code': 413, 'text': 'too many records'}}
         self.counter += PRICES.get(path, 0)*len(body.get('records', [1]))
         return getattr(self, path.rsplit('/', 1)[1])(body)
 
-    def _each(self, body, make): return 200, {'status': OK, 'records': [{**{k: v for k, v in r.items() if k != '_base64'}, '_status': OK, **make(r)} for r in body['records']], 'statistics': {'time': .1}}
+    def _each(self, body, make):
+        return 200, {
+            'status': OK,
+            'records': [
+                {**{k: v for k, v in r.items() if k != '_base64'}, '_status': OK, **make(r)}
+                for r in body['records']
+            ],
+            'statistics': {'time': 0.1},
+        }
 
-    def detect(self, body): return self._each(body, lambda r: {'_width': opened(r).width, '_objects': self.objects})
+    def detect(self, body):
+        return self._each(body, lambda r: {'_width': opened(r).width, '_objects': self.objects})
+
     def detect_tags_all(self, body): return self.detect(body)
 
     def tags(self, body):
         def make(r):
             red, _, blue = (int(v) for v in opened(r).resize((1, 1)).getpixel((0, 0)))
-            return {'_tags': {'Category': [{'name': 'Clothing/Upper', 'prob': 1.}], 'Color': [{'name': f'{red:03}', 'prob': .9}], 'Design': [{'name': 'plain', 'prob': .5}]}}
+            return {
+                '_tags': {
+                    'Category': [{'name': 'Clothing/Upper', 'prob': 1.0}],
+                    'Color': [{'name': f'{red:03}', 'prob': 0.9}],
+                    'Design': [{'name': 'plain', 'prob': 0.5}],
+                }
+            }
+
         return self._each(body, make)
 
     def insert(self, body):
@@ -65,14 +114,36 @@ class Service:
             if code == 210: self.store[r['_id']] = r
             out.append({'_id': r['_id'], '_status': {'code': code, 'text': '…'}})
         codes = {r['_status']['code'] for r in out}
-        return 200, {'status': {'code': 210 if codes == {210} else 211 if 210 in codes else codes.pop(), 'text': '…'}, 'records': out}
+        return 200, {
+            'status': {
+                'code': 210 if codes == {210} else 211 if 210 in codes else codes.pop(),
+                'text': '…',
+            },
+            'records': out,
+        }
 
     def get(self, body):
-        found = [{**self.store[r['_id']], '_status': OK} for r in reversed(body['records']) if r['_id'] in self.store]
-        return 200, {'status': {'code': 200 if len(found) == len(body['records']) else 206, 'text': '…'}, 'records': found}
+        found = [
+            {**self.store[r['_id']], '_status': OK}
+            for r in reversed(body['records'])
+            if r['_id'] in self.store
+        ]
+        return 200, {
+            'status': {'code': 200 if len(found) == len(body['records']) else 206, 'text': '…'},
+            'records': found,
+        }
 
     def delete(self, body):
-        return 200, {'status': {'code': 220, 'text': '…'}, 'records': [{'_id': r['_id'], '_status': {'code': 220 if self.store.pop(r['_id'], None) else 404}} for r in body['records']]}
+        return 200, {
+            'status': {'code': 220, 'text': '…'},
+            'records': [
+                {
+                    '_id': r['_id'],
+                    '_status': {'code': 220 if self.store.pop(r['_id'], None) else 404},
+                }
+                for r in body['records']
+            ],
+        }
 
     def update(self, body):
         for r in body['records']: self.store[r['_id']].update(r)
@@ -81,18 +152,39 @@ class Service:
     def ping(self, body): return 200, {'status': OK, 'info': {'record_count': len(self.store)}}
 
     def allRecords(self, body):
-        rows = [{f: r[f] for f in body['fields_to_return']} for r in self.store.values()][(body['page'] - 1)*7:body['page']*7]
+        rows = [{f: r[f] for f in body['fields_to_return']} for r in self.store.values()][
+            (body['page'] - 1) * 7 : body['page'] * 7
+        ]
         return 200, {'status': OK, 'records': rows}
 
     def visual_search(self, body):
         at = lambda r: opened(r).convert('L').resize((1, 1)).getpixel((0, 0))
         brands = body.get('filter', {}).get('brand', {}).get('$in')
-        hits = sorted((abs(at(r) - at(body['query_record']))/100, i) for i, r in self.store.items() if brands is None or r['brand'] in brands)[:body['k']]
-        return 200, {'status': OK, 'answer_records': [{f: self.store[i][f] for f in body['fields_to_return']} for _, i in hits], 'answer_distances': [d for d, _ in hits],
-                     'answer_count': len(hits)}
+        hits = sorted(
+            (abs(at(r) - at(body['query_record'])) / 100, i)
+            for i, r in self.store.items()
+            if brands is None or r['brand'] in brands
+        )[: body['k']]
+        return 200, {
+            'status': OK,
+            'answer_records': [
+                {f: self.store[i][f] for f in body['fields_to_return']} for _, i in hits
+            ],
+            'answer_distances': [d for d, _ in hits],
+            'answer_count': len(hits),
+        }
 
 
-def settings_for(server, **more): return load_settings(env={}, **{'XIMILAR_API_URL': server.url, 'XIMILAR_API_TOKEN': TOKEN, 'XIMILAR_COLLECTION_ID': 'demo', **more})
+def settings_for(server, **more):
+    return load_settings(
+        env={},
+        **{
+            'XIMILAR_API_URL': server.url,
+            'XIMILAR_API_TOKEN': TOKEN,
+            'XIMILAR_COLLECTION_ID': 'demo',
+            **more,
+        },
+    )
 
 
 def run(test, **service):
@@ -138,15 +230,22 @@ def test_the_life_of_a_collection():
         assert [r.error for r in await client.insert(records)] == [None]*25
         again = await client.insert(stock(3) + stock(1, 'hm'))  # 211: three are there, one is new
         assert [r.error.code if r.error else '' for r in again] == ['411', '411', '411', '']
-        assert [r.error.code for r in await client.insert(stock(2))] == ['411']*2  # nothing inserted: 411 above, too
+        # nothing inserted: 411 above, too
+        assert [r.error.code for r in await client.insert(stock(2))] == ['411']*2
         ids = [r['_id'] for r in records]
         got = await client.get([ids[3], 'nowhere', ids[1]])  # 206, and answered backwards
-        assert [(r.id, r.error.code if r.error else None) for r in got] == [(ids[3], None), ('nowhere', '404'), (ids[1], None)]
+        assert [(r.id, r.error.code if r.error else None) for r in got] == [
+            (ids[3], None),
+            ('nowhere', '404'),
+            (ids[1], None),
+        ]
         await client.update([{'_id': ids[0], 'brand': 'hm'}])
         assert service.store[ids[0]]['brand'] == 'hm'
         seen = [r async for r in client.all_records()]
         assert len(seen) == 26 == len({r['_id'] for r in seen})
-        assert [r.error.code if r.error else None for r in await client.delete([ids[0], ids[0]])] == [None, '404']
+        assert [
+            r.error.code if r.error else None for r in await client.delete([ids[0], ids[0]])
+        ] == [None, '404']
         assert (await client.ping())['info'] == {'record_count': 25}
         assert await client.account() == AccountDetails(service.counter, 10_000)
         assert reconcile(client.ledger, await client.account())[-1]['credits'] == 0
@@ -164,7 +263,8 @@ def test_a_full_collection_says_so_record_by_record():
 def test_a_call_that_timed_out_counts_and_one_that_never_left_does_not():
     async def test(client, server, service):
         server.faults = ['hang']
-        with track_cost() as spent, pytest.raises(VendorError, match='timeout'): await client.visual_search(picture('red'), 5, timeout=.4)
+        with track_cost() as spent, pytest.raises(VendorError, match='timeout'):
+            await client.visual_search(picture('red'), 5, timeout=0.4)
         assert spent.credits == client.ledger.credits == 10
         server.faults = [500]
         await client.visual_search(picture('red'), 5, timeout=5)  # two attempts, two bills
@@ -175,20 +275,80 @@ def test_a_call_that_timed_out_counts_and_one_that_never_left_does_not():
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         assert client.ledger.credits == 40
-        away = Ximilar(load_settings(env={}, XIMILAR_API_URL='http://127.0.0.1:9', XIMILAR_API_TOKEN=TOKEN, XIMILAR_COLLECTION_ID='demo'))
-        with pytest.raises(VendorError, match='no connection'): await away.visual_search(picture('red'), 5, timeout=5)
+        away = Ximilar(
+            load_settings(
+                env={},
+                XIMILAR_API_URL='http://127.0.0.1:9',
+                XIMILAR_API_TOKEN=TOKEN,
+                XIMILAR_COLLECTION_ID='demo',
+            )
+        )
+        with pytest.raises(VendorError, match='no connection'):
+            await away.visual_search(picture('red'), 5, timeout=5)
         assert away.ledger.rows() == []
     run(test)
 
 
-BROKEN = [('hang', 'timeout'), ('slow headers', 'timeout'), ('slow body', 'timeout'), ('reset', 'unavailable'), ('reset mid-body', 'unavailable'), (500, 'unavailable'), ((502, b'<html>'), 'unavailable'),
-          (402, 'no_credit'), (429, 'rate_limited'), ((429, {'Retry-After': '90'}), 'rate_limited'), ((401, {}), 'auth'), ((403, {}), 'auth'), (412, 'refused'), (400, 'refused'),
-          ((200, b'{"status": {"co'), 'bad_answer'), ((200, b'[]'), 'bad_answer'), ((200, b'{"status": {"code": 200}}'), 'bad_answer'), ((200, b'{"detail": "no"}'), 'auth'),
-          ((200, b'{"status": {"code": 200}, "records": [], "answer_records": [{}], "answer_distances": []}'), 'bad_answer'),
-          ((200, b'{"status": {"code": 200}, "records": [{"_objects": []}], "answer_records": [3], "answer_distances": [1]}'), 'bad_answer'),
-          ((200, b'{"status": {"code": 200}, "records": [{"_status": {"code": 200}}], "answer_records": [{}], "answer_distances": [NaN]}'), 'bad_answer'),
-          ((200, b'{"status": {"code": 200}, "records": [{"_status": {"code": 200}, "_objects": [{"name": "x"}], "_tags": 3}], "answer_records": [{}], "answer_distances": [1]}'), 'bad_answer'),
-          ((200, b'{"status": {"code": 200}, "records": 1, "answer_records": [{"brand": 3, "external_id": "a"}], "answer_distances": [1e400]}'), 'bad_answer')]
+BROKEN = [
+    ('hang', 'timeout'),
+    ('slow headers', 'timeout'),
+    ('slow body', 'timeout'),
+    ('reset', 'unavailable'),
+    ('reset mid-body', 'unavailable'),
+    (500, 'unavailable'),
+    ((502, b'<html>'), 'unavailable'),
+    (402, 'no_credit'),
+    (429, 'rate_limited'),
+    ((429, {'Retry-After': '90'}), 'rate_limited'),
+    ((401, {}), 'auth'),
+    ((403, {}), 'auth'),
+    (412, 'refused'),
+    (400, 'refused'),
+    ((200, b'{"status": {"co'), 'bad_answer'),
+    ((200, b'[]'), 'bad_answer'),
+    ((200, b'{"status": {"code": 200}}'), 'bad_answer'),
+    ((200, b'{"detail": "no"}'), 'auth'),
+    (
+        (
+            200,
+            b'{"status": {"code": 200}, "records": [], "answer_records": [{}], "answer_distances": []}',
+        ),
+        'bad_answer',
+    ),
+    (
+        (
+            200,
+            b'{"status": {"code": 200}, "records": [{"_objects": []}], '
+            b'"answer_records": [3], "answer_distances": [1]}',
+        ),
+        'bad_answer',
+    ),
+    (
+        (
+            200,
+            b'{"status": {"code": 200}, "records": [{"_status": {"code": 200}}], '
+            b'"answer_records": [{}], "answer_distances": [NaN]}',
+        ),
+        'bad_answer',
+    ),
+    (
+        (
+            200,
+            b'{"status": {"code": 200}, "records": [{"_status": {"code": 200}, '
+            b'"_objects": [{"name": "x"}], "_tags": 3}], '
+            b'"answer_records": [{}], "answer_distances": [1]}',
+        ),
+        'bad_answer',
+    ),
+    (
+        (
+            200,
+            b'{"status": {"code": 200}, "records": 1, '
+            b'"answer_records": [{"brand": 3, "external_id": "a"}], "answer_distances": [1e400]}',
+        ),
+        'bad_answer',
+    ),
+]
 
 
 @pytest.mark.parametrize('fault,kind', BROKEN, ids=[f'{i} {k}' for i, (_, k) in enumerate(BROKEN)])
@@ -197,11 +357,23 @@ def test_whatever_the_vendor_does_has_a_name_and_shows_no_secret(part, fault, ki
     caplog.set_level(logging.DEBUG)
     async def test(client, server, service):
         server.always = fault
-        ask = {'detect': lambda: XimilarDetector(client).detect(picture('red'), timeout=.4), 'tag': lambda: XimilarTagger(client).tag(picture('red'), timeout=.4),
-               'search': lambda: XimilarRetriever(client).search(Item(Box(0, 0, 60, 40), 'top', 1., picture('red')), 100, brands=None, timeout=.4)}[part]
+        ask = {
+            'detect': lambda: XimilarDetector(client).detect(picture('red'), timeout=0.4),
+            'tag': lambda: XimilarTagger(client).tag(picture('red'), timeout=0.4),
+            'search': lambda: XimilarRetriever(client).search(
+                Item(Box(0, 0, 60, 40), 'top', 1.0, picture('red')), 100, brands=None, timeout=0.4
+            ),
+        }[part]
         with pytest.raises(VendorError) as e: await ask()
         assert e.value.kind == kind
-        text = repr(e.value) + ''.join(traceback.format_exception(e.value)) + repr(vars(e.value)) + caplog.text + repr(client) + repr(vars(client))
+        text = (
+            repr(e.value)
+            + ''.join(traceback.format_exception(e.value))
+            + repr(vars(e.value))
+            + caplog.text
+            + repr(client)
+            + repr(vars(client))
+        )
         assert TOKEN not in text and base64.b64encode(b'\xff\xd8\xff').decode() not in text
         assert client.ledger.rows()[0]['calls'] == len(server.requests)
         server.always = None
@@ -212,7 +384,8 @@ def test_five_bad_answers_and_nobody_is_asked():
     async def test(client, server, service):
         server.always = (200, b'{"status": {"code": 200}}')
         for _ in range(5):
-            with pytest.raises(VendorError, match='bad_answer'): await client.visual_search(picture('red'), 5)
+            with pytest.raises(VendorError, match='bad_answer'):
+                await client.visual_search(picture('red'), 5)
         with pytest.raises(VendorError, match='circuit_open'): await client.visual_search(picture('red'), 5)
         assert len(server.requests) == 5 and client.ledger.credits == 50
     run(test)
@@ -224,10 +397,16 @@ def test_the_pool_survives_the_booster_being_left_behind():
         server.always = 'hang'
         item = Item(Box(0, 0, 60, 40), 'top', 1., picture((20, 20, 20)))
         booster = XimilarRetriever(client)
-        tasks = [asyncio.create_task(booster.search(item, 5, brands=None, timeout=.05 if i % 2 else 60)) for i in range(40)]
+        tasks = [
+            asyncio.create_task(booster.search(item, 5, brands=None, timeout=0.05 if i % 2 else 60))
+            for i in range(40)
+        ]
         await asyncio.sleep(.2)
         for t in tasks: t.cancel()
-        assert all(isinstance(e, VendorError | asyncio.CancelledError) for e in await asyncio.gather(*tasks, return_exceptions=True))
+        assert all(
+            isinstance(e, VendorError | asyncio.CancelledError)
+            for e in await asyncio.gather(*tasks, return_exceptions=True)
+        )
         server.always = None
         assert [len(await booster.search(item, 5, brands=None, timeout=5)) for _ in range(5)] == [5]*5
         paid = {r['operation']: r['credits'] for r in client.ledger.rows()}
@@ -237,21 +416,39 @@ def test_the_pool_survives_the_booster_being_left_behind():
 
 def test_the_booster_gives_products_on_its_own_scale():
     async def test(client, server, service):
-        many = [sku_record(SkuKey('zara', '1_2'), picture((20,)*3), 1), sku_record(SkuKey('zara', '1_2'), picture((90,)*3), 2), sku_record(SkuKey('hm', '7'), picture((40,)*3)),
-                sku_record(SkuKey('zara_1', '2'), picture((200,)*3))]
+        many = [
+            sku_record(SkuKey('zara', '1_2'), picture((20,) * 3), 1),
+            sku_record(SkuKey('zara', '1_2'), picture((90,) * 3), 2),
+            sku_record(SkuKey('hm', '7'), picture((40,) * 3)),
+            sku_record(SkuKey('zara_1', '2'), picture((200,) * 3)),
+        ]
         await client.insert(many)
-        booster, item = XimilarRetriever(client), Item(Box(0, 0, 60, 40), 'top', 1., picture((20,)*3, (2000, 1500)))
+        booster, item = (
+            XimilarRetriever(client),
+            Item(Box(0, 0, 60, 40), 'top', 1.0, picture((20,) * 3, (2000, 1500))),
+        )
         assert isinstance(booster, Retriever)
         found = await booster.search(item, 100, brands=None, timeout=5)
         assert [c.key for c in found] == [('zara', '1_2'), ('hm', '7'), ('zara_1', '2')]
-        assert found[0].score == pytest.approx(100, abs=2) and all(c.ximilar == c.score == score(c.metadata['ximilar_distance'], TERMS.k) for c in found)
+        assert found[0].score == pytest.approx(100, abs=2) and all(
+            c.ximilar == c.score == score(c.metadata['ximilar_distance'], TERMS.k) for c in found
+        )
         assert gate(found, 80, 10).confident
         assert max(opened(server.requests[-1][3]['query_record']).size) == TERMS.longest['search']
         assert [c.key.brand for c in await booster.search(item, 100, brands=['hm'], timeout=5)] == ['hm']
         asked = len(server.requests)
-        assert await booster.search(item, 100, brands=[], timeout=5) == [] and len(server.requests) == asked  # a mall without brands costs nothing
-        service.visual_search = lambda body: (200, {'status': OK, 'answer_records': [{'brand': 'zara', 'external_id': '1'}], 'answer_distances': [0]})
-        assert await booster.search(item, 100, brands=['hm'], timeout=5) == []  # a filter that the service does not know is applied here
+        # a mall without brands costs nothing
+        assert await booster.search(item, 100, brands=[], timeout=5) == [] and len(server.requests) == asked
+        service.visual_search = lambda body: (
+            200,
+            {
+                'status': OK,
+                'answer_records': [{'brand': 'zara', 'external_id': '1'}],
+                'answer_distances': [0],
+            },
+        )
+        # a filter that the service does not know is applied here
+        assert await booster.search(item, 100, brands=['hm'], timeout=5) == []
     run(test)
 
 
@@ -259,13 +456,28 @@ def test_the_detector_cuts_from_the_large_photo_and_pairs_shoes():
     async def test(client, server, service):
         photo = Image.new('RGB', (2048, 4096), 'white')
         photo.paste('red', (400, 400, 1200, 2000))
-        thing = lambda name, top, box, prob: {'name': name, 'Top Category': top, 'bound_box': box, 'prob': prob, 'area': .1, 'surprise': {}}
-        service.objects = [thing('Person', 'Person', [0, 0, 500, 1000], .99), thing('Shirts', 'Clothing/Upper', [100, 100, 300, 500], .9), thing('Sneakers', 'Footwear', [100, 900, 160, 960], .8),
-                           thing('Sneakers', 'Footwear', [180, 905, 240, 965], .7), thing('Hats', 'Accessories/Hats', [9000, 9000, 9100, 9100], .5)]
+        thing = lambda name, top, box, prob: {
+            'name': name,
+            'Top Category': top,
+            'bound_box': box,
+            'prob': prob,
+            'area': 0.1,
+            'surprise': {},
+        }
+        service.objects = [
+            thing('Person', 'Person', [0, 0, 500, 1000], 0.99),
+            thing('Shirts', 'Clothing/Upper', [100, 100, 300, 500], 0.9),
+            thing('Sneakers', 'Footwear', [100, 900, 160, 960], 0.8),
+            thing('Sneakers', 'Footwear', [180, 905, 240, 965], 0.7),
+            thing('Hats', 'Accessories/Hats', [9000, 9000, 9100, 9100], 0.5),
+        ]
         detector = XimilarDetector(client)
         assert isinstance(detector, Detector) and isinstance(XimilarTagger(client), Tagger)
         items = await detector.detect(photo, timeout=5)
-        assert [(i.category, tuple(i.box), i.confidence, i.label) for i in items] == [('top', (400, 400, 1200, 2000), .9, 'Shirts'), ('shoes', (400, 3600, 960, 3860), .8, 'Sneakers')]
+        assert [(i.category, tuple(i.box), i.confidence, i.label) for i in items] == [
+            ('top', (400, 400, 1200, 2000), 0.9, 'Shirts'),
+            ('shoes', (400, 3600, 960, 3860), 0.8, 'Sneakers'),
+        ]
         assert items[0].crop.size == (800, 1600) and items[0].crop.getpixel((5, 5)) == (255, 0, 0)
         assert max(opened(server.requests[0][3]['records'][0]).size) == 1024
         service.objects = []
@@ -276,11 +488,36 @@ def test_the_detector_cuts_from_the_large_photo_and_pairs_shoes():
 
 def test_the_tagger_reads_lists_maps_and_objects():
     async def test(client, server, service):
-        assert await XimilarTagger(client).tag(picture((100, 0, 0)), timeout=5) == {'type': 'upper', 'color': '100', 'pattern': 'plain'}
-        service.tags = lambda body: service._each(body, lambda r: {'_objects': [{'area': .1, '_tags': {'Color': 'red'}}, {'area': .8, '_tags_map': {'Color': 'green/khaki', 'Color Hex': '#8b8560', 'Material': 'Cotton'}}]})
-        assert await XimilarTagger(client).tag(picture('red'), timeout=5) == {'color': 'khaki', 'color_hex': '#8b8560', 'material': 'cotton'}
+        assert await XimilarTagger(client).tag(picture((100, 0, 0)), timeout=5) == {
+            'type': 'upper',
+            'color': '100',
+            'pattern': 'plain',
+        }
+        service.tags = lambda body: service._each(
+            body,
+            lambda r: {
+                '_objects': [
+                    {'area': 0.1, '_tags': {'Color': 'red'}},
+                    {
+                        'area': 0.8,
+                        '_tags_map': {
+                            'Color': 'green/khaki',
+                            'Color Hex': '#8b8560',
+                            'Material': 'Cotton',
+                        },
+                    },
+                ]
+            },
+        )
+        assert await XimilarTagger(client).tag(picture('red'), timeout=5) == {
+            'color': 'khaki',
+            'color_hex': '#8b8560',
+            'material': 'cotton',
+        }
         service.tags = lambda body: (200, {'status': OK, 'records': [{'_status': {'code': 400}}]})
-        with pytest.raises(VendorError, match='refused'): await XimilarTagger(client).tag(picture('red'), timeout=5)
+        with pytest.raises(VendorError, match='refused'):
+            await XimilarTagger(client).tag(picture('red'), timeout=5)
+
     run(test)
 
 
@@ -288,15 +525,41 @@ def test_the_tagger_reads_lists_maps_and_objects():
 def test_the_score_keeps_the_order_of_distances(distances):
     hits = [({'brand': 'zara', 'external_id': str(i)}, d) for i, d in enumerate(distances)]
     found = candidates(hits, TERMS)
-    assert [c.metadata['ximilar_distance'] for c in found] == sorted(distances) and all(0 < c.score <= 100 for c in found)
-    assert all(a.score >= b.score and (a.score > b.score or b.metadata['ximilar_distance'] - a.metadata['ximilar_distance'] < 1e-12) for a, b in zip(found, found[1:]))
+    assert [c.metadata['ximilar_distance'] for c in found] == sorted(distances) and all(
+        0 < c.score <= 100 for c in found
+    )
+    assert all(
+        a.score >= b.score
+        and (
+            a.score > b.score
+            or b.metadata['ximilar_distance'] - a.metadata['ximilar_distance'] < 1e-12
+        )
+        for a, b in zip(found, found[1:])
+    )
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda s: st.lists(s, max_size=5) | st.dictionaries(st.text(max_size=8), s, max_size=4), max_leaves=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda s: st.lists(s, max_size=5) | st.dictionaries(st.text(max_size=8), s, max_size=4),
+    max_leaves=12,
+)
 
 
-@given(st.fixed_dictionaries({}, optional={'name': JSON | st.text(), 'bound_box': JSON | st.lists(st.floats() | st.integers(), min_size=4, max_size=4), 'prob': JSON | st.floats(0, 1), 'Top Category': JSON, 'Category': JSON,
-                                            '_tags': JSON, '_tags_map': JSON | st.dictionaries(st.sampled_from(['Color', 'Material', 'Color Hex']), JSON)}))
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            'name': JSON | st.text(),
+            'bound_box': JSON | st.lists(st.floats() | st.integers(), min_size=4, max_size=4),
+            'prob': JSON | st.floats(0, 1),
+            'Top Category': JSON,
+            'Category': JSON,
+            '_tags': JSON,
+            '_tags_map': JSON
+            | st.dictionaries(st.sampled_from(['Color', 'Material', 'Color Hex']), JSON),
+        },
+    )
+)
 @how(max_examples=300, deadline=None)
 def test_any_nonsense_is_read_or_named(raw):
     assert category_for(raw, TERMS) in (*CATEGORIES, None)
@@ -307,13 +570,23 @@ def test_any_nonsense_is_read_or_named(raw):
 
 def test_settings_that_cannot_work_are_named_without_the_token():
     assert open_ximilar(load_settings(env={})) is None
-    with pytest.raises(ValueError, match='XIMILAR_API_TOKEN') as e: Ximilar(load_settings(env={}, XIMILAR_API_TOKEN=f'{TOKEN}\nX: y'))
+    with pytest.raises(ValueError, match='XIMILAR_API_TOKEN') as e:
+        Ximilar(load_settings(env={}, XIMILAR_API_TOKEN=f'{TOKEN}\nX: y'))
     assert TOKEN not in str(e.value)
-    with pytest.raises(ValueError, match='no http'): Ximilar(load_settings(env={}, XIMILAR_API_TOKEN=TOKEN, XIMILAR_API_URL='api.ximilar.com'))
+    with pytest.raises(ValueError, match='no http'):
+        Ximilar(load_settings(env={}, XIMILAR_API_TOKEN=TOKEN, XIMILAR_API_URL='api.ximilar.com'))
 
 
-@pytest.mark.parametrize('old,new,match', [('"k": 1.0', '"k": 0', 'positive'), ('"exp"', '"log"', 'score map'), ('"shoes": "shoes"', '"shoes": "feet"', 'categories'), ('"detect": 5', '"detect": -5', 'credits'),
-                                           ('"as_of"', '"when"', 'as_of')])
+@pytest.mark.parametrize(
+    'old,new,match',
+    [
+        ('"k": 1.0', '"k": 0', 'positive'),
+        ('"exp"', '"log"', 'score map'),
+        ('"shoes": "shoes"', '"shoes": "feet"', 'categories'),
+        ('"detect": 5', '"detect": -5', 'credits'),
+        ('"as_of"', '"when"', 'as_of'),
+    ],
+)
 def test_terms_that_cannot_work_are_named(tmp_path, old, new, match):
     from unde_recog.contracts import ASSETS
     text = (ASSETS.parent/'vendors/assets/ximilar.json').read_text()
@@ -329,4 +602,9 @@ def test_the_ledger_keeps_days_apart():
     today[0] = date(2026, 11, 2)
     ledger.add('search', 1, 10)
     assert [(r['day'].day, r['credits']) for r in ledger.rows()] == [(1, 10), (2, 10)]
-    assert [r['credits'] for r in reconcile(ledger, AccountDetails(150), AccountDetails(100))] == [20, 20, 50, 30]
+    assert [r['credits'] for r in reconcile(ledger, AccountDetails(150), AccountDetails(100))] == [
+        20,
+        20,
+        50,
+        30,
+    ]

@@ -1,4 +1,6 @@
-"""The page and the lab in a real headless Chromium, against the real service on a drawn shop; the detector is the sandbox's, over real HTTP."""
+"""The page and the lab in a real headless Chromium, against the real service on a drawn shop; the
+detector is the sandbox's, over real HTTP."""
+
 import contextlib
 import io
 import os
@@ -25,13 +27,21 @@ from unde_recog.wardrobe.world import Truth, World
 
 from tests.conftest import sibling
 
-CHROMIUM = next((path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (
+        path
+        for name in ('chromium', 'chromium-browser', 'google-chrome')
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 
 
 def missing(what):
     "Skip for want of a browser; on CI, where there must be one, fail."
-    told = f'{what}: the page is driven in a real browser (apt-get install chromium; pip install playwright axe-playwright-python)'
-    return pytest.fail(told) if os.environ.get('CI') == 'true' else pytest.skip(told)
+    remedy = 'apt-get install chromium; pip install playwright axe-playwright-python'
+    result = f'{what}: the page is driven in a real browser ({remedy})'
+    return pytest.fail(result) if os.environ.get('CI') == 'true' else pytest.skip(result)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -46,7 +56,7 @@ def tools():
     return Path(axe_playwright_python.__file__).with_name('axe.min.js').read_text('utf-8')
 
 
-# --- the service ------------------------------------------------------------------------------------------------------
+# --- the service
 @contextlib.contextmanager
 def serving(settings):
     "The real application on a loopback port; its address."
@@ -55,7 +65,11 @@ def serving(settings):
     from unde_recog.serving import make_app
     listening = socket.socket()
     listening.bind(('127.0.0.1', 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(settings), log_level='critical', access_log=False, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(settings), log_level='critical', access_log=False, timeout_graceful_shutdown=2
+        )
+    )
     thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
     thread.start()
     try:
@@ -73,7 +87,8 @@ def world(): return World(seed=5, skus=24)
 
 
 @pytest.fixture(scope='module')
-def scene(world): return next(s for n in range(50) if len((s := world.scene(n, difficulty='easy')).items) == 3)
+def scene(world):
+    return next(s for n in range(50) if len((s := world.scene(n, difficulty='easy')).items) == 3)
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +109,8 @@ def shop(world, server_url, template, tmp_path_factory):
         import_availability(db, folder/'world'/'availability.csv')
         index_catalogue(db, load_embedder(preset='batch'), storage=storage)
     yield url, values
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {name} with (force)')
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'drop database if exists {name} with (force)')
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +125,13 @@ def vendors(world, scene):
 def site(shop, vendors):
     "Address of the running service."
     import httpx
-    with serving(load_settings(env={}, **shop[1] | vendors.settings() | {'GEMINI_API_KEY': None, 'ANTHROPIC_API_KEY': None})) as url:
+
+    with serving(
+        load_settings(
+            env={},
+            **shop[1] | vendors.settings() | {'GEMINI_API_KEY': None, 'ANTHROPIC_API_KEY': None},
+        )
+    ) as url:
         for _ in range(600):
             if (answer := httpx.get(f'{url}/health/ready')).status_code == 200: break
             time.sleep(.05)
@@ -118,10 +140,11 @@ def site(shop, vendors):
 
 
 class Line:
-    "A TCP proxy in front of the service that hears what the browser sends; while `armed`, it ends a connection soon after `mark` has gone to the browser."
+    """A TCP proxy in front of the service that hears what the browser sends; while `armed`, it
+    ends a connection soon after `mark` has gone to the browser."""
 
     def __init__(self, port, mark=b'event: candidates'):
-        self.port, self.mark, self.armed, self.cuts, self.heard = port, mark, False, 0, []
+        self.port, self.mark, self.armed, self.cuts, self.received = port, mark, False, 0, []
         self.door = socket.create_server(('127.0.0.1', 0))
         self.url = f'http://127.0.0.1:{self.door.getsockname()[1]}'
         threading.Thread(target=self._accept, daemon=True).start()
@@ -131,20 +154,22 @@ class Line:
             while True:
                 browser, _ = self.door.accept()
                 service = socket.create_connection(('127.0.0.1', self.port))
-                for a, b, back in ((browser, service, False), (service, browser, True)): threading.Thread(target=self._pass, args=(a, b, back), daemon=True).start()
+                for a, b, back in ((browser, service, False), (service, browser, True)):
+                    threading.Thread(target=self._pass, args=(a, b, back), daemon=True).start()
 
     def _pass(self, a, b, back):
-        seen, mine = b'', len(self.heard)
-        if not back: self.heard.append(b'')
+        seen, mine = b'', len(self.received)
+        if not back: self.received.append(b'')
         with contextlib.suppress(OSError):
             while data := a.recv(65536):
-                if not back: self.heard[mine] += data
+                if not back: self.received[mine] += data
                 if back and self.armed:
                     seen = (seen + data)[-200_000:]
                     if (at := seen.find(self.mark)) >= 0 and (end := seen.find(b'\n\n', at)) >= 0:
                         b.sendall(data[:max(0, len(data) - (len(seen) - end - 2))])
                         self.armed, self.cuts = False, self.cuts + 1
-                        time.sleep(.3)  # a browser throws away what it had not read yet when the line breaks
+                        # a browser throws away what it had not read yet when the line breaks
+                        time.sleep(.3)
                         break
                 b.sendall(data)
         for s in (a, b):
@@ -152,7 +177,12 @@ class Line:
 
     def asked(self, what):
         "The last recognize request that holds `what`."
-        return next(part for heard in reversed(self.heard) for part in reversed(re.split(rb'(?=POST /api/v1/recognize )', heard)) if part.startswith(b'POST /api/v1/recognize ') and what in part)
+        return next(
+            part
+            for received in reversed(self.received)
+            for part in reversed(re.split(rb'(?=POST /api/v1/recognize )', received))
+            if part.startswith(b'POST /api/v1/recognize ') and what in part
+        )
 
 
 @pytest.fixture
@@ -162,7 +192,7 @@ def line(site):
     proxy.door.close()
 
 
-# --- the browser ------------------------------------------------------------------------------------------------------
+# --- the browser
 @pytest.fixture(scope='module')
 def browser(tools):
     from playwright.sync_api import sync_playwright
@@ -174,7 +204,8 @@ def browser(tools):
 
 @pytest.fixture
 def visit(browser, site):
-    "Opens the page; after the test, nothing may have come from outside, and no script may have failed or broken the content policy."
+    """Opens the page; after the test, nothing may have come from outside, and no script may have
+    failed or broken the content policy."""
     contexts, troubles = [], []
 
     def opened(path='/', *, at=site, width=1280, height=900, locale='en-GB', **more):
@@ -183,8 +214,22 @@ def visit(browser, site):
         page = context.new_page()
         contexts.append(context)
         page.on('pageerror', lambda e: troubles.append(f'script: {e}'))
-        page.on('console', lambda m: troubles.append(f'console: {m.text}') if 'Content Security Policy' in m.text or 'Refused to' in m.text else None)
-        page.on('request', lambda r: troubles.append(f'outside: {r.url}') if not r.url.startswith((at, 'data:', 'blob:')) else None)
+        page.on(
+            'console',
+            lambda m: (
+                troubles.append(f'console: {m.text}')
+                if 'Content Security Policy' in m.text or 'Refused to' in m.text
+                else None
+            ),
+        )
+        page.on(
+            'request',
+            lambda r: (
+                troubles.append(f'outside: {r.url}')
+                if not r.url.startswith((at, 'data:', 'blob:'))
+                else None
+            ),
+        )
         page.goto(at + path)
         if path == '/': page.wait_for_selector('.sample')
         return page
@@ -194,11 +239,14 @@ def visit(browser, site):
 
 
 def until(page, expression, what=None):
-    "Wait for a JavaScript expression to hold; Chromium's own waiting needs eval, which the content policy forbids."
+    """Wait for a JavaScript expression to hold; Chromium's own waiting needs eval, which the
+    content policy forbids."""
     for _ in range(300):
         if page.evaluate(f'() => Boolean({expression})'): return
         page.wait_for_timeout(50)
-    raise AssertionError(f'{what or expression}: never; the page says {page.locator("main").inner_text()[:600]!r}')
+    raise AssertionError(
+        f'{what or expression}: never; the page says {page.locator("main").inner_text()[:600]!r}'
+    )
 
 
 _photos = iter(range(40, 95))
@@ -219,17 +267,29 @@ def upload(page, data): page.set_input_files('#file', photo_file(data))
 
 def settled(page, n=None):
     "Wait until the answer is there."
-    until(page, f"document.querySelectorAll('.item .feedback, .item .it').length && document.getElementById('finds').getAttribute('aria-busy') === 'false' && ({n or 0} === 0 || document.querySelectorAll('.item').length === {n or 0})", f'an answer with {n} garments')
+    until(
+        page,
+        f"document.querySelectorAll('.item .feedback, .item .it').length && "
+        f"document.getElementById('finds').getAttribute('aria-busy') === 'false' && ({n or 0} === "
+        f"0 || document.querySelectorAll('.item').length === {n or 0})",
+        f'an answer with {n} garments',
+    )
 
 
-def sideways(page): return page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
+def sideways(page):
+    return page.evaluate(
+        'document.documentElement.scrollWidth - document.documentElement.clientWidth'
+    )
 
 
 def logged(shop, request_id, column):
     "A column of the request's log rows, once they are written."
     with Databases(dict.fromkeys(LOGICALS, shop[0])) as db:
         for _ in range(100):
-            with db.connect('log') as conn: found = conn.execute(f'select {column} from recognition_requests where id = %s', (request_id,)).fetchall()
+            with db.connect('log') as conn:
+                found = conn.execute(
+                    f'select {column} from recognition_requests where id = %s', (request_id,)
+                ).fetchall()
             if found and found[0][0] is not None: return [f[0] for f in found]
             time.sleep(.05)
     raise AssertionError(f'{column} of {request_id} was not logged')
@@ -238,7 +298,7 @@ def logged(shop, request_id, column):
 def request_of(page): return page.get_attribute('.trail a', 'href').split('id=')[1]
 
 
-# --- the way of a photo -----------------------------------------------------------------------------------------------
+# --- the way of a photo
 def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
     page = visit(at=line.url)
     page.select_option('#mall', world.mall_names[0])
@@ -251,11 +311,25 @@ def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
     assert page.locator('.chip[data-n]').count() == page.locator('.box').count() == 3
     sent = line.asked(b'photo.jpg')
     assert b'a camera' not in sent and b'image/jpeg' in sent and world.mall_names[0].encode() in sent
-    box, frame, item = page.locator('.box').first.bounding_box(), page.locator('#frame').bounding_box(), max(scene.items, key=lambda i: (i.box[2] - i.box[0])*(i.box[3] - i.box[1]))
-    assert abs((box['y'] - frame['y'])/frame['height'] - item.box[1]/scene.image.height) < .02  # boxes lie where the garments are
+    box, frame, item = (
+        page.locator('.box').first.bounding_box(),
+        page.locator('#frame').bounding_box(),
+        max(scene.items, key=lambda i: (i.box[2] - i.box[0]) * (i.box[3] - i.box[1])),
+    )
+    # boxes lie where the garments are
+    assert abs((box['y'] - frame['y'])/frame['height'] - item.box[1]/scene.image.height) < .02
     card = page.locator('.card').first
-    assert re.search(r'€\s?\d', card.inner_text()) and 'of 100' in card.inner_text() and page.locator('.verdict').first.inner_text() in ('Found', 'Similar', 'In a similar style')
-    until(page, "[...document.querySelectorAll('.card .picture')].slice(0, 1).every((i) => i.complete && i.naturalWidth > 50)")
+    assert (
+        re.search(r'€\s?\d', card.inner_text())
+        and 'of 100' in card.inner_text()
+        and page.locator('.verdict').first.inner_text()
+        in ('Found', 'Similar', 'In a similar style')
+    )
+    until(
+        page,
+        "[...document.querySelectorAll('.card .picture')].slice(0, 1).every((i) => i.complete && "
+        "i.naturalWidth > 50)",
+    )
     assert page.evaluate('document.activeElement.id') == 'results'  # the focus went where the news are
     sku = card.get_attribute('data-sku')
     card.get_by_role('button', name='This is it').click()
@@ -263,9 +337,13 @@ def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == 'true'
     until(page, "document.getElementById('live').textContent.startsWith('Thank you')")
     first = page.locator('.item').first.get_attribute('data-n')
-    assert logged(shop, request_of(page), 'user_feedback')[0][str(int(first) - 1)] == dict(zip(('brand', 'external_id'), sku.split('/')))
+    assert logged(shop, request_of(page), 'user_feedback')[0][str(int(first) - 1)] == dict(
+        zip(('brand', 'external_id'), sku.split('/'))
+    )
     links = page.locator('.where a').all()
-    assert links and all(a.get_attribute('href').startswith('https://www.openstreetmap.org/?mlat=') for a in links)
+    assert links and all(
+        a.get_attribute('href').startswith('https://www.openstreetmap.org/?mlat=') for a in links
+    )
     page.locator('.chip[data-n="2"]').click()
     assert page.locator('.item:visible').count() == 1 and page.locator('.box.dim').count() == 2
     page.locator('.box').nth(0).focus()
@@ -290,15 +368,33 @@ def test_drawn_box_and_wishes(visit, line, scene):
     page.get_by_role('button', name='Search this piece').click()
     settled(page, 4)
     drawn = re.search(rb'"box":\[(\d+),(\d+),(\d+),(\d+)\],"category":"bag"', line.asked(b'"bag"'))
-    assert drawn and all(abs(int(v) - want) < 6 for v, want in zip(drawn.groups(), (.05*scene.image.width, .05*scene.image.height, .45*scene.image.width, .5*scene.image.height)))
-    assert page.locator('.item:visible').count() == 1 and page.locator('.item:visible h2').inner_text() == 'Bag'
+    assert drawn and all(
+        abs(int(v) - want) < 6
+        for v, want in zip(
+            drawn.groups(),
+            (
+                0.05 * scene.image.width,
+                0.05 * scene.image.height,
+                0.45 * scene.image.width,
+                0.5 * scene.image.height,
+            ),
+        )
+    )
+    assert (
+        page.locator('.item:visible').count() == 1
+        and page.locator('.item:visible h2').inner_text() == 'Bag'
+    )
     page.locator('#filters summary').click()
     page.get_by_role('button', name='M', exact=True).click()
     page.fill('#price-max', '45,5')
     page.locator('#apply').click()
     settled(page)
     third = line.asked(b'name="sizes"')
-    assert b'name="sizes"\r\n\r\n["M"]' in third and b'name="max_price"\r\n\r\n45.5' in third and third.count(b'"box":') == 4
+    assert (
+        b'name="sizes"\r\n\r\n["M"]' in third
+        and b'name="max_price"\r\n\r\n45.5' in third
+        and third.count(b'"box":') == 4
+    )
     page.reload()
     page.wait_for_selector('.sample')
     assert '2 set' in page.locator('#filters summary').inner_text()  # kept on the device
@@ -309,16 +405,26 @@ def test_drawn_box_and_wishes(visit, line, scene):
 
 def test_stream_cut_in_the_middle(visit, line, scene, shop):
     page, keys = visit(at=line.url), []
-    page.on('request', lambda r: keys.append(r.headers['idempotency-key']) if r.url.endswith('/recognize') else None)
+    page.on(
+        'request',
+        lambda r: (
+            keys.append(r.headers['idempotency-key']) if r.url.endswith('/recognize') else None
+        ),
+    )
     line.armed = True
     upload(page, fresh(scene))
     page.wait_for_selector('.problem')
     assert line.cuts == 1 and 'The line broke off' in page.locator('.problem').inner_text()
-    assert page.locator('.chip[data-n]').count() == 3 and page.locator('[data-state=first] .card').count() > 0  # what was known is still there
+    # what was known is still there
+    assert (
+        page.locator('.chip[data-n]').count() == 3
+        and page.locator('[data-state=first] .card').count() > 0
+    )
     page.get_by_role('button', name='Try again').click()
     settled(page, 3)
     assert page.locator('.problem').count() == 0 and len(set(keys)) == 1 and len(keys) >= 2
-    assert len(logged(shop, request_of(page), 'items_detected')) == 1  # asked twice, answered and logged once
+    # asked twice, answered and logged once
+    assert len(logged(shop, request_of(page), 'items_detected')) == 1
 
 
 def test_slow_vendor_shows_skeletons_then_chips(visit, vendors, scene):
@@ -327,7 +433,11 @@ def test_slow_vendor_shows_skeletons_then_chips(visit, vendors, scene):
     try:
         upload(page, fresh(scene))
         page.wait_for_selector('.skeleton')
-        assert page.locator('#finds').get_attribute('aria-busy') == 'true' and page.locator('.chip[data-n]').count() == 0 and page.locator('[data-key=stop]').is_visible()
+        assert (
+            page.locator('#finds').get_attribute('aria-busy') == 'true'
+            and page.locator('.chip[data-n]').count() == 0
+            and page.locator('[data-key=stop]').is_visible()
+        )
         page.wait_for_selector('.chip[data-n]')
         settled(page, 3)
         assert page.locator('.skeleton').count() == 0
@@ -347,7 +457,10 @@ def test_a_vendor_that_is_down_is_told_kindly(visit, vendors, scene):
         upload(page, fresh(scene))
         settled(page)
         assert page.locator('.item').count() > 1  # the package's own detector stands in
-        assert 'A simpler way of finding the garments' in page.locator('#notes').inner_text() and 'ximilar' not in page.locator('main').inner_text()
+        assert (
+            'A simpler way of finding the garments' in page.locator('#notes').inner_text()
+            and 'ximilar' not in page.locator('main').inner_text()
+        )
         page.get_by_role('button', name='Русский').click()
         assert 'искал способ попроще' in page.locator('#notes').inner_text()
     finally: vendors.app.faults.always('ximilar', None)
@@ -380,7 +493,12 @@ def locked(shop, tmp_path_factory):
 
     from unde_recog.web.auth import add_key
     file, lines = tmp_path_factory.mktemp('keys')/'keys.json', []
-    keys = {'page': add_key(file, 'page'), 'lab': add_key(file, 'lab', ['recognize', 'lab']), 'metrics': add_key(file, 'prometheus', ['metrics'])}
+    keys = {
+        'page': add_key(file, 'page'),
+        'lab': add_key(file, 'lab', ['recognize', 'lab']),
+        'metrics': add_key(file, 'prometheus', ['metrics']),
+    }
+
     class Lines(logging.Handler):
         def emit(self, record): lines.append(record.getMessage() + repr(vars(record)))
     hears = Lines()
@@ -400,22 +518,42 @@ def test_a_shop_with_keys_asks_for_one(visit, locked, shop):
     url, keys, lines = locked
     page, addresses = visit(at=url), []
     page.on('request', lambda r: addresses.append(r.url))
-    until(page, "document.querySelector('#start-key').innerText.includes('asks for an access key')")  # at once, not after the photo
+    # at once, not after the photo
+    until(page, "document.querySelector('#start-key').innerText.includes('asks for an access key')")
     give(page, keys['page'])
-    until(page, "document.querySelectorAll('#mall option').length === 3 && !document.querySelector('#start-key form')")
+    until(
+        page,
+        "document.querySelectorAll('#mall option').length === 3 && "
+        "!document.querySelector('#start-key form')",
+    )
     page.locator('.sample').first.click()
     settled(page)
-    until(page, "[...document.querySelectorAll('.card img.picture')].some((i) => i.naturalWidth > 50)", 'pictures behind the key')
+    until(
+        page,
+        "[...document.querySelectorAll('.card img.picture')].some((i) => i.naturalWidth > 50)",
+        'pictures behind the key',
+    )
     page.get_by_role('button', name='This is it').first.click()
     assert logged(shop, request_of(page), 'user_feedback')
     page.goto(url)
     until(page, "document.querySelectorAll('#mall option').length === 3")  # asked for once a tab
-    assert page.locator('input[name=key]').count() == 0 and page.evaluate('[sessionStorage.length, Object.values(sessionStorage)[0]]') == [1, keys['page']]
-    assert keys['page'] not in page.content() + page.url + page.evaluate('JSON.stringify(localStorage) + document.cookie') + ''.join(addresses)
+    assert page.locator('input[name=key]').count() == 0 and page.evaluate(
+        '[sessionStorage.length, Object.values(sessionStorage)[0]]'
+    ) == [1, keys['page']]
+    assert keys['page'] not in page.content() + page.url + page.evaluate(
+        'JSON.stringify(localStorage) + document.cookie'
+    ) + ''.join(addresses)
     assert lines and not any(keys['page'] in line for line in lines)
 
 
-@pytest.mark.parametrize('locale, unknown, poor', [('en-GB', 'not known here', 'does not open this'), ('ru-RU', 'Такого ключа здесь не знают', 'сюда он не пускает')], ids=['en', 'ru'])
+@pytest.mark.parametrize(
+    'locale, unknown, poor',
+    [
+        ('en-GB', 'not known here', 'does not open this'),
+        ('ru-RU', 'Такого ключа здесь не знают', 'сюда он не пускает'),
+    ],
+    ids=['en', 'ru'],
+)
 def test_a_wrong_key_is_told_kindly(visit, locked, locale, unknown, poor):
     url, keys, _ = locked
     page = visit(at=url, locale=locale)
@@ -424,7 +562,8 @@ def test_a_wrong_key_is_told_kindly(visit, locked, locale, unknown, poor):
         until(page, f"document.querySelector('.key-form')?.innerText.includes('{said}')", said)
         assert page.evaluate('document.activeElement.name') == 'key'
         assert page.evaluate('sessionStorage.length') == 0  # it is not sent again and again
-    page.evaluate("sessionStorage.setItem('unde.key', 'unde_taken_back')")  # a key that was good when the tab was opened
+    # a key that was good when the tab was opened
+    page.evaluate("sessionStorage.setItem('unde.key', 'unde_taken_back')")
     page.reload()
     page.wait_for_selector('.sample')
     until(page, f"document.querySelector('#start-key').innerText.includes('{unknown}')")
@@ -459,15 +598,28 @@ def test_what_is_no_photo_is_told_at_once(visit):
 @pytest.mark.parametrize('how', ['paste', 'drop'])
 def test_paste_and_drop(visit, scene, how):
     page = visit()
-    page.evaluate('''([how, bytes]) => { const moved = new DataTransfer(); moved.items.add(new File([new Uint8Array(bytes)], 'look.jpg', { type: 'image/jpeg' }));
-        document.dispatchEvent(how === 'paste' ? new ClipboardEvent('paste', { clipboardData: moved, bubbles: true }) : new DragEvent('drop', { dataTransfer: moved, bubbles: true, cancelable: true })); }''', [how, list(fresh(scene))])
+    page.evaluate(
+        '''([how, bytes]) => {
+            const moved = new DataTransfer(), file = new Uint8Array(bytes);
+            moved.items.add(new File([file], 'look.jpg', { type: 'image/jpeg' }));
+            const drop = { dataTransfer: moved, bubbles: true, cancelable: true };
+            document.dispatchEvent(how === 'paste'
+                ? new ClipboardEvent('paste', { clipboardData: moved, bubbles: true })
+                : new DragEvent('drop', drop));
+        }''',
+        [how, list(fresh(scene))],
+    )
     settled(page, 3)
 
 
-# --- whoever comes, with whatever ---------------------------------------------------------------------------------------
+# --- whoever comes, with whatever
 def test_phone(visit, scene):
     page = visit(width=390, height=844, has_touch=True, is_mobile=True, locale='ru-RU')
-    assert sideways(page) == 0 and page.locator('#snap').is_visible() and page.get_attribute('#camera', 'capture') == 'environment'
+    assert (
+        sideways(page) == 0
+        and page.locator('#snap').is_visible()
+        and page.get_attribute('#camera', 'capture') == 'environment'
+    )
     page.locator('#filters summary').tap()
     assert sideways(page) == 0
     page.locator('#filters summary').tap()
@@ -476,7 +628,10 @@ def test_phone(visit, scene):
     assert sideways(page) == 0 and 'Проверили 3 вещи' in page.locator('#status').inner_text()
     page.locator('.box').last.tap()
     assert page.locator('.item:visible').count() == 1
-    small = page.evaluate("[...document.querySelectorAll('button:not(.box), summary')].filter((b) => b.checkVisibility() && b.getBoundingClientRect().height < 24).map((b) => b.textContent)")
+    small = page.evaluate(
+        "[...document.querySelectorAll('button:not(.box), summary')].filter((b) => "
+        "b.checkVisibility() && b.getBoundingClientRect().height < 24).map((b) => b.textContent)"
+    )
     assert small == []  # targets are large enough to tap
     page.locator('[data-key=draw]').tap()
     assert sideways(page) == 0
@@ -494,12 +649,18 @@ def test_keyboard_only(visit, scene, shop):
         raise AssertionError(f'{selector} cannot be reached by Tab')
 
     page.keyboard.press('Tab')
-    assert page.evaluate('document.activeElement.className') == 'skip' and page.locator('.skip').bounding_box()['y'] >= 0
+    assert (
+        page.evaluate('document.activeElement.className') == 'skip'
+        and page.locator('.skip').bounding_box()['y'] >= 0
+    )
     tab_to('#filters summary')
     page.keyboard.press('Enter')
     tab_to('[data-key=size-L]')
     page.keyboard.press('Escape')
-    assert not page.evaluate("document.getElementById('filters').open") and page.evaluate("document.activeElement.tagName") == 'SUMMARY'
+    assert (
+        not page.evaluate("document.getElementById('filters').open")
+        and page.evaluate("document.activeElement.tagName") == 'SUMMARY'
+    )
     tab_to('#choose')
     page.keyboard.press('Enter')
     for _ in range(100):
@@ -509,7 +670,9 @@ def test_keyboard_only(visit, scene, shop):
     settled(page, 3)
     tab_to('.box')
     page.keyboard.press('Enter')
-    assert page.locator('.item:visible').count() == 1 and page.evaluate("document.activeElement.className.includes('box')")
+    assert page.locator('.item:visible').count() == 1 and page.evaluate(
+        "document.activeElement.className.includes('box')"
+    )
     tab_to('[data-key=draw]')
     page.keyboard.press('Enter')
     assert page.evaluate('document.activeElement.id') == 'drawing'
@@ -532,15 +695,25 @@ def test_accessible_in_both_schemes_and_languages(visit, tools, scene):
 
     def findings(where):
         if page.evaluate('typeof axe') == 'undefined': page.evaluate(tools + '; void 0')
-        told = page.evaluate("axe.run(document, { resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })")
-        return [f"{where}: {v['id']} ({v['impact']}): {v['nodes'][0]['html'][:160]}" for v in told['violations'] if v['impact'] in ('serious', 'critical')]
+        result = page.evaluate(
+            "axe.run(document, { resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', "
+            "'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+        )
+        return [
+            f"{where}: {v['id']} ({v['impact']}): {v['nodes'][0]['html'][:160]}"
+            for v in result['violations']
+            if v['impact'] in ('serious', 'critical')
+        ]
 
     def all_ways(where):
         out = []
         for scheme, language in (('light', 'English'), ('dark', 'Русский')):
             page.emulate_media(color_scheme=scheme)
             page.get_by_role('button', name=language).click()
-            assert page.evaluate('document.documentElement.lang') == {'English': 'en', 'Русский': 'ru'}[language]
+            assert (
+                page.evaluate('document.documentElement.lang')
+                == {'English': 'en', 'Русский': 'ru'}[language]
+            )
             out += findings(f'{where}, {scheme}, {language}')
         return out
 
@@ -565,21 +738,37 @@ def test_names_with_markup_are_shown_as_text(visit, scene, shop):
             with db.connect('catalogue') as conn, conn.transaction():
                 conn.execute(f'update raw_products set name = {product}', ())
                 conn.execute(f'update raw_stores set name = {store}, floor = {store}', ())
-        with db.connect('catalogue') as conn: kept = conn.execute('select brand, external_id, name from raw_products').fetchall(), conn.execute('select id, name, floor from raw_stores').fetchall()
+
+        with db.connect('catalogue') as conn:
+            kept = (
+                conn.execute('select brand, external_id, name from raw_products').fetchall(),
+                conn.execute('select id, name, floor from raw_stores').fetchall(),
+            )
         quoted = "'" + evil + "'"
         rename(quoted, quoted)
         try:
             page = visit()
             upload(page, fresh(scene))
             settled(page, 3)
-            assert evil in page.locator('.card h3').first.inner_text() and page.locator('.card h3 b, .where img').count() == 0
+            assert (
+                evil in page.locator('.card h3').first.inner_text()
+                and page.locator('.card h3 b, .where img').count() == 0
+            )
             page.locator('.trail a').first.click()
             page.wait_for_selector('.lab-item')
             assert page.evaluate('window.hacked') is None
         finally:
             with db.connect('catalogue') as conn, conn.transaction():
-                for brand, external_id, name in kept[0]: conn.execute('update raw_products set name = %s where brand = %s and external_id = %s', (name, brand, external_id))
-                for i, name, floor in kept[1]: conn.execute('update raw_stores set name = %s, floor = %s where id = %s', (name, floor, i))
+                for brand, external_id, name in kept[0]:
+                    conn.execute(
+                        'update raw_products set name = %s where brand = %s and external_id = %s',
+                        (name, brand, external_id),
+                    )
+                for i, name, floor in kept[1]:
+                    conn.execute(
+                        'update raw_stores set name = %s, floor = %s where id = %s',
+                        (name, floor, i),
+                    )
 
 
 def test_lab_shows_the_trail(visit, scene):
@@ -588,12 +777,28 @@ def test_lab_shows_the_trail(visit, scene):
     settled(page, 3)
     page.locator('.trail a').first.click()
     page.wait_for_selector('.lab-item')
-    assert page.locator('.lab-item').count() == 3 and page.locator('.scene rect').count() == 3 and page.locator('.chart .bar-of').count() >= 5
-    assert page.locator('.gate').first.inner_text().count('against') == 2 and page.locator('table .told').count() > 0
+    assert (
+        page.locator('.lab-item').count() == 3
+        and page.locator('.scene rect').count() == 3
+        and page.locator('.chart .bar-of').count() >= 5
+    )
+    assert (
+        page.locator('.gate').first.inner_text().count('against') == 2
+        and page.locator('table .told').count() > 0
+    )
     assert page.locator('#latest tbody tr.told').count() == 1
     canvas = page.evaluate("document.querySelector('.scene').getAttribute('viewBox')").split()
-    sent = page.evaluate("fetch('/api/v1/requests/' + document.querySelector('#id').value).then((r) => r.json()).then((r) => [r.width, r.height, r.photo])")
-    assert [int(v) for v in canvas[2:]] == sent[:2] and sent[0] > 300 and sent[2] is None and page.locator('.scene image').count() == 0  # an upload is not kept; its size is
+    sent = page.evaluate(
+        "fetch('/api/v1/requests/' + document.querySelector('#id').value).then((r) => "
+        "r.json()).then((r) => [r.width, r.height, r.photo])"
+    )
+    # an upload is not kept; its size is
+    assert (
+        [int(v) for v in canvas[2:]] == sent[:2]
+        and sent[0] > 300
+        and sent[2] is None
+        and page.locator('.scene image').count() == 0
+    )
     page.set_input_files('.lab-top input[type=file]', photo_file(scene.data))
     page.wait_for_selector('.scene image[href^="blob:"]')  # chosen here, it stays here
     page.fill('#id', '00000000-0000-4000-8000-000000000000')
@@ -608,63 +813,140 @@ def test_lab_draws_a_photo_that_is_kept_to_scale(visit, scene, shop, site):
     from unde_recog.media.storage import open_storage
     settings = load_settings(env={}, **shop[1])
     open_storage(settings).put('street/kept.jpg', scene.data)
-    rid = httpx.post(f'{site}/api/v1/recognize', files={'image': scene.data}, timeout=30).json()['request_id']
+    rid = httpx.post(f'{site}/api/v1/recognize', files={'image': scene.data}, timeout=30).json()[
+        'request_id'
+    ]
     logged(shop, rid, 'created_at')
-    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db, db.connect('log') as conn: conn.execute("update recognition_requests set photo_url = 'storage:street/kept.jpg' where id = %s", (rid,))
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db, db.connect('log') as conn:
+        conn.execute(
+            "update recognition_requests set photo_url = 'storage:street/kept.jpg' where id = %s",
+            (rid,),
+        )
     page = visit(f'/lab?id={rid}')
     page.wait_for_selector('.scene image[href^="blob:"]')
     seen, kept = httpx.get(f'{site}/api/v1/requests/{rid}/photo'), scene.image.size
-    assert seen.headers['content-type'] == 'image/jpeg' and seen.headers['cache-control'] == 'no-store' and Image.open(io.BytesIO(seen.content)).size == kept
-    assert page.evaluate("['width', 'height'].map((n) => +document.querySelector('.scene image').getAttribute(n))") == list(kept)
+    assert (
+        seen.headers['content-type'] == 'image/jpeg'
+        and seen.headers['cache-control'] == 'no-store'
+        and Image.open(io.BytesIO(seen.content)).size == kept
+    )
+    assert page.evaluate(
+        "['width', 'height'].map((n) => +document.querySelector('.scene image').getAttribute(n))"
+    ) == list(kept)
     listed = httpx.get(f'{site}/api/v1/requests', params={'limit': 1}).json()['requests']
-    assert [r['request_id'] for r in listed] == [rid] and listed[0]['items_detected'] == len(listed[0]['match_types']) and 'storage' not in str(listed)
+    assert (
+        [r['request_id'] for r in listed] == [rid]
+        and listed[0]['items_detected'] == len(listed[0]['match_types'])
+        and 'storage' not in str(listed)
+    )
     assert httpx.get(f'{site}/api/v1/requests', params={'limit': 0}).status_code == 422
 
 
-# --- the parts, asked in the browser that runs them -----------------------------------------------------------------------
+# --- the parts, asked in the browser that runs them
 def test_words_in_both_languages(visit):
     page = visit(locale='ru-RU')
     words = page.evaluate("async () => (await import('/assets/words.js')).WORDS")
     assert words['en'].keys() == words['ru'].keys()
     for key, english in words['en'].items():
         russian = words['ru'][key]
-        holes = lambda said: {frozenset(re.findall(r'\{(\w+)\}', s)) for s in (said.values() if isinstance(said, dict) else [said])}
+        holes = lambda said: {
+            frozenset(re.findall(r'\{(\w+)\}', s))
+            for s in (said.values() if isinstance(said, dict) else [said])
+        }
         assert holes(english) == holes(russian), key
-        if isinstance(english, dict): assert {'one', 'other'} <= english.keys() and (len(set(russian.values())) == 1 or {'one', 'few', 'many', 'other'} <= russian.keys()), key
-    said = page.evaluate("async () => { const { t } = await import('/assets/kit.js'); return [1, 2, 5, 11, 21, 22].map((n) => t('foundCount', { n })); }")
-    assert said == ['На фото 1 вещь', 'На фото 2 вещи', 'На фото 5 вещей', 'На фото 11 вещей', 'На фото 21 вещь', 'На фото 22 вещи']
+        if isinstance(english, dict):
+            assert {'one', 'other'} <= english.keys() and (
+                len(set(russian.values())) == 1 or {'one', 'few', 'many', 'other'} <= russian.keys()
+            ), key
+    said = page.evaluate(
+        "async () => { const { t } = await import('/assets/kit.js'); return [1, 2, 5, 11, 21, "
+        "22].map((n) => t('foundCount', { n })); }"
+    )
+    assert said == [
+        'На фото 1 вещь',
+        'На фото 2 вещи',
+        'На фото 5 вещей',
+        'На фото 11 вещей',
+        'На фото 21 вещь',
+        'На фото 22 вещи',
+    ]
     used = set()
     for name in ('app.js', 'lab.js', 'kit.js', 'index.html', 'lab.html'):
-        text = page.evaluate("async (name) => (await fetch(name === 'index.html' ? '/' : name === 'lab.html' ? '/lab' : `/assets/${name}`)).text()", name)
+        text = page.evaluate(
+            "async (name) => (await fetch(name === 'index.html' ? '/' : name === 'lab.html' ? "
+            "'/lab' : `/assets/${name}`)).text()",
+            name,
+        )
         used |= set(re.findall(r"\bt\('(\w+)'", text)) | set(re.findall(r'data-t(?:-\w+)?="(\w+)"', text))
     assert used <= words['en'].keys()
 
 
 def test_every_degraded_code_has_kind_words(visit):
-    codes = ['ximilar_detect', 'ximilar_search', 'pgvector_search', 'ximilar_tagging', 'local_tags', 'gemini_context', 'gemini_rerank', 'council_rerank', 'availability', 'stock_feed', 'products', 'fallback', 'exact_scores', 'budget', 'gemini_advice', 'exploration', 'something_new']
-    said = visit().evaluate("async (codes) => { const { kindly } = await import('/assets/app.js'); return codes.map((c) => kindly([c])); }", codes)
-    told = dict(zip(codes, said))
-    assert all(len(s) == 1 and '_' not in s[0] for c, s in told.items() if c not in ('gemini_advice', 'exploration')) and told['gemini_advice'] == told['exploration'] == []
-    assert told['gemini_rerank'] == told['council_rerank'] != told['something_new'] and told['stock_feed'] != told['something_new']
+    codes = [
+        'ximilar_detect',
+        'ximilar_search',
+        'pgvector_search',
+        'ximilar_tagging',
+        'local_tags',
+        'gemini_context',
+        'gemini_rerank',
+        'council_rerank',
+        'availability',
+        'stock_feed',
+        'products',
+        'fallback',
+        'exact_scores',
+        'budget',
+        'gemini_advice',
+        'exploration',
+        'something_new',
+    ]
+    said = visit().evaluate(
+        "async (codes) => { const { kindly } = await import('/assets/app.js'); return "
+        "codes.map((c) => kindly([c])); }",
+        codes,
+    )
+    result = dict(zip(codes, said))
+    assert (
+        all(
+            len(s) == 1 and '_' not in s[0]
+            for c, s in result.items()
+            if c not in ('gemini_advice', 'exploration')
+        )
+        and result['gemini_advice'] == result['exploration'] == []
+    )
+    assert (
+        result['gemini_rerank'] == result['council_rerank'] != result['something_new']
+        and result['stock_feed'] != result['something_new']
+    )
 
 
 def test_event_stream_however_it_is_cut(visit):
     page = visit()
-    told = page.evaluate('''async () => {
+    result = page.evaluate('''async () => {
         const { serverEvents } = await import('/assets/kit.js');
-        const bytes = new TextEncoder().encode(': heartbeat\\n\\nid: 1\\nevent: detected\\ndata: {"a":\\ndata: "ё"}\\n\\nevent: done\\r\\ndata: {"b": 2}\\r\\n\\r\\ndata: {"half":');
+        const first = ': heartbeat\\n\\nid: 1\\nevent: detected\\ndata: {"a":\\ndata: "ё"}\\n\\n';
+        const second = 'event: done\\r\\ndata: {"b": 2}\\r\\n\\r\\ndata: {"half":';
+        const bytes = new TextEncoder().encode(first + second);
         const out = [];
         for (const size of [1, 2, 3, 7, 1000]) {
-            const body = new ReadableStream({ start(c) { for (let i = 0; i < bytes.length; i += size) c.enqueue(bytes.slice(i, i + size)); c.close(); } });
+            const body = new ReadableStream({ start(c) {
+                for (let i = 0; i < bytes.length; i += size) c.enqueue(bytes.slice(i, i + size));
+                c.close();
+            } });
             const heard = [];
             for await (const e of serverEvents(new Response(body))) heard.push(e);
             out.push(JSON.stringify(heard));
         }
         let silent = '';
-        try { for await (const _ of serverEvents(new Response(new ReadableStream({})), 40)); } catch (e) { silent = e.message; }
+        const never = new Response(new ReadableStream({}));
+        try { for await (const _ of serverEvents(never, 40)); } catch (e) { silent = e.message; }
         return { out: [...new Set(out)], silent };
     }''')
-    assert told == {'out': ['[{"event":"detected","data":{"a":"ё"}},{"event":"done","data":{"b":2}}]'], 'silent': 'silence'}
+    assert result == {
+        'out': ['[{"event":"detected","data":{"a":"ё"}},{"event":"done","data":{"b":2}}]'],
+        'silent': 'silence',
+    }
 
 
 def test_samples_are_small_and_said_to_be_drawn(site, visit):
@@ -673,4 +955,9 @@ def test_samples_are_small_and_said_to_be_drawn(site, visit):
     assert 4 <= len(listed) <= 6 and 'drawn' in page.locator('#samples').inner_text()
     for sample in listed:
         data = page.request.get(site + sample['url']).body()
-        assert len(data) <= 60_000 and Image.open(io.BytesIO(data)).size == (sample['width'], sample['height']) and sample['boxes'] and sample['title_ru']
+        assert (
+            len(data) <= 60_000
+            and Image.open(io.BytesIO(data)).size == (sample['width'], sample['height'])
+            and sample['boxes']
+            and sample['title_ru']
+        )

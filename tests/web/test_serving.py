@@ -42,7 +42,10 @@ def app(shop):
     with shop.running() as (client, server): yield client
 
 
-def recognize(client, photo, headers=None, **fields): return client.post('/api/v1/recognize', files={'image': photo}, data=fields, headers=headers or {})
+def recognize(client, photo, headers=None, **fields):
+    return client.post(
+        '/api/v1/recognize', files={'image': photo}, data=fields, headers=headers or {}
+    )
 
 
 def eventually(what, seconds=10.):
@@ -57,7 +60,13 @@ class SlowBooster:
     "A booster that waits until it is told to go on, and remembers being cancelled."
     name = 'ximilar'
 
-    def __init__(self): self.entered, self.go, self.cancelled = threading.Event(), threading.Event(), threading.Event()
+    def __init__(self):
+        self.entered, self.go, self.cancelled = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
+
     async def search(self, item, k, *, brands, timeout):
         from unde_recog.resilience import add_cost
         add_cost('search', 10)
@@ -75,38 +84,65 @@ class SlowBooster:
 def test_upload_finds_the_product(app, shop):
     answer = recognize(app, shop.photo(), user_mall=shop.mall, user_id='u1')
     assert answer.status_code == 200 and answer.headers['content-type'] == 'application/json'
-    told = Answer.model_validate(answer.json())
-    match = told.items[0].matches[0]
-    assert (match.brand, match.external_id) == tuple(shop.world.keys[0]) and match.price and told.degraded == []
-    (user, mall), = eventually(lambda: shop.log('select user_id, user_mall from recognition_requests where id = %s', told.request_id))
+    result = Answer.model_validate(answer.json())
+    match = result.items[0].matches[0]
+    assert (
+        (match.brand, match.external_id) == tuple(shop.world.keys[0])
+        and match.price
+        and result.degraded == []
+    )
+    ((user, mall),) = eventually(
+        lambda: shop.log(
+            'select user_id, user_mall from recognition_requests where id = %s', result.request_id
+        )
+    )
     assert (user, mall) == ('u1', shop.mall)
 
 
 def test_events_come_in_order_and_agree_with_json(app, shop):
     whole = recognize(app, shop.photo(), user_mall=shop.mall).json()
-    with app.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, data={'user_mall': shop.mall}, headers={'Accept': 'text/event-stream'}) as answer:
-        assert answer.headers['content-type'].startswith('text/event-stream') and answer.headers['cache-control'] == 'no-store'
-        heard = events(answer)
-    kinds = [k for k, _ in heard]
+    with app.stream(
+        'POST',
+        '/api/v1/recognize',
+        files={'image': shop.photo()},
+        data={'user_mall': shop.mall},
+        headers={'Accept': 'text/event-stream'},
+    ) as answer:
+        assert (
+            answer.headers['content-type'].startswith('text/event-stream')
+            and answer.headers['cache-control'] == 'no-store'
+        )
+        received = events(answer)
+    kinds = [k for k, _ in received]
     assert kinds == ['detected', 'candidates', 'result', 'done']
-    told = dict(heard)
-    assert told['detected']['request_id'] == told['result']['request_id'] and (told['detected']['width'], told['detected']['height']) == (384, 512)
-    assert told['candidates']['matches'][0]['external_id'] == shop.world.keys[0].external_id and told['done']['total_ms'] == told['result']['total_ms']
-    assert [m['external_id'] for m in told['result']['items'][0]['matches']] == [m['external_id'] for m in whole['items'][0]['matches']]
+    result = dict(received)
+    assert result['detected']['request_id'] == result['result']['request_id'] and (
+        result['detected']['width'],
+        result['detected']['height'],
+    ) == (384, 512)
+    assert (
+        result['candidates']['matches'][0]['external_id'] == shop.world.keys[0].external_id
+        and result['done']['total_ms'] == result['result']['total_ms']
+    )
+    assert [m['external_id'] for m in result['result']['items'][0]['matches']] == [
+        m['external_id'] for m in whole['items'][0]['matches']
+    ]
 
 
 def test_a_given_box_is_the_garment(app, shop):
     scene = shop.world.scene(2)
     boxes = [{'box': list(i.box), 'category': i.category} for i in scene.items][:2]
-    told = recognize(app, scene.data, boxes=json.dumps(boxes)).json()
-    assert [i['box'] for i in told['items']] == [b['box'] for b in boxes] and [i['category'] for i in told['items']] == [b['category'] for b in boxes]
+    result = recognize(app, scene.data, boxes=json.dumps(boxes)).json()
+    assert [i['box'] for i in result['items']] == [b['box'] for b in boxes] and [
+        i['category'] for i in result['items']
+    ] == [b['category'] for b in boxes]
 
 
 def test_wishes_are_kept(app, shop):
     price = {k: shop.world.product(k).price for k in shop.world.keys}
     limit = sorted(price.values())[len(price)//2]
-    told = recognize(app, shop.photo(), max_price=str(limit), sizes='["M"]').json()
-    shown = told['items'][0]['matches']
+    result = recognize(app, shop.photo(), max_price=str(limit), sizes='["M"]').json()
+    shown = result['items'][0]['matches']
     assert shown and all(m['price'] <= limit for m in shown)
     assert all('M' in s['sizes'] for m in shown for s in m['stores'])
     assert recognize(app, shop.photo(), min_price='1e9').status_code == 200
@@ -127,46 +163,106 @@ def test_by_address_and_never_into_the_house(app, shop):
     refused = app.post('/api/v1/recognize', json={'url': url})
     assert refused.status_code == 422 and refused.json()['type'] == 'urn:unde:problem:refused_url'
     with shop.running(ALLOW_PRIVATE_URLS=True) as (client, _):
-        told = client.post('/api/v1/recognize', json={'url': url}).json()
-        assert told['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id
-        assert eventually(lambda: shop.log('select photo_url from recognition_requests where id = %s', told['request_id']))[0][0] == url
+        result = client.post('/api/v1/recognize', json={'url': url}).json()
+        assert result['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id
+        assert (
+            eventually(
+                lambda: shop.log(
+                    'select photo_url from recognition_requests where id = %s', result['request_id']
+                )
+            )[0][0]
+            == url
+        )
     server.shutdown()
-    for bad in ('file:///etc/passwd', 'storage:originals/x/1/0.jpg', '/etc/passwd', 'http://169.254.169.254/latest/meta-data', 'http://[::1]/', 'http://0x7f000001/', 'ftp://example.com/x', 'http://user:pw@example.com/'):
+    for bad in (
+        'file:///etc/passwd',
+        'storage:originals/x/1/0.jpg',
+        '/etc/passwd',
+        'http://169.254.169.254/latest/meta-data',
+        'http://[::1]/',
+        'http://0x7f000001/',
+        'ftp://example.com/x',
+        'http://user:pw@example.com/',
+    ):
         assert app.post('/api/v1/recognize', json={'url': bad}).status_code == 422, bad
 
 
 def test_feedback_and_trail(app, shop):
-    told = recognize(app, shop.photo(), user_id='somebody').json()
-    rid, match = told['request_id'], told['items'][0]['matches'][0]
-    said = app.post(f'/api/v1/requests/{rid}/feedback', json={'item_index': 0, 'brand': match['brand'], 'external_id': match['external_id']})  # at once: before the log row may be there
+    result = recognize(app, shop.photo(), user_id='somebody').json()
+    rid, match = result['request_id'], result['items'][0]['matches'][0]
+    # at once: before the log row may be there
+    said = app.post(
+        f'/api/v1/requests/{rid}/feedback',
+        json={'item_index': 0, 'brand': match['brand'], 'external_id': match['external_id']},
+    )
     assert said.status_code == 204 and said.content == b''
     trail = app.get(f'/api/v1/requests/{rid}').json()
     item = trail['items'][0]
-    assert trail['user_feedback'] == {'0': {'brand': match['brand'], 'external_id': match['external_id']}} and 'somebody' not in json.dumps(trail)
-    assert item['pgvector_list'][0]['external_id'] == match['external_id'] and item['gate_confident'] is not None and item['confidence_threshold'] is not None and item['credits'] == 0
-    assert app.post(f'/api/v1/requests/{rid}/feedback', json={'item_index': 0, 'none': True}).status_code == 204
-    assert shop.log('select user_feedback from recognition_requests where id = %s', rid)[0][0] == {'0': None}
-    assert app.post(f'/api/v1/requests/{rid}/feedback', json={'item_index': 7, 'none': True}).status_code == 404
+    assert trail['user_feedback'] == {
+        '0': {'brand': match['brand'], 'external_id': match['external_id']}
+    } and 'somebody' not in json.dumps(trail)
+    assert (
+        item['pgvector_list'][0]['external_id'] == match['external_id']
+        and item['gate_confident'] is not None
+        and item['confidence_threshold'] is not None
+        and item['credits'] == 0
+    )
+    assert (
+        app.post(
+            f'/api/v1/requests/{rid}/feedback', json={'item_index': 0, 'none': True}
+        ).status_code
+        == 204
+    )
+    assert shop.log('select user_feedback from recognition_requests where id = %s', rid)[0][0] == {
+        '0': None
+    }
+    assert (
+        app.post(
+            f'/api/v1/requests/{rid}/feedback', json={'item_index': 7, 'none': True}
+        ).status_code
+        == 404
+    )
     assert app.get(f'/api/v1/requests/{uuid.uuid4()}').status_code == 404
 
 
 def test_idempotency_key(app, shop):
     key = {'Idempotency-Key': uuid.uuid4().hex}
     first, second = (recognize(app, shop.photo(), key, user_mall=shop.mall) for _ in range(2))
-    assert first.json() == second.json() and second.headers['idempotency-replayed'] == 'true' and 'idempotency-replayed' not in first.headers
-    eventually(lambda: shop.log('select 1 from recognition_requests where id = %s', first.json()['request_id']))
+    assert (
+        first.json() == second.json()
+        and second.headers['idempotency-replayed'] == 'true'
+        and 'idempotency-replayed' not in first.headers
+    )
+    eventually(
+        lambda: shop.log(
+            'select 1 from recognition_requests where id = %s', first.json()['request_id']
+        )
+    )
     reused = recognize(app, shop.photo(1), key, user_mall=shop.mall)
     assert reused.status_code == 422 and reused.json()['type'].endswith('key_reused')
-    with app.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, data={'user_mall': shop.mall}, headers=key | {'Accept': 'text/event-stream'}) as answer: heard = events(answer)
-    assert [k for k, _ in heard] == ['result', 'done'] and heard[0][1] == first.json()
+    with app.stream(
+        'POST',
+        '/api/v1/recognize',
+        files={'image': shop.photo()},
+        data={'user_mall': shop.mall},
+        headers=key | {'Accept': 'text/event-stream'},
+    ) as answer:
+        received = events(answer)
+    assert [k for k, _ in received] == ['result', 'done'] and received[0][1] == first.json()
     failing = {'Idempotency-Key': uuid.uuid4().hex}
     assert recognize(app, shop.photo(), failing, user_mall='Nowhere').status_code == 422
-    assert eventually(lambda: recognize(app, shop.photo(), failing, user_mall=shop.mall).status_code == 200)  # the key was given back
+    # the key was given back
+    assert eventually(lambda: recognize(app, shop.photo(), failing, user_mall=shop.mall).status_code == 200)
 
 
 def test_asked_twice_at_once(shop):
     slow, key = SlowBooster(), {'Idempotency-Key': 'once'}
-    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s') as session, shop.running(session=session) as (client, _):
+    with (
+        shop.session(
+            lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s'
+        ) as session,
+        shop.running(session=session) as (client, _),
+    ):
         answers = []
         one = threading.Thread(target=lambda: answers.append(recognize(client, shop.photo(), key)))
         one.start()
@@ -175,34 +271,85 @@ def test_asked_twice_at_once(shop):
         assert again.status_code == 409 and again.headers['retry-after'] == '1'
         slow.go.set()
         one.join(20)
-        assert answers[0].status_code == 200 and recognize(client, shop.photo(), key).json() == answers[0].json()
+        assert (
+            answers[0].status_code == 200
+            and recognize(client, shop.photo(), key).json() == answers[0].json()
+        )
 
 
 @pytest.mark.parametrize('accept', ['application/json', 'text/event-stream'])
 def test_who_goes_away_cancels_the_work(shop, accept):
     slow = SlowBooster()
-    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s') as session, shop.running(session=session) as (client, server):
+    with (
+        shop.session(
+            lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s'
+        ) as session,
+        shop.running(session=session) as (client, server),
+    ):
         before = shop.log("select count(*) from recognition_items where degraded ? 'cancelled'")[0][0]
         def ask():
             with httpx.Client(base_url=server.url, timeout=1.) as hasty:
-                try: hasty.post('/api/v1/recognize', files={'image': shop.photo()}, headers={'Accept': accept})
-                except httpx.TimeoutException: pass
+                try:
+                    hasty.post(
+                        '/api/v1/recognize',
+                        files={'image': shop.photo()},
+                        headers={'Accept': accept},
+                    )
+                except httpx.TimeoutException:
+                    pass
         ask()
         assert slow.entered.is_set() and slow.cancelled.wait(10)
         assert eventually(lambda: server.app.state.state.admission.inside == 0 or None) is True
-        eventually(lambda: shop.log("select count(*) from recognition_items where degraded ? 'cancelled'")[0][0] == before + 1)  # what it had cost is not forgotten
-        assert shop.log("select credits from recognition_items where degraded ? 'cancelled' order by created_at desc limit 1")[0][0] == 10
+        # what it had cost is not forgotten
+        eventually(
+            lambda: (
+                shop.log("select count(*) from recognition_items where degraded ? 'cancelled'")[0][
+                    0
+                ]
+                == before + 1
+            )
+        )
+        assert (
+            shop.log(
+                "select credits from recognition_items where degraded ? 'cancelled' order by "
+                "created_at desc limit 1"
+            )[0][0]
+            == 10
+        )
 
 
 def test_heartbeats_and_late_errors(shop):
     slow = SlowBooster()
-    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s') as session, shop.running(session=session, heartbeat=.1) as (client, _):
+    with (
+        shop.session(
+            lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s'
+        ) as session,
+        shop.running(session=session, heartbeat=0.1) as (client, _),
+    ):
         threading.Timer(.6, slow.go.set).start()
-        with client.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, headers={'Accept': 'text/event-stream'}) as answer: heard = events(answer)
-        assert ('comment', ': heartbeat') in heard and heard[-1][0] == 'done'
-        with client.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, data={'user_mall': 'Nowhere'}, headers={'Accept': 'text/event-stream'}) as answer: heard = events(answer)
-        (kind, problem), = heard
-        assert kind == 'error' and problem['type'].endswith('unknown_mall') and problem['status'] == 422 and problem['request_id']
+        with client.stream(
+            'POST',
+            '/api/v1/recognize',
+            files={'image': shop.photo()},
+            headers={'Accept': 'text/event-stream'},
+        ) as answer:
+            received = events(answer)
+        assert ('comment', ': heartbeat') in received and received[-1][0] == 'done'
+        with client.stream(
+            'POST',
+            '/api/v1/recognize',
+            files={'image': shop.photo()},
+            data={'user_mall': 'Nowhere'},
+            headers={'Accept': 'text/event-stream'},
+        ) as answer:
+            received = events(answer)
+        (kind, problem), = received
+        assert (
+            kind == 'error'
+            and problem['type'].endswith('unknown_mall')
+            and problem['status'] == 422
+            and problem['request_id']
+        )
 
 
 def test_advice_comes_last(shop):
@@ -211,22 +358,61 @@ def test_advice_comes_last(shop):
         async def advise(self, finds, *, timeout):
             await asyncio.sleep(.2)
             return 'Wear it with white trainers.'
-    with shop.session(lambda p: replace(p, advisor=Advisor()), ADVICE=True) as session, shop.running(session=session) as (client, _):
-        with client.stream('POST', '/api/v1/recognize', files={'image': shop.photo()}, headers={'Accept': 'text/event-stream'}) as answer: heard = events(answer)
-        assert [k for k, _ in heard] == ['detected', 'candidates', 'result', 'advice', 'done'] and dict(heard)['advice'] == {'text': 'Wear it with white trainers.'}
+
+    with (
+        shop.session(lambda p: replace(p, advisor=Advisor()), ADVICE=True) as session,
+        shop.running(session=session) as (client, _),
+    ):
+        with client.stream(
+            'POST',
+            '/api/v1/recognize',
+            files={'image': shop.photo()},
+            headers={'Accept': 'text/event-stream'},
+        ) as answer:
+            received = events(answer)
+        assert [k for k, _ in received] == [
+            'detected',
+            'candidates',
+            'result',
+            'advice',
+            'done',
+        ] and dict(received)['advice'] == {'text': 'Wear it with white trainers.'}
 
 
 # --- what it says when it cannot
 
-@pytest.mark.parametrize('files, fields, status, word', [
-    ({'image': b'no photo at all'}, {}, 415, 'not_an_image'), ({'image': b''}, {}, 422, 'invalid'), ({}, {'user_mall': 'x'}, 422, 'invalid'), ({'other': b'x'}, {}, 422, 'invalid'),
-    ('photo', {'user_mall': 'Nowhere'}, 422, 'unknown_mall'), ('photo', {'boxes': '[[1,2]]'}, 422, 'invalid'), ('photo', {'boxes': '[{"box":[9000,1,9100,2]}]'}, 422, 'invalid'), ('photo', {'boxes': '{'}, 422, 'invalid'),
-    ('photo', {'gender': 'robot'}, 422, 'invalid'), ('photo', {'max_price': 'cheap'}, 422, 'invalid'), ('photo', {'user_id': 'a\x00b'}, 422, 'invalid'), ('photo', {'colour': 'red'}, 422, 'invalid'), ('photo', {'url': 'https://example.com/x.jpg'}, 422, 'invalid')])
+@pytest.mark.parametrize(
+    'files, fields, status, word',
+    [
+        ({'image': b'no photo at all'}, {}, 415, 'not_an_image'),
+        ({'image': b''}, {}, 422, 'invalid'),
+        ({}, {'user_mall': 'x'}, 422, 'invalid'),
+        ({'other': b'x'}, {}, 422, 'invalid'),
+        ('photo', {'user_mall': 'Nowhere'}, 422, 'unknown_mall'),
+        ('photo', {'boxes': '[[1,2]]'}, 422, 'invalid'),
+        ('photo', {'boxes': '[{"box":[9000,1,9100,2]}]'}, 422, 'invalid'),
+        ('photo', {'boxes': '{'}, 422, 'invalid'),
+        ('photo', {'gender': 'robot'}, 422, 'invalid'),
+        ('photo', {'max_price': 'cheap'}, 422, 'invalid'),
+        ('photo', {'user_id': 'a\x00b'}, 422, 'invalid'),
+        ('photo', {'colour': 'red'}, 422, 'invalid'),
+        ('photo', {'url': 'https://example.com/x.jpg'}, 422, 'invalid'),
+    ],
+)
 def test_bad_requests_are_told_what_is_wrong(app, shop, files, fields, status, word):
-    answer = app.post('/api/v1/recognize', files={'image': shop.photo()} if files == 'photo' else files or None, data=fields)
-    told = answer.json()
-    assert (answer.status_code, told['type']) == (status, f'urn:unde:problem:{word}'), told
-    assert answer.headers['content-type'] == 'application/problem+json' and told['request_id'] == answer.headers['x-request-id'] and told['instance'] == '/api/v1/recognize' and told['detail']
+    answer = app.post(
+        '/api/v1/recognize',
+        files={'image': shop.photo()} if files == 'photo' else files or None,
+        data=fields,
+    )
+    result = answer.json()
+    assert (answer.status_code, result['type']) == (status, f'urn:unde:problem:{word}'), result
+    assert (
+        answer.headers['content-type'] == 'application/problem+json'
+        and result['request_id'] == answer.headers['x-request-id']
+        and result['instance'] == '/api/v1/recognize'
+        and result['detail']
+    )
 
 
 def test_too_large(app):
@@ -239,30 +425,38 @@ def PNG_BOMB():
     "A small PNG that asks for 40,000 × 40,000 pixels."
     import struct
     import zlib
-    chunk = lambda kind, body: struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 40_000, 40_000, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'\0'*1000)) + chunk(b'IEND', b'')
+
+    chunk = lambda kind, body: (
+        struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+    )
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', 40_000, 40_000, 8, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(b'\0' * 1000))
+        + chunk(b'IEND', b'')
+    )
 
 
-def mutated(data, dice):
+def mutated(data, rng):
     "A photo with some of its bytes changed, cut, doubled or swapped."
     data = bytearray(data)
-    for _ in range(dice.randint(1, 6)):
+    for _ in range(rng.randint(1, 6)):
         if len(data) < 20: break
-        at, n = dice.randrange(len(data)), dice.randint(1, 200)
-        kind = dice.randrange(6)
-        if kind == 0: data[at] = dice.randrange(256)
+        at, n = rng.randrange(len(data)), rng.randint(1, 200)
+        kind = rng.randrange(6)
+        if kind == 0: data[at] = rng.randrange(256)
         elif kind == 1: del data[at:at + n]
-        elif kind == 2: data[at:at] = dice.randbytes(n)
+        elif kind == 2: data[at:at] = rng.randbytes(n)
         elif kind == 3: data[at:at + n] = bytes(n)
         elif kind == 4: data = data[:max(10, at)]
-        else: data[2:min(len(data), 60)] = dice.randbytes(min(58, max(0, len(data) - 2)))
+        else: data[2:min(len(data), 60)] = rng.randbytes(min(58, max(0, len(data) - 2)))
     return bytes(data)
 
 
 def fuzz(client, photos, n, seed=0):
     "Statuses of `n` mutated uploads."
-    dice, statuses = random.Random(seed), []
-    for _ in range(n): statuses.append(recognize(client, mutated(dice.choice(photos), dice)).status_code)
+    rng, statuses = random.Random(seed), []
+    for _ in range(n): statuses.append(recognize(client, mutated(rng.choice(photos), rng)).status_code)
     return statuses
 
 
@@ -275,14 +469,30 @@ def test_mutated_uploads_never_break_it(app, shop):
         image.save(buffer, kind)
         photos.append(buffer.getvalue())
     statuses = fuzz(app, photos, int(os.environ.get('UNDE_FUZZ', 100)))  # UNDE_FUZZ=10000 for the long run
-    assert set(statuses) <= {200, 413, 415, 422} and len(set(statuses)) > 1 and app.get('/health/ready').status_code == 200
+    assert (
+        set(statuses) <= {200, 413, 415, 422}
+        and len(set(statuses)) > 1
+        and app.get('/health/ready').status_code == 200
+    )
 
 
 def test_broken_bodies(app):
-    post = lambda body, kind: app.post('/api/v1/recognize', content=body, headers={'Content-Type': kind}).status_code
-    assert post(b'{', 'application/json') == 400 and post(b'[]', 'application/json') == 422 and post(b'x', 'image/jpeg') == 415 and post(b'{"url": "\\ud800"}', 'application/json') in (400, 422)
-    assert post(b'--x\r\nbroken', 'multipart/form-data; boundary=x') in (400, 422) and post(b'--x', 'multipart/form-data') in (400, 422)
-    assert post(b'[' * 100_000, 'application/json') == 400 and post(b'--x\r\nContent-Disposition: form-data; name="user_id"\r\n\r\n\xff\xfe\r\n--x--\r\n', 'multipart/form-data; boundary=x') in (400, 422)
+    post = lambda body, kind: (
+        app.post('/api/v1/recognize', content=body, headers={'Content-Type': kind}).status_code
+    )
+    assert (
+        post(b'{', 'application/json') == 400
+        and post(b'[]', 'application/json') == 422
+        and post(b'x', 'image/jpeg') == 415
+        and post(b'{"url": "\\ud800"}', 'application/json') in (400, 422)
+    )
+    assert post(b'--x\r\nbroken', 'multipart/form-data; boundary=x') in (400, 422) and post(
+        b'--x', 'multipart/form-data'
+    ) in (400, 422)
+    assert post(b'[' * 100_000, 'application/json') == 400 and post(
+        b'--x\r\nContent-Disposition: form-data; name="user_id"\r\n\r\n\xff\xfe\r\n--x--\r\n',
+        'multipart/form-data; boundary=x',
+    ) in (400, 422)
     assert app.get('/api/v1/recognize').status_code == 405 and app.get('/nowhere').json()['status'] == 404
 
 
@@ -292,30 +502,64 @@ def test_malls_photos_samples_and_page(app, shop):
     assert app.get('/api/v1/malls').json() == {'malls': sorted(shop.world.mall_names)}
     key = shop.world.keys[0]
     photo = app.get(f'/api/v1/photos/{key.brand}/{key.external_id}', params={'size': 240})
-    assert photo.headers['content-type'] == 'image/jpeg' and 'max-age' in photo.headers['cache-control'] and b'Exif' not in photo.content and len(photo.content) < 60_000
-    assert app.get(f'/api/v1/photos/{key.brand}/nobody').status_code == 404 and app.get('/api/v1/photos/..%2F..%2Fetc/passwd').status_code in (404, 422)
-    for sample in app.get('/api/v1/samples').json()['samples']: assert app.get(sample['url']).headers['content-type'] == 'image/jpeg'
+    assert (
+        photo.headers['content-type'] == 'image/jpeg'
+        and 'max-age' in photo.headers['cache-control']
+        and b'Exif' not in photo.content
+        and len(photo.content) < 60_000
+    )
+    assert app.get(f'/api/v1/photos/{key.brand}/nobody').status_code == 404 and app.get(
+        '/api/v1/photos/..%2F..%2Fetc/passwd'
+    ).status_code in (404, 422)
+    for sample in app.get('/api/v1/samples').json()['samples']:
+        assert app.get(sample['url']).headers['content-type'] == 'image/jpeg'
     for path in ('/docs', '/health/live'):
         headers = app.get(path).headers
-        assert "default-src 'self'" in headers['content-security-policy'] and headers['x-content-type-options'] == 'nosniff' and 'access-control-allow-origin' not in headers
-    assert 'server' not in app.get('/health/live').headers and app.get('/assets/../../settings.py').status_code == 404
+        assert (
+            "default-src 'self'" in headers['content-security-policy']
+            and headers['x-content-type-options'] == 'nosniff'
+            and 'access-control-allow-origin' not in headers
+        )
+    assert (
+        'server' not in app.get('/health/live').headers
+        and app.get('/assets/../../settings.py').status_code == 404
+    )
 
 
 def test_other_ways_to_look(app, shop):
     key = shop.world.keys[0]
     found = app.post('/api/search-by-image', files={'image': shop.photo()}, params={'k': 5}).json()
-    assert found['success'] and found['count'] == 5 == len(found['matches']) and found['matches'][0]['external_id'] == key.external_id and uuid.UUID(found['search_id'])
+    assert (
+        found['success']
+        and found['count'] == 5 == len(found['matches'])
+        and found['matches'][0]['external_id'] == key.external_id
+        and uuid.UUID(found['search_id'])
+    )
     similar = app.get(f'/api/v1/similar-items/{key.brand}/{key.external_id}', params={'k': 6}).json()
-    assert similar['count'] == 6 and all((m['brand'], m['external_id']) != tuple(key) for m in similar['matches']) and similar['matches'][0]['name']
+    assert (
+        similar['count'] == 6
+        and all((m['brand'], m['external_id']) != tuple(key) for m in similar['matches'])
+        and similar['matches'][0]['name']
+    )
     scores = [m['score'] for m in similar['matches']]
     assert scores == sorted(scores, reverse=True) and similar['model_version'] == found['model_version']
-    cut, text = app.get(f'/api/v1/similar-cut/{key.brand}/{key.external_id}'), app.get('/api/v1/search', params={'q': 'a red dress'})
-    assert cut.status_code == 503 and 'dino-vits16' in cut.json()['detail'] and text.status_code == 503 and 'reads text' in text.json()['detail'] and cut.headers['retry-after']
+    cut, text = (
+        app.get(f'/api/v1/similar-cut/{key.brand}/{key.external_id}'),
+        app.get('/api/v1/search', params={'q': 'a red dress'}),
+    )
+    assert (
+        cut.status_code == 503
+        and 'dino-vits16' in cut.json()['detail']
+        and text.status_code == 503
+        and 'reads text' in text.json()['detail']
+        and cut.headers['retry-after']
+    )
     assert app.get(f'/api/v1/similar-items/{key.brand}/nobody').status_code == 404
 
 
 def test_similar_by_the_model_that_the_route_is_for(shop):
-    "The index command's own job fills it; a model of three numbers, the mean colour, stands for DINO, whose weights are not here."
+    """The index command's own job fills it; a model of three numbers, the mean colour, stands for
+    DINO, whose weights are not here."""
     from types import SimpleNamespace
 
     from unde_recog.jobs.item_index import index_items
@@ -329,17 +573,36 @@ def test_similar_by_the_model_that_the_route_is_for(shop):
     with shop.db() as db:
         report = index_items(db, MeanColour(), storage=shop.storage)
         assert report.coverage == 1 and index_items(db, MeanColour(), storage=shop.storage).embedded == 0
-        with db.connect('vectors') as conn: vectors = [(k, np.asarray(v.to_numpy(), np.float64)) for *k, v in conn.execute("select brand, item_id, vector from item_embeddings where version = 'dino-1'")]
+        with db.connect('vectors') as conn:
+            vectors = [
+                (k, np.asarray(v.to_numpy(), np.float64))
+                for *k, v in conn.execute(
+                    "select brand, item_id, vector from item_embeddings where version = 'dino-1'"
+                )
+            ]
     with shop.running() as (client, _):
-        told = client.get(f'/api/v1/similar-cut/{keys[0].brand}/{keys[0].external_id}').json()
+        result = client.get(f'/api/v1/similar-cut/{keys[0].brand}/{keys[0].external_id}').json()
         mine = [v for k, v in vectors if tuple(k) == tuple(keys[0])]
         best = {}
         for k, v in vectors:
-            if tuple(k) != tuple(keys[0]): best[tuple(k)] = max(best.get(tuple(k), -1), *(float(m @ v) for m in mine))
-        found = [(m['brand'], m['external_id']) for m in told['matches']]
-        assert told['model_version'] == 'dino-1' and found and np.allclose([best[k] for k in found], sorted(best.values(), reverse=True)[:len(found)], atol=1e-5)
-        assert client.get('/api/v1/similar-items/' + '/'.join(keys[0])).json()['model_version'] != 'dino-1'  # another likeness, another space
-    with shop.db() as db, db.connect('vectors') as conn: conn.execute("delete from embedding_versions where version = 'dino-1'; delete from item_embeddings")
+            if tuple(k) != tuple(keys[0]):
+                best[tuple(k)] = max(best.get(tuple(k), -1), *(float(m @ v) for m in mine))
+        found = [(m['brand'], m['external_id']) for m in result['matches']]
+        assert (
+            result['model_version'] == 'dino-1'
+            and found
+            and np.allclose(
+                [best[k] for k in found],
+                sorted(best.values(), reverse=True)[: len(found)],
+                atol=1e-5,
+            )
+        )
+        # another likeness, another space
+        assert client.get('/api/v1/similar-items/' + '/'.join(keys[0])).json()['model_version'] != 'dino-1'
+    with shop.db() as db, db.connect('vectors') as conn:
+        conn.execute(
+            "delete from embedding_versions where version = 'dino-1'; delete from item_embeddings"
+        )
 
 
 # --- coming up, going down
@@ -347,60 +610,124 @@ def test_similar_by_the_model_that_the_route_is_for(shop):
 def test_live_before_it_is_ready(shop, server_url):
     late_name = shop.name + '0'
     absent = sibling(server_url, late_name)
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {late_name} with (force)')
-    with Running(make_app(shop.settings(DATABASE_URL=absent))) as server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'drop database if exists {late_name} with (force)')
+    with (
+        Running(make_app(shop.settings(DATABASE_URL=absent))) as server,
+        httpx.Client(base_url=server.url, timeout=30) as client,
+    ):
         assert client.get('/health/live').status_code == 200
         ready = client.get('/health/ready')
         assert ready.status_code == 503 and ready.headers['retry-after'] and not ready.json()['ready']
         refused = recognize(client, shop.photo())
-        assert refused.status_code == 503 and refused.headers['retry-after'] and late_name not in refused.text
-        with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'create database {late_name}')
-        eventually(lambda: 'indexed' in client.get('/health/ready').json()['reasons'].get('recognizer', ''), 30)  # the database is there, and empty
-        assert client.get('/api/v1/malls').json() == {'malls': []} and client.get('/').status_code in (200, 404)  # what needs no model is served
+        assert (
+            refused.status_code == 503
+            and refused.headers['retry-after']
+            and late_name not in refused.text
+        )
+        with psycopg.connect(server_url, autocommit=True) as conn:
+            conn.execute(f'create database {late_name}')
+        # the database is there, and empty
+        eventually(
+            lambda: (
+                'indexed' in client.get('/health/ready').json()['reasons'].get('recognizer', '')
+            ),
+            30,
+        )
+        # what needs no model is served
+        assert client.get('/api/v1/malls').json() == {'malls': []} and client.get(
+            '/'
+        ).status_code in (200, 404)
         assert 'nothing is indexed yet' in recognize(client, shop.photo()).json()['detail']
         with psycopg.connect(absent, autocommit=True) as late:  # somebody imports and indexes
-            late.execute('''insert into embedding_versions (version, model, dims, status, completed_at) values ('classical-colour-shape-1+whole', 'classical-colour-shape', 512, 'complete', now())''')
+            late.execute(
+                'insert into embedding_versions (version, model, dims, status, completed_at) '
+                "values ('classical-colour-shape-1+whole', 'classical-colour-shape', 512, 'complete', now())"
+            )
         eventually(lambda: client.get('/health/ready').status_code == 200, 30)
         assert recognize(client, shop.photo()).json()['items'][0]['match_type'] == 'none'
-    with psycopg.connect(server_url, autocommit=True) as conn: conn.execute(f'drop database if exists {late_name} with (force)')
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f'drop database if exists {late_name} with (force)')
 
 
 def test_overload_is_refused_at_once(shop):
     slow = SlowBooster()
-    with shop.session(lambda p: replace(p, booster=slow), SEARCH_BACKEND='dual', REQUEST_DEADLINE='60s', MAX_CONCURRENT_REQUESTS=1) as session, shop.running(session=session, MAX_CONCURRENT_REQUESTS=1) as (client, _):
+    with (
+        shop.session(
+            lambda p: replace(p, booster=slow),
+            SEARCH_BACKEND='dual',
+            REQUEST_DEADLINE='60s',
+            MAX_CONCURRENT_REQUESTS=1,
+        ) as session,
+        shop.running(session=session, MAX_CONCURRENT_REQUESTS=1) as (client, _),
+    ):
         answers = []
         one = threading.Thread(target=lambda: answers.append(recognize(client, shop.photo())))
         one.start()
         assert slow.entered.wait(10)
         refused = recognize(client, shop.photo())
-        assert refused.status_code == 503 and refused.json()['type'].endswith('overloaded') and int(refused.headers['retry-after']) >= 1
-        assert client.get('/health/live').status_code == 200 and client.get('/health/ready').status_code == 200
+        assert (
+            refused.status_code == 503
+            and refused.json()['type'].endswith('overloaded')
+            and int(refused.headers['retry-after']) >= 1
+        )
+        assert (
+            client.get('/health/live').status_code == 200
+            and client.get('/health/ready').status_code == 200
+        )
         slow.go.set()
         one.join(20)
         assert answers[0].status_code == 200
-        assert 'unde_refused_total{why="overloaded"} 1.0' in client.get('/metrics').text
+        assert 'unde_rejected_total{reason="overloaded"} 1.0' in client.get('/metrics').text
 
 
 def test_many_at_once(app, shop):
     photos = [shop.photo(n) for n in range(6)]
     async def all_of_them():
         async with httpx.AsyncClient(base_url=app.base_url, timeout=60) as client:
-            return await asyncio.gather(*(client.post('/api/v1/recognize', files={'image': photos[n % 6]}) for n in range(24)))
+            return await asyncio.gather(
+                *(
+                    client.post('/api/v1/recognize', files={'image': photos[n % 6]})
+                    for n in range(24)
+                )
+            )
+
     for n, answer in enumerate(asyncio.run(all_of_them())):
-        assert answer.status_code == 200 and answer.json()['items'][0]['matches'][0]['external_id'] == shop.world.keys[n % 6].external_id
+        assert (
+            answer.status_code == 200
+            and answer.json()['items'][0]['matches'][0]['external_id']
+            == shop.world.keys[n % 6].external_id
+        )
 
 
 def test_numbers(app, shop):
     recognize(app, shop.photo(), user_mall=shop.mall)
-    eventually(lambda: 'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}' in app.get('/metrics').text)
+    eventually(
+        lambda: (
+            'unde_http_requests_total{method="POST",route="/api/v1/recognize",status="200"}'
+            in app.get('/metrics').text
+        )
+    )
     text = eventually(lambda: (t := app.get('/metrics').text) and 'unde_items_total' in t and t)
-    for name in ('unde_step_seconds_bucket{le="0.1",step="search"}', 'unde_gate_decisions_total', 'unde_primary_top1_score_sum', 'unde_loop_lag_seconds_count{loop="http"}', 'unde_loop_lag_seconds_count{loop="recognizer"}', 'unde_queue_waiting{queue="inference"} 0.0',
-                 'unde_log_rows_lost_total 0.0', 'unde_ready 1.0', 'unde_pool_waiting{pool="unde-', 'unde_credits_total 0.0'): assert name in text, name
+    for name in (
+        'unde_step_seconds_bucket{le="0.1",step="search"}',
+        'unde_gate_decisions_total',
+        'unde_primary_top1_score_sum',
+        'unde_loop_lag_seconds_count{loop="http"}',
+        'unde_loop_lag_seconds_count{loop="recognizer"}',
+        'unde_queue_waiting{queue="inference"} 0.0',
+        'unde_log_rows_lost_total 0.0',
+        'unde_ready 1.0',
+        'unde_pool_waiting{pool="unde-',
+        'unde_credits_total 0.0',
+    ):
+        assert name in text, name
     assert shop.mall not in text
 
 
 def test_one_id_through_all_roles(shop):
-    "The app's request id stands in its answer, its log row, its lines, and in the lines of the roles that it asked."
+    """The app's request id stands in its answer, its log row, its lines, and in the lines of the
+    roles that it asked."""
     import logging
     from unde_recog.web.metrics import JsonLines
 
@@ -409,7 +736,8 @@ def test_one_id_through_all_roles(shop):
             super().__init__()
             self.kept = []
             self.setFormatter(JsonLines())
-        def emit(self, record): self.kept.append(json.loads(self.format(record)))  # where it is said, with the id of that place
+        # where it is said, with the id of that place
+        def emit(self, record): self.kept.append(json.loads(self.format(record)))
 
     class Broken:
         name = 'ximilar'
@@ -419,17 +747,29 @@ def test_one_id_through_all_roles(shop):
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
     try:
-        with shop.running('embedder') as (embedder, _), shop.running(EMBEDDER_URL=str(embedder.base_url)) as (client, server):
+        with (
+            shop.running('embedder') as (embedder, _),
+            shop.running(EMBEDDER_URL=str(embedder.base_url)) as (client, server),
+        ):
             recognizer = server.app.state.state.engine.session.recognizer
-            recognizer.parts, recognizer.settings = replace(recognizer.parts, booster=Broken()), shop.settings(SEARCH_BACKEND='dual')
+            recognizer.parts, recognizer.settings = (
+                replace(recognizer.parts, booster=Broken()),
+                shop.settings(SEARCH_BACKEND='dual'),
+            )
             answer = recognize(client, shop.photo(), {'X-Request-ID': 'theirs-9'})
             rid = answer.json()['request_id']
     finally:
         logger.removeHandler(lines)
         logger.setLevel(level)
-    assert answer.headers['x-request-id'] == rid and shop.log('select 1 from recognition_requests where id = %s', rid)
+    assert answer.headers['x-request-id'] == rid and shop.log(
+        'select 1 from recognition_requests where id = %s', rid
+    )
     of = lambda **facts: [x for x in lines.kept if all(x.get(k) == v for k, v in facts.items())]
-    assert of(route='/embed', caller_id=rid) and of(route='/api/v1/recognize', request_id=rid, caller_id='theirs-9') and of(request_id=rid, message='ximilar_search left out: ValueError')
+    assert (
+        of(route='/embed', caller_id=rid)
+        and of(route='/api/v1/recognize', request_id=rid, caller_id='theirs-9')
+        and of(request_id=rid, message='ximilar_search left out: ValueError')
+    )
     assert not any('storage:' in json.dumps(x) or 'user_id' in x for x in lines.kept)
 
 
@@ -437,10 +777,19 @@ def test_a_new_version_of_the_index_takes_over(shop):
     with shop.running() as (client, server):
         state = server.app.state.state
         before = state.engine.session.recognizer.parts.primary
-        with shop.db() as db, db.connect('vectors') as conn: conn.execute("insert into embedding_versions (version, model, dims, status, completed_at) values ('unknown-9', 'unknown', 512, 'complete', now())")
+        with shop.db() as db, db.connect('vectors') as conn:
+            conn.execute(
+                "insert into embedding_versions (version, model, dims, status, completed_at) "
+                "values ('unknown-9', 'unknown', 512, 'complete', now())"
+            )
         with pytest.raises(Exception, match="unknown"): load_once(state.engine)
-        assert recognize(client, shop.photo()).status_code == 200 and state.engine.session.recognizer.parts.primary is before  # it cannot be loaded: the old one goes on
-        with shop.db() as db, db.connect('vectors') as conn: conn.execute("delete from embedding_versions where version = 'unknown-9'")
+        # it cannot be loaded: the old one goes on
+        assert (
+            recognize(client, shop.photo()).status_code == 200
+            and state.engine.session.recognizer.parts.primary is before
+        )
+        with shop.db() as db, db.connect('vectors') as conn:
+            conn.execute("delete from embedding_versions where version = 'unknown-9'")
         load_once(state.engine)
 
 
@@ -451,7 +800,8 @@ class AdmissionLimit:
         place = conninfo_to_dict(url)
         self.path, self.open, self.inside = f"{place['host']}/.s.PGSQL.{place.get('port', 5432)}", True, []
         self.listener = socket.create_server(('127.0.0.1', 0))
-        self.url = f"postgresql://{place.get('user', 'postgres')}@127.0.0.1:{self.listener.getsockname()[1]}/{place['dbname']}?sslmode=disable&gssencmode=disable"
+        host = f"{place.get('user', 'postgres')}@127.0.0.1:{self.listener.getsockname()[1]}"
+        self.url = f"postgresql://{host}/{place['dbname']}?sslmode=disable&gssencmode=disable"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
@@ -464,7 +814,8 @@ class AdmissionLimit:
             inner = socket.socket(socket.AF_UNIX)
             inner.connect(self.path)
             self.inside += [outer, inner]
-            for a, b in ((outer, inner), (inner, outer)): threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+            for a, b in ((outer, inner), (inner, outer)):
+                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
 
     @staticmethod
     def _pump(a, b):
@@ -494,7 +845,11 @@ def test_the_database_goes_away_and_comes_back(shop):
         time.sleep(.5)
         admission.shut()
         away = eventually(lambda: next((a for a in list(answers) if a.status_code != 200), None), 30)
-        assert away.status_code == 503 and away.headers['retry-after'] and client.get('/health/live').status_code == 200
+        assert (
+            away.status_code == 503
+            and away.headers['retry-after']
+            and client.get('/health/live').status_code == 200
+        )
         assert client.get('/health/ready').status_code == 503
         admission.open = True
         eventually(lambda: client.get('/health/ready').status_code == 200, 30)
@@ -504,15 +859,36 @@ def test_the_database_goes_away_and_comes_back(shop):
         for c in clients: c.join(30)
     assert {a.status_code for a in answers} <= {200, 503}
     good = [a.json() for a in answers if a.status_code == 200]
-    assert all(g['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id for g in good if not g['degraded'])
-    logged = {str(i) for (i,) in shop.log('select id from recognition_requests where id = any(%s)', [uuid.UUID(g['request_id']) for g in good])}
+    assert all(
+        g['items'][0]['matches'][0]['external_id'] == shop.world.keys[0].external_id
+        for g in good
+        if not g['degraded']
+    )
+    logged = {
+        str(i)
+        for (i,) in shop.log(
+            'select id from recognition_requests where id = any(%s)',
+            [uuid.UUID(g['request_id']) for g in good],
+        )
+    }
     assert logged == {g['request_id'] for g in good}  # rows waited for the database
 
 
 def start_process(shop, port, **env):
     code = f"from unde_recog.serving import serve; serve(role='app', port={port})"
-    environment = {k: v for k, v in os.environ.items() if k != 'UNDE_SETTINGS'} | {'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': str(shop.data), 'OMP_NUM_THREADS': '1'} | env
-    return subprocess.Popen([sys.executable, '-c', code], env=environment, cwd=shop.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = (
+        {k: v for k, v in os.environ.items() if k != 'UNDE_SETTINGS'}
+        | {'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': str(shop.data), 'OMP_NUM_THREADS': '1'}
+        | env
+    )
+    return subprocess.Popen(
+        [sys.executable, '-c', code],
+        env=environment,
+        cwd=shop.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def answers(client, path):
@@ -521,7 +897,8 @@ def answers(client, path):
 
 
 def test_a_process_is_told_to_stop_and_killed(shop, workers=1):
-    "SIGTERM: what was answered is logged. kill -9: the next one on the same port goes on, and a repeated photo is answered, not done twice."
+    """SIGTERM: what was answered is logged. kill -9: the next one on the same port goes on, and a
+    repeated photo is answered, not done twice."""
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -529,20 +906,35 @@ def test_a_process_is_told_to_stop_and_killed(shop, workers=1):
         one = start_process(shop, port, WORKERS=str(workers))
         eventually(lambda: answers(client, '/health/ready'), 60)
         key = {'Idempotency-Key': uuid.uuid4().hex}
-        told = [recognize(client, shop.photo(n % 3), key if n == 0 else None).json() for n in range(6)]
+        result = [recognize(client, shop.photo(n % 3), key if n == 0 else None).json() for n in range(6)]
         one.terminate()
         lines = one.communicate(timeout=60)[1].splitlines()
-        assert len(shop.log('select 1 from recognition_requests where id = any(%s)', [uuid.UUID(t['request_id']) for t in told])) == 6
-        assert any(json.loads(x).get('request_id') == told[0]['request_id'] for x in lines if x.startswith('{"time"'))
+        assert (
+            len(
+                shop.log(
+                    'select 1 from recognition_requests where id = any(%s)',
+                    [uuid.UUID(t['request_id']) for t in result],
+                )
+            )
+            == 6
+        )
+        assert any(
+            json.loads(x).get('request_id') == result[0]['request_id']
+            for x in lines
+            if x.startswith('{"time"')
+        )
         two = start_process(shop, port, WORKERS=str(workers))
         eventually(lambda: answers(client, '/health/ready'), 60)
-        assert recognize(client, shop.photo(0), key).json() == told[0]
+        assert recognize(client, shop.photo(0), key).json() == result[0]
         for child in psutil.Process(two.pid).children(recursive=True): child.kill()
         two.kill()
         two.communicate()
         three = start_process(shop, port)
         eventually(lambda: answers(client, '/health/ready'), 60)
-        assert recognize(client, shop.photo(0), key).json() == told[0] and recognize(client, shop.photo(1)).status_code == 200
+        assert (
+            recognize(client, shop.photo(0), key).json() == result[0]
+            and recognize(client, shop.photo(1)).status_code == 200
+        )
         three.terminate()
         three.communicate(timeout=60)
 
@@ -552,16 +944,36 @@ def test_a_process_is_told_to_stop_and_killed(shop, workers=1):
 def test_forget_and_purge(app, shop):
     from unde_recog.web.privacy import forget, purge
     key = {'Idempotency-Key': uuid.uuid4().hex}
-    told = recognize(app, shop.photo(), key, user_id='leaving').json()
+    result = recognize(app, shop.photo(), key, user_id='leaving').json()
     other = recognize(app, shop.photo(), user_id='staying').json()
-    eventually(lambda: len(shop.log('select 1 from recognition_requests where id = any(%s)', [uuid.UUID(told['request_id']), uuid.UUID(other['request_id'])])) == 2)
+    eventually(
+        lambda: (
+            len(
+                shop.log(
+                    'select 1 from recognition_requests where id = any(%s)',
+                    [uuid.UUID(result['request_id']), uuid.UUID(other['request_id'])],
+                )
+            )
+            == 2
+        )
+    )
     with shop.db() as db:
         assert forget(db, 'leaving') == 1
-        assert shop.log('select count(*) from recognition_requests where user_id = %s', 'leaving') == [(0,)] and shop.log("select count(*) from paid_answers where value::text like %s", f"%{told['request_id']}%") == [(0,)]
+        assert shop.log(
+            'select count(*) from recognition_requests where user_id = %s', 'leaving'
+        ) == [(0,)] and shop.log(
+            "select count(*) from paid_answers where value::text like %s", f"%{result['request_id']}%"
+        ) == [(0,)]
         assert app.get(f"/api/v1/requests/{other['request_id']}").status_code == 200
-        shop.log("update recognition_requests set created_at = now() - interval '91 days' where id = %s returning 1", other['request_id'])
+        shop.log(
+            "update recognition_requests set created_at = now() - interval '91 days' where id = "
+            "%s returning 1",
+            other['request_id'],
+        )
         assert purge(db, shop.settings()).requests >= 1
-        assert shop.log('select user_id from recognition_requests where id = %s', other['request_id']) == [(None,)]
+        assert shop.log(
+            'select user_id from recognition_requests where id = %s', other['request_id']
+        ) == [(None,)]
         with pytest.raises(ValueError, match='empty'): forget(db, '')
 
 
@@ -576,14 +988,25 @@ def test_uploads_leave_nothing_behind(app, shop):
     rid = recognize(app, buffer.getvalue()).json()['request_id']
     eventually(lambda: shop.log('select 1 from recognition_requests where id = %s', rid))
     kept = [p for p in shop.data.rglob('*') if p.is_file() and p.stat().st_mtime > time.time() - 5]
-    assert all(p.suffix == '.journal' and b'planted-camera' not in p.read_bytes() for p in kept)  # where log rows wait for the database
-    with shop.running('gateway') as (client, _): assert b'planted-camera' not in client.get(client.post('/detect', files={'image': buffer.getvalue()}).json()['items'][0]['crop_url']).content
+    # where log rows wait for the database
+    assert all(p.suffix == '.journal' and b'planted-camera' not in p.read_bytes() for p in kept)
+    with shop.running('gateway') as (client, _):
+        assert (
+            b'planted-camera'
+            not in client.get(
+                client.post('/detect', files={'image': buffer.getvalue()}).json()['items'][0][
+                    'crop_url'
+                ]
+            ).content
+        )
 
 
 def test_blur_without_a_detector_sends_nothing(shop, vendors):
     before = dict(vendors.app.calls)
     with shop.running(BLUR_FACES=True, **vendors.settings()) as (client, _):
-        assert recognize(client, shop.photo()).status_code == 200 and client.get('/health').json()['parts'] == ['detector']
+        assert recognize(client, shop.photo()).status_code == 200 and client.get('/health').json()[
+            'parts'
+        ] == ['detector']
     assert dict(vendors.app.calls) == before
 
 
@@ -591,34 +1014,82 @@ def test_blur_without_a_detector_sends_nothing(shop, vendors):
 
 def test_keys(shop, tmp_path):
     file = tmp_path/'keys.json'
-    phone, lab, greedy = add_key(file, 'phone'), add_key(file, 'lab', ['recognize', 'lab', 'metrics']), add_key(file, 'greedy', per_minute=6)
+    phone, lab, greedy = (
+        add_key(file, 'phone'),
+        add_key(file, 'lab', ['recognize', 'lab', 'metrics']),
+        add_key(file, 'greedy', per_minute=6),
+    )
     with shop.running(API_KEYS_FILE=file) as (client, server):
         bearer = lambda key: {'Authorization': f'Bearer {key}'}
-        assert recognize(client, shop.photo()).status_code == 401 and recognize(client, shop.photo(), bearer('unde_wrong')).json()['type'].endswith('no_key')
+        assert recognize(client, shop.photo()).status_code == 401 and recognize(
+            client, shop.photo(), bearer('unde_wrong')
+        ).json()['type'].endswith('no_key')
         rid = recognize(client, shop.photo(), bearer(phone)).json()['request_id']
-        assert client.get(f'/api/v1/requests/{rid}', headers=bearer(phone)).status_code == 403 and client.get(f'/api/v1/requests/{rid}', headers={'X-API-Key': lab}).status_code == 200
-        assert client.get('/metrics').status_code == 401 and client.get('/metrics', headers=bearer(lab)).status_code == 200 and client.get('/health/live').status_code == 200
+        assert (
+            client.get(f'/api/v1/requests/{rid}', headers=bearer(phone)).status_code == 403
+            and client.get(f'/api/v1/requests/{rid}', headers={'X-API-Key': lab}).status_code == 200
+        )
+        assert (
+            client.get('/metrics').status_code == 401
+            and client.get('/metrics', headers=bearer(lab)).status_code == 200
+            and client.get('/health/live').status_code == 200
+        )
         statuses = [client.get('/api/v1/malls', headers=bearer(greedy)).status_code for _ in range(4)]
-        assert statuses[0] == 200 and statuses[-1] == 429 and client.get('/api/v1/malls', headers=bearer(greedy)).headers['retry-after']
+        assert (
+            statuses[0] == 200
+            and statuses[-1] == 429
+            and client.get('/api/v1/malls', headers=bearer(greedy)).headers['retry-after']
+        )
         remove_key(file, 'phone')
         server.app.state.state.keys.reread = 0
         assert recognize(client, shop.photo(), bearer(phone)).status_code == 401
-        assert recognize(client, b'x'*8_000_000).status_code == 401  # refused before the photo was read, and still told why
+        # refused before the photo was read, and still told why
+        assert recognize(client, b'x'*8_000_000).status_code == 401
         client.get('/api/v1/malls', headers=bearer(lab))
 
 
 def test_without_keys_only_this_machine(app, shop):
     assert recognize(app, shop.photo(), {'Host': 'evil.example'}).status_code == 403
-    assert recognize(app, shop.photo(), {'Sec-Fetch-Site': 'cross-site'}).status_code == 403 and recognize(app, shop.photo(), {'Origin': 'https://evil.example'}).status_code == 403
-    assert recognize(app, shop.photo(), {'Origin': str(app.base_url).rstrip('/'), 'Sec-Fetch-Site': 'same-origin'}).status_code == 200
+    assert (
+        recognize(app, shop.photo(), {'Sec-Fetch-Site': 'cross-site'}).status_code == 403
+        and recognize(app, shop.photo(), {'Origin': 'https://evil.example'}).status_code == 403
+    )
+    assert (
+        recognize(
+            app,
+            shop.photo(),
+            {'Origin': str(app.base_url).rstrip('/'), 'Sec-Fetch-Site': 'same-origin'},
+        ).status_code
+        == 200
+    )
 
 
 def test_no_secret_and_no_path_in_what_is_told(shop):
-    with Running(make_app(shop.settings(DATABASE_URL='postgresql://unde:planted-secret@127.0.0.1:1/planted_db'))) as server, httpx.Client(base_url=server.url, timeout=30) as client:
-        texts = [client.get(p).text for p in ('/health', '/health/ready', '/api/v1/malls', '/metrics', '/openapi.json', '/docs')] + [recognize(client, shop.photo()).text]
+    with (
+        Running(
+            make_app(
+                shop.settings(
+                    DATABASE_URL='postgresql://unde:planted-secret@127.0.0.1:1/planted_db'
+                )
+            )
+        ) as server,
+        httpx.Client(base_url=server.url, timeout=30) as client,
+    ):
+        texts = [
+            client.get(p).text
+            for p in (
+                '/health',
+                '/health/ready',
+                '/api/v1/malls',
+                '/metrics',
+                '/openapi.json',
+                '/docs',
+            )
+        ] + [recognize(client, shop.photo()).text]
         time.sleep(.3)
         texts += [client.get('/health').text, client.get('/api/v1/malls').text]
-    for text in texts: assert 'planted' not in text and str(shop.data) not in text and '127.0.0.1:1' not in text
+    for text in texts:
+        assert 'planted' not in text and str(shop.data) not in text and '127.0.0.1:1' not in text
 
 
 # --- every role by its own description
@@ -627,7 +1098,12 @@ def test_no_secret_and_no_path_in_what_is_told(shop):
 def test_openapi_of_every_role(role, shop):
     spec = make_app(shop.settings(), role=role).openapi()
     ids = [op['operationId'] for methods in spec['paths'].values() for op in methods.values()]
-    assert len(ids) == len(set(ids)) and '/health' in spec['paths'] and '/metrics' in spec['paths'] and 'ProblemDetails' in spec['components']['schemas']
+    assert (
+        len(ids) == len(set(ids))
+        and '/health' in spec['paths']
+        and '/metrics' in spec['paths']
+        and 'ProblemDetails' in spec['components']['schemas']
+    )
     for path, methods in spec['paths'].items():
         for op in methods.values(): assert op.get('summary'), path
 
@@ -635,12 +1111,18 @@ def test_openapi_of_every_role(role, shop):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('role', ROLES)
 def test_every_role_keeps_its_description(role, shop):
-    "schemathesis: whatever fits the OpenAPI description, and what does not, gets an answer that the description knows."
+    """schemathesis: whatever fits the OpenAPI description, and what does not, gets an answer that
+    the description knows."""
     schemathesis = pytest.importorskip('schemathesis')
     from hypothesis import HealthCheck, Phase, given
     from hypothesis import settings as examples
     from schemathesis.checks import not_a_server_error
-    from schemathesis.specs.openapi.checks import ensure_resource_availability, positive_data_acceptance, use_after_free
+    from schemathesis.specs.openapi.checks import (
+        ensure_resource_availability,
+        positive_data_acceptance,
+        use_after_free,
+    )
+
     asked = 0
     with shop.running(role) as (client, _):
         schema = schemathesis.openapi.from_url(f'{client.base_url}/openapi.json')
@@ -650,13 +1132,33 @@ def test_every_role_keeps_its_description(role, shop):
                 try: strategy = operation.as_strategy(generation_mode=mode)
                 except Exception: continue  # nothing in this operation can be wrong
                 @given(case=strategy)
-                @examples(max_examples=1 if role == 'all' else 2, deadline=None, database=None, derandomize=True, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+                @examples(
+                    max_examples=1 if role == 'all' else 2,
+                    deadline=None,
+                    database=None,
+                    derandomize=True,
+                    phases=[Phase.explicit, Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                )
                 def one(case):
                     nonlocal asked
                     asked += 1
                     answer = case.call()
-                    assert answer.status_code < 500 or (answer.status_code == 503 and answer.headers['retry-after'] and answer.json()['detail']), (case.path, answer.text)
-                    case.validate_response(answer, excluded_checks=[not_a_server_error, positive_data_acceptance, ensure_resource_availability, use_after_free])
+                    assert answer.status_code < 500 or (
+                        answer.status_code == 503
+                        and answer.headers['retry-after']
+                        and answer.json()['detail']
+                    ), (case.path, answer.text)
+                    case.validate_response(
+                        answer,
+                        excluded_checks=[
+                            not_a_server_error,
+                            positive_data_acceptance,
+                            ensure_resource_availability,
+                            use_after_free,
+                        ],
+                    )
+
                 try: one()
                 except schemathesis.errors.InvalidSchema: raise
                 except Exception as e:
@@ -675,81 +1177,235 @@ def vendors(shop):
     truth = Truth()
     truth.add_scene(shop.world.scene(2))
     for key in shop.world.keys:
-        for view in ('on_model', 'front'): truth.add_photo((shop.folder/'images'/key.brand/key.external_id/f'{view}.jpg').read_bytes(), key)
+        for view in ('on_model', 'front'):
+            truth.add_photo(
+                (shop.folder / 'images' / key.brand / key.external_id / f'{view}.jpg').read_bytes(),
+                key,
+            )
     with Sandbox(App(shop.world, truth)) as box:
-        reply = httpx.post(box.url + '/similarity/fashion-new/v2/insert', json={'records': []}, headers={'Authorization': 'Token sandbox', 'collection-id': 'sandbox'})
+        reply = httpx.post(
+            box.url + '/similarity/fashion-new/v2/insert',
+            json={'records': []},
+            headers={'Authorization': 'Token sandbox', 'collection-id': 'sandbox'},
+        )
         assert reply.status_code == 200
         yield box
 
 
 def test_roles_over_http_answer_as_one_process_does(shop, vendors):
-    scene, usual = shop.world.scene(2), vendors.settings() | {'SEARCH_BACKEND': 'dual', 'TAGGING_MODE': 'always', 'REQUEST_DEADLINE': '20s'}
+    scene, usual = (
+        shop.world.scene(2),
+        vendors.settings()
+        | {'SEARCH_BACKEND': 'dual', 'TAGGING_MODE': 'always', 'REQUEST_DEADLINE': '20s'},
+    )
     forget = lambda: shop.log("delete from paid_answers where kind <> 'answer' returning 1")
     forget()
     with shop.running(**usual) as (client, _): alone = recognize(client, scene.data).json()
     forget()
-    with shop.running('embedder') as (embedder, _), shop.running('gateway', **usual) as (gateway, _), shop.running('reranker', **usual) as (reranker, _):
-        assert gateway.get('/health').json()['parts'] == ['detector', 'booster', 'tagger', 'context_tagger', 'reranker']
-        urls = {'EMBEDDER_URL': str(embedder.base_url), 'XIMILAR_GW_URL': str(gateway.base_url), 'LLM_RERANKER_URL': str(reranker.base_url)}
-        with shop.running(**urls, SEARCH_BACKEND='dual', TAGGING_MODE='always', REQUEST_DEADLINE='20s') as (client, _): split = recognize(client, scene.data).json()
-    assert split['degraded'] == alone['degraded'] == [] and [i['category'] for i in split['items']] == [i['category'] for i in alone['items']]
-    assert all(Box(*x['box']).iou(Box(*y['box'])) > .8 for x, y in zip(split['items'], alone['items'])) and all(i['reranked'] for i in split['items'])  # the simulation's noise follows the bytes, and a JPEG was made on the way
-    paid = [eventually(lambda r=r: shop.log('select sum(credits), count(*) from recognition_items where request_id = %s having count(*) = %s', r['request_id'], len(r['items']))) for r in (alone, split)]
+    with (
+        shop.running('embedder') as (embedder, _),
+        shop.running('gateway', **usual) as (gateway, _),
+        shop.running('reranker', **usual) as (reranker, _),
+    ):
+        assert gateway.get('/health').json()['parts'] == [
+            'detector',
+            'booster',
+            'tagger',
+            'context_tagger',
+            'reranker',
+        ]
+        urls = {
+            'EMBEDDER_URL': str(embedder.base_url),
+            'XIMILAR_GW_URL': str(gateway.base_url),
+            'LLM_RERANKER_URL': str(reranker.base_url),
+        }
+        with shop.running(
+            **urls, SEARCH_BACKEND='dual', TAGGING_MODE='always', REQUEST_DEADLINE='20s'
+        ) as (client, _):
+            split = recognize(client, scene.data).json()
+    assert split['degraded'] == alone['degraded'] == [] and [
+        i['category'] for i in split['items']
+    ] == [i['category'] for i in alone['items']]
+    # the simulation's noise follows the bytes, and a JPEG was made on the way
+    assert all(
+        Box(*x['box']).iou(Box(*y['box'])) > 0.8 for x, y in zip(split['items'], alone['items'])
+    ) and all(i['reranked'] for i in split['items'])
+    paid = [
+        eventually(
+            lambda r=r: shop.log(
+                'select sum(credits), count(*) from recognition_items where request_id = %s '
+                'having count(*) = %s',
+                r['request_id'],
+                len(r['items']),
+            )
+        )
+        for r in (alone, split)
+    ]
     assert paid[0][0][0] > 0 and paid[0] == paid[1]  # what the roles have paid stands in the app's log
-    assert [i['matches'][0]['external_id'] for i in split['items']] == [i['matches'][0]['external_id'] for i in alone['items']]
+    assert [i['matches'][0]['external_id'] for i in split['items']] == [
+        i['matches'][0]['external_id'] for i in alone['items']
+    ]
 
 
 def test_gateway_contract(shop, vendors):
     scene = shop.world.scene(2)
     with shop.running('gateway', **vendors.settings()) as (client, _):
         uploaded = client.post('/detect', files={'image': scene.data}).json()
-        assert set(uploaded) == {'items'} and all(set(i) == {'crop_url', 'bbox', 'category', 'confidence'} for i in uploaded['items']) and len(uploaded['items']) >= 2
+        assert (
+            set(uploaded) == {'items'}
+            and all(
+                set(i) == {'crop_url', 'bbox', 'category', 'confidence'} for i in uploaded['items']
+            )
+            and len(uploaded['items']) >= 2
+        )
         crop = uploaded['items'][0]['crop_url']
-        assert client.get(crop).headers['content-type'] == 'image/jpeg' and client.get(crop.replace('/crops/', '/crops/A')).status_code == 404
-        assert set(client.post('/tag', json={'url': crop}).json()) == {'type', 'color', 'color_hex', 'material', 'pattern'}
-        told = client.post('/search', json={'crop_url': crop, 'category': uploaded['items'][0]['category'], 'user_mall': shop.mall, 'force_ximilar': True}).json()
-        assert set(told) == {'candidates', 'pgvector_confident', 'used_ximilar', 'pgvector_top1_score', 'pgvector_margin', 'ximilar_top1_score', 'ximilar_margin', 'confident', 'model_version'} and told['used_ximilar']
-        first = told['candidates'][0]
-        assert set(first) == {'brand', 'external_id', 'score', 'image_urls', 'metadata'} and first['image_urls'] and not {'store', 'floor', 'mall', 'stores'} & set(first['metadata'])
-        assert client.post('/search', json={'crop_url': crop, 'user_mall': 'Nowhere'}).status_code == 422 and client.post('/search', json={'crop_url': 'http://127.0.0.1:1/crops/x.jpg'}).status_code == 422
+        assert (
+            client.get(crop).headers['content-type'] == 'image/jpeg'
+            and client.get(crop.replace('/crops/', '/crops/A')).status_code == 404
+        )
+        assert set(client.post('/tag', json={'url': crop}).json()) == {
+            'type',
+            'color',
+            'color_hex',
+            'material',
+            'pattern',
+        }
+        result = client.post(
+            '/search',
+            json={
+                'crop_url': crop,
+                'category': uploaded['items'][0]['category'],
+                'user_mall': shop.mall,
+                'force_ximilar': True,
+            },
+        ).json()
+        assert (
+            set(result)
+            == {
+                'candidates',
+                'pgvector_confident',
+                'used_ximilar',
+                'pgvector_top1_score',
+                'pgvector_margin',
+                'ximilar_top1_score',
+                'ximilar_margin',
+                'confident',
+                'model_version',
+            }
+            and result['used_ximilar']
+        )
+        first = result['candidates'][0]
+        assert (
+            set(first) == {'brand', 'external_id', 'score', 'image_urls', 'metadata'}
+            and first['image_urls']
+            and not {'store', 'floor', 'mall', 'stores'} & set(first['metadata'])
+        )
+        assert (
+            client.post('/search', json={'crop_url': crop, 'user_mall': 'Nowhere'}).status_code
+            == 422
+            and client.post(
+                '/search', json={'crop_url': 'http://127.0.0.1:1/crops/x.jpg'}
+            ).status_code
+            == 422
+        )
         assert len(client.post('/search', json={'crop_url': crop, 'top_k': 3}).json()['candidates']) == 3
     with shop.running('reranker', **vendors.settings()) as (client, _):
-        address = 'data:image/jpeg;base64,' + __import__('base64').b64encode(shop.photo(0, 'on_model')).decode()
-        assert set(client.post('/tag', json={'url': address}).json()) == {'style', 'occasion', 'brand_style', 'season'}
-        offered = [{'brand': k.brand, 'external_id': k.external_id, 'image_urls': [f'storage:originals/{k.brand}/{k.external_id}/0.jpg']} for k in shop.world.keys[:3]]
-        ranked = client.post('/rerank', json={'crop_url': address, 'candidates': offered, 'tags': {}}).json()['ranked']
-        assert ranked and set(ranked[0]) == {'brand', 'external_id', 'sku_id', 'score', 'reason'} and [r['score'] for r in ranked] == sorted((r['score'] for r in ranked), reverse=True)
-    with shop.running('reranker') as (client, _): assert client.post('/rerank', json={'crop_url': address, 'candidates': offered}).status_code == 503
+        address = (
+            'data:image/jpeg;base64,'
+            + __import__('base64').b64encode(shop.photo(0, 'on_model')).decode()
+        )
+        assert set(client.post('/tag', json={'url': address}).json()) == {
+            'style',
+            'occasion',
+            'brand_style',
+            'season',
+        }
+        offered = [
+            {
+                'brand': k.brand,
+                'external_id': k.external_id,
+                'image_urls': [f'storage:originals/{k.brand}/{k.external_id}/0.jpg'],
+            }
+            for k in shop.world.keys[:3]
+        ]
+        ranked = client.post(
+            '/rerank', json={'crop_url': address, 'candidates': offered, 'tags': {}}
+        ).json()['ranked']
+        assert (
+            ranked
+            and set(ranked[0]) == {'brand', 'external_id', 'sku_id', 'score', 'reason'}
+            and [r['score'] for r in ranked] == sorted((r['score'] for r in ranked), reverse=True)
+        )
+    with shop.running('reranker') as (client, _):
+        assert (
+            client.post('/rerank', json={'crop_url': address, 'candidates': offered}).status_code
+            == 503
+        )
 
 
 def test_embedder_contract(shop):
     with shop.running('embedder') as (client, _):
-        told = client.post('/embed', files={'image': shop.photo()}).json()
-        assert set(told) == {'vector', 'model_version'} and len(told['vector']) == 512 and abs(sum(v*v for v in told['vector']) - 1) < 1e-4
+        result = client.post('/embed', files={'image': shop.photo()}).json()
+        assert (
+            set(result) == {'vector', 'model_version'}
+            and len(result['vector']) == 512
+            and abs(sum(v * v for v in result['vector']) - 1) < 1e-4
+        )
         (version,), = shop.log("select version from embedding_versions where status = 'complete'")
-        assert told['model_version'] == version
+        assert result['model_version'] == version
 
 
 @pytest.mark.parametrize('role', ['embed-batch', 'all'])
 def test_batch(shop, role):
     key = shop.world.keys[0]
     with shop.running(role) as (client, _):
-        (urls,), = shop.log('select image_urls from raw_products where brand = %s and external_id = %s', *key)
+        ((urls,),) = shop.log(
+            'select image_urls from raw_products where brand = %s and external_id = %s', *key
+        )
         before = shop.log('select count(*) from sku_image_embeddings')
-        asked = [{'brand': key.brand, 'external_id': key.external_id, 'url': u, 'rank': n} for n, u in enumerate(urls)]
-        assert client.post('/embed_batch', json={'images': asked}, timeout=60).json()['unchanged'] == len(urls)
+        asked = [
+            {'brand': key.brand, 'external_id': key.external_id, 'url': u, 'rank': n}
+            for n, u in enumerate(urls)
+        ]
+        assert client.post('/embed_batch', json={'images': asked}, timeout=60).json()[
+            'unchanged'
+        ] == len(urls)
         shop.log('delete from sku_image_embeddings where brand = %s and sku_id = %s returning 1', *key)
-        told = client.post('/embed_batch', json={'images': asked + [{'brand': 'nobody', 'external_id': '1', 'url': 'storage:x/y.jpg'}, {'brand': key.brand, 'external_id': key.external_id, 'url': '/etc/passwd'}]}, timeout=60).json()
-        assert told['written'] == len(urls) and told['failed'] == 2 and {e['kind'] for e in told['errors']} == {'not_found'}
+        result = client.post(
+            '/embed_batch',
+            json={
+                'images': asked
+                + [
+                    {'brand': 'nobody', 'external_id': '1', 'url': 'storage:x/y.jpg'},
+                    {'brand': key.brand, 'external_id': key.external_id, 'url': '/etc/passwd'},
+                ]
+            },
+            timeout=60,
+        ).json()
+        assert (
+            result['written'] == len(urls)
+            and result['failed'] == 2
+            and {e['kind'] for e in result['errors']} == {'not_found'}
+        )
         assert shop.log('select count(*) from sku_image_embeddings') == before
 
 
 def test_all_answers_for_every_role(shop):
     with shop.running('all') as (client, _):
-        assert recognize(client, shop.photo()).status_code == 200 and client.post('/detect', files={'image': shop.photo()}).status_code == 200 and client.post('/gateway/detect', files={'image': shop.photo()}).status_code == 200
+        assert (
+            recognize(client, shop.photo()).status_code == 200
+            and client.post('/detect', files={'image': shop.photo()}).status_code == 200
+            and client.post('/gateway/detect', files={'image': shop.photo()}).status_code == 200
+        )
         address = client.post('/detect', files={'image': shop.photo()}).json()['items'][0]['crop_url']
-        assert client.post('/embed', json={'url': address}).json() == client.post('/embedder/embed', json={'url': address}).json()
-        assert 'color' in client.post('/tag', json={'url': address}).json() and 'season' in client.post('/reranker/tag', json={'url': address}).json()
+        assert (
+            client.post('/embed', json={'url': address}).json()
+            == client.post('/embedder/embed', json={'url': address}).json()
+        )
+        assert (
+            'color' in client.post('/tag', json={'url': address}).json()
+            and 'season' in client.post('/reranker/tag', json={'url': address}).json()
+        )
 
 
 def test_a_role_that_dies_and_comes_back(shop):
@@ -764,7 +1420,8 @@ def test_a_role_that_dies_and_comes_back(shop):
             one.wait_ready(30)
             assert recognize(client, shop.photo()).json()['degraded'] == []
         gone = recognize(client, shop.photo(), user_mall=shop.mall).json()
-        assert 'pgvector_search' in gone['degraded'] and gone['items'][0]['matches']  # with the database up there is always a list
+        # with the database up there is always a list
+        assert 'pgvector_search' in gone['degraded'] and gone['items'][0]['matches']
         with start() as two:
             two.wait_ready(30)
             assert recognize(client, shop.photo()).json()['degraded'] == []

@@ -17,21 +17,30 @@ from PIL import Image
 from .classical import features
 
 # %% ../../nbs/043_models.hybrid.ipynb #2452c5fa
-WHITE, LIGHTEST_EDGE, EVEN = 245., 150., 14.  # white to reach; the darkest edge taken for a backdrop; how much it may vary
+# white to reach; the darkest edge taken for a backdrop; how much it may vary
+WHITE, LIGHTEST_EDGE, EVEN = 245., 150., 14.
 
-def backdrop(rgb: np.ndarray) -> 'np.ndarray | None':
-    "Colour of an even, light backdrop of RGB uint8 [h, w, 3], as seen along the top and the upper sides; None if there is none."
+
+def backdrop(rgb: np.ndarray) -> np.ndarray | None:
+    """Colour of an even, light backdrop of RGB uint8 [h, w, 3]; None if there is none.
+
+    It is looked for along the top and the upper sides.
+    """
     h, w = rgb.shape[:2]
-    rows, columns, upper = max(1, round(.03*h)), max(1, round(.04*w)), max(1, round(.42*h))
-    edge = np.concatenate([part.reshape(-1, 3) for part in (rgb[:rows], rgb[:upper, :columns], rgb[:upper, w - columns:])]).astype(np.float32)
+    rows, columns, upper = (max(1, round(s)) for s in (.03*h, .04*w, .42*h))
+    parts = rgb[:rows], rgb[:upper, :columns], rgb[:upper, w - columns:]
+    edge = np.concatenate([part.reshape(-1, 3) for part in parts]).astype(np.float32)
     middle = np.median(edge, 0)
-    return middle if middle.min() >= LIGHTEST_EDGE and np.percentile(np.abs(edge - middle), 75) <= EVEN else None
+    even = np.percentile(np.abs(edge - middle), 75) <= EVEN
+    return middle if middle.min() >= LIGHTEST_EDGE and even else None
+
 
 def balance(rgb: np.ndarray) -> np.ndarray:
     "The photo as if its backdrop were `WHITE`; unchanged where there is no backdrop."
     light = backdrop(rgb)
     if light is None: return rgb
-    table = np.clip(np.arange(256)[:, None]*(WHITE/light), 0, 255).astype(np.uint8)  # a byte has few values, a photo many pixels
+    # a byte has few values, a photo many pixels
+    table = np.clip(np.arange(256)[:, None]*(WHITE/light), 0, 255).astype(np.uint8)
     return np.stack([table[rgb[..., i], i] for i in range(3)], -1)
 
 # %% ../../nbs/043_models.hybrid.ipynb #cab7b378
@@ -41,7 +50,9 @@ def prepared(image: Image.Image, canvas: tuple[int, int] = CANVAS) -> np.ndarray
     "The `balanced` crop recipe: RGB uint8, as `canvas` (width, height) says [192, 160, 3]."
     scale = min(canvas[0]/image.width, canvas[1]/image.height)
     size = max(1, round(image.width*scale)), max(1, round(image.height*scale))
-    small = balance(np.asarray(image.convert('RGB').resize(size, Image.Resampling.BICUBIC, reducing_gap=3.)))
+    small = balance(
+        np.asarray(image.convert('RGB').resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+    )
     out = np.full((canvas[1], canvas[0], 3), 255, np.uint8)
     left, top = (canvas[0] - size[0])//2, (canvas[1] - size[1])//2
     out[top:top + size[1], left:left + size[0]] = small
@@ -52,27 +63,43 @@ MEAN, STD = 127/255, 128/255
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def as_pixels(ready: np.ndarray) -> np.ndarray:
-    "Prepared pictures uint8 [n, h, w, 3] → float32 [n, 3, h, w], normalised as the backbone was taught them."
-    return np.ascontiguousarray(((ready.astype(np.float32)/255 - MEAN)/STD).transpose(0, 3, 1, 2), np.float32)
+    """Prepared pictures uint8 [n, h, w, 3] → float32 [n, 3, h, w], normalised as the backbone
+    was taught them.
+    """
+    return np.ascontiguousarray(
+        ((ready.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2), np.float32
+    )
+
 
 def one_input(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     ready = prepared(image)
     return ready, features(Image.fromarray(ready))
 
-def joined(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]: return as_pixels(np.stack([r for r, _ in rows])), np.stack([c for _, c in rows])
+def joined(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return as_pixels(np.stack([r for r, _ in rows])), np.stack([c for _, c in rows])
+
 
 def two_inputs(images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-    "(pixels float32 [n, 3, 192, 160], colours float32 [n, 3196]); many pictures are prepared on all cores."
+    """(pixels float32 [n, 3, 192, 160], colours float32 [n, 3196]).
+
+    Many pictures are prepared on all cores.
+    """
     if len(images) < 4: return joined([one_input(im) for im in images])
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return joined(list(pool.map(one_input, images)))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return joined(list(pool.map(one_input, images)))
 
 # %% ../../nbs/043_models.hybrid.ipynb #7b213e7e
 class HybridDescriptor:
-    """Images → float32 [n, 512], rows of unit length. `run`: (pixels, colours) → vectors.
-    More than one of `workers` take four images each from beginning to end, side by side: best where each `run` keeps to one core."""
+    """Images → float32 [n, 512], rows of unit length.
+
+    `run`: (pixels, colours) → vectors. More than one of `workers` take four images each from
+    beginning to end, side by side: best where each `run` keeps to one core.
+    """
+
     dims = 512
     def __init__(self, run: Run, workers: int = 1): self.run, self.workers = run, workers
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         if self.workers == 1 or len(images) <= 4: return self.run(*two_inputs(images))
         each = lambda i: self.run(*joined([one_input(im) for im in images[i:i + 4]]))
-        with ThreadPoolExecutor(self.workers) as pool: return np.concatenate(list(pool.map(each, range(0, len(images), 4))))
+        with ThreadPoolExecutor(self.workers) as pool:
+            return np.concatenate(list(pool.map(each, range(0, len(images), 4))))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['binomial_p', 'upper_bound', 'items_needed', 'allowed', 'power', 'hoeffding_bentkus_p', 'icc', 'kish_size',
-           'EffectiveSample', 'worth', 'no_assumption_bound', 'provable', 'betting_p', 'photos_needed']
+           'EffectiveSample', 'effective_sample', 'no_assumption_bound', 'provable', 'betting_p', 'photos_needed']
 
 # %% ../../nbs/148_research.bounds.ipynb #68a548c8
 from collections.abc import Sequence
@@ -17,14 +17,18 @@ from scipy import stats
 
 # %% ../../nbs/148_research.bounds.ipynb #3ad185a4
 def binomial_p(events: Any, n: Any, alpha: float) -> Any:
-    "P(at most `events` of `n`) if the loss is `alpha`: the p-value of 'the loss is over alpha'. Arrays and fractions allowed; n = 0 → 1."
+    """P(at most `events` of `n`) if the loss is `alpha`: the p-value of 'the loss is over alpha'.
+
+    Arrays and fractions allowed; n = 0 → 1."""
     if not 0 < alpha < 1: raise ValueError(f'alpha={alpha}: a loss between 0 and 1 is needed, as 0.05')
     k, n = np.asarray(events, float), np.asarray(n, float)
     return np.where(n > k, stats.beta.sf(alpha, k + 1, np.maximum(n - k, 1e-12)), 1.)[()]
 
 # %% ../../nbs/148_research.bounds.ipynb #bba3f678
 def upper_bound(events: Any, n: Any, delta: float = .05) -> Any:
-    "Exact one-sided upper confidence bound of the loss, in 0–1. Arrays and fractions allowed; n = 0 → 1."
+    """Exact one-sided upper confidence bound of the loss, in 0–1.
+
+    Arrays and fractions allowed; n = 0 → 1."""
     k, n = np.asarray(events, float), np.asarray(n, float)
     return np.where(n > k, stats.beta.ppf(1 - delta, k + 1, np.maximum(n - k, 1e-12)), 1.)[()]
 
@@ -58,7 +62,8 @@ def hoeffding_bentkus_p(events: float, n: int, alpha: float) -> float:
 
 # %% ../../nbs/148_research.bounds.ipynb #0f478f0b
 def icc(events: Any, sizes: Any) -> Any:
-    "ANOVA estimate of the intraclass correlation of a yes/no outcome; counts a photo along the last axis. No spread at all, or one item a photo → 0."
+    """ANOVA estimate of the intraclass correlation of a yes/no outcome; counts a photo along the
+    last axis. No spread at all, or one item a photo → 0."""
     y, m = np.asarray(events, float), np.asarray(sizes, float)
     n, photos, here = m.sum(-1), (m > 0).sum(-1), np.maximum(m, 1)
     mean = y.sum(-1)/np.maximum(n, 1)
@@ -71,7 +76,9 @@ def icc(events: Any, sizes: Any) -> Any:
 
 # %% ../../nbs/148_research.bounds.ipynb #792ebc96
 def kish_size(sizes: Any) -> Any:
-    "Size of a photo as an item sees it: Σm²/Σm. With ICC ρ the design effect is 1 + (kish_size - 1)·ρ."
+    """Size of a photo as an item sees it: Σm²/Σm.
+
+    With ICC ρ the design effect is 1 + (kish_size - 1)·ρ."""
     m = np.asarray(sizes, float)
     return (m**2).sum(-1)/np.maximum(m.sum(-1), 1)
 
@@ -96,10 +103,13 @@ class EffectiveSample(NamedTuple):
         return upper_bound(self.rate*self.n_eff, self.n_eff, delta)
 
 # %% ../../nbs/148_research.bounds.ipynb #e039794b
-def worth(events: Any, sizes: Any, delta: float = .05, icc_floor: Any = 0.) -> EffectiveSample:
-    "Korn–Graubard with degrees of freedom; `icc_floor`: clustering known from elsewhere, as the design effect's lower limit."
+def effective_sample(events: Any, sizes: Any, delta: float = .05,
+                     icc_floor: Any = 0.) -> EffectiveSample:
+    """Korn–Graubard with degrees of freedom; `icc_floor`: clustering known from elsewhere, as the
+    design effect's lower limit."""
     y, m = np.asarray(events, float), np.asarray(sizes, float)
-    if y.shape != m.shape or (y > m).any() or (y < 0).any(): raise ValueError('events and sizes need one entry a photo each, with 0 ≤ events ≤ size')
+    if y.shape != m.shape or (y > m).any() or (y < 0).any():
+        raise ValueError('events and sizes need one entry a photo each, with 0 ≤ events ≤ size')
     n, photos, seen = m.sum(-1), (m > 0).sum(-1), y.sum(-1)
     rate = seen/np.maximum(n, 1)
     variance = photos/np.maximum(photos - 1, 1)*((y - rate[..., None]*m)**2).sum(-1)/np.maximum(n, 1)**2
@@ -107,8 +117,12 @@ def worth(events: Any, sizes: Any, delta: float = .05, icc_floor: Any = 0.) -> E
     measured = np.where(simple > 0, variance/np.where(simple > 0, simple, 1), 1.)
     size = np.maximum(kish_size(m), 1)
     deff = np.maximum(np.maximum(measured, 1), 1 + (size - 1)*np.clip(icc_floor, 0, 1))
-    deff = np.where(photos > 1, deff, np.maximum(deff, size))  # one photo alone shows no spread: taken as one witness
-    few = (stats.t.ppf(1 - delta, np.maximum(n - 1, 1))/stats.t.ppf(1 - delta, np.maximum(photos - 1, 1)))**2
+    # one photo alone shows no spread: taken as one witness
+    deff = np.where(photos > 1, deff, np.maximum(deff, size))
+    few = (
+        stats.t.ppf(1 - delta, np.maximum(n - 1, 1))
+        / stats.t.ppf(1 - delta, np.maximum(photos - 1, 1))
+    ) ** 2
     return EffectiveSample(seen[()], n[()], photos[()], deff[()], (n/deff*np.minimum(few, 1))[()])
 
 # %% ../../nbs/148_research.bounds.ipynb #c2681aea
@@ -120,26 +134,55 @@ def no_assumption_bound(events: Any, sizes: Any, delta: float = .05) -> Any:
     return upper_bound(np.asarray(events, float).sum(-1)/np.maximum(n, 1)*n_eff, n_eff, delta)
 
 # %% ../../nbs/148_research.bounds.ipynb #8756986b
-def provable(photos: Sequence[int] = (50, 100, 150, 300, 500), items: int = 4, iccs: Sequence[float] = (0, .2, 1), seen: Sequence[float] = (0, .01, .02, .05), *, delta: float = .05) -> pd.DataFrame:
+def provable(
+    photos: Sequence[int] = (50, 100, 150, 300, 500),
+    items: int = 4,
+    iccs: Sequence[float] = (0, 0.2, 1),
+    seen: Sequence[float] = (0, 0.01, 0.02, 0.05),
+    *,
+    delta: float = 0.05,
+) -> pd.DataFrame:
     "Upper bounds in %: a row a number of photos, a column (ICC, observed loss)."
-    cells = {(f'ICC {r:g}', f'{s:.0%}'): [100*upper_bound(s*n, n, delta) for n in (k*items/(1 + (items - 1)*r) for k in photos)] for r in iccs for s in seen}
-    return pd.DataFrame(cells, index=pd.Index([f'{k} ({k*items})' for k in photos], name='photos (items)'))
+    cells = {
+        (f'ICC {r:g}', f'{s:.0%}'): [
+            100 * upper_bound(s * n, n, delta)
+            for n in (k * items / (1 + (items - 1) * r) for k in photos)
+        ]
+        for r in iccs
+        for s in seen
+    }
+    return pd.DataFrame(cells,
+                        index=pd.Index([f'{k} ({k*items})' for k in photos], name='photos (items)'))
 
 # %% ../../nbs/148_research.bounds.ipynb #2a268454
-def betting_p(events: Any, sizes: Any, alpha: float, most: 'int | None' = None, *, stakes: int = 40) -> Any:
-    "p-value of 'the loss is over alpha', valid for any dependence within photos. `most`: items a photo can have at most, set beforehand (default: the largest seen)."
+def betting_p(events: Any, sizes: Any, alpha: float, max_items: int | None = None, *,
+              stakes: int = 40) -> Any:
+    """p-value of 'the loss is over alpha', valid for any dependence within photos.
+
+    `max_items`: items a photo can have at most, set beforehand (default: the largest seen)."""
     y, m = np.asarray(events, float), np.asarray(sizes, float)
-    most = int(m.max(initial=1)) if most is None else most
-    if (m > most).any(): raise ValueError(f'a photo has {int(m.max())} items, more than most={most}: set most to what a photo can have')
-    x = (y - alpha*m)/most
+    max_items = int(m.max(initial=1)) if max_items is None else max_items
+    if (m > max_items).any():
+        raise ValueError(f'a photo has {int(m.max())} items, more than max_items={max_items}: '
+                         'set it to what a photo can have')
+    x = (y - alpha*m)/max_items
     lows = (np.arange(stakes) + .5)/stakes/(1 - alpha)
     logs = np.stack([np.log1p(-stake*x).sum(-1) for stake in lows])
     best = logs.max(0)
     return np.minimum(1, np.exp(-best)/np.exp(logs - best).mean(0))[()]
 
 # %% ../../nbs/148_research.bounds.ipynb #e18ffa38
-def photos_needed(loss: float, selected: float, alpha: float, delta: float = .05, *, deff: float = 1., wanted: float = .8) -> float:
-    "Photos so that 'at most alpha' is proven with chance `wanted` if the true loss is `loss` and a photo brings `selected` counted items; inf if none will do."
+def photos_needed(
+    loss: float,
+    selected: float,
+    alpha: float,
+    delta: float = 0.05,
+    *,
+    deff: float = 1.0,
+    wanted: float = 0.8,
+) -> float:
+    """Photos so that 'at most alpha' is proven with chance `wanted` if the true loss is `loss`
+    and a photo brings `selected` counted items; inf if none will do."""
     if loss >= alpha or selected <= 0: return float('inf')
     photos = np.unique(np.round(np.geomspace(5, 1e6, 3000)))
     items = np.floor(photos*selected/max(1, deff)).astype(int)

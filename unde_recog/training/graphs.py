@@ -17,11 +17,14 @@ import torch
 from torch import nn
 
 # %% ../../nbs/175_training.graphs.ipynb #d4734a5f
-def with_constants_folded(path: 'Path | str') -> Any:
+def with_constants_folded(path: Path | str) -> Any:
     "The ONNX model of a file after the optimisations that hold on every machine."
     import onnx, onnxruntime
     options, folded = onnxruntime.SessionOptions(), Path(path).with_suffix('.folded')
-    options.graph_optimization_level, options.optimized_model_filepath = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC, str(folded)
+    options.graph_optimization_level, options.optimized_model_filepath = (
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        str(folded),
+    )
     onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     model = onnx.load(folded)
     folded.unlink()
@@ -29,7 +32,10 @@ def with_constants_folded(path: 'Path | str') -> Any:
 
 # %% ../../nbs/175_training.graphs.ipynb #1f643350
 def absorb_pads(model: Any) -> int:
-    "Let convolutions of an ONNX model pad by themselves, in place; returns how many Pad nodes went."
+    """Let convolutions of an ONNX model pad by themselves, in place.
+
+    Returns how many Pad nodes went.
+    """
     from onnx import helper, numpy_helper
     graph, gone = model.graph, []
     numbers = {a.name: numpy_helper.to_array(a) for a in graph.initializer}
@@ -43,47 +49,93 @@ def absorb_pads(model: Any) -> int:
         gone.append(pad)
     for pad in gone: graph.node.remove(pad)
     used = {name for n in graph.node for name in n.input}
-    for array in [a for a in graph.initializer if a.name not in used]: graph.initializer.remove(array)  # how much was padded
+    # how much was padded
+    for array in [a for a in graph.initializer if a.name not in used]: graph.initializer.remove(array)
     return len(gone)
 
 # %% ../../nbs/175_training.graphs.ipynb #43aee71c
 def halve(model: Any, least: int = 256) -> None:
-    "Keep the weights of an ONNX model, in place, as float16 with a Cast after each array of two axes or more and at least `least` numbers; ONNX Runtime folds it when loading."
+    """Keep the weights of an ONNX model, in place, as float16 with a Cast after each array of
+    two axes or more and at least `least` numbers; ONNX Runtime folds it when loading.
+    """
     import onnx
     graph, casts = model.graph, []
     for array in graph.initializer:
-        if array.data_type != onnx.TensorProto.FLOAT or len(array.dims) < 2 or math.prod(array.dims) < least: continue
+        if (
+            array.data_type != onnx.TensorProto.FLOAT
+            or len(array.dims) < 2
+            or math.prod(array.dims) < least
+        ):
+            continue
         name, values = array.name, onnx.numpy_helper.to_array(array).astype(np.float16)
         array.CopyFrom(onnx.numpy_helper.from_array(values, f'{name}.half'))
         casts.append(onnx.helper.make_node('Cast', [f'{name}.half'], [name], to=onnx.TensorProto.FLOAT))
     for i, node in enumerate(casts): graph.node.insert(i, node)
 
 # %% ../../nbs/175_training.graphs.ipynb #adbb58b2
-def as_onnx(module: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str], path: 'Path | str', *, free: bool = True) -> Any:
-    "`module` as an ONNX model, with a free number of rows or that of `inputs`; `path` is used on the way."
+def as_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: Sequence[str],
+    path: Path | str,
+    *,
+    free: bool = True,
+) -> Any:
+    """`module` as an ONNX model, with a free number of rows or that of `inputs`.
+
+    `path` is used on the way.
+    """
     axes = {n: {0: 'n'} for n in (*inputs, *outputs)} if free else None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        torch.onnx.export(module.eval(), tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes, opset_version=17, dynamo=False)
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
     graph = with_constants_folded(path)
     absorb_pads(graph)
     return graph
 
 # %% ../../nbs/175_training.graphs.ipynb #38196742
-def quantised(model: Any, examples: Sequence[Mapping[str, np.ndarray]], inside: Callable[[str], bool]) -> Any:
-    "A copy of the ONNX model with convolutions, and what is between them, in 8 bits where the node's name is `inside`; `examples`: inputs like those to come. Raises `ValueError` if no node is inside."
+def quantised(
+    model: Any, examples: Sequence[Mapping[str, np.ndarray]], inside: Callable[[str], bool]
+) -> Any:
+    """A copy of the ONNX model with convolutions, and what is between them, in 8 bits where the
+    node's name is `inside`; `examples`: inputs like those to come. Raises `ValueError` if no
+    node is inside.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     class Reader(CalibrationDataReader):
         def __init__(self) -> None: self.left = iter(examples)
         def get_next(self) -> Any: return next((dict(x) for x in self.left), None)
     kinds = ['Conv', 'Add', 'Clip', 'Relu']
-    if not (names := [n.name for n in model.graph.node if n.op_type in kinds and inside(n.name)]): raise ValueError(f'no node is inside: there are {", ".join(n.name for n in model.graph.node)[:200]}')
+    if not (names := [n.name for n in model.graph.node if n.op_type in kinds and inside(n.name)]):
+        raise ValueError(
+            f'no node is inside: there are {", ".join(n.name for n in model.graph.node)[:200]}'
+        )
     with tempfile.TemporaryDirectory() as folder:
         plain, small, known = Path(folder)/'plain.onnx', Path(folder)/'small.onnx', onnx.ModelProto()
         known.CopyFrom(model)
-        onnx.helper.set_model_props(known, {'onnx.quant.pre_process': 'onnxruntime.quant'})  # or it warns that nothing has been folded
+        # or it warns that nothing has been folded
+        onnx.helper.set_model_props(known, {'onnx.quant.pre_process': 'onnxruntime.quant'})
         onnx.save(known, plain)
-        quantize_static(plain, small, Reader(), op_types_to_quantize=kinds, nodes_to_quantize=names, per_channel=True, reduce_range=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={'WeightSymmetric': True})
+        quantize_static(
+            plain,
+            small,
+            Reader(),
+            op_types_to_quantize=kinds,
+            nodes_to_quantize=names,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={'WeightSymmetric': True},
+        )
         return onnx.load(small)

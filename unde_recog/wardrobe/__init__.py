@@ -1,1 +1,1 @@
-"""A wardrobe drawn by this package: invented garments, shops and street scenes whose truth is known to the pixel."""
+"""Invented garments, shops and street scenes, drawn by this package: their truth is known."""

@@ -26,13 +26,19 @@ def soften(a: np.ndarray, radius: float) -> np.ndarray:
             pad = [(half + 1, half) if k == axis else (0, 0) for k in (0, 1)]
             total = np.cumsum(np.pad(a, pad), axis=axis, dtype=np.float32)
             n = a.shape[axis]
-            a = (total[2*half + 1:2*half + 1 + n] - total[:n] if axis == 0 else total[:, 2*half + 1:2*half + 1 + n] - total[:, :n])/(2*half + 1)
+            a = (
+                total[2*half + 1:2*half + 1 + n] - total[:n]
+                if axis == 0
+                else total[:, 2*half + 1:2*half + 1 + n] - total[:, :n]
+            )/(2*half + 1)
     return a
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #1b0d6d21
 @dataclass(frozen=True, eq=False)
 class Mark:
-    "Something on a panel: `paths` filled, or drawn as lines where `width` > 0, dashed where `dash` > 0 (lengths in figures); or an image in a box."
+    """Something on a panel: `paths` filled, or drawn as lines where `width` > 0, dashed where
+    `dash` > 0 (lengths in figures); or an image in a box.
+    """
     paths: Sequence[np.ndarray]
     colour: str = '#000000'
     alpha: float = 1.
@@ -40,9 +46,11 @@ class Mark:
     dash: float = 0.
     image: Image.Image | None = None   # mode L; then paths[0] = [[xmin, ymin], [xmax, ymax]]
 
-def seam(*paths: np.ndarray, alpha: float = .32, width: float = .0022) -> Mark: return Mark(paths, '#0c0a10', alpha, width)
+def seam(*paths: np.ndarray, alpha: float = .32, width: float = .0022) -> Mark:
+    return Mark(paths, '#0c0a10', alpha, width)
 
-def stitch(*paths: np.ndarray, colour: str = '#ffffff', alpha: float = .45, width: float = .0015) -> Mark: return Mark(paths, colour, alpha, width, .007)
+def stitch(*paths: np.ndarray, colour: str = '#ffffff', alpha: float = .45, width: float = .0015) -> Mark:
+    return Mark(paths, colour, alpha, width, .007)
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #495f44fc
 def dashes(path: np.ndarray, length: float, gap: float = .45) -> list[np.ndarray]:
@@ -81,14 +89,19 @@ def _taper(path: np.ndarray, width: float) -> np.ndarray:
 # %% ../../nbs/102_wardrobe.canvas.ipynb #25a59831
 @dataclass(frozen=True, eq=False)
 class Light:
-    "Where light comes from (towards it: x right, y down, so up is negative), how strong its relief is, and the tint of shadows."
+    """Where light comes from (towards it: x right, y down, so up is negative), how strong its
+    relief is, and the tint of shadows.
+    """
     towards: tuple[float, float] = (-.55, -.8)
     relief: float = 1.
     cool: tuple[float, float, float] = (1.05, 1., .9)
 
+# %% ../../nbs/102_wardrobe.canvas.ipynb #9fd94bee
 @dataclass(kw_only=True)
 class Canvas:
-    "A picture being drawn: colours 0–1, how much is covered, and the item each pixel belongs to (0 = none)."
+    """A picture being drawn: colours 0–1, how much is covered, and the item each pixel belongs to
+    (0 = none).
+    """
     width: int
     height: int
     scale: float
@@ -99,28 +112,39 @@ class Canvas:
     item: int = 0
 
     def __post_init__(self):
-        if self.width < 1 or self.height < 1 or not self.scale > 0: raise ValueError(f'a canvas of {self.width}×{self.height} at scale {self.scale} has no pixels')
-        self.rgb = np.array(np.broadcast_to(np.asarray(self.ground, np.float32), (self.height, self.width, 3)), np.float32, order='C')
+        if self.width < 1 or self.height < 1 or not self.scale > 0:
+            raise ValueError(
+                f'a canvas of {self.width}×{self.height} at scale {self.scale} has no pixels'
+            )
+        self.rgb = np.array(
+            np.broadcast_to(np.asarray(self.ground, np.float32), (self.height, self.width, 3)),
+            np.float32, order='C'
+        )
         self.cover = np.zeros((self.height, self.width), np.float32)
         self.ids = np.zeros((self.height, self.width), np.uint8)
         self.extent: dict[int, Image.Image] = {}
 
-    def px(self, points: np.ndarray) -> np.ndarray: return np.asarray(points, float)*self.scale + self.origin
+    def px(self, points: np.ndarray) -> np.ndarray:
+        return np.asarray(points, float)*self.scale + self.origin
 
-    def image(self) -> Image.Image: return Image.fromarray(np.clip(self.rgb*255 + .5, 0, 255).astype(np.uint8))
+    def image(self) -> Image.Image:
+        return Image.fromarray(np.clip(self.rgb*255 + .5, 0, 255).astype(np.uint8))
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #bb8bfddb
 def _fill(image: Image.Image, outlines: Iterable[np.ndarray], value=255) -> None:
     pen = ImageDraw.Draw(image)
     for outline in outlines: pen.polygon((outline - .5).ravel().tolist(), fill=value)
 
-def _window(canvas: Canvas, outlines: Sequence[np.ndarray], pad: float = 1.) -> tuple[int, int, int, int] | None:
+def _window(
+    canvas: Canvas, outlines: Sequence[np.ndarray], pad: float = 1.
+) -> tuple[int, int, int, int] | None:
     "The pixel rectangle of some outlines inside the canvas, or None."
     lo, hi = np.min([o.min(0) for o in outlines], 0), np.max([o.max(0) for o in outlines], 0)
     x0, y0 = max(0, math.floor(lo[0] - pad)), max(0, math.floor(lo[1] - pad))
     x1, y1 = min(canvas.width, math.ceil(hi[0] + pad)), min(canvas.height, math.ceil(hi[1] + pad))
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
+# %% ../../nbs/102_wardrobe.canvas.ipynb #88f1e6cf
 def _mask(outlines: Sequence[np.ndarray], window: tuple[int, int, int, int], samples: int) -> np.ndarray:
     "Coverage 0–1 of filled outlines in a window."
     x0, y0, x1, y1 = window
@@ -129,12 +153,15 @@ def _mask(outlines: Sequence[np.ndarray], window: tuple[int, int, int, int], sam
     return np.asarray(big.reduce(samples), np.float32)*np.float32(1/255)
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #1954393a
-def _mark_mask(canvas: Canvas, mark: Mark, window: tuple[int, int, int, int]) -> tuple[tuple[int, int, int, int], np.ndarray] | None:
+def _mark_mask(
+    canvas: Canvas, mark: Mark, window: tuple[int, int, int, int]
+) -> tuple[tuple[int, int, int, int], np.ndarray] | None:
     "A mark's own window (inside the panel's) and coverage there."
     paths, width = [canvas.px(p) for p in mark.paths if len(p) > 1], mark.width*canvas.scale
     own = _window(canvas, paths, width + 1) if paths else None
     if own is None: return None
-    x0, y0, x1, y1 = max(own[0], window[0]), max(own[1], window[1]), min(own[2], window[2]), min(own[3], window[3])
+    x0, y0 = (max(a, b) for a, b in zip(own[:2], window[:2]))
+    x1, y1 = (min(a, b) for a, b in zip(own[2:], window[2:]))
     if x1 <= x0 or y1 <= y0: return None
     if mark.image is not None: return _picture_mask(mark.image, paths[0], (x0, y0, x1, y1))
     if not width: return (x0, y0, x1, y1), _mask(paths, (x0, y0, x1, y1), canvas.samples)
@@ -142,20 +169,35 @@ def _mark_mask(canvas: Canvas, mark: Mark, window: tuple[int, int, int, int]) ->
     big = Image.new('L', ((x1 - x0)*s, (y1 - y0)*s))
     pen, thick = ImageDraw.Draw(big), max(1, round(width*s))
     lines = [d for p in paths for d in dashes(p, mark.dash*canvas.scale)] if mark.dash else paths
-    for line in lines: pen.line(((line - (x0, y0))*s - .5).ravel().tolist(), fill=255, width=thick, joint='curve' if thick > 4 else None)
-    return (x0, y0, x1, y1), np.asarray(big.reduce(s), np.float32)*np.float32(min(1., max(width*s/thick, .2))/255)
+    for line in lines:
+        pen.line(
+            ((line - (x0, y0))*s - .5).ravel().tolist(), fill=255, width=thick,
+            joint='curve' if thick > 4 else None
+        )
+    return (x0, y0, x1, y1), np.asarray(big.reduce(s), np.float32)*np.float32(
+        min(1., max(width*s/thick, .2))/255
+    )
 
-def _picture_mask(image: Image.Image, corners: np.ndarray, window: tuple[int, int, int, int]) -> tuple[tuple[int, int, int, int], np.ndarray]:
+# %% ../../nbs/102_wardrobe.canvas.ipynb #45a7c510
+def _picture_mask(
+    image: Image.Image, corners: np.ndarray, window: tuple[int, int, int, int]
+) -> tuple[tuple[int, int, int, int], np.ndarray]:
     x0, y0, x1, y1 = window
-    ax, ay, bx, by = *corners[0], *corners[1]
+    (ax, ay), (bx, by) = corners[0], corners[1]
     zoom = ((bx - ax)/image.width, (by - ay)/image.height)
-    whole = image.resize((max(1, round(bx - ax)), max(1, round(by - ay))), Image.Resampling.BOX if zoom[0] < .5 else Image.Resampling.BILINEAR)
+    whole = image.resize(
+        (max(1, round(bx - ax)), max(1, round(by - ay))),
+        Image.Resampling.BOX if zoom[0] < .5 else Image.Resampling.BILINEAR
+    )
     sheet = Image.new('L', (x1 - x0, y1 - y0))
     sheet.paste(whole, (round(ax) - x0, round(ay) - y0))
     return window, np.asarray(sheet, np.float32)*np.float32(1/255)
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #83d0084b
-def _height(canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, *, roundness: float, wrinkle: float, seed: int):
+def _height(
+    canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, *,
+    roundness: float, wrinkle: float, seed: int
+):
     "Coarse height field of a panel → (field, blurred outline, step in pixels, padding in steps)."
     step = max(1., canvas.scale/230)
     sigma = max(.7, roundness*canvas.scale/step)
@@ -170,46 +212,73 @@ def _height(canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold
     if folds:
         ridges = Image.new('F', size)
         pen = ImageDraw.Draw(ridges)
-        for f in folds: pen.polygon(place(canvas.px(_taper(f.path, f.width))).ravel().tolist(), fill=float(f.height))
+        for f in folds:
+            pen.polygon(place(canvas.px(_taper(f.path, f.width))).ravel().tolist(), fill=float(f.height))
         field_ = field_ + .6*soften(np.asarray(ridges, np.float32), max(.8, .0042*canvas.scale/step))
     if wrinkle: field_ = field_ + wrinkle*.035*_wrinkles(size, seed)
     return field_, body, step, pad
 
+# %% ../../nbs/102_wardrobe.canvas.ipynb #e1459a51
 def _wrinkles(size: tuple[int, int], seed: int) -> np.ndarray:
     tile = noise(160, .07, 31, 1.5)
     at = (seed*7919 % 160, seed*104729 % 160)
     return tile[np.ix_((np.arange(size[1]) + at[0]) % 160, (np.arange(size[0]) + at[1]) % 160)]
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #14be9e29
-def _lit(canvas: Canvas, outlines, folds, window, *, roundness: float, depth: float, gloss: float, wrinkle: float, seed: int):
-    "Shading of a panel → (factor, gloss) as [h, w] floats of the window; the factor is 1 where cloth faces the viewer."
-    field_, body, step, pad = _height(canvas, outlines, folds, window, roundness=roundness, wrinkle=wrinkle, seed=seed)
+def _lit(
+    canvas: Canvas, outlines, folds, window, *, roundness: float, depth: float, gloss: float,
+    wrinkle: float, seed: int
+):
+    """Shading of a panel → (factor, gloss) as [h, w] floats of the window; the factor is 1 where
+    cloth faces the viewer.
+    """
+    field_, body, step, pad = _height(
+        canvas, outlines, folds, window, roundness=roundness, wrinkle=wrinkle, seed=seed
+    )
     gy, gx = np.gradient(field_)
-    slope = -(gx*canvas.light.towards[0] + gy*canvas.light.towards[1])*(230/canvas.scale*step)   # as if drawn at the same size
+    # as if drawn at the same size
+    slope = -(gx*canvas.light.towards[0] + gy*canvas.light.towards[1])*(230/canvas.scale*step)
     slope = np.tanh(slope*3.2*depth*canvas.light.relief)
     factor = 1 + .36*slope - .20*(1 - np.clip(body*1.25 - .2, 0, 1))
     layers = [factor]
     if gloss: layers.append(gloss*np.clip(1.25*slope - .28 + .12*np.sin(9*field_), 0, 1)**1.5)
     x0, y0, x1, y1 = window
     box = (pad, pad, pad + (x1 - x0)/step, pad + (y1 - y0)/step)
-    grown = [np.asarray(Image.fromarray(a.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)) for a in layers]
+    grown = [
+        np.asarray(
+            Image.fromarray(a.astype(np.float32)).resize(
+                (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box
+            )
+        )
+        for a in layers
+    ]
     return grown[0], (grown[1] if gloss else None), slope
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #70f606e4
-def _laid(canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], *, turn: float) -> np.ndarray:
-    "The cloth's colours in a window, its tile starting at `anchor` (figures) and turned by `turn` degrees. → float32 [h, w, 3]."
+def _laid(
+    canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], *, turn: float
+) -> np.ndarray:
+    """The cloth's colours in a window, its tile starting at `anchor` (figures) and turned by
+    `turn` degrees. → float32 [h, w, 3].
+    """
     tile, ratio = cloth.tile(canvas.scale)
     n, (x0, y0, x1, y1) = len(tile), window
     ax, ay = canvas.px(np.array(anchor))
-    xs, ys = (np.arange(x0, x1, dtype=np.float32) - ax)*ratio, (np.arange(y0, y1, dtype=np.float32) - ay)*ratio
-    if abs(turn) < 1: return tile[np.ix_(np.floor(ys).astype(int) % n, np.floor(xs).astype(int) % n)].astype(np.float32)
+    xs, ys = (
+        (np.arange(x0, x1, dtype=np.float32) - ax)*ratio,
+        (np.arange(y0, y1, dtype=np.float32) - ay)*ratio,
+    )
+    if abs(turn) < 1:
+        return tile[np.ix_(np.floor(ys).astype(int) % n, np.floor(xs).astype(int) % n)].astype(np.float32)
     c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     u = np.floor(xs[None]*c + ys[:, None]*s).astype(np.int32) % n
     v = np.floor(ys[:, None]*c - xs[None]*s).astype(np.int32) % n
     return tile.reshape(-1, 3)[v*n + u].astype(np.float32)
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #b26b2b64
-def _throw_shadow(canvas: Canvas, outlines: Sequence[np.ndarray], strength: float, reach: float = .011) -> None:
+def _throw_shadow(
+    canvas: Canvas, outlines: Sequence[np.ndarray], strength: float, reach: float = .011
+) -> None:
     shift = np.array([-canvas.light.towards[0], -canvas.light.towards[1]])*reach*canvas.scale*.6
     moved = [o + shift for o in outlines]
     window = _window(canvas, moved, 2.5*reach*canvas.scale)
@@ -227,13 +296,22 @@ EXTENT = 4   # pixels to a cell of the extent map, which reaches half a picture 
 
 def _record(canvas: Canvas, outlines: Sequence[np.ndarray]) -> None:
     if not canvas.item: return
-    whole = canvas.extent.setdefault(canvas.item, Image.new('L', (canvas.width*2//EXTENT, canvas.height*2//EXTENT)))
+    whole = canvas.extent.setdefault(
+        canvas.item,
+        Image.new('L', (canvas.width*2//EXTENT, canvas.height*2//EXTENT))
+    )
     _fill(whole, [(o + (canvas.width/2, canvas.height/2))/EXTENT for o in outlines])
 
 # %% ../../nbs/102_wardrobe.canvas.ipynb #ed9580c7
-def paint(canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds: Sequence[Fold] = (), marks: Sequence[Mark] = (), anchor: tuple[float, float] = (0., 0.),
-          turn: float = 0., roundness: float = .016, depth: float = 1., shadow: float = .3, bright: float = 1., wrinkle: float = .5, grow: Sequence[np.ndarray] = (), seed: int = 0) -> None:
-    "Lay a panel of cloth (the union of `outlines`, in figures) on the canvas. `grow`: more outlines that shape the light but are not painted."
+def paint(
+    canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds: Sequence[Fold] = (),
+    marks: Sequence[Mark] = (), anchor: tuple[float, float] = (0., 0.), turn: float = 0.,
+    roundness: float = .016, depth: float = 1., shadow: float = .3, bright: float = 1.,
+    wrinkle: float = .5, grow: Sequence[np.ndarray] = (), seed: int = 0
+) -> None:
+    """Lay a panel of cloth (the union of `outlines`, in figures) on the canvas. `grow`: more
+    outlines that shape the light but are not painted.
+    """
     shapes = [canvas.px(o) for o in outlines]
     window = _window(canvas, shapes)
     _record(canvas, shapes)
@@ -242,7 +320,10 @@ def paint(canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds
     x0, y0, x1, y1 = window
     mask = _mask(shapes, window, canvas.samples)
     gloss = cloth.surface.gloss
-    factor, shine, _ = _lit(canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window, roundness=roundness, depth=depth*(1 + .5*gloss), gloss=gloss, wrinkle=wrinkle, seed=seed)
+    factor, shine, _ = _lit(
+        canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window, roundness=roundness,
+        depth=depth*(1 + .5*gloss), gloss=gloss, wrinkle=wrinkle, seed=seed
+    )
     colour = _laid(canvas, cloth, window, anchor, turn=turn)
     for mark in marks: _lay_mark(canvas, colour, mark, window)
     dim = (factor*np.float32(bright) - 1)[..., None]*np.asarray(canvas.light.cool, np.float32) + 1
@@ -254,6 +335,7 @@ def paint(canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds
     np.maximum(cover, mask, out=cover)
     canvas.ids[y0:y1, x0:x1][mask > .5] = canvas.item
 
+# %% ../../nbs/102_wardrobe.canvas.ipynb #4313f57e
 def _lay_mark(canvas: Canvas, colour: np.ndarray, mark: Mark, window) -> None:
     found = _mark_mask(canvas, mark, window)
     if found is None: return

@@ -19,7 +19,9 @@ from .palette import chance, ellipse, luminance, rgb
 # %% ../../nbs/101_wardrobe.fabric.ipynb #bfe61ebc
 @lru_cache(maxsize=64)
 def noise(n: int, grain: float, seed: int = 0, stretch: float = 1.) -> np.ndarray:
-    "Seamless noise [n, n], mean 0, deviation 1; `grain` = size of a blot as a share of the tile, `stretch` > 1 draws blots out vertically."
+    """Seamless noise [n, n], mean 0, deviation 1; `grain` = size of a blot as a share of the tile,
+    `stretch` > 1 draws it out.
+    """
     fy, fx = np.fft.fftfreq(n)[:, None]*n, np.fft.fftfreq(n)[None]*n
     spectrum = np.fft.fft2(chance('noise', n, grain, seed, stretch).standard_normal((n, n)))
     spectrum *= np.exp(-.5*((fx*grain*3)**2 + (fy*grain*3*stretch)**2))
@@ -72,7 +74,8 @@ def _leather(n: int) -> np.ndarray:
 
 def _wool(n: int) -> np.ndarray: return 1 + .075*noise(n, .008, 9) + .045*noise(n, .03, 10)
 
-def _fleece(n: int) -> np.ndarray: return 1 + .085*np.abs(noise(n, .022, 11)) - .05 + .04*noise(n, .008, 12)
+def _fleece(n: int) -> np.ndarray:
+    return 1 + .085*np.abs(noise(n, .022, 11)) - .05 + .04*noise(n, .008, 12)
 
 def _tweed(n: int) -> np.ndarray:
     x, y = _grid(n)
@@ -90,12 +93,25 @@ class Weave:
     gloss: float = 0.
     weight: float = .4
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #957d5ca2
 WEAVES = {
-    'jersey': Weave(_smooth, 'cotton', .02, .3), 'poplin': Weave(_smooth, 'cotton', .05, .25), 'linen': Weave(_linen, 'linen', .02, .35),
-    'satin': Weave(_smooth, 'satin', .55, .15), 'knit': Weave(_knit, 'knit', .0, .6), 'rib': Weave(_rib, 'knit', .0, .5), 'cable': Weave(_cable, 'knit', .0, .7),
-    'fleece': Weave(_fleece, 'fleece', .0, .6), 'denim': Weave(_twill, 'denim', .02, .7), 'twill': Weave(_twill, 'cotton', .03, .55),
-    'corduroy': Weave(_wale, 'corduroy', .04, .65), 'leather': Weave(_leather, 'leather', .5, .75), 'suede': Weave(_wool, 'suede', .0, .7),
-    'wool': Weave(_wool, 'wool', .0, .8), 'tweed': Weave(_tweed, 'tweed', .0, .8), 'nylon': Weave(_smooth, 'nylon', .28, .3), 'canvas': Weave(_linen, 'canvas', .02, .7),
+    'jersey': Weave(_smooth, 'cotton', .02, .3),
+    'poplin': Weave(_smooth, 'cotton', .05, .25),
+    'linen': Weave(_linen, 'linen', .02, .35),
+    'satin': Weave(_smooth, 'satin', .55, .15),
+    'knit': Weave(_knit, 'knit', .0, .6),
+    'rib': Weave(_rib, 'knit', .0, .5),
+    'cable': Weave(_cable, 'knit', .0, .7),
+    'fleece': Weave(_fleece, 'fleece', .0, .6),
+    'denim': Weave(_twill, 'denim', .02, .7),
+    'twill': Weave(_twill, 'cotton', .03, .55),
+    'corduroy': Weave(_wale, 'corduroy', .04, .65),
+    'leather': Weave(_leather, 'leather', .5, .75),
+    'suede': Weave(_wool, 'suede', .0, .7),
+    'wool': Weave(_wool, 'wool', .0, .8),
+    'tweed': Weave(_tweed, 'tweed', .0, .8),
+    'nylon': Weave(_smooth, 'nylon', .28, .3),
+    'canvas': Weave(_linen, 'canvas', .02, .7),
 }
 
 # %% ../../nbs/101_wardrobe.fabric.ipynb #308767c5
@@ -105,11 +121,16 @@ def _band(x: np.ndarray, n: int, lo: float, hi: float) -> np.ndarray:
 
 def _stripes(n: int, seed: int, across: bool) -> np.ndarray:
     draw, (x, y) = chance('stripes', seed), _grid(n)
-    count, share, t = int(draw.choice([4, 6, 8, 10])), float(draw.choice([.25, .4, .5])), (y if across else x)
+    count, share, t = (
+        int(draw.choice([4, 6, 8, 10])),
+        float(draw.choice([.25, .4, .5])),
+        (y if across else x),
+    )
     first = _band(t*count % 1, n/count, .2, .2 + share)
     second = _band(t*count % 1, n/count, .25 + share, .33 + share)*(seed % 3 == 0)
     return np.stack([first, second])
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #a16fe022
 def _pin(n: int, seed: int) -> np.ndarray:
     x, _ = _grid(n)
     count = (9, 12, 16)[seed % 3]
@@ -124,11 +145,16 @@ def _gingham(n: int, seed: int) -> np.ndarray:
 def _plaid(n: int, seed: int) -> np.ndarray:
     draw, (x, y) = chance('plaid', seed), _grid(n)
     count, wide = int(draw.choice([2, 3, 4])), float(draw.uniform(.25, .42))
-    lay = lambda lo, hi, strength: strength*np.maximum(_band(x*count % 1, n/count, lo, hi), _band(y*count % 1, n/count, lo, hi))
-    both = .5*(_band(x*count % 1, n/count, .08, .08 + wide) + _band(y*count % 1, n/count, .08, .08 + wide))
+    lay = lambda lo, hi, strength: strength*np.maximum(
+        _band(x*count % 1, n/count, lo, hi), _band(y*count % 1, n/count, lo, hi)
+    )
+    both = .5*(
+        _band(x*count % 1, n/count, .08, .08 + wide) + _band(y*count % 1, n/count, .08, .08 + wide)
+    )
     line = float(draw.uniform(.7, .8))
     return np.stack([both*.9, lay(line, line + .05, .7), lay(line + .12, line + .15, .8)])
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #cc9fbbda
 def _houndstooth(n: int, seed: int) -> np.ndarray:
     (x, y), count = _grid(n), (8, 12)[seed % 2]
     u, v = x*count % 1, y*count % 1
@@ -145,9 +171,11 @@ def _stamp(n: int, shapes: list[np.ndarray]) -> np.ndarray:
         lo, hi = shape.min(0), shape.max(0)
         for dx in (-1, 0, 1):
             for dy in (-1, 0, 1):
-                if lo[0] + dx < 1 and hi[0] + dx > 0 and lo[1] + dy < 1 and hi[1] + dy > 0: pen.polygon(((shape + (dx, dy))*big).ravel().tolist(), fill=255)
+                if lo[0] + dx < 1 and hi[0] + dx > 0 and lo[1] + dy < 1 and hi[1] + dy > 0:
+                    pen.polygon(((shape + (dx, dy))*big).ravel().tolist(), fill=255)
     return np.asarray(image.reduce(3), np.float32)/255
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #ba651c40
 def _scatter(draw: np.random.Generator, count: int, jitter: float = .3) -> np.ndarray:
     "Points spread evenly over the tile, rows shifted, each a little off."
     side = max(1, round(count**.5))
@@ -158,18 +186,30 @@ def _scatter(draw: np.random.Generator, count: int, jitter: float = .3) -> np.nd
 # %% ../../nbs/101_wardrobe.fabric.ipynb #8de31285
 def _dots(n: int, seed: int) -> np.ndarray:
     side, size = ((8, .17), (10, .25), (14, .2), (6, .22))[seed % 4]
-    return _stamp(n, [ellipse(x, y, size/side) for x, y in _scatter(chance('dots', seed), side*side, 0.)])[None]
+    return _stamp(
+        n,
+        [ellipse(x, y, size/side) for x, y in _scatter(chance('dots', seed), side*side, 0.)]
+    )[None]
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #db74e183
 def _floral(n: int, seed: int) -> np.ndarray:
-    draw, petals, hearts, leaves = chance('floral', seed), [], [], []
+    draw = chance('floral', seed)
+    petals, hearts, leaves = [], [], []
     count, petal_count = int(draw.choice([9, 16, 25])), int(draw.integers(4, 7))
     for x, y in _scatter(draw, count, .22):
         size, turn = draw.uniform(.6, 1.1)*.3/count**.5, draw.uniform(0, 360)
         for k in range(petal_count):
             a = math.radians(turn + 360*k/petal_count)
-            petals.append(ellipse(x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size, .34*size, turn=turn + 360*k/petal_count, points=14))
+            petals.append(ellipse(
+                x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size, .34*size,
+                turn=turn + 360*k/petal_count, points=14
+            ))
         hearts.append(ellipse(x, y, .27*size, points=12))
-        for a in draw.uniform(0, 2*math.pi, 2): leaves.append(ellipse(x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size, .17*size, turn=math.degrees(a), points=12))
+        for a in draw.uniform(0, 2*math.pi, 2):
+            leaves.append(ellipse(
+                x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size, .17*size,
+                turn=math.degrees(a), points=12
+            ))
     return np.stack([_stamp(n, petals), _stamp(n, leaves), _stamp(n, hearts)])
 
 # %% ../../nbs/101_wardrobe.fabric.ipynb #af75c008
@@ -177,7 +217,11 @@ def _leopard(n: int, seed: int) -> np.ndarray:
     draw, rings, inner = chance('leopard', seed), [], []
     for x, y in _scatter(draw, 64, .28):
         r, turn = draw.uniform(.032, .05), draw.uniform(0, 360)
-        for a in turn + np.array([0, 110, 225]): rings.append(ellipse(x + r*.8*math.cos(math.radians(a)), y + r*.7*math.sin(math.radians(a)), r*.5, r*.32, turn=a + 90, points=10))
+        for a in turn + np.array([0, 110, 225]):
+            rings.append(ellipse(
+                x + r*.8*math.cos(math.radians(a)), y + r*.7*math.sin(math.radians(a)), r*.5, r*.32,
+                turn=a + 90, points=10
+            ))
         inner.append(ellipse(x, y, r*.8, r*.65, turn=turn, points=12))
     return np.stack([_stamp(n, rings), .55*_stamp(n, inner)*(1 - _stamp(n, rings))])
 
@@ -196,15 +240,29 @@ def _across(n: int, seed: int) -> np.ndarray: return _stripes(n, seed, True)
 
 def _along(n: int, seed: int) -> np.ndarray: return _stripes(n, seed, False)
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #275b6850
 PATTERNS: dict[str, tuple[Callable[[int, int], np.ndarray], str]] = {
-    'plain': (_plain, 'plain'), 'melange': (_melange, 'plain'), 'breton': (_across, 'striped'), 'stripes': (_along, 'striped'), 'pinstripe': (_pin, 'striped'),
-    'gingham': (_gingham, 'checked'), 'plaid': (_plaid, 'plaid'), 'houndstooth': (_houndstooth, 'checked'), 'dots': (_dots, 'dotted'), 'floral': (_floral, 'floral'),
-    'leopard': (_leopard, 'animal'), 'geometric': (_geometric, 'geometric'), 'blocks': (_plain, 'colour-block'), 'logo': (_plain, 'logo'), 'graphic': (_plain, 'graphic'),
+    'plain': (_plain, 'plain'),
+    'melange': (_melange, 'plain'),
+    'breton': (_across, 'striped'),
+    'stripes': (_along, 'striped'),
+    'pinstripe': (_pin, 'striped'),
+    'gingham': (_gingham, 'checked'),
+    'plaid': (_plaid, 'plaid'),
+    'houndstooth': (_houndstooth, 'checked'),
+    'dots': (_dots, 'dotted'),
+    'floral': (_floral, 'floral'),
+    'leopard': (_leopard, 'animal'),
+    'geometric': (_geometric, 'geometric'),
+    'blocks': (_plain, 'colour-block'),
+    'logo': (_plain, 'logo'),
+    'graphic': (_plain, 'graphic'),
 }
 
 # %% ../../nbs/101_wardrobe.fabric.ipynb #915e51a1
 @lru_cache(maxsize=512)
-def _pattern(name: str, n: int, seed: int) -> np.ndarray: return np.asarray(PATTERNS[name][0](n, seed), np.float32)
+def _pattern(name: str, n: int, seed: int) -> np.ndarray:
+    return np.asarray(PATTERNS[name][0](n, seed), np.float32)
 
 @lru_cache(maxsize=64)
 def _relief(weave: str, n: int) -> np.ndarray: return np.asarray(WEAVES[weave].relief(n), np.float32)
@@ -212,20 +270,28 @@ def _relief(weave: str, n: int) -> np.ndarray: return np.asarray(WEAVES[weave].r
 # %% ../../nbs/101_wardrobe.fabric.ipynb #1b7d5ef7
 TILE = .25   # one tile is a quarter of a figure's height
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #202af9b3
 @dataclass(frozen=True)
 class Cloth:
-    "A fabric: weave, up to four colours (hex, the base first), pattern, and the pattern's own seed."
+    """A fabric: weave, up to four colours (hex, the base first), pattern, and the pattern's own
+    seed.
+    """
     weave: str
     colours: tuple[str, ...]
     pattern: str = 'plain'
     seed: int = 0
 
     def __post_init__(self):
-        if self.weave not in WEAVES: raise ValueError(f'weave {self.weave!r} is unknown: choose one of {", ".join(WEAVES)}')
-        if self.pattern not in PATTERNS: raise ValueError(f'pattern {self.pattern!r} is unknown: choose one of {", ".join(PATTERNS)}')
+        if self.weave not in WEAVES:
+            raise ValueError(f'weave {self.weave!r} is unknown: choose one of {", ".join(WEAVES)}')
+        if self.pattern not in PATTERNS:
+            raise ValueError(f'pattern {self.pattern!r} is unknown: choose one of {", ".join(PATTERNS)}')
 
     def tile(self, scale: float) -> tuple[np.ndarray, float]:
-        "The repeating tile uint8 [n, n, 3] for `scale` pixels a figure's height, and how many of its pixels make one pixel there."
+        """The repeating tile uint8 [n, n, 3] for `scale` pixels a figure's height, and how many of
+        its
+        pixels make one pixel there.
+        """
         wanted = max(24., scale*TILE)
         n = int(round(24*1.12**round(math.log(wanted/24, 1.12))))
         return _tile(self, n), n/wanted
@@ -233,6 +299,7 @@ class Cloth:
     @property
     def surface(self) -> Weave: return WEAVES[self.weave]
 
+# %% ../../nbs/101_wardrobe.fabric.ipynb #3cb4153d
 @lru_cache(maxsize=384)
 def _tile(cloth: Cloth, n: int) -> np.ndarray:
     out, relief = np.broadcast_to(rgb(cloth.colours[0]), (n, n, 3)), _relief(cloth.weave, n)[..., None]

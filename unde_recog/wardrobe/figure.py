@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from .canvas import Canvas, Fold, Mark, paint
 from .fabric import Cloth
-from .palette import chance, curve, ellipse, limb, mirror, shade
+from .palette import POINTS, chance, curve, ellipse, limb, mirror, shade, shape
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #b569b08b
 SKINS = ('#f3d3bf', '#eac0a2', '#dba883', '#c68b63', '#a56b45', '#7d4c30', '#5a3623')
 HAIRS = ('#1b1614', '#2e2019', '#4a3020', '#6f4a2c', '#9a6b3c', '#c79a5b', '#8c3f22', '#8d8a86')
 HAIR_STYLES = ('bob', 'long', 'bun', 'ponytail', 'curly', 'waves', 'short', 'crop', 'afro')
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #7b671766
 @dataclass(frozen=True, kw_only=True)
 class Body:
     "A person's build (half-widths in figures), skin and hair."
@@ -37,18 +38,35 @@ class Body:
 
     def half(self, y: float | np.ndarray) -> float | np.ndarray:
         "Half-width of the trunk at height y."
-        return np.interp(y, (.17, .20, .25, .29, .375, .42, .475, .52), (self.shoulder*.8, self.shoulder*.97, self.bust*1.02, self.bust, self.waist, (self.waist + self.hip)*.52, self.hip, self.hip*.98))
+        return np.interp(
+            y, (.17, .20, .25, .29, .375, .42, .475, .52),
+            (
+                self.shoulder*.8, self.shoulder*.97, self.bust*1.02, self.bust, self.waist,
+                (self.waist + self.hip)*.52, self.hip, self.hip*.98
+            )
+        )
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #67c89adf
 def random_body(draw: np.random.Generator, gender: str = 'women') -> Body:
-    "A person drawn by chance; `gender` (`women`, `men`, `unisex`) shifts shoulders, waist and hair."
+    """A person drawn by chance; `gender` (`women`, `men`, `unisex`) shifts shoulders, waist and
+    hair.
+    """
     man = gender == 'men' or (gender == 'unisex' and draw.random() < .5)
     build = draw.normal(0, 1)
     wide = 1 + .055*build
     base = (.106, .086, .074, .080) if man else (.093, .078, .060, .084)
-    styles, chances = (HAIR_STYLES, (.02, .02, .04, .02, .12, 0, .4, .3, .08)) if man else (HAIR_STYLES, (.2, .2, .14, .13, .1, .13, .03, .02, .05))
-    return Body(shoulder=base[0]*(1 + .02*build), bust=base[1]*wide, waist=base[2]*(1 + .08*build), hip=base[3]*wide, limb=1 + .06*build + (.1 if man else 0), skin=SKINS[draw.integers(len(SKINS))],
-                hair=HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))], hair_style=str(draw.choice(styles, p=chances)), seed=int(draw.integers(1 << 30)))
+    styles, chances = (
+        (HAIR_STYLES, (.02, .02, .04, .02, .12, 0, .4, .3, .08))
+        if man
+        else (HAIR_STYLES, (.2, .2, .14, .13, .1, .13, .03, .02, .05))
+    )
+    return Body(
+        shoulder=base[0]*(1 + .02*build), bust=base[1]*wide, waist=base[2]*(1 + .08*build),
+        hip=base[3]*wide, limb=1 + .06*build + (.1 if man else 0),
+        skin=SKINS[draw.integers(len(SKINS))],
+        hair=HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))],
+        hair_style=str(draw.choice(styles, p=chances)), seed=int(draw.integers(1 << 30))
+    )
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #ac392d8d
 @dataclass(frozen=True)
@@ -71,21 +89,34 @@ class Pose:
         p[:, 0] += self.sway*low
         return p
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #6010a1f0
 POSES = {
-    'stand': Pose(), 'ghost': Pose(((17, 12), (17, 12)), ((3.4, 1.4), (3.4, 1.4))),
-    'hip': Pose(((12, 6), (38, -42)), ((5, 2), (1, -1)), .012, -2.6, 2., .3), 'contra': Pose(((10, 2), (14, 10)), ((7, 4), (0, -2)), -.012, 2.4, -3., -.4),
-    'walk': Pose(((16, -2), (9, 22)), ((6, -3), (5, 9)), .004, 1.4, 1., .5), 'stroll': Pose(((10, 20), (15, -3)), ((4, 8), (7, -2)), -.004, -1.6, 0., -.5),
-    'pocket': Pose(((24, -22), (13, 5)), ((3, 1), (6, 4)), .008, -2., 2., .2), 'pockets': Pose(((24, -20), (24, -20)), ((5, 3), (5, 3)), 0., .4, 0., 0.),
-    'wide': Pose(((19, 8), (20, 14)), ((8, 5), (8, 5)), 0., 0., -2., .4), 'cross': Pose(((14, 4), (20, -8)), ((-1, -3), (4, 6)), .01, -2., 3., -.3),
+    'stand': Pose(),
+    'ghost': Pose(((17, 12), (17, 12)), ((3.4, 1.4), (3.4, 1.4))),
+    'hip': Pose(((12, 6), (38, -42)), ((5, 2), (1, -1)), .012, -2.6, 2., .3),
+    'contra': Pose(((10, 2), (14, 10)), ((7, 4), (0, -2)), -.012, 2.4, -3., -.4),
+    'walk': Pose(((16, -2), (9, 22)), ((6, -3), (5, 9)), .004, 1.4, 1., .5),
+    'stroll': Pose(((10, 20), (15, -3)), ((4, 8), (7, -2)), -.004, -1.6, 0., -.5),
+    'pocket': Pose(((24, -22), (13, 5)), ((3, 1), (6, 4)), .008, -2., 2., .2),
+    'pockets': Pose(((24, -20), (24, -20)), ((5, 3), (5, 3)), 0., .4, 0., 0.),
+    'wide': Pose(((19, 8), (20, 14)), ((8, 5), (8, 5)), 0., 0., -2., .4),
+    'cross': Pose(((14, 4), (20, -8)), ((-1, -3), (4, 6)), .01, -2., 3., -.3),
 }
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #eef77a31
 def joints(body: Body, pose: Pose) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     "arm_l, arm_r: shoulder, elbow, wrist; leg_l, leg_r: hip, knee, ankle."
     out: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-    step = lambda p, angle, length, side: p + length*np.array([side*math.sin(math.radians(angle)), math.cos(math.radians(angle))])
-    for side, name, (upper, fore), (thigh, shin) in ((-1, 'l', pose.arms[0], pose.legs[0]), (1, 'r', pose.arms[1], pose.legs[1])):
-        shoulder, hip = pose.bend(np.array([[side*(body.shoulder - .014), .198], [side*body.hip*.54, .485]]))
+    step = lambda p, angle, length, side: (
+        p
+        + length*np.array([side*math.sin(math.radians(angle)), math.cos(math.radians(angle))])
+    )
+    for side, name, (upper, fore), (thigh, shin) in (
+        (-1, 'l', pose.arms[0], pose.legs[0]), (1, 'r', pose.arms[1], pose.legs[1])
+    ):
+        shoulder, hip = pose.bend(
+            np.array([[side*(body.shoulder - .014), .198], [side*body.hip*.54, .485]])
+        )
         elbow = step(shoulder, upper, .158, side)
         knee = step(hip, thigh, .232, side)
         out[f'arm_{name}'] = shoulder, elbow, step(elbow, fore, .138, side)
@@ -103,19 +134,39 @@ def along(points: Sequence[np.ndarray], start: float, end: float, count: int = 5
 # %% ../../nbs/103_wardrobe.figure.ipynb #d970e696
 def skin_cloth(body: Body) -> Cloth: return Cloth('jersey', (body.skin,))
 
-def draw_arm(canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, *, covered: float = 0.) -> None:
+# %% ../../nbs/103_wardrobe.figure.ipynb #e86e3eca
+def draw_arm(
+    canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, *, covered: float = 0.
+) -> None:
     "One arm with its hand, without the share of it that a sleeve covers."
     shoulder, elbow, wrist = points
     m, start = body.limb, max(0., covered - .16)
     down = (wrist - elbow)/np.hypot(*(wrist - elbow))
     across = np.array([-down[1], down[0]])*side
     at = np.linspace(start, 1, 5)
-    arm = limb(along(points, start, 1, 5), np.interp(at, (0, .25, .5, .75, 1), (.0235*m, .0215*m, .0175*m, .0165*m, .0105*m)).tolist(), round_start=not start, steps=6)
+    arm = limb(
+        along(points, start, 1, 5),
+        np.interp(at, (0, .25, .5, .75, 1), (.0235*m, .0215*m, .0175*m, .0165*m, .0105*m)).tolist(),
+        round_start=not start, steps=6
+    )
     place = lambda u, v: wrist + down*u + across*v
-    palm = curve([place(-.004, -.0095), place(.012, -.0125), place(.034, -.0125), place(.06, -.006), place(.07, .0), place(.062, .006), place(.036, .0125), place(.014, .0115), place(-.004, .0095)])
-    thumb = limb([place(.008, .008), place(.026, .0155), place(.042, .014)], [.0052, .0048, .0032], round_end=True)
-    fingers = Mark([np.stack([place(.038, v), place(.062, v*.6)]) for v in (-.004, .002, .007)], shade(body.skin, -.22), .35, .0014)
-    paint(canvas, [arm, palm, thumb], skin_cloth(body), roundness=.010, shadow=.22, marks=[fingers], wrinkle=0)
+    palm = curve([
+        place(-.004, -.0095), place(.012, -.0125), place(.034, -.0125), place(.06, -.006),
+        place(.07, .0), place(.062, .006), place(.036, .0125), place(.014, .0115),
+        place(-.004, .0095)
+    ])
+    thumb = limb(
+        [place(.008, .008), place(.026, .0155), place(.042, .014)],
+        [.0052, .0048, .0032], round_end=True
+    )
+    fingers = Mark(
+        [np.stack([place(.038, v), place(.062, v*.6)]) for v in (-.004, .002, .007)],
+        shade(body.skin, -.22), .35, .0014
+    )
+    paint(
+        canvas, [arm, palm, thumb], skin_cloth(body), roundness=.010, shadow=.22, marks=[fingers],
+        wrinkle=0
+    )
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #26b7c9b0
 def draw_legs(canvas: Canvas, body: Body, pose: Pose) -> None:
@@ -126,18 +177,38 @@ def draw_legs(canvas: Canvas, body: Body, pose: Pose) -> None:
         side = -1 if name == 'leg_l' else 1
         calf = knee + (ankle - knee)*.33 + np.array([side*.003, 0])
         foot = ankle + (ankle - knee)*.12
-        leg = limb([hip, hip + (knee - hip)*.35, knee - (knee - hip)*.05, calf, ankle, foot], [.041*m, .037*m, .0255*m, .0255*m, .0138*m, .015*m], steps=6)
-        knees = Fold(curve([knee + (-.012, .004), knee + (0, .012), knee + (.012, .004)], closed=False), .008, -.35)
+        leg = limb(
+            [hip, hip + (knee - hip)*.35, knee - (knee - hip)*.05, calf, ankle, foot],
+            [.041*m, .037*m, .0255*m, .0255*m, .0138*m, .015*m],
+            steps=6
+        )
+        knees = Fold(
+            curve([knee + (-.012, .004), knee + (0, .012), knee + (.012, .004)], closed=False),
+            .008, -.35
+        )
         paint(canvas, [leg], skin_cloth(body), folds=[knees], roundness=.014, shadow=.2, wrinkle=0)
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #87a09947
 def draw_trunk(canvas: Canvas, body: Body, pose: Pose) -> None:
     "Neck, shoulders and trunk."
     s, h = body.shoulder, body.half
-    right = [(.0235, .108), (.0238, .145), (.034, .163), (s*.72, .174), (s*.97, .19), (s*.99, .215), (h(.25)*.98, .25), (h(.29), .29), (h(.375), .375), (h(.475), .475), (h(.52)*.8, .52)]
+    right = [
+        (.0235, .108), (.0238, .145), (.034, .163), (s*.72, .174), (s*.97, .19), (s*.99, .215),
+        (h(.25)*.98, .25), (h(.29), .29), (h(.375), .375), (h(.475), .475), (h(.52)*.8, .52)
+    ]
     outline = curve(right + [(-x, y) for x, y in reversed(right)])
-    bones = [Fold(pose.bend(curve([(x*.014, .176), (x*.045, .171), (x*.07, .178)], closed=False)), .006, .3) for x in (-1, 1)]
+    bones = [
+        Fold(
+            pose.bend(curve([(x*.014, .176), (x*.045, .171), (x*.07, .178)], closed=False)),
+            .006, .3
+        )
+        for x in (-1, 1)
+    ]
     throat = Fold(pose.bend(curve([(-.022, .128), (0, .141), (.022, .128)], closed=False)), .022, -.9)
-    paint(canvas, [pose.bend(outline)], skin_cloth(body), folds=[*bones, throat], roundness=.013, shadow=.1, wrinkle=0)
+    paint(
+        canvas, [pose.bend(outline)], skin_cloth(body), folds=[*bones, throat], roundness=.013,
+        shadow=.1, wrinkle=0
+    )
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #9ff464b3
 def _head_frame(pose: Pose):
@@ -147,76 +218,134 @@ def _head_frame(pose: Pose):
     shift = pose.bend(np.array([[0., .17]]))[0] - (0, .17)
     return lambda points: (np.asarray(points, float) - pivot)@turn.T + pivot + shift
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #a6a58f25
 def _face_marks(body: Body, pose: Pose, frame) -> list[Mark]:
     t, ink, lip = pose.turn*.007, shade(body.skin, -.42, .8), shade(body.skin, -.17, 1.25)
     eyes = [(t + e*(.0172 - .0016*e*pose.turn), .0672) for e in (-1, 1)]
     f = lambda *points: frame(curve(points, closed=False))
     lids = [f((x - .0085, y + .001), (x, y - .0034), (x + .0085, y + .0006)) for x, y in eyes]
-    brows = [f((x - .0105*e, y - .0100), (x + .002*e, y - .0142), (x + .0115*e, y - .0105)) for (x, y), e in zip(eyes, (-1, 1), strict=True)]
+    brows = [
+        f((x - .0105*e, y - .0100), (x + .002*e, y - .0142), (x + .0115*e, y - .0105))
+        for (x, y), e in zip(eyes, (-1, 1), strict=True)
+    ]
     balls = [frame(ellipse(x, y + .0008, .0036, .0042)) for x, y in eyes]
     cheeks = [frame(ellipse(t*.6 + e*.0215, .088, .0095, .0065)) for e in (-1, 1)]
     white = [frame(ellipse(x, y + .0005, .0078, .0036)) for x, y in eyes]
-    lips = frame(curve([(t - .0108, .1035, 1), (t - .0035, .1005), (t, .1015), (t + .0035, .1005), (t + .0108, .1035, 1), (t, .1088)]))
-    return [Mark(cheeks, '#d9604f', .13), Mark(white, '#fbf6f0', .75), Mark(balls, '#2a1c14', .92), Mark(lids, ink, .9, .0021), Mark(brows, shade(body.hair, -.04), .75, .0028),
-            Mark([f((t + .002, .0695), (t*1.5 + .0042, .086), (t*1.5 + .0005, .0892))], ink, .32, .0016), Mark([lips], lip, .85),
-            Mark([f((t - .0105, .1036), (t, .1046), (t + .0105, .1036))], ink, .4, .0013)]
+    lips = frame(curve([
+        (t - .0108, .1035, 1), (t - .0035, .1005), (t, .1015), (t + .0035, .1005),
+        (t + .0108, .1035, 1), (t, .1088)
+    ]))
+    return [
+        Mark(cheeks, '#d9604f', .13),
+        Mark(white, '#fbf6f0', .75),
+        Mark(balls, '#2a1c14', .92),
+        Mark(lids, ink, .9, .0021),
+        Mark(brows, shade(body.hair, -.04), .75, .0028),
+        Mark(
+            [f((t + .002, .0695), (t*1.5 + .0042, .086), (t*1.5 + .0005, .0892))],
+            ink, .32, .0016
+        ),
+        Mark([lips], lip, .85),
+        Mark([f((t - .0105, .1036), (t, .1046), (t + .0105, .1036))], ink, .4, .0013),
+    ]
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #7668c0d4
 def draw_head(canvas: Canvas, body: Body, pose: Pose) -> None:
     "Face, ears and the front of the hair."
     frame, t = _head_frame(pose), pose.turn*.004
     ears = [frame(ellipse(e*.0415 - t, .073, .0065, .0125)) for e in (-1, 1)]
-    right = [(.036, .03), (.0415, .055), (.0405, .078), (.034, .101), (.019, .1205), (.008, .1262)]
+    right = POINTS['face side']
     face = frame(curve([(0, .008), *right, *[(-x, y) for x, y in reversed(right)]]))
     hollow = Fold(frame(curve([(t*2 - .026, .094), (t*2 - .02, .108)], closed=False)), .010, -.2)
-    paint(canvas, [face, *ears], skin_cloth(body), marks=_face_marks(body, pose, frame), folds=[hollow], roundness=.011, shadow=.28, wrinkle=0, depth=.75)
+    paint(
+        canvas, [face, *ears], skin_cloth(body), marks=_face_marks(body, pose, frame),
+        folds=[hollow], roundness=.011, shadow=.28, wrinkle=0, depth=.75
+    )
     front, _ = _hair_shapes(body.hair_style)
-    if front: paint(canvas, [frame(s) for s in front], hair_cloth(body), folds=_strands(front, frame, body), roundness=.012, shadow=.25, depth=1.1, wrinkle=.8, seed=body.seed)
+    if front:
+        paint(
+            canvas, [frame(s) for s in front], hair_cloth(body), folds=_strands(front, frame, body),
+            roundness=.012, shadow=.25, depth=1.1, wrinkle=.8, seed=body.seed
+        )
 
-def hair_cloth(body: Body) -> Cloth: return Cloth('fleece' if body.hair_style in ('afro', 'curly') else 'satin' if body.seed % 3 else 'suede', (body.hair,))
+# %% ../../nbs/103_wardrobe.figure.ipynb #07a8f0fd
+def hair_cloth(body: Body) -> Cloth:
+    return Cloth(
+        'fleece' if body.hair_style in ('afro', 'curly') else 'satin' if body.seed % 3 else 'suede',
+        (body.hair,)
+    )
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #e01647cc
 def _strands(shapes: Sequence[np.ndarray], frame, body: Body) -> list[Fold]:
     draw, out = chance('strands', body.seed), []
-    for shape in shapes:
-        lo, hi = shape.min(0), shape.max(0)
+    for outline in shapes:
+        lo, hi = outline.min(0), outline.max(0)
         for u in draw.uniform(.08, .92, 7):
             x = lo[0] + u*(hi[0] - lo[0])
-            out.append(Fold(frame(curve([(x*.75, lo[1] + .004), (x, (lo[1] + hi[1])/2), (x*1.02, hi[1])], closed=False)), .004, float(draw.choice([-.5, .45]))))
+            out.append(Fold(
+                frame(curve(
+                    [(x*.75, lo[1] + .004), (x, (lo[1] + hi[1])/2), (x*1.02, hi[1])],
+                    closed=False
+                )),
+                .004, float(draw.choice([-.5, .45]))
+            ))
     return out
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #50f8ff5e
 def draw_hair_behind(canvas: Canvas, body: Body, pose: Pose) -> None:
     "The part of the hair that lies behind neck and shoulders."
     frame, (_, behind) = _head_frame(pose), _hair_shapes(body.hair_style)
-    if behind: paint(canvas, [frame(s) for s in behind], hair_cloth(body), folds=_strands(behind, frame, body), roundness=.014, shadow=0, bright=.82, wrinkle=.8, seed=body.seed)
+    if behind:
+        paint(
+            canvas, [frame(s) for s in behind], hair_cloth(body),
+            folds=_strands(behind, frame, body), roundness=.014, shadow=0, bright=.82, wrinkle=.8,
+            seed=body.seed
+        )
 
 # %% ../../nbs/103_wardrobe.figure.ipynb #37fd5220
 def _cap(side: float = .0455, low: float = .062, part: float = .012, fringe: float = .03) -> np.ndarray:
     "Hair over the skull with a parting; the fringe falls to height `fringe`."
-    return curve([(-side, low, 1), (-side - .001, .035), (-.034, .004), (0, -.009), (.034, .004), (side + .001, .035), (side, low, 1), (.0385, .045), (.030, fringe), (part, fringe - .008, 1), (-.018, fringe + .002), (-.036, .043)])
+    return curve([
+        (-side, low, 1), (-side - .001, .035), (-.034, .004), (0, -.009), (.034, .004),
+        (side + .001, .035), (side, low, 1), (.0385, .045), (.030, fringe),
+        (part, fringe - .008, 1), (-.018, fringe + .002), (-.036, .043)
+    ])
 
 def _curls(rx: float, top: float, low: float, bumps: int, *, size: float) -> np.ndarray:
     t = np.linspace(0, 2*np.pi, bumps*8, endpoint=False)
     r = 1 + size*np.abs(np.sin(bumps*t/2))
     return np.stack([rx*np.sin(t)*r, (top + low)/2 - (low - top)/2*np.cos(t)*r], 1)
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #a2423492
 def _long(width: float, low: float, wave: float = 0.) -> np.ndarray:
     y = np.linspace(.02, low, 9)
     x = width*np.clip(.86 + .3*np.sin((y - .02)/(low - .02)*2.4), 0, 1.2) + wave*np.sin(y*110)
     side = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
-    return curve([(0, -.008), (.034, .0), *side, (.02, low + .012), (-.02, low + .012), *[(-a, b) for a, b in reversed(side)], (-.034, .0)])
+    return curve([
+        (0, -.008), (.034, .0), *side, (.02, low + .012), (-.02, low + .012),
+        *[(-a, b) for a, b in reversed(side)], (-.034, .0)
+    ])
 
+# %% ../../nbs/103_wardrobe.figure.ipynb #811590b9
 def _hair_shapes(style: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    locks = lambda low, out: [curve([(s*.040, .035), (s*.0485, .05), (s*(.049 + out), low*.75), (s*(.040 + out), low, 1), (s*.036, low*.8), (s*.0395, .07)]) for s in (-1, 1)]
+    locks = lambda low, out: [
+        curve([
+            (s*.040, .035), (s*.0485, .05), (s*(.049 + out), low*.75), (s*(.040 + out), low, 1),
+            (s*.036, low*.8), (s*.0395, .07)
+        ])
+        for s in (-1, 1)
+    ]
     table = {
-        'short': ([curve([(-.044, .066, 1), (-.0455, .03), (-.03, -.002), (.002, -.012), (.034, -.002), (.0455, .032), (.044, .066, 1), (.0385, .042), (.022, .026), (-.012, .033), (-.034, .036), (-.039, .05)])], []),
-        'crop': ([curve([(-.0425, .056, 1), (-.043, .03), (-.029, .004), (0, -.003), (.029, .004), (.043, .03), (.0425, .056, 1), (.037, .036), (0, .026), (-.037, .036)])], []),
+        'short': ([shape('hair short')], []),
+        'crop': ([shape('hair crop')], []),
         'bob': ([_cap(.047, .07), *locks(.122, .006)], [_long(.054, .118)]),
         'long': ([_cap(.047, .07, -.01), *locks(.19, .010)], [_long(.056, .225)]),
         'waves': ([_cap(.048, .07, .016), *locks(.165, .013)], [_long(.062, .195, .004)]),
         'bun': ([_cap(.0445, .066, 0, .026)], [ellipse(0, -.020, .023, .019)]),
-        'ponytail': ([_cap(.0445, .066, .014, .027)], [curve([(.01, -.004), (.05, .01), (.062, .06), (.055, .12), (.046, .155, 1), (.042, .11), (.04, .05)])]),
+        'ponytail': ([_cap(.0445, .066, .014, .027)], [shape('hair ponytail')]),
         'curly': ([_curls(.049, -.018, .040, 11, size=.14)], [_curls(.058, -.02, .125, 15, size=.1)]),
         'afro': ([_curls(.05, -.035, .032, 13, size=.1)], [_curls(.072, -.052, .105, 21, size=.05)]),
     }
-    if style not in table: raise ValueError(f'hair style {style!r} is unknown: choose one of {", ".join(table)}')
+    if style not in table:
+        raise ValueError(f'hair style {style!r} is unknown: choose one of {", ".join(table)}')
     return table[style]

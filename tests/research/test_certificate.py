@@ -1,0 +1,133 @@
+"""Certificates and settings fragments: written, read back, applied, refused."""
+
+import dataclasses
+import json
+import os
+from dataclasses import asdict
+
+import pytest
+
+from unde_recog.research.calibration import (
+    calibrate,
+    declare_path,
+)
+from unde_recog.research.certificate import (
+    Certificate,
+    apply_fragment,
+    certificate_json,
+    read_certificate,
+    write_fragment,
+)
+from unde_recog.research.records import outcomes
+from unde_recog.research.simulate import draw, simulate_items
+from unde_recog.settings import SettingsError, load_settings, read_ini
+
+
+@pytest.fixture(scope='module')
+def labelled():
+    items, labels = simulate_items(300, 4, icc=.2, seed=0, backend='dual')
+    return outcomes(items, labels)
+
+
+@pytest.fixture(scope='module')
+def certified(labelled):
+    log = draw(1500, 4, .2, 1)
+    path = declare_path(log['top1'], log['margin'], photo=log['photo'], labelled=len(labelled))
+    return calibrate(labelled, path, date='2026-10-31', data='simulated', simulated=True).certificate
+
+
+def test_a_fragment_goes_in_force(certified, tmp_path):
+    ini = tmp_path/'settings.ini'
+    ini.write_text('; ours\n[unde_recog]\nMARGIN = 0.3  ; old\nSEARCH_BACKEND = pgvector\n')
+    fragment = write_fragment(tmp_path/'out', certified)
+    applied = apply_fragment(fragment, ini, certified.model_version)
+    in_force = load_settings(ini, env={})
+    assert (in_force.CONFIDENCE_THRESHOLD, in_force.MARGIN, in_force.SEARCH_BACKEND) == (
+        certified.threshold,
+        certified.margin,
+        'pgvector',
+    )
+    assert applied.notes == ('it was calibrated on simulated data',) and '; ours' in ini.read_text()
+    new = apply_fragment(fragment, tmp_path/'new.ini', certified.model_version)
+    assert read_ini(tmp_path / 'new.ini') == {
+        'CONFIDENCE_THRESHOLD': f'{new.threshold}',
+        'MARGIN': f'{new.margin}',
+    }
+
+
+def test_certificates_come_back_as_they_were(certified, tmp_path):
+    path = write_fragment(tmp_path, certified).with_suffix('.json')
+    again, then = asdict(read_certificate(path)), asdict(certified)
+    assert (
+        again
+        == {k: pytest.approx(v, abs=1e-6) if isinstance(v, float) else v for k, v in then.items()}
+        and certificate_json(read_certificate(path)) == path.read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda p: p.with_suffix('.json').unlink(), 'no certificate'),
+        (lambda p: p.with_suffix('.json').write_text('{'), 'not JSON'),
+        (lambda p: p.with_suffix('.json').write_text('[]'), 'not a gate certificate'),
+        (lambda p: p.unlink(), 'no such fragment'),
+        (lambda p: p.write_text('[unde_recog]\nCONFIDENCE_THRESHOLD = 0.8\n'), 'and nothing else'),
+        (lambda p: p.write_text(p.read_text() + 'SEARCH_BACKEND = ximilar\n'), 'and nothing else'),
+        (
+            lambda p: p.write_text(p.read_text().replace('MARGIN = 0.', 'MARGIN = 0.9')),
+            'one of the two was changed',
+        ),
+        (
+            lambda p: p.write_text('[unde_recog]\nCONFIDENCE_THRESHOLD = high\nMARGIN = 0.1\n'),
+            'must be numbers',
+        ),
+        (lambda p: p.write_text('nothing'), 'not an ini file'),
+    ],
+)
+def test_a_damaged_fragment_is_refused_and_nothing_is_touched(certified, tmp_path, damage, message):
+    ini, fragment = tmp_path/'settings.ini', write_fragment(tmp_path/'out', certified)
+    ini.write_text('[unde_recog]\nMARGIN = 0.3\n')
+    damage(fragment)
+    with pytest.raises(SettingsError, match=message):
+        apply_fragment(fragment, ini, certified.model_version)
+    assert ini.read_text() == '[unde_recog]\nMARGIN = 0.3\n' and sorted(os.listdir(tmp_path)) == [
+        'out',
+        'settings.ini',
+    ]
+
+
+@pytest.mark.parametrize('field', [f.name for f in dataclasses.fields(Certificate)])
+def test_every_field_of_a_certificate_is_checked(certified, tmp_path, field):
+    path = write_fragment(tmp_path, certified).with_suffix('.json')
+    values = json.loads(path.read_text())
+    for wrong in (None, [], True if not isinstance(values[field], bool) else 1, {}):
+        path.write_text(json.dumps(values | {field: wrong}))
+        with pytest.raises(SettingsError, match=field): read_certificate(path)
+    path.write_text(json.dumps({k: v for k, v in values.items() if k != field}))
+    with pytest.raises(SettingsError, match=field): read_certificate(path)
+
+
+def test_another_models_fragment_is_refused(certified, tmp_path):
+    ini = tmp_path/'settings.ini'
+    with pytest.raises(
+        SettingsError, match='calibrated for simulated-1, and classical-1.pad is in force'
+    ):
+        apply_fragment(write_fragment(tmp_path, certified), ini, 'classical-1+pad')
+    assert not ini.exists()
+
+
+def test_a_broken_settings_file_is_not_written_over(certified, tmp_path):
+    ini = tmp_path/'settings.ini'
+    ini.write_text('[unde_recog]\nMARGIM = 0.3\n')
+    with pytest.raises(SettingsError, match='MARGIM'):
+        apply_fragment(write_fragment(tmp_path, certified), ini, certified.model_version)
+    assert ini.read_text() == '[unde_recog]\nMARGIM = 0.3\n'
+
+
+def test_the_environment_wins_and_it_is_said(certified, tmp_path, monkeypatch):
+    monkeypatch.setenv('MARGIN', '0.2')
+    notes = apply_fragment(
+        write_fragment(tmp_path, certified), tmp_path / 'settings.ini', certified.model_version
+    ).notes
+    assert any('MARGIN' in n and 'environment' in n for n in notes)

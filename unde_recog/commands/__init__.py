@@ -1,0 +1,1 @@
+"""The commands of `unde-recog`, a module each."""
