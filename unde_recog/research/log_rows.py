@@ -16,7 +16,7 @@ import psycopg
 from ..contracts import Candidate, SkuKey
 from ..db.database import Query
 from ..gating import fuse
-from ..pipeline import MERGE_K
+from ..candidates import MERGE_K
 
 # %% ../../nbs/147_research.log_rows.ipynb #3ba47c83
 _LISTS = {

@@ -19,7 +19,7 @@ from ...detect import first_finds
 from ...gating import Gate
 from ...media.images import to_jpeg
 from ...context import ItemState, RequestContext
-from ...pipeline import PRIMARY_K, ask_primary, merge_step, search_step
+from ...candidates import PRIMARY_K, ask_primary, merge_step, search_step
 from ...resilience import Deadline, attempt
 from ..problems import Problem, brand_or_problem, problem_responses
 from unde_recog.web.roles.common import (
