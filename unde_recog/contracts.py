@@ -93,6 +93,7 @@ class Item:
     confidence: float
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
+    person_index: int = field(default=0, kw_only=True)  # who wears it, from the left
     vector: np.ndarray | None = field(default=None, repr=False)  # of the crop, computed once
 
 # %% ../nbs/001_contracts.ipynb #4ffa7326

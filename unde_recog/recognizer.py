@@ -21,7 +21,7 @@ from PIL import Image
 from .availability import Malls, aware
 from .contracts import Answer, Box, Candidate, Detector, Item
 from .db.database import Databases
-from .detect import DetectCall, first_finds, given_items
+from .detect import DetectCall, first_finds, given_items, in_sent_pixels
 from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
 from .context import Parts, RequestContext, ItemState, charge_request, may_pay, part_versions
@@ -29,6 +29,7 @@ from .pipeline import BOOSTER_K, PRIMARY_K, EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
 from .settings import Settings
+from .media.images import full_size
 from .media.storage import Storage, load_image
 from .catalogue.filters import Filters
 
@@ -133,7 +134,7 @@ def log_failure(
 ) -> None:
     "Log a request that ended in `error`, if anything is known of it or was paid for it."
     if not ctx.item_states and not ctx.credits: return
-    whole = Item(Box(0, 0, *image.size), 'other', 0., image)
+    whole = Item(Box(0, 0, *full_size(image)), 'other', 0., image)
     ctx.item_states = ctx.item_states or [ItemState(index=0, item=whole)]
     ctx.total_ms = round(ctx.deadline.spent*1000)
     ctx.degraded.append('cancelled' if isinstance(error, asyncio.CancelledError) else 'failed')
@@ -180,7 +181,7 @@ async def find_items(
     detectors = (ctx.parts.detector, ctx.parts.local_detector)
     found = await first_finds(detectors, image, run_detector)
     ctx.detect_ms = round((time.monotonic() - started)*1000)
-    return found
+    return in_sent_pixels(found, image)
 
 # %% ../nbs/082_recognizer.ipynb #0da91e47
 async def advise(answer: Answer, ctx: RequestContext, on_event: EventHandler | None) -> None:
@@ -284,7 +285,7 @@ async def recognize_photo(
 ) -> Answer:
     "Load a photo, answer it, and leave in the background what may be asked afterwards."
     image, log = await load_photo(recognizer, photo), recognizer.log
-    ctx.photo_size = image.size
+    ctx.photo_size = full_size(image)
     ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, ctx.mall)
     more = ctx.parts.advisor is not None or ctx.parts.booster is not None
     try: answer = await answer_photo(image, boxes, ctx, log, on_event=on_event, last=not more)
