@@ -5,16 +5,18 @@
 # %% ../nbs/050_detect.ipynb #2feb6d4a
 from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 # %% auto #0
-__all__ = ['DetectCall', 'RunDetector', 'cut', 'WholePhoto', 'first_finds', 'is_smooth', 'is_layered', 'is_text', 'is_face',
-           'looks_like_goods', 'is_whole', 'given_items']
+__all__ = ['DetectCall', 'RunDetector', 'cut', 'WholePhoto', 'first_finds', 'in_sent_pixels', 'is_smooth', 'is_layered',
+           'is_text', 'is_face', 'looks_like_goods', 'is_whole', 'given_items']
 
 # %% ../nbs/050_detect.ipynb #5a4588a6
 import numpy as np
 from PIL import Image
 from .contracts import CATEGORIES, Box, Detector, Item, check_box
+from .media.images import from_full, full_size, to_full
 from .tagging import rgb_to_lab
 
 # %% ../nbs/050_detect.ipynb #97224dca
@@ -54,6 +56,13 @@ async def first_finds(
         call = lambda timeout: detector.detect(photo, timeout=timeout)
         if found := await run_detector(detector, call): return found
     return await WholePhoto().detect(photo, timeout=1)
+
+# %% ../nbs/050_detect.ipynb #19ff2fdf
+def in_sent_pixels(items: Sequence[Item], photo: Image.Image) -> list[Item]:
+    "The items with their boxes in pixels of the photo as it was sent."
+    if full_size(photo) == photo.size: return list(items)
+    size = full_size(photo)
+    return [replace(item, box=check_box(to_full(item.box, photo), *size)) for item in items]
 
 # %% ../nbs/050_detect.ipynb #cece6152
 _SIDE = 128  # pixels: a small copy is looked at
@@ -138,11 +147,14 @@ def is_whole(items: Sequence[Item], photo: Image.Image) -> bool:
 def given_items(photo: Image.Image, boxes: Sequence[Any]) -> list[Item]:
     """Items for the caller's boxes: `[xmin, ymin, xmax, ymax]` or `{'box': …, 'category': …}`.
 
-    Raises `ValueError` naming the box that is wrong."""
+    In pixels of the photo as it was sent. Raises `ValueError` naming the box that is wrong."""
     items = []
     for i, entry in enumerate(boxes):
         spec: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {'box': entry}
-        try: items.append(cut(photo, spec['box'], spec.get('category') or 'other'))
+        try:
+            box = check_box(spec['box'], *full_size(photo))
+            item = cut(photo, from_full(box, photo), spec.get('category') or 'other')
+            items.append(replace(item, box=box))
         except KeyError: raise ValueError(f"box {i}: no 'box' in {dict(spec)!r}") from None
         except ValueError as e: raise ValueError(f'box {i}: {e}') from None
     return items

@@ -21,7 +21,15 @@ from PIL import Image
 from .availability import Malls, aware
 from .contracts import Answer, Box, Candidate, Detector, Item
 from .db.database import Databases
-from .detect import DetectCall, WholePhoto, first_finds, given_items, is_whole, looks_like_goods
+from unde_recog.detect import (
+    DetectCall,
+    WholePhoto,
+    first_finds,
+    given_items,
+    in_sent_pixels,
+    is_whole,
+    looks_like_goods,
+)
 from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
 from .context import Parts, RequestContext, ItemState, charge_request, may_pay, part_versions
@@ -30,6 +38,7 @@ from .pipeline import EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
 from .settings import Settings
+from .media.images import full_size
 from .media.storage import Storage, load_image
 from .catalogue.filters import Filters
 
@@ -149,7 +158,7 @@ def log_failure(
 ) -> None:
     "Log a request that ended in `error`, if anything is known of it or was paid for it."
     if not ctx.item_states and not ctx.credits: return
-    whole = Item(Box(0, 0, *image.size), 'other', 0., image)
+    whole = Item(Box(0, 0, *full_size(image)), 'other', 0., image)
     ctx.item_states = ctx.item_states or [ItemState(index=0, item=whole)]
     ctx.total_ms = round(ctx.deadline.spent*1000)
     ctx.degraded.append('cancelled' if isinstance(error, asyncio.CancelledError) else 'failed')
@@ -197,7 +206,8 @@ async def find_items(
     found = await first_finds(detectors, image, run_detector)
     ctx.detect_ms = round((time.monotonic() - started)*1000)
     asked_whole = isinstance(ctx.parts.detector, WholePhoto)  # DETECTOR_MODEL says so: one object
-    if asked_whole or not is_whole(found, image) or looks_like_goods(image): return found
+    if asked_whole or not is_whole(found, image) or looks_like_goods(image):
+        return in_sent_pixels(found, image)
     ctx.reason = 'no_garment'
     return []
 
@@ -305,7 +315,7 @@ async def recognize_photo(
 ) -> Answer:
     "Load a photo, answer it, and leave in the background what may be asked afterwards."
     image, log = await load_photo(recognizer, photo), recognizer.log
-    ctx.photo_size = image.size
+    ctx.photo_size = full_size(image)
     ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, ctx.mall)
     more = ctx.parts.advisor is not None or ctx.parts.booster is not None
     try: answer = await answer_photo(image, boxes, ctx, log, on_event=on_event, last=not more)

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from ..contracts import Box, Category, check_box
-from ..media.images import ImageError, decode
+from ..media.images import ImageError, decode, full_size
 from ..media.storage import MAX_BYTES, fetch
 from .pools import WorkerPool
 from .problems import Problem, invalid
@@ -187,7 +187,7 @@ async def read_photo(
 def boxes_of(params: RecognizeParams, image: Image.Image) -> list[dict[str, Any]] | None:
     "The given boxes, checked against the photo. Raises `Problem` (422) with the wrong one."
     for i, b in enumerate(params.boxes):
-        try: check_box(b.box, *image.size)
+        try: check_box(b.box, *full_size(image))
         except ValueError as e:
             errors = [{'field': f'boxes.{i}', 'message': str(e)}]
             raise Problem(422, 'invalid', f'boxes.{i}: {e}', errors=errors) from None

@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 from ..contracts import Answer
+from ..media.images import full_size
 from .inputs import PhotoInput, RecognizeParams, boxes_of, read_input
 from .problems import Problem, problem_of, problem_responses, response_of
 from unde_recog.web.state import (
@@ -268,7 +269,7 @@ async def answer_request(state: AppState, request: Request) -> Response:
         task = asyncio.create_task(answer_and_keep(state, claim, photo, image, stream=stream))
         task.add_done_callback(lambda t: claim.release())
         if stream is not None:
-            sent = stream_events(state, request, stream, task, rid=claim.rid, size=image.size)
+            sent = stream_events(state, request, stream, task, rid=claim.rid, size=full_size(image))
             return Events(sent, task)
         answer = await run_until_disconnect(request, task)
     except ClientDisconnected: return Response(status_code=499)

@@ -17,6 +17,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from ..catalogue.products import colours_query, parse_colours, parse_products, products_query
 from ..contracts import Box, Candidate, Item, Match, SkuKey
+from ..detect import given_items
+from ..media.images import full_size
 from ..db.database import run
 from ..models.registry import ModelCard, cards
 from ..models.text import why_no_text
@@ -130,8 +132,8 @@ async def by_image(state: AppState, request: Request, k: int) -> SearchResult:
     photo = await read_input(request)
     image, filters = await photo_of_input(state, photo), photo.params.filters
     given = boxes_of(photo.params, image)
-    box = Box(*given[0]['box']) if given else Box(0, 0, *image.size)
-    item = Item(box, 'other', 1., image.crop(box))
+    whole = Item(Box(0, 0, *full_size(image)), 'other', 1., image)
+    item = given_items(image, [given[0]['box']])[0] if given else whole
     async def look() -> tuple[str, list[Candidate]]:
         with state.admission.enter(): return await state.engine.call(primary_search(item, k))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
