@@ -49,8 +49,8 @@ def apply_verdicts(
 
 # %% ../nbs/056_rerank.ipynb #57ec9efa
 class Bands(NamedTuple):
-    """From `high` on exact, with a lead of `margin` over the next product; from `medium` on similar,
-    below style."""
+    """From `high` on exact, with a lead of `margin` over the next product; from `medium` on
+    similar, below style."""
     high: float
     medium: float
     margin: float = 0.
