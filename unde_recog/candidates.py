@@ -17,7 +17,7 @@ __all__ = ['PRIMARY_K', 'BOOSTER_K', 'MERGE_K', 'vectors_of_all', 'wait_for_vect
 # %% ../nbs/081_candidates.ipynb #23b92691
 from .availability import Round, Stock, aware, feed_query, next_round, sort_by_malls
 from .catalogue.filters import afiltered
-from .context import ItemState, RequestContext, may_pay, timed
+from .context import in_booster_share, ItemState, RequestContext, may_pay, timed
 from .contracts import Candidate, SkuKey, Tagger
 from .db.database import arun
 from .evidence import Evidence, evidence_of
@@ -38,8 +38,8 @@ def vectors_of_all(item_state: ItemState, ctx: RequestContext) -> asyncio.Future
     return ctx.vectors
 
 async def wait_for_vector(item_state: ItemState, ctx: RequestContext, timeout: float) -> None:
-    """Wait for the vectors of all garments of the photo, so that they search together; after half of
-    `timeout` for this one's alone. Raises what has hindered it."""
+    """Wait for the vectors of all garments of the photo, so that they search together; after half
+    of `timeout` for this one's alone. Raises what has hindered it."""
     if item_state.item.vector is not None or not hasattr(ctx.parts.primary, 'embed'): return
     vectors = vectors_of_all(item_state, ctx)
     await asyncio.wait({vectors}, timeout=timeout/2)
@@ -77,7 +77,7 @@ async def exact_scores(
 async def ask_booster(item_state: ItemState, ctx: RequestContext) -> None:
     "Search the paid index, at most once a garment."
     booster = ctx.parts.booster
-    if booster is None or item_state.booster_asked: return
+    if booster is None or item_state.booster_asked or not in_booster_share(ctx): return
     item_state.booster_asked = may_pay(ctx, 'booster')
     async def call(timeout: float) -> list[Candidate]:
         return await booster.search(item_state.item, BOOSTER_K, brands=ctx.brands, timeout=timeout)

@@ -17,8 +17,9 @@ if sys.argv[1:2] == ['serve']: os.environ.setdefault('OMP_NUM_THREADS', '1')
 import typer
 from .commands.check import check_app
 from .commands.console import set_debug
+from .commands.database import database_app, versions_app
 from .commands.demo import demo_app
-from .commands.imports import import_app, index_app
+from .commands.imports import brands_app, import_app, index_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
@@ -30,12 +31,14 @@ from .commands.simulate import log_app, sandbox_app
 GROUPS = {
     'settings': settings_app,
     'import': import_app,
+    'brands': brands_app,
     'models': models_app,
+    'versions': versions_app,
     'keys': keys_app,
 }
 SINGLE = (
     index_app, recognize_app, report_app, demo_app, quality_app,
-    serve_app, privacy_app, log_app, sandbox_app, check_app,
+    serve_app, privacy_app, log_app, sandbox_app, database_app, check_app,
 )
 Debug = Annotated[bool, typer.Option(help='Show the traceback of an error.')]
 

@@ -89,7 +89,7 @@ class Item:
     confidence: float
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
-    person_index: int = 0  # who wears it, from the left
+    person_index: int = field(default=0, kw_only=True)  # who wears it, from the left
     vector: np.ndarray | None = field(default=None, repr=False)  # of the crop, computed once
 
 # %% ../nbs/001_contracts.ipynb #4ffa7326

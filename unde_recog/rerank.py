@@ -49,8 +49,8 @@ def apply_verdicts(
 
 # %% ../nbs/056_rerank.ipynb #57ec9efa
 class Bands(NamedTuple):
-    """From `high` on exact, with a lead of `margin` over the next product; from `medium` on similar,
-    below style."""
+    """From `high` on exact, with a lead of `margin` over the next product; from `medium` on
+    similar, below style."""
     high: float
     medium: float
     margin: float = 0.
@@ -98,8 +98,8 @@ def leads(candidate: Candidate, candidates: Sequence[Candidate], bands: Bands | 
 def pick(
     candidates: Sequence[Candidate], bands: Bands | None, limit: int = 5
 ) -> tuple[MatchType, list[Candidate]]:
-    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style; plus at
-    most one exact find elsewhere."""
+    """(match type, candidates to show): one if exact, up to `limit` if similar, none if style;
+    plus at most one exact find elsewhere."""
     here = [c for c in candidates if c.in_mall is not False and may_match(c, bands)]
     away = [c for c in candidates if c.in_mall is False]
     kind: MatchType = candidate_type(here[0], bands) if here else 'none'

@@ -16,11 +16,7 @@ from unde_recog.models.registry import ModelUnavailable, sha256_of
 from unde_recog.models.detector import (
     OWN_DETECTOR,
     OnnxDetector,
-    gather,
-    join_pairs,
     open_detector,
-    overlaps,
-    suppress,
 )
 from unde_recog.models.detector_card import (
     DetectorCard,
@@ -29,7 +25,16 @@ from unde_recog.models.detector_card import (
     read_detector_card,
     to_photo,
 )
-from unde_recog.models.detector_outputs import Finds, corners, mask_box, peaks
+from unde_recog.models.detector_outputs import (
+    Finds,
+    corners,
+    gather,
+    join_pairs,
+    mask_box,
+    overlaps,
+    peaks,
+    suppress,
+)
 from unde_recog.settings import load_settings
 from unde_recog.wardrobe.world import World
 

@@ -499,10 +499,16 @@ def test_json_is_the_contract(open_session, world):
     }
 
 
-def test_crop_of_any_mode(open_session):
-    assert open_session().recognize(Image.new('RGB', (3, 500), 'red'), now=NOW).items[0].box == (
-        0,
-        0,
-        3,
-        500,
-    )
+def test_a_photo_without_goods_says_so(open_session):
+    session = open_session()
+    answer = session.recognize(Image.new('RGB', (3, 500), 'red'), now=NOW)
+    assert answer.items == [] and answer.reason == 'no_garment'
+    assert rows(session, answer, 'match_type') == []  # nothing was paid, so no row bears a cost
+    with session.recognizer.db.connect('log') as conn:
+        query = 'select reason, items_detected from recognition_requests where id = %s'
+        assert conn.execute(query, (uuid.UUID(answer.request_id),)).fetchone() == ('no_garment', 0)
+
+
+def test_whoever_says_that_the_photo_is_one_object_has_it_looked_up(open_session):
+    whole = open_session(DETECTOR_MODEL='whole_photo').recognize(Image.new('RGB', (3, 500), 'red'), now=NOW)
+    assert whole.items[0].box == (0, 0, 3, 500) and whole.reason is None

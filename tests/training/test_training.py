@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 torch = pytest.importorskip('torch', reason="training needs torch: pip install 'unde_recog[train]'")
 
-from unde_recog.models.detector import OnnxDetector, overlaps
+from unde_recog.models.detector import OnnxDetector
 from unde_recog.models.detector_card import read_detector_card
+from unde_recog.models.detector_outputs import overlaps
 from unde_recog.research.report import run_report
 from unde_recog.training.augment import (
     Moves,

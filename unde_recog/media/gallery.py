@@ -15,16 +15,17 @@ from string import Template
 # %% ../../nbs/014_media.gallery.ipynb #d5aa1b06
 from PIL import Image, ImageDraw
 from ..contracts import Answer, ItemAnswer, Match, SkuKey
-from .images import shrink, to_jpeg
+from .images import from_full, shrink, to_jpeg
 
 # %% ../../nbs/014_media.gallery.ipynb #ebaefbea
 HUES = ('#c0392b', '#1f6fb2', '#1e8449', '#8e44ad', '#b9770e', '#117a8b', '#5d6d7e')
 
 def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[int]]) -> Image.Image:
-    "A copy of `photo` with numbered boxes."
+    "A copy of `photo` with numbered boxes, given in pixels of the photo as it was sent."
     drawn = photo.convert('RGB').copy()
     pen, width = ImageDraw.Draw(drawn), max(2, round(min(photo.size) / 160))
-    for i, (xmin, ymin, xmax, ymax) in enumerate(boxes):
+    for i, box in enumerate(boxes):
+        xmin, ymin, xmax, ymax = from_full(box, photo)
         pen.rectangle((xmin, ymin, xmax - 1, ymax - 1), outline=HUES[i % len(HUES)], width=width)
         pen.rectangle((xmin, ymin, xmin + 8 * width, ymin + 8 * width), fill=HUES[i % len(HUES)])
         pen.text(

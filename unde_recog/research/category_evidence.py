@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 # %% ../../nbs/166_research.category_evidence.ipynb #840157a5
 import numpy as np
 from ..contracts import CATEGORIES
-from ..models.detector import Found, overlaps
+from ..models.detector_outputs import overlaps
+from ..models.detector import Found
 
 # %% ../../nbs/166_research.category_evidence.ipynb #8e1b5a12
 class Pairing(NamedTuple):

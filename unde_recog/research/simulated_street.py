@@ -205,8 +205,8 @@ def import_world(
 def stock_shop(
     db: Databases, world: World, folder: Path, storage: Storage, *, day: datetime, **how: Any
 ) -> bool:
-    """Draw, import and index a world where that has not been done (`how`: views, workers, on_event); False
-    if it had. Raises `ValueError` if the catalogue holds other goods."""
+    """Draw, import and index a world where that has not been done (`how`: views, workers,
+    on_event); False if it had. Raises `ValueError` if the catalogue holds other goods."""
     there = goods_there(db, world)
     if len(there) == len(world.keys) == indexed_skus(db):
         stock_day(db, world, folder, day)

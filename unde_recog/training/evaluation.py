@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from ..models.detector import OnnxDetector, gather
+from ..models.detector import OnnxDetector
 from ..models.detector_card import DetectorCard, Frame, input_tensor
-from ..models.detector_outputs import READERS
+from ..models.detector_outputs import READERS, gather
 from .coco import Coco, coco_boxes
 from .detector import export_onnx
 from .network import Garments

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 # %% ../../nbs/170_training.precision.ipynb #7614ce1c
 import numpy as np
-from ..models.detector import overlaps
+from ..models.detector_outputs import overlaps
 
 # %% ../../nbs/170_training.precision.ipynb #c520942f
 class Boxes(NamedTuple):

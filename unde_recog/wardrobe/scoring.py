@@ -17,7 +17,7 @@ __all__ = ['given_boxes', 'style_key', 'place_of', 'shown_keys', 'score_item', '
 import numpy as np
 import pandas as pd
 from ..contracts import Answer, ItemAnswer, SkuKey
-from ..models.detector import overlaps
+from ..models.detector_outputs import overlaps
 from .street import Scene, SceneItem
 from .world import World
 

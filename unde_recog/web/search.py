@@ -17,6 +17,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from ..catalogue.products import colours_query, parse_colours, parse_products, products_query
 from ..contracts import Box, Candidate, Item, Match, SkuKey
+from ..detect import given_items
+from ..media.images import full_size
 from ..db.database import run
 from ..detect import given_items
 from ..media.images import full_size
