@@ -79,6 +79,7 @@ class _Decision(BaseModel):
         3, "fewer of the mall's own than this: search wider"
     )
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
+    FALLBACK_ORDER: Literal['likeness', 'price'] = _f('likeness', 'alternatives: nearest or cheapest first')
     EXPLORATION_SHARE: Share = _f(
         0.0, 'share of confident items that ask the booster after the answer, for research'
     )

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_PHOTOS', 'Known', 'GLOBAL_FROM', 'BRAND_FROM', 'CatalogPhoto', 'listed_photos', 'LoadedPhoto', 'read_photo',
            'prefetched', 'diff_index', 'copy_vectors', 'write_batch', 'write_failures', 'plan_indexes', 'index_name',
-           'build_index', 'brand_counts', 'start_report', 'index_catalogue', 'finalize_version', 'indexed_model']
+           'build_index', 'category_counts', 'plan_categories', 'brand_counts', 'start_report', 'index_catalogue',
+           'finalize_version', 'indexed_model']
 
 # %% ../../nbs/071_jobs.index.ipynb #3f9604fc
 import hashlib, json, time
@@ -116,7 +117,9 @@ _IN_SCOPE = 'e.{} = %(version)s and (%(brands)s::text[] is null or e.brand = any
 _VECTORS, _FAILURES = _IN_SCOPE.format('model_version'), _IN_SCOPE.format('version')
 _SAME = 'w.brand = e.brand and w.sku_id = e.sku_id and w.image_url = e.image_url'
 _GONE = f'{{}} and not exists (select from wanted w where {_SAME})'
-_CHANGED = 'e.metadata is distinct from w.metadata or e.image_rank <> w.image_rank'
+_CATEGORY = "w.metadata->>'category'"
+_CHANGED = f'''e.metadata is distinct from w.metadata or e.image_rank <> w.image_rank
+    or e.category_canonical is distinct from {_CATEGORY}'''
 
 def _copy_wanted(conn: psycopg.Connection, photos: Iterable[CatalogPhoto]) -> None:
     "The listed photos as the temporary table `wanted`."
@@ -143,18 +146,16 @@ def diff_index(
         removed = execute(f'delete from sku_image_embeddings e where {_GONE.format(_VECTORS)}').rowcount
         execute(f'delete from embedding_failures e where {_GONE.format(_FAILURES)}')
         changed = execute(f'''update sku_image_embeddings e
-            set metadata = w.metadata, image_rank = w.image_rank
+            set metadata = w.metadata, image_rank = w.image_rank, category_canonical = {_CATEGORY}
             from wanted w where {_VECTORS} and {_SAME} and ({_CHANGED})''').rowcount
-        rows = execute(
-            f'select brand, sku_id, image_url, image_hash from sku_image_embeddings e where {_VECTORS}'
-        )
-        known = rows.fetchall()
+        columns = 'brand, sku_id, image_url, image_hash'
+        known = execute(f'select {columns} from sku_image_embeddings e where {_VECTORS}').fetchall()
     return {(SkuKey(b, s), url): digest for b, s, url, digest in known}, removed, changed
 
 # %% ../../nbs/071_jobs.index.ipynb #5f52e757
 _TYPES = {
     'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2', 'image_hash': 'text',
-    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
+    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb', 'category_canonical': 'text',
 }
 _COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
 
@@ -166,8 +167,9 @@ def copy_vectors(
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(list(_TYPES.values()))
         for photo, digest, vector in rows:
-            facts = Jsonb(photo.metadata)
-            copy.write_row((*photo.key, photo.url, photo.rank, digest, vector, version, facts))
+            facts, category = Jsonb(photo.metadata), photo.metadata.get('category')
+            row = (*photo.key, photo.url, photo.rank, digest, vector, version, facts, category)
+            copy.write_row(row)
             written += 1
     return written
 
@@ -225,8 +227,9 @@ def plan_indexes(
     return [None, *(b for b, n in sorted(counts.items()) if n >= brand_from and n < .6*total)]
 
 # %% ../../nbs/071_jobs.index.ipynb #d37b9d8d
-def index_name(version: str, brand: str | None) -> str:
-    return 'hnsw_' + hashlib.sha1(json.dumps([version, brand]).encode()).hexdigest()[:16]
+def index_name(version: str, brand: str | None, category: str | None = None) -> str:
+    of = [version, brand] + [category]*(category is not None)
+    return 'hnsw_' + hashlib.sha1(json.dumps(of).encode()).hexdigest()[:16]
 
 _BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', %s, true), set_config('statement_timeout', '0', true)'''
@@ -238,13 +241,17 @@ def build_index(
     version: str,
     brand: str | None = None,
     *,
+    category: str | None = None,
     memory: str = '512MB',
     workers: int = 2,
 ) -> bool:
-    "Build the HNSW of a version (or of one brand in it) unless it is there; all or nothing."
-    name, of = index_name(version, brand), {'version': version} | ({'brand': brand} if brand else {})
+    "Build the HNSW of a version (or of one brand or category in it) unless it is there."
+    parts = {'brand': brand, 'category': category}
+    name = index_name(version, brand, category)
+    of = {'version': version} | {part: value for part, value in parts.items() if value}
     identifier, rows = sql.Identifier(name), sql.SQL('model_version = {}').format(version)
     if brand: rows += sql.SQL(' and brand = {}').format(brand)
+    if category: rows += sql.SQL(' and category_canonical = {}').format(category)
     comment = json.dumps(of, sort_keys=True)
     with conn.transaction():
         (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
@@ -253,6 +260,17 @@ def build_index(
         conn.execute(sql.SQL(_HNSW).format(identifier, rows))
         conn.execute(sql.SQL('comment on index {} is {}').format(identifier, comment))
     return True
+
+# %% ../../nbs/071_jobs.index.ipynb #3d38d823
+def category_counts(conn: psycopg.Connection, version: str) -> dict[str, int]:
+    "Rows of a version by canonical category."
+    query = '''select category_canonical, count(*) from sku_image_embeddings
+        where model_version = %s and category_canonical is not null group by category_canonical'''
+    return dict(conn.execute(query, (version,)).fetchall())
+
+def plan_categories(counts: dict[str, int], category_from: int = GLOBAL_FROM) -> list[str]:
+    "The categories that should have an HNSW of their own."
+    return sorted(category for category, n in counts.items() if n >= category_from)
 
 # %% ../../nbs/071_jobs.index.ipynb #7a47084a
 _COUNTS = '''select brand, count(*) from sku_image_embeddings where model_version = %s
@@ -401,6 +419,8 @@ def finalize_version(
     "Build what indexes are due, VACUUM ANALYZE, count coverage, mark the version complete."
     for brand in plan_indexes(brand_counts(conn, report.version), global_from, brand_from):
         if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
+    for category in plan_categories(category_counts(conn, report.version), global_from):
+        if build_index(conn, report.version, category=category): report.indexes_built.append(category)
     conn.execute('set statement_timeout = 0')
     try:
         if report.embedded or report.removed: conn.execute('vacuum analyze sku_image_embeddings')
