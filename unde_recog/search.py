@@ -184,7 +184,7 @@ def skus_query(
     arms = plain + likely
     params = {name: value for arm in arms for name, value in arm.params.items()}
     # twice: from all brands, whole clusters are else missed (reports/latency)
-    depth = fetch + fetch//3 if likely else 2*fetch if brands is None else fetch
+    depth = 2*fetch if brands is None and not likely else fetch
     local = planner(depth, any(arm.iterate for arm in arms))
     near = '\nunion all '.join(arm.sql() for arm in arms)
     if evidence: params['deductions'] = json.dumps(evidence.deductions)
