@@ -17,6 +17,7 @@ from unde_recog.media.images import ImageError, to_jpeg
 from unde_recog.jobs.index import index_catalogue
 from unde_recog.candidates import availability_step, search_step
 from unde_recog.catalogue.products import fallback_query
+from unde_recog.pipeline import Wanted, products_like
 from unde_recog.recognizer import Recognizer, brands_of_mall, new_context
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
@@ -512,3 +513,54 @@ def test_a_photo_without_goods_says_so(open_session):
 def test_whoever_says_that_the_photo_is_one_object_has_it_looked_up(open_session):
     whole = open_session(DETECTOR_MODEL='whole_photo').recognize(Image.new('RGB', (3, 500), 'red'), now=NOW)
     assert whole.items[0].box == (0, 0, 3, 500) and whole.reason is None
+
+
+def whole(photo, category): return [{'box': [0, 0, *photo.size], 'category': category}]
+
+
+def test_finds_are_of_the_garments_kind(open_session, world):
+    "SPEC §6: a sure category weighs, and what cannot be the garment is not shown as a match."
+    session, shown = open_session(), []
+    for key in world.keys[:10]:
+        photo, category = world.photo(key, 'front'), world.garment(key).category
+        (item,) = session.recognize(photo, boxes=whole(photo, category), now=NOW).items
+        assert (item.matches[0].brand, item.matches[0].external_id) == tuple(key)
+        shown += [world.garment((m.brand, m.external_id)).category == category for m in item.matches]
+    assert sum(shown) >= .97*len(shown)
+
+
+def test_a_kind_that_nobody_sells_is_said_and_nothing_is_bought(open_session, world):
+    "The drawn shops have no accessories: alternatives follow as such, and the booster is not asked."
+    assert not any(world.garment(key).category == 'accessory' for key in world.keys)
+    booster, photo = Booster([(world.keys[3], 90.)]), world.photo(world.keys[0], 'back')
+    session = open_session(
+        lambda p: Parts(primary=p.primary, booster=booster), CONFIDENCE_THRESHOLD=1.0, MARGIN=1.0
+    )
+    mall = world.mall_names[0]
+    answer = session.recognize(photo, boxes=whole(photo, 'accessory'), user_mall=mall, now=NOW)
+    (item,) = answer.items
+    assert item.reason == 'category_not_sold' and item.match_type == 'style' and item.matches
+    assert booster.calls == 0
+    columns = 'reason', 'pgvector_top1_score', 'pgvector_top1_cosine'
+    ((reason, score, cosine),) = rows(session, answer, *columns)
+    assert reason == 'category_not_sold' and score < cosine
+
+
+def test_a_stopped_feed_is_the_reason(open_session, world):
+    late, photo = NOW + timedelta(days=9), world.photo(world.keys[0])
+    (item,) = open_session().recognize(photo, user_mall=world.mall_names[0], now=late).items
+    assert item.reason == 'feed_stopped' and item.matches
+
+
+@pytest.mark.parametrize('order', ['likeness', 'price'])
+def test_alternatives_are_the_nearest_first_unless_the_price_counts(open_session, world, order):
+    "SPEC §8: FALLBACK_ORDER."
+    session, photo = open_session(FALLBACK_ORDER=order), world.photo(world.keys[0], 'back')
+    item = Item(Box(0, 0, *photo.size), 'top', 1., photo)
+    ctx = new_context(session.recognizer, now=NOW)
+    wanted = Wanted('top', None, None)
+    found = session.run(products_like(ItemState(index=0, item=item), ctx, wanted))
+    scores = [-c.score for c in found]
+    prices = [world.product(c.key).price for c in found]
+    mine, other = (scores, prices) if order == 'likeness' else (prices, scores)
+    assert len(found) > 3 and mine == sorted(mine) and other != sorted(other)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 # %% ../../nbs/038_catalogue.products.ipynb #043c1804
 import psycopg
+from psycopg.types.json import Jsonb
 from ..availability import aware, malls_query, parse_malls, parse_stock, shops_query
 from ..contracts import Colour, SkuKey, Store
 from ..db.database import Databases, Query, Batcher, arun, arun_all, key_arrays, run
@@ -93,12 +94,14 @@ def fallback_query(
     *,
     now: datetime | None = None,
     limit: int = 10,
+    attributes: Mapping[str, str] | None = None,
 ) -> Query:
     """Products of `category` (and `colour`, if known) in stock in `mall`, cheapest first.
 
     In stock: the newest reading in `window` has sizes. No mall: stock is not asked; no
-    category: any."""
+    category: any. `attributes`: the shop's own, such as `{'type': 'bomber_jacket'}`."""
     conditions = ['p.category_canonical = %(category)s'] if category else []
+    if attributes: conditions.append('p.attributes @> %(attributes)s')
     if colour_pattern(colour): conditions.append('p.colour ~* %(pattern)s')
     if mall: conditions.append(_STOCKED)
     now = now or datetime.now(timezone.utc)
@@ -107,7 +110,7 @@ def fallback_query(
         order by p.price nulls last, p.brand, p.external_id limit %(limit)s''',
         {
             'category': category, 'pattern': colour_pattern(colour), 'mall': mall,
-            'since': now - window, 'now': now, 'limit': limit,
+            'since': now - window, 'now': now, 'limit': limit, 'attributes': Jsonb(attributes or {}),
         },
     )
 
@@ -180,9 +183,11 @@ class CatalogueReader:
         window: timedelta,
         *,
         now: datetime | None = None,
+        **kind: Any,
     ) -> list[Product]:
-        "Products that the mall has; see `fallback_query`."
-        return await self._products.ask(fallback_query(category, colour, mall, window, now=aware(now)))
+        "Products that the mall has; `kind`: `limit` and `attributes` of `fallback_query`."
+        query = fallback_query(category, colour, mall, window, now=aware(now), **kind)
+        return await self._products.ask(query)
 
     async def _ask_products(self, asked: Sequence[Query]) -> list[list[Product]]:
         async with self.db.aconnect('catalogue') as conn: answers = await arun_all(conn, asked)
