@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from ..contracts import brand_aliases
 from ..db.database import Databases
 from ..media.images import image_hash
-from .attributes import product_attributes
+from ..attributes import product_attributes
 from .categories import canonical_category
 from .magento import magento_products
 from .reading import read_table
