@@ -19,7 +19,7 @@ __all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED',
 # %% ../nbs/055_tagging.ipynb #2a118727
 import numpy as np
 from PIL import Image
-from .catalogue.attributes import ATTRIBUTES, canonical_value, product_attributes, value_likeness
+from .attributes import ATTRIBUTES, canonical_value, product_attributes, value_likeness
 from .contracts import Candidate, SkuKey
 
 # %% ../nbs/055_tagging.ipynb #34861375
@@ -232,7 +232,9 @@ def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> floa
     return float(max(0., 1 - distance/UNLIKE))
 
 # %% ../nbs/055_tagging.ipynb #bfec388a
-def agreement(attribute: str, ours: str | None, theirs: str | None, ours_hex: str | None = None) -> float | None:
+def agreement(
+    attribute: str, ours: str | None, theirs: str | None, ours_hex: str | None = None
+) -> float | None:
     "How far two values of an attribute agree, 0–1; None where one side does not know."
     if not ours or not theirs: return None
     if attribute in ('color', 'colour'): return colour_likeness(ours, theirs, ours_hex)
@@ -259,7 +261,7 @@ def _read_product(name: str, category: str, composition: str) -> dict[str, str]:
     return product_attributes({'name': name, 'category': category, 'composition': composition})
 
 def known_attributes(metadata: Mapping[str, Any]) -> dict[str, str]:
-    "What the index knows of a product; an index without attributes still has its name and category."
+    "What the index knows of a product; one without attributes still has name and category."
     stored = metadata.get('attributes')
     if not isinstance(stored, Mapping):
         words = (str(metadata.get(k) or '') for k in ('name', 'category', 'composition'))
@@ -280,7 +282,9 @@ def agreements(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str
 # %% ../nbs/055_tagging.ipynb #c15d8354
 CONTRADICTED = .5   # a mean agreement below this, over two attributes or more
 
-def contradicts(tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: Sequence[str] = EXACT) -> bool:
+def contradicts(
+    tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: Sequence[str] = EXACT
+) -> bool:
     "Whether the exact tags, taken together, speak against a product."
     known = [d for a, d in agreements(tags, metadata).items() if a in attributes]
     return len(known) > 1 and sum(known)/len(known) < CONTRADICTED

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unde_recog.catalogue.attributes import (
+from unde_recog.attributes import (
     ATTRIBUTES, canonical_value, load_vocabulary, product_attributes, read_vocabulary, value_likeness,
 )
 from unde_recog.catalogue.magento import magento_products

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from psycopg.conninfo import conninfo_to_dict
 
-from unde_recog.catalogue.imports import import_availability, import_products, import_stores
+from unde_recog.catalogue.imports import import_products, import_stores
+from unde_recog.catalogue.stock import import_availability
 from unde_recog.db.connection import LOGICALS, DatabaseError, is_pooled
 from unde_recog.db.database import Databases, Query, arun_all, open_databases, run
 from unde_recog.db.leases import LeaseHeld, hold

@@ -16,7 +16,7 @@ __all__ = ['VIEWS', 'CONTEXT', 'TAGS', 'CREDITS', 'gallery', 'index_metadata', '
 # %% ../../nbs/134_sandbox.tag_value.ipynb #0aa24da3
 import numpy as np
 import pandas as pd
-from ..catalogue.attributes import product_attributes
+from ..attributes import product_attributes
 from ..contracts import Candidate, SkuKey, Verdict
 from ..rerank import apply_verdicts, semantic_score
 from .vendors import Quality

@@ -201,8 +201,8 @@ class _PhotoSource:
 class _CandidateJudge(_PhotoSource):
     "The question about one candidate."
     async def look(self, crop: bytes, photo: bytes, timeout: float, tags: str = '') -> Any:
-        """What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked; `tags` is one line
-        of data on the garment. Raises `VendorError`."""
+        """What the model says of the two JPEGs: `{'score', 'reason'}`, unchecked.
+        `tags` is one line of data on the garment. Raises `VendorError`."""
         raise NotImplementedError
 
     async def _judge(

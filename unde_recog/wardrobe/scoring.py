@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['given_boxes', 'style_key', 'place_of', 'shown_keys', 'score_item', 'Outcome', 'score_scenes', 'by_category',
-           'hit_rates', 'pair_boxes', 'evaluate_found', 'found_table']
+__all__ = ['given_boxes', 'style_key', 'place_of', 'shown_keys', 'score_item', 'Outcome', 'score_scenes', 'right_kind',
+           'by_category', 'hit_rates', 'pair_boxes', 'evaluate_found', 'found_table']
 
 # %% ../../nbs/116_wardrobe.scoring.ipynb #fe15884e
 import numpy as np
@@ -87,6 +87,12 @@ def score_scenes(
 def _hit(rows: pd.DataFrame, column: str, k: int) -> float:
     return float(((rows[column] > 0) & (rows[column] <= k)).mean())
 
+def right_kind(rows: pd.DataFrame) -> float:
+    "Share of first answers that are of the garment's category; NaN if none is known."
+    if 'first_category' not in rows: return float('nan')
+    known = rows[rows.first_category.notna()]
+    return float((known.first_category == known.category).mean()) if len(known) else float('nan')
+
 def _rates(rows: pd.DataFrame) -> dict[str, Any]:
     "The figures of one line of the table."
     confident = rows[rows.confident.fillna(False).astype(bool)]
@@ -97,6 +103,7 @@ def _rates(rows: pd.DataFrame) -> dict[str, Any]:
         'SKU at 50': _hit(rows, 'place', 50),
         'style at 5': _hit(rows, 'style_place', 5),
         'shown': rows.shown.mean(),
+        'right kind': right_kind(rows),
         'confident': len(confident)/len(rows),
         'right when confident': _hit(confident, 'place', 1) if len(confident) else float('nan'),
     }
