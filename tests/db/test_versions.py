@@ -42,7 +42,12 @@ def versions(db, shop_settings):
 
 @pytest.fixture
 def shell(shop_settings):
-    env = {'DATABASE_URL': shop_settings.DATABASE_URL, 'UNDE_DATA_DIR': str(shop_settings.UNDE_DATA_DIR), 'COLUMNS': '240'}
+    env = {
+        'DATABASE_URL': shop_settings.DATABASE_URL,
+        'UNDE_DATA_DIR': str(shop_settings.UNDE_DATA_DIR),
+        'COLUMNS': '240',
+    }
+
     def run(*args, **more):
         result = CliRunner().invoke(app, args, env={**env, **more})
         return result.exit_code, ' '.join(result.output.split())
@@ -67,7 +72,10 @@ def test_what_is_read_is_not_dropped(db, versions, shell):
     old, new = versions
     code, text = shell('versions', 'drop', new)
     assert code == 2 and 'is read by queries: choose another' in text
-    assert 'outranks it: queries go on reading that' in shell('versions', 'use', old, BLEND_EMBEDDING_VERSION=new)[1]
+    assert (
+        'outranks it: queries go on reading that'
+        in shell('versions', 'use', old, BLEND_EMBEDDING_VERSION=new)[1]
+    )
     assert 'read (BLEND_EMBEDDING_VERSION)' in shell('versions', 'list', BLEND_EMBEDDING_VERSION=new)[1]
     assert shell('versions', 'drop', new, BLEND_EMBEDDING_VERSION=new)[0] == 2
     assert shell('versions', 'drop', new) == (0, f'{new} is deleted, 4 vectors')
