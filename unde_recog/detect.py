@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 # %% auto #0
-__all__ = ['DetectCall', 'RunDetector', 'cut', 'WholePhoto', 'first_finds', 'in_sent_pixels', 'is_smooth', 'is_layered',
-           'is_text', 'is_face', 'looks_like_goods', 'is_whole', 'decoded_box', 'given_items']
+__all__ = ['DetectCall', 'RunDetector', 'cut', 'WholePhoto', 'first_finds', 'is_smooth', 'is_layered', 'is_text', 'is_face',
+           'looks_like_goods', 'is_whole', 'decoded_box', 'given_items']
 
 # %% ../nbs/050_detect.ipynb #5a4588a6
 import numpy as np
@@ -59,13 +59,6 @@ async def first_finds(
         call = lambda timeout: detector.detect(photo, timeout=timeout)
         if found := await run_detector(detector, call): return found
     return await WholePhoto().detect(photo, timeout=1)
-
-# %% ../nbs/050_detect.ipynb #19ff2fdf
-def in_sent_pixels(items: Sequence[Item], photo: Image.Image) -> list[Item]:
-    "The items with their boxes in pixels of the photo as it was sent."
-    if full_size(photo) == photo.size: return list(items)
-    size = full_size(photo)
-    return [replace(item, box=check_box(to_full(item.box, photo), *size)) for item in items]
 
 # %% ../nbs/050_detect.ipynb #cece6152
 _SIDE = 128  # pixels: a small copy is looked at
@@ -144,7 +137,7 @@ def looks_like_goods(photo: Image.Image) -> bool:
 
 def is_whole(items: Sequence[Item], photo: Image.Image) -> bool:
     "Whether the photo itself stands in for its garments."
-    return len(items) == 1 and items[0].category == 'other' and items[0].box == (0, 0, *photo.size)
+    return len(items) == 1 and items[0].category == 'other' and items[0].box == (0, 0, *full_size(photo))
 
 # %% ../nbs/050_detect.ipynb #b04b941c
 def decoded_box(sent: Sequence[float], photo: Image.Image) -> tuple[int, ...]:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['EventHandler', 'mall_first', 'with_model_photos', 'judge_step', 'rerank_step', 'bands_in_force', 'likely_category',
-           'fallback_attributes', 'products_like', 'fallback', 'reason_of', 'choose_step', 'choose_matches', 'facts_of',
-           'with_known_stores', 'answer_step', 'announce_candidates', 'run_steps', 'recognize_item']
+__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step', 'rerank_step',
+           'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes', 'products_like',
+           'fallback', 'reason_of', 'choose_step', 'choose_matches', 'facts_of', 'with_known_stores', 'answer_step',
+           'announce_candidates', 'run_steps', 'recognize_item']
 
 # %% ../nbs/082_pipeline.ipynb #23b92691
 from .availability import Stock, with_stores
@@ -80,31 +81,50 @@ def likely_category(item_state: ItemState) -> str:
     votes = [str(c.metadata.get('category', 'other')) for c in item_state.merged[:5]]
     return max(votes, key=lambda v: (votes.count(v), v != 'other', v), default='other')
 
+def shop_type(item_state: ItemState) -> str | None:
+    """The shops' own word for the kind of garment: the tags', else that of the nearest which say
+    one."""
+    kinds = [c.metadata.get('attributes') or {} for c in item_state.merged if c.fits]
+    words = [str(kind['type']) for kind in kinds if kind.get('type')][:3]
+    return item_state.tags.get('type') or (words[0] if words else None)
+
+# %% ../nbs/082_pipeline.ipynb #c3133ebb
+class Wanted(NamedTuple):
+    "Alternatives to ask the catalogue for; None: any."
+    category: str | None
+    colour: str | None
+    mall: str | None
+    attributes: tuple[tuple[str, str], ...] = ()
+
 def fallback_attributes(
     item_state: ItemState, mall: str | None, *, sold: bool = True
-) -> list[tuple[str | None, str | None, str | None]]:
-    """(category, colour, mall) to ask the catalogue for, one after the other until something is
-    there; wider than the first only if nothing near is known. `sold`: of its category there is
-    something."""
+) -> list[Wanted]:
+    """What to ask for, one after the other until something is there. `sold`: of its category there
+    is something."""
     guessed = item_state.merged or item_state.item.category != 'other'
     category = likely_category(item_state) if guessed else None  # None: any goods of that colour
-    colour = item_state.tags.get('color')
-    if not sold: return [(None, colour, mall)]
-    if item_state.ranked or item_state.stock.gone: return [(category, colour, mall)]
+    colour, style, kind = item_state.tags.get('color'), item_state.tags.get('style'), shop_type(item_state)
+    styled = (('style', style),) if style else ()
+    if not sold:
+        return list(dict.fromkeys((Wanted(None, colour, mall, styled), Wanted(None, colour, mall))))
+    narrow = [Wanted(category, colour, mall, (('type', kind), *styled))] if kind else []
+    if item_state.ranked or item_state.stock.gone: return [*narrow, Wanted(category, colour, mall)]
     wider = ((category, colour), (category, None), (None, colour), (None, None))
-    return list(dict.fromkeys((*what, where) for where in (mall, None) for what in wider))
+    return narrow + list(dict.fromkeys(Wanted(*what, where) for where in (mall, None) for what in wider))
 
 # %% ../nbs/082_pipeline.ipynb #819ecdb7
+FALLBACK_ASKED, FALLBACK_SHOWN = 200, 10
+
 async def products_like(
-    item_state: ItemState,
-    ctx: RequestContext,
-    attributes: tuple[str | None, str | None, str | None],
+    item_state: ItemState, ctx: RequestContext, wanted: Wanted
 ) -> list[Candidate] | None:
-    """Products in stock with the (category, colour, mall) of `attributes`, with their primary
-    scores."""
-    window = ctx.settings.AVAILABILITY_WINDOW
+    "Products in stock as `wanted`, with their primary scores, in the order of FALLBACK_ORDER."
+    nearest = ctx.settings.FALLBACK_ORDER == 'likeness'
     async def products(timeout: float) -> list[Product]:
-        return await ctx.catalogue.in_stock_products(*attributes, window, now=ctx.now)
+        category, colour, mall, attributes = wanted
+        kind = {'attributes': dict(attributes), 'limit': FALLBACK_ASKED if nearest else FALLBACK_SHOWN}
+        window = ctx.settings.AVAILABILITY_WINDOW
+        return await ctx.catalogue.in_stock_products(category, colour, mall, window, now=ctx.now, **kind)
     found = await ctx.attempt('fallback', 'answer', products, item_state.degraded)
     if not found: return None if found is None else []
     keys = [p.key for p in found]
@@ -114,15 +134,17 @@ async def products_like(
     candidate = lambda p, score: Candidate(
         key=p.key, score=score or 0., primary=score, style_id=p.style_id
     )
-    return [candidate(p, scores.get(p.key)) for p in found]
+    listed = [candidate(p, scores.get(p.key)) for p in found]
+    return sorted(listed, key=lambda c: -c.score)[:FALLBACK_SHOWN] if nearest else listed
 
+# %% ../nbs/082_pipeline.ipynb #c75f91ba
 async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate]:
-    """Products of the same category and colour that the mall has, cheapest first; where nothing
+    """Products of the same category and colour that the mall has, nearest first; where nothing
     near is known, the next best."""
     beside: list[Candidate] = []
     asked = fallback_attributes(item_state, ctx.mall, sold=is_sold(item_state, ctx))
-    for attributes in asked:
-        listed = await products_like(item_state, ctx, attributes)
+    for wanted in asked:
+        listed = await products_like(item_state, ctx, wanted)
         if listed is None: break
         if not listed: continue
         stock = await stock_of(item_state, ctx, listed)

@@ -26,7 +26,6 @@ from unde_recog.detect import (
     WholePhoto,
     first_finds,
     given_items,
-    in_sent_pixels,
     is_whole,
     looks_like_goods,
 )
@@ -210,7 +209,7 @@ async def find_items(
     ctx.detect_ms = round((time.monotonic() - started)*1000)
     asked_whole = isinstance(ctx.parts.detector, WholePhoto)  # DETECTOR_MODEL says so: one object
     if asked_whole or not is_whole(found, image) or looks_like_goods(image):
-        return in_sent_pixels(found, image)
+        return found
     ctx.reason = 'no_garment'
     return []
 

@@ -32,7 +32,8 @@ create table raw_products (
   constraint one_product unique (external_id, brand), unique (source, external_id));
 create table raw_stores (
   id serial primary key, brand text not null, store_id text not null, name text not null,
-  address text, city text, country text, mall_name text, floor text, latitude double precision, longitude double precision,
+  address text, city text, country text, mall_name text, floor text,
+  latitude double precision, longitude double precision,
   manager text, unique (brand, store_id));
 create table raw_availability (
   brand text not null, store_id text not null, product_id text not null, sizes_in_stock jsonb,

@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 import psycopg
 from PIL import Image
-from ..catalogue.imports import import_availability, import_products, import_stores
+from ..catalogue.imports import import_products, import_stores
+from ..catalogue.stock import import_availability
 from ..db.connection import LOGICALS, DatabaseError, naming_errors
 from ..db.database import Databases
 from ..db.leases import LeaseLost

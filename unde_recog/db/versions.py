@@ -65,7 +65,8 @@ def is_part(
 ) -> bool:
     """Whether `version`, after a run, is a part.
 
-    `covered`: listed products with a vector in it; `in_force_covers`: those of the version in force."""
+    `covered`: listed products with a vector in it; `in_force_covers`: with one in the version in
+    force."""
     current, known = version_in_force(versions), {v.version: v for v in versions}
     was_part = known[version].partial if version in known and known[version].complete else limited
     if current is None or current.version == version: return limited and was_part

@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib, json
 
 # %% auto #0
-__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'plan_indexes', 'index_name', 'build_index', 'brand_counts']
+__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'plan_indexes', 'index_name', 'build_index', 'brand_counts', 'category_counts',
+           'plan_categories']
 
 # %% ../../nbs/073_jobs.hnsw.ipynb #6dd1e319
 import psycopg
@@ -27,8 +28,9 @@ def plan_indexes(
     return [None, *(b for b, n in sorted(counts.items()) if n >= brand_from and n < .6*total)]
 
 # %% ../../nbs/073_jobs.hnsw.ipynb #d37b9d8d
-def index_name(version: str, brand: str | None) -> str:
-    return 'hnsw_' + hashlib.sha1(json.dumps([version, brand]).encode()).hexdigest()[:16]
+def index_name(version: str, brand: str | None, category: str | None = None) -> str:
+    of = [version, brand] + [category]*(category is not None)
+    return 'hnsw_' + hashlib.sha1(json.dumps(of).encode()).hexdigest()[:16]
 
 _BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', %s, true), set_config('statement_timeout', '0', true)'''
@@ -40,13 +42,17 @@ def build_index(
     version: str,
     brand: str | None = None,
     *,
+    category: str | None = None,
     memory: str = '512MB',
     workers: int = 2,
 ) -> bool:
-    "Build the HNSW of a version (or of one brand in it) unless it is there; all or nothing."
-    name, of = index_name(version, brand), {'version': version} | ({'brand': brand} if brand else {})
+    "Build the HNSW of a version (or of one brand or category in it) unless it is there."
+    parts = {'brand': brand, 'category': category}
+    name = index_name(version, brand, category)
+    of = {'version': version} | {part: value for part, value in parts.items() if value}
     identifier, rows = sql.Identifier(name), sql.SQL('model_version = {}').format(version)
     if brand: rows += sql.SQL(' and brand = {}').format(brand)
+    if category: rows += sql.SQL(' and category_canonical = {}').format(category)
     comment = json.dumps(of, sort_keys=True)
     with conn.transaction():
         (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
@@ -63,3 +69,14 @@ _COUNTS = '''select brand, count(*) from sku_image_embeddings where model_versio
 def brand_counts(conn: psycopg.Connection, version: str) -> dict[str, int]:
     "Rows of a version by brand."
     return dict(conn.execute(_COUNTS, (version,)).fetchall())
+
+# %% ../../nbs/073_jobs.hnsw.ipynb #3d38d823
+def category_counts(conn: psycopg.Connection, version: str) -> dict[str, int]:
+    "Rows of a version by canonical category."
+    query = '''select category_canonical, count(*) from sku_image_embeddings
+        where model_version = %s and category_canonical is not null group by category_canonical'''
+    return dict(conn.execute(query, (version,)).fetchall())
+
+def plan_categories(counts: dict[str, int], category_from: int = GLOBAL_FROM) -> list[str]:
+    "The categories that should have an HNSW of their own."
+    return sorted(category for category, n in counts.items() if n >= category_from)

@@ -23,7 +23,8 @@ from ..db.database import Databases
 from ..db.leases import Lease
 from ..db.versions import is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
-from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index, plan_indexes
+from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
+from .hnsw import category_counts, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
     CatalogPhoto,
     EmbeddingError,
@@ -299,6 +300,8 @@ def finalize_version(
     if not counts: raise nothing_embedded(report)
     for brand in plan_indexes(counts, *sizes):
         if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
+    for category in plan_categories(category_counts(conn, report.version), sizes[0]):
+        if build_index(conn, report.version, category=category): report.indexes_built.append(category)
     if report.embedded or report.removed: _vacuum(conn)
     report.with_vector = _covered(conn, report.version, keys)
     why = decide_part(conn, report, keys, namespace, limited=limited)

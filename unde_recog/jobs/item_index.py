@@ -96,7 +96,7 @@ def sweep(
 ) -> int:
     """Delete photos that are no longer listed; → how many. Raises `IndexShrinks`.
 
-    A product with a photo that could not be read keeps all, and one without any other photo, too."""
+    A product with a photo that could not be read keeps all, so does one without another photo."""
     def kept(key: SkuKey) -> bool: return key in unread or (key in products and not seen.get(key))
     checked = {key: digests for key, digests in known.items() if not kept(key)}
     gone = sorted((*key, d) for key, digests in checked.items() for d in digests - seen.get(key, set()))

@@ -25,7 +25,7 @@ from .photos import CatalogPhoto, LoadedPhoto
 # %% ../../nbs/072_jobs.vectors.ipynb #5f52e757
 _TYPES = {
     'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2', 'image_hash': 'text',
-    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
+    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb', 'category_canonical': 'text',
 }
 _COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
 
@@ -37,8 +37,9 @@ def copy_vectors(
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(list(_TYPES.values()))
         for photo, digest, vector in rows:
-            facts = Jsonb(photo.metadata)
-            copy.write_row((*photo.key, photo.url, photo.rank, digest, vector, version, facts))
+            facts, category = Jsonb(photo.metadata), photo.metadata.get('category')
+            row = (*photo.key, photo.url, photo.rank, digest, vector, version, facts, category)
+            copy.write_row(row)
             written += 1
     return written
 
@@ -157,8 +158,9 @@ def diff_index(
         execute(f'''delete from embedding_failures e
             where {_FAILURES} and not exists (select from wanted w where {_SAME})''')
         state.refreshed = execute(f'''update sku_image_embeddings e
-            set metadata = w.metadata, image_rank = w.image_rank from wanted w where {_VECTORS} and {_SAME}
-            and (e.metadata is distinct from w.metadata or e.image_rank <> w.image_rank)''').rowcount
+            set metadata = w.metadata, image_rank = w.image_rank, category_canonical = w.metadata->>'category'
+            from wanted w where {_VECTORS} and {_SAME} and (e.metadata is distinct from w.metadata
+            or e.image_rank <> w.image_rank or e.category_canonical is distinct from w.metadata->>'category')''').rowcount
         rows = execute(f'''select e.brand, e.sku_id, e.image_url, e.image_hash, {_UNLISTED}
             from sku_image_embeddings e where {_VECTORS}''').fetchall()
     _enter_rows(state, rows)
@@ -196,7 +198,8 @@ class Swept:
     replaced: int = 0
 
 _PLACE = '''update sku_image_embeddings e
-    set image_url = w.image_url, image_rank = w.image_rank, metadata = w.metadata
+    set image_url = w.image_url, image_rank = w.image_rank, metadata = w.metadata,
+        category_canonical = w.metadata->>'category'
     from (select distinct on (brand, sku_id, image_hash) * from wanted
           order by brand, sku_id, image_hash, image_rank, image_url) w
     where e.model_version = %(version)s and w.brand = e.brand and w.sku_id = e.sku_id
