@@ -29,8 +29,8 @@ def cut(
     *,
     label: str = '',
 ) -> Item:
-    """An `Item` for `box`, in pixels of the photo as it was decoded; the item's own box is in pixels
-    of the photo as it was sent.
+    """An `Item` for `box`, in pixels of the photo as it was decoded; the item's own box is in
+    pixels of the photo as it was sent.
 
     Raises `ValueError` for a box outside it or an unknown category."""
     if category not in CATEGORIES:
