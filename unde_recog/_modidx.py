@@ -1961,6 +1961,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'unde_recog/research/offpolicy.py'),
                                                'unde_recog.research.offpolicy.explored_needed': ( 'research.offpolicy.html#explored_needed',
                                                                                                   'unde_recog/research/offpolicy.py'),
+                                               'unde_recog.research.offpolicy.guarded_variance': ( 'research.offpolicy.html#guarded_variance',
+                                                                                                   'unde_recog/research/offpolicy.py'),
                                                'unde_recog.research.offpolicy.guess_rate': ( 'research.offpolicy.html#guess_rate',
                                                                                              'unde_recog/research/offpolicy.py'),
                                                'unde_recog.research.offpolicy.harm': ( 'research.offpolicy.html#harm',
