@@ -33,6 +33,12 @@ def test_the_fortune_is_the_integral_over_guesses(events, n, alpha):
     assert np.exp(log_fortune(events, n, alpha)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_many_events_never_win():
+    """Where the integral underflows as well: the fortune against a loss that is plainly over
+    alpha is at most 1."""
+    assert log_fortune(2000, 2000, .02) <= 0 and log_fortune(500, 1000, .05) <= 0
+
+
 def test_the_fortune_is_a_fair_game():
     "Over all samples of eight items with a loss of exactly alpha it is 1 on average."
     total = sum(.1**sum(s)*.9**(8 - sum(s))*np.exp(log_fortune(sum(s), 8,
@@ -110,13 +116,15 @@ def test_clusters_are_those_of_a_plain_search():
     "Against the closure of 'shares a key', by squaring its matrix."
     rng, n = np.random.default_rng(3), 40
     for _ in range(20):
-        t = pd.DataFrame({'photo': rng.integers(0, 20, n), 'user_id': rng.integers(0, 15, n).astype(object),
+        t = pd.DataFrame({'photo': rng.integers(0, 20, n),
+                          'user_id': rng.integers(0, 15, n).astype(object),
                           'content_hash': rng.integers(0, 25, n).astype(object)})
         t.loc[rng.random(n) < .5, 'user_id'] = None
         joined = np.eye(n, dtype=bool)
         for key in t:
             known = t[key].notna().to_numpy()
-            joined |= (t[key].to_numpy()[:, None] == t[key].to_numpy()[None]) & known[:, None] & known[None]
+            joined |= (t[key].to_numpy()[:, None] == t[key].to_numpy()[None]) & known[:,
+                                                                                      None] & known[None]
         for _ in range(6): joined = (joined.astype(int) @ joined.astype(int)) > 0
         ours = clusters(t)
         assert ((ours[:, None] == ours[None]) == joined).all()

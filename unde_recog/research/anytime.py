@@ -30,7 +30,9 @@ def log_fortune(events: Any, n: Any, alpha: float, prior: tuple[float, float] = 
     won = special.betaln(a + k,
                          b + rest) + np.log(np.maximum(special.betainc(a + k, b + rest, alpha), 1e-300))
     spread = special.betaln(a, b) + np.log(special.betainc(a, b, alpha))
-    return (won - spread - k*np.log(alpha) - rest*np.log1p(-alpha))[()]
+    found = won - spread - k*np.log(alpha) - rest*np.log1p(-alpha)
+    # with as many events as alpha allows no guess below it is better: the integral may underflow, not win
+    return np.where(k >= alpha*(k + rest), np.minimum(found, 0), found)[()]
 
 # %% ../../nbs/169_research.anytime.ipynb #5bfc804b
 def _running(values: np.ndarray) -> np.ndarray: return np.cumsum(values, axis=-1)

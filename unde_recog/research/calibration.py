@@ -252,8 +252,8 @@ def check_in_force(j: CalibrationSample, threshold: float, margin: float, *, alp
     "Test the pair in force on labelled items, outside any path."
     sure = confident(j.top1, j.margin, threshold, margin)
     n = int(j.photo.max()) + 1
-    counts = (np.bincount(j.photo[m], minlength=n) for m in (sure & j.harm, sure))
-    sample = effective_sample(*counts, delta, floor_of(j))
+    events, sizes = (np.bincount(j.photo[m], minlength=n) for m in (sure & j.harm, sure))
+    sample = effective_sample(events, sizes, delta, floor_of(j))
     low, upper = lower_bound(sample, delta), float(sample.upper(delta))
     verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
     return GateInForce(threshold, margin, int(sure.sum()), int(sample.events), low, upper, verdict,

@@ -122,7 +122,7 @@ def check_coverage(path: GatePath, street: Street, icc: float, *, runs: int = 10
     return table.assign(icc=icc, oracle=best, runs=runs)
 
 # %% ../../nbs/150_research.coverage.ipynb #d8ec4b6c
-def _looks_of(c: Counts, items: int, path: GatePath, looks: Sequence[int]) -> dict[str, np.ndarray]:
+def _looks_of(c: Counts, items: int, path: GatePath, looks: np.ndarray) -> dict[str, np.ndarray]:
     "Last step certified at each look [runs, looks], by way of choosing."
     every = np.full(c['harm'].shape, float(items))
     floor = running_floor(c['wrong'], c['harm'], every)

@@ -97,7 +97,10 @@ def loss_curve(level: np.ndarray, wrong: np.ndarray, harm: np.ndarray) -> np.nda
     wrong items that are harmed."""
     place = stats.norm.ppf((stats.rankdata(level) - .5)/len(level))
     repaired = (harm.sum() + .5)/(wrong.sum() + 1)
-    return _logistic_fit(place, wrong)*min(1., repaired)
+    mistaken = _logistic_fit(place, wrong)
+    if mistaken[place.argmax()] > mistaken[place.argmin()]:  # few mistakes, by luck at the top
+        mistaken = np.full(len(level), mistaken.mean())
+    return mistaken*min(1., repaired)
 
 # %% ../../nbs/183_research.planning.ipynb #30052733
 class Prospect(NamedTuple):
@@ -113,14 +116,12 @@ def chance_to_certify(level: np.ndarray, photo: np.ndarray, expected: np.ndarray
     """A `Prospect` for each number of `photos`; `expected`: harm of each item, `floor`:
     clustering of harm."""
     curve, per_photo = share_curve(level, photo), len(level)/len(np.unique(photo))
-    order = np.argsort(-level, kind='stable')
+    order, latest = np.argsort(-level, kind='stable'), .5*float((level >= 0).mean())
     running = np.cumsum(expected[order])/np.arange(1, len(level) + 1)
     found = []
     for n in photos:
         _, share = first_step(curve, n*per_photo, alpha, delta)
-        if math.isinf(share):
-            found.append(Prospect(float(n), share, math.nan, 0.))
-            continue
+        if math.isinf(share): share = latest  # where a path starts that can bear no event
         count = max(1, round(share*len(level)))
         size = max(1., kish_size(np.bincount(photo[order[:count]])))
         effective = math.floor(share*n*per_photo/(1 + (size - 1)*floor))
