@@ -430,7 +430,7 @@ def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, s
         needed, message = float(j.photos), in_words(certificate)
     else:
         if harm_last < 0: needed = price(j, replace(path, alpha=alpha), floor)
-        message = _refused(steps, j, path, needed, harm_last, limit=stranger_limit)
+        message = _refused(steps, j, path, needed, harm_last=harm_last, limit=stranger_limit)
         if gate: message += ' ' + in_force_words(gate)
     return Calibration(certificate=certificate, message=message, steps=steps, photos_needed=needed,
                        mu=mu,
