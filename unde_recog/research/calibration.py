@@ -390,9 +390,8 @@ _STRANGERS = ('of harm alone a pair with {coverage:.0%} trusted would pass, but 
               'strangers, '
               'or improve the primary')
 
-def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: float, harm_last: int,
-             *,
-             limit: float) -> str:
+def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: float, *,
+             harm_last: int, limit: float) -> str:
     "Why nothing was certified."
     if harm_last < 0: return refusal(steps, needed, j.photos, path.alpha)
     s = steps.iloc[0]
