@@ -15,6 +15,7 @@ from unde_recog.research.certificate import (
     Certificate,
     apply_fragment,
     certificate_json,
+    contradictions,
     read_certificate,
     write_fragment,
 )
@@ -47,7 +48,8 @@ def test_a_fragment_goes_in_force(certified, tmp_path):
         certified.margin,
         'pgvector',
     )
-    assert applied.notes == ('it was calibrated on simulated data',) and '; ours' in ini.read_text()
+    assert applied.notes[0] == 'it was calibrated on simulated data' and '; ours' in ini.read_text()
+    assert 'no stranger was labelled' in applied.notes[1]
     new = apply_fragment(fragment, tmp_path/'new.ini', certified.model_version)
     assert read_ini(tmp_path / 'new.ini') == {
         'CONFIDENCE_THRESHOLD': f'{new.threshold}',
@@ -97,6 +99,13 @@ def test_a_damaged_fragment_is_refused_and_nothing_is_touched(certified, tmp_pat
     ]
 
 
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(Certificate)}
+OLDER = {n for n, v in DEFAULTS.items() if v is not dataclasses.MISSING}
+
+
+def certified_as_written(values): return Certificate(**values)
+
+
 @pytest.mark.parametrize('field', [f.name for f in dataclasses.fields(Certificate)])
 def test_every_field_of_a_certificate_is_checked(certified, tmp_path, field):
     path = write_fragment(tmp_path, certified).with_suffix('.json')
@@ -105,7 +114,11 @@ def test_every_field_of_a_certificate_is_checked(certified, tmp_path, field):
         path.write_text(json.dumps(values | {field: wrong}))
         with pytest.raises(SettingsError, match=field): read_certificate(path)
     path.write_text(json.dumps({k: v for k, v in values.items() if k != field}))
-    with pytest.raises(SettingsError, match=field): read_certificate(path)
+    if field in OLDER:
+        assert read_certificate(path) == dataclasses.replace(certified_as_written(values),
+                                                             **{field: DEFAULTS[field]})
+    else:
+        with pytest.raises(SettingsError, match=field): read_certificate(path)
 
 
 def test_another_models_fragment_is_refused(certified, tmp_path):
@@ -131,3 +144,22 @@ def test_the_environment_wins_and_it_is_said(certified, tmp_path, monkeypatch):
         write_fragment(tmp_path, certified), tmp_path / 'settings.ini', certified.model_version
     ).notes
     assert any('MARGIN' in n and 'environment' in n for n in notes)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'upper': .2}, 'certified at'),
+    ({'events': 10_000}, 'losses in'),
+    ({'coverage': .99}, 'a coverage of'),
+    ({'upper': 1e-4}, 'upper bound'),
+    ({'n_eff': 1e6}, 'worth'),
+    ({'strangers': 100, 'strangers_trusted': 50, 'stranger_upper': .6}, 'strangers trusted'),
+    ({'photos': 100_000}, 'photos with'),
+])
+def test_a_certificate_that_contradicts_itself_is_not_applied(certified, tmp_path, change, message):
+    assert contradictions(certified) == []
+    ini, fragment = tmp_path/'settings.ini', write_fragment(tmp_path, certified)
+    values = json.loads(fragment.with_suffix('.json').read_text())
+    fragment.with_suffix('.json').write_text(json.dumps(values | change))
+    with pytest.raises(SettingsError, match='contradicts itself') as refused:
+        apply_fragment(fragment, ini, certified.model_version)
+    assert message in str(refused.value) and not ini.exists()

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings as hyp, strategies as st
+from hypothesis import given
+from hypothesis import settings as hyp
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from sklearn.metrics import average_precision_score
 

@@ -2,22 +2,25 @@
 them, and what must not be told."""
 
 import json
-from datetime import datetime, timezone
 import uuid
+from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings as hyp, strategies as st
+from hypothesis import given
+from hypothesis import settings as hyp
+from hypothesis import strategies as st
 
+from unde_recog.research.booster_value import extra_right, extra_right_table, pair_for, way
 from unde_recog.research.cost import (
     PLAN_USERS,
     Range,
     contradictions,
     cost_prices,
     credits,
-    falling_total,
     euros,
+    falling_total,
     forecast,
     long,
     mall_sizing,
@@ -31,7 +34,6 @@ from unde_recog.research.cost import (
     token_dollars,
     usage,
 )
-from unde_recog.research.booster_value import extra_right, extra_right_table, pair_for, way
 from unde_recog.research.records import outcomes
 from unde_recog.research.report import run_report
 from unde_recog.research.simulate import simulate_items

@@ -1,7 +1,6 @@
 """The explorer: its numbers against the rows, its page by widgets, its log by a real database, and
 all of it in a real JupyterLab."""
 
-import base64
 import shutil
 import uuid
 from datetime import datetime, timezone
@@ -14,17 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.research.test_lab_browser import browser, lab, opened, pages, shot  # noqa: F401
 from unde_recog.media.images import to_jpeg
+from unde_recog.media.storage import open_storage
 from unde_recog.request_log import ItemRow, RequestRow, write_request
 from unde_recog.research.calibration import calibrate, declare_path
 from unde_recog.research.certificate import apply_fragment, read_certificate
+from unde_recog.research.explorer import ExplorerState, logged_state, simulated_state
 from unde_recog.research.explorer_page import Explorer, changed_html, scatter_svg
-from unde_recog.research.explorer import ExplorerState, crops, logged_state, simulated_state
 from unde_recog.research.records import write_labels
 from unde_recog.settings import load_settings
-from unde_recog.media.storage import open_storage
-
-from tests.research.test_lab_browser import browser, lab, opened, pages, shot  # noqa: F401
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,9 @@ from PIL import Image
 
 from unde_recog.contracts import SkuKey
 from unde_recog.media.images import ImageError, to_jpeg
+from unde_recog.media.storage import FolderStorage, open_storage
 from unde_recog.request_log import ItemRow, RequestRow, write_request
+from unde_recog.research.labeller import Labeller, framed, labeller
 from unde_recog.research.labels import (
     LabelSession,
     LabelSet,
@@ -17,11 +19,9 @@ from unde_recog.research.labels import (
     sample_to_label,
     set_to_label,
 )
-from unde_recog.research.labeller import Labeller, framed, labeller
 from unde_recog.research.records import LabelError, outcomes, read_labels
 from unde_recog.research.simulate import simulate_items
 from unde_recog.settings import load_settings
-from unde_recog.media.storage import FolderStorage, open_storage
 
 
 @pytest.fixture

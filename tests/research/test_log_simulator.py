@@ -14,9 +14,13 @@ import psycopg
 import pytest
 from PIL import Image
 
+from tests.conftest import sibling
 from unde_recog.contracts import SkuKey
 from unde_recog.db.database import LOGICALS, Databases
+from unde_recog.media.storage import FolderStorage, open_storage
 from unde_recog.research.labels import LabelSession, logged_set
+from unde_recog.research.log_simulator import batches, make_log, mark_rows
+from unde_recog.research.records import outcomes, read_items, read_labels
 from unde_recog.research.simulated_street import (
     Drift,
     Plan,
@@ -25,16 +29,10 @@ from unde_recog.research.simulated_street import (
     outfit,
     photo_key,
     read_scene,
-    stock_shop,
 )
-from unde_recog.research.log_simulator import batches, make_log, mark_rows
-from unde_recog.research.records import outcomes, read_items, read_labels
 from unde_recog.sandbox.vendors import Quality
 from unde_recog.settings import load_settings
-from unde_recog.media.storage import FolderStorage, open_storage
 from unde_recog.wardrobe.world import World
-
-from tests.conftest import sibling
 
 WORLD = World(seed=11, skus=24)
 

@@ -17,6 +17,7 @@ from unde_recog.research.offpolicy import (
     coverage_study,
     effective_size,
     exact_interval,
+    guarded_variance,
     explored_needed,
     guess_rate,
     harm,
@@ -95,7 +96,8 @@ def test_variance_is_the_cluster_sandwich():
             photo_variance(influence, who), 50 / 49 * fit.bse[0] ** 2, rel_tol=1e-9
         )
         # never less than for independent items
-        spread = max(photo_variance(influence, who), (influence**2).sum()/len(w)**2)
+        alone = guarded_variance((influence**2).sum(), w, found.value)/len(w)**2
+        spread = max(photo_variance(influence, who), alone)
         assert math.isclose(found.worth, found.value*(1 - found.value)/spread, rel_tol=1e-9)
 
 
@@ -345,3 +347,22 @@ def test_powered_mean_covers_and_a_bad_proxy_is_harmless():
     assert plain.value == y.mean() and plain.gain == 1 and plain.trust == 0
     with pytest.raises(ValueError, match='at least three'):
         powered_mean([1.0], [1.0], ['a'], [1.0], other_photo=['a'])
+
+
+def test_skewed_exploration_keeps_the_bound():
+    "Garments far above the thresholds are explored a hundred times less often than those near them."
+    rng, pair, runs = np.random.default_rng(4), (.76, .04), 150
+    true, old, new = truth(*pair)['conditional'], 0, 0
+    for _ in range(runs):
+        d = draw(400, 4, .2, rng)
+        sure = verdict(d['top1'], d['margin'], *pair)
+        photo, margin, event = (d[k][sure] for k in ('photo', 'margin', 'harm'))
+        chance = np.clip(.5*np.exp(-30*(margin - pair[1])), .005, .5)
+        w = (rng.random(len(chance)) < chance)/chance
+        found = weighted_rate(event, w, photo, 'snips')
+        new += found.upper < true
+        r = np.where(w > 0, event, 0.)
+        alone = ((w*(r - found.value)*len(w)/w.sum())**2).sum()/len(w)**2
+        size = found.value*(1 - found.value)/alone if 0 < found.value < 1 else found.worth
+        old += exact_interval(found.value, size, .9)[1] < true
+    assert new <= stats.binom.ppf(.9995, runs, .05) and old > new

@@ -13,9 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from unde_recog.research.calibration import (
-    levels,
-)
+from unde_recog.research.planning import levels
 from unde_recog.research.probability import (
     GateProbability,
     ReliabilityDisplay,

@@ -8,10 +8,14 @@ from datetime import date, datetime, timedelta, timezone
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings as hyp, strategies as st
+from hypothesis import given
+from hypothesis import settings as hyp
+from hypothesis import strategies as st
 from scipy import stats
 
 from unde_recog.request_log import ItemRow, RequestRow, write_request
+from unde_recog.research.drift import change_days, drift, psi
+from unde_recog.research.log_rows import as_items
 from unde_recog.research.quality import (
     MEASURES,
     RULES,
@@ -24,7 +28,6 @@ from unde_recog.research.quality import (
     daily,
     excess_p,
     false_alarm,
-    last_day,
     limits_of,
     measures,
     parse_span,
@@ -32,8 +35,6 @@ from unde_recog.research.quality import (
     quality_metrics_text,
     window,
 )
-from unde_recog.research.drift import change_days, drift, psi
-from unde_recog.research.log_rows import as_items
 from unde_recog.research.simulate import simulate_items
 
 END = date(2026, 10, 30)
@@ -410,6 +411,7 @@ def test_a_real_log_old_and_new(db):
 
 def test_the_report_on_a_real_log(db, fresh_url, tmp_path, monkeypatch):
     import json
+
     from unde_recog.research.report import run_report
     with db.connect('log') as conn:
         for n in range(40):

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings as hyp, strategies as st
+from hypothesis import given
+from hypothesis import settings as hyp
+from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from unde_recog.contracts import Candidate, SkuKey

@@ -390,9 +390,8 @@ _STRANGERS = ('of harm alone a pair with {coverage:.0%} trusted would pass, but 
               'strangers, '
               'or improve the primary')
 
-def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: float, harm_last: int,
-             *,
-             limit: float) -> str:
+def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: float, *,
+             harm_last: int, limit: float) -> str:
     "Why nothing was certified."
     if harm_last < 0: return refusal(steps, needed, j.photos, path.alpha)
     s = steps.iloc[0]
@@ -430,7 +429,7 @@ def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, s
         needed, message = float(j.photos), in_words(certificate)
     else:
         if harm_last < 0: needed = price(j, replace(path, alpha=alpha), floor)
-        message = _refused(steps, j, path, needed, harm_last, limit=stranger_limit)
+        message = _refused(steps, j, path, needed, harm_last=harm_last, limit=stranger_limit)
         if gate: message += ' ' + in_force_words(gate)
     return Calibration(certificate=certificate, message=message, steps=steps, photos_needed=needed,
                        mu=mu,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'FEATURES', 'PLANS', 'NoSupport', 'logged', 'verdict', 'replay', 'Estimate', 'effective_size',
-           'exact_interval', 'photo_variance', 'weighted_rate', 'guess_rate', 'support', 'need_support', 'clustering',
-           'harm', 'Change', 'change', 'precision_table', 'explored_needed', 'Powered', 'powered_mean',
-           'coverage_study']
+           'exact_interval', 'photo_variance', 'guarded_variance', 'weighted_rate', 'guess_rate', 'support',
+           'need_support', 'clustering', 'harm', 'Change', 'change', 'precision_table', 'explored_needed', 'Powered',
+           'powered_mean', 'coverage_study']
 
 # %% ../../nbs/153_research.offpolicy.ipynb #c8548271
 import math
@@ -119,6 +119,13 @@ def photo_variance(influence: ArrayLike, photo: ArrayLike) -> float:
     if len(sums) < 2: return math.inf
     return float(len(sums)/(len(sums) - 1)*((sums - sums.mean())**2).sum()/len(codes)**2)
 
+# %% ../../nbs/153_research.offpolicy.ipynb #f66dce00
+def guarded_variance(observed: float, weight: ArrayLike, rate: float) -> float:
+    "Sum of squared influences, kept from being small by luck where the weights are skewed."
+    w = np.asarray(weight, float)
+    expected = rate*(1 - rate)*float((w**2).sum())
+    return max(observed, .75*observed + .25*expected)
+
 # %% ../../nbs/153_research.offpolicy.ipynb #6560601c
 def weighted_rate(event: ArrayLike, weight: ArrayLike, photo: ArrayLike, method: str = 'snips', *,
                   guess: ArrayLike | None = None, icc: float = 0.) -> Estimate:
@@ -138,7 +145,8 @@ def weighted_rate(event: ArrayLike, weight: ArrayLike, photo: ArrayLike, method:
     value = float((w*r).sum()/w.sum() if method == 'snips' else per.mean())
     influence = w*(r - value)*len(w)/w.sum() if method == 'snips' else per - value
     own, photos = effective_size(w), effective_size(np.bincount(pd.factorize(who)[0], w))
-    inside, alone = min(max(value, 0.), 1.), float((influence**2).sum())/len(w)**2
+    inside = min(max(value, 0.), 1.)
+    alone = guarded_variance(float((influence**2).sum()), w, inside)/len(w)**2
     deff = max(1., 1 + (own/photos - 1)*icc, photo_variance(influence, who)/alone if alone > 0 else 1.)
     size = min(inside*(1 - inside)/alone if 0 < inside < 1 and alone > 0 else own, len(w))/deff
     size = size if math.isfinite(deff) else photos

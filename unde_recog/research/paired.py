@@ -174,7 +174,7 @@ def westfall_young(d: PhotoDraws) -> np.ndarray:
         smallest = np.minimum(smallest, tail[:, k])
         out[k] = (1 + (smallest <= p[k]).sum())/(1 + n)
     out[order] = np.minimum(1, np.maximum.accumulate(out[order]))
-    return out
+    return np.fmax(out, np.where(known, np.minimum(1, 2*p), math.nan))
 
 # %% ../../nbs/146_research.paired.ipynb #0a19ab61
 def power_mcnemar(n: float, better: float, worse: float, *, alpha: float = .05,
