@@ -2429,6 +2429,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'unde_recog/research/records.py'),
                                              'unde_recog.research.records._label': ( 'research.records.html#_label',
                                                                                      'unde_recog/research/records.py'),
+                                             'unde_recog.research.records._label_row': ( 'research.records.html#_label_row',
+                                                                                         'unde_recog/research/records.py'),
                                              'unde_recog.research.records.booster_any': ( 'research.records.html#booster_any',
                                                                                           'unde_recog/research/records.py'),
                                              'unde_recog.research.records.check_labels': ( 'research.records.html#check_labels',

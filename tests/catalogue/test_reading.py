@@ -22,10 +22,16 @@ WORDS = {
     'gb18030': ['羽绒服', '女款', '大衣', 'coat'],
     'cp1250': ['Šaty', 'květinové', 'příze', 'žluté', 'top'],
 }
-tables = st.sampled_from(list(WORDS)).flatmap(lambda encoding: st.tuples(
-    st.just(encoding),
-    st.lists(st.tuples(*[st.sampled_from(WORDS[encoding])]*2, st.integers(0, 999)), min_size=3, max_size=12),
-))
+tables = st.sampled_from(list(WORDS)).flatmap(
+    lambda encoding: st.tuples(
+        st.just(encoding),
+        st.lists(
+            st.tuples(*[st.sampled_from(WORDS[encoding])] * 2, st.integers(0, 999)),
+            min_size=3,
+            max_size=12,
+        ),
+    )
+)
 dialects = st.fixed_dictionaries({
     'delimiter': st.sampled_from(',;\t|'), 'quoting': st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     'lineterminator': st.sampled_from(['\n', '\r\n', '\r']),
@@ -43,7 +49,11 @@ def text_of(rows, **dialect):
 def as_read(cell): return cell.replace('\r\n', '\n').replace('\r', '\n').strip()
 
 
-def written(rows): return {f'K{n}': [as_read(name), as_read(note), f'{price}.50'] for n, (name, note, price) in enumerate(rows)}
+def written(rows):
+    return {
+        f'K{n}': [as_read(name), as_read(note), f'{price}.50']
+        for n, (name, note, price) in enumerate(rows)
+    }
 
 
 def read(path, **options):
@@ -94,9 +104,18 @@ def damaged(line, damage, delimiter, rng):
 
 @hypothesis_settings(deadline=None, max_examples=400)
 @given(
-    st.lists(st.tuples(st.sampled_from(['Bota', 'Top azul', 'a b c', 'Falda']), st.sampled_from(['x', 'two words', '']),
-                       st.integers(0, 999)), min_size=4, max_size=15),
-    dialects, st.sampled_from(DAMAGES), st.integers(0, 10**6),
+    st.lists(
+        st.tuples(
+            st.sampled_from(['Bota', 'Top azul', 'a b c', 'Falda']),
+            st.sampled_from(['x', 'two words', '']),
+            st.integers(0, 999),
+        ),
+        min_size=4,
+        max_size=15,
+    ),
+    dialects,
+    st.sampled_from(DAMAGES),
+    st.integers(0, 10**6),
 )
 def test_a_damaged_line_costs_itself_alone(tmp_path_factory, rows, dialect, damage, seed):
     rng, dialect = random.Random(seed), {**dialect, 'lineterminator': '\n'}
@@ -128,17 +147,34 @@ def test_a_multi_line_cell_between_stray_quotes(tmp_path):
 
 
 def test_two_stray_quotes_do_not_swallow_the_rows_between(tmp_path):
-    (tmp_path/'t.csv').write_text('id,name,note,price\nK0,a,x,1\nK1,"12-inch,x,2\nK2,b,y,3\nK3,c",z,4\nK4,d,w,5\n')
+    (tmp_path / 't.csv').write_text(
+        'id,name,note,price\nK0,a,x,1\nK1,"12-inch,x,2\nK2,b,y,3\nK3,c",z,4\nK4,d,w,5\n'
+    )
     found, refused = read(tmp_path/'t.csv')
-    assert {'K0', 'K2', 'K4'} <= set(found) and 3 in refused and all('\n' not in c for r in found.values() for c in r)
+    assert (
+        {'K0', 'K2', 'K4'} <= set(found)
+        and 3 in refused
+        and all('\n' not in c for r in found.values() for c in r)
+    )
 
 
-@pytest.mark.parametrize('encoding, text', [
-    ('cp1252', 'Camiseta añil\nPantalón niño'), ('cp1251', 'Пальто шерстяное'), ('koi8_r', 'Пальто шерстяное красное'),
-    ('cp1250', 'Šaty květinové, příze'), ('cp1253', 'Φόρεμα γυναικείο'), ('cp1255', 'שמלה אדומה'),
-    ('gb18030', '羽绒服女款大衣'), ('cp949', '원피스 자켓 여성'), ('cp932', 'ワンピース レッド'), ('cp866', 'Пальто шерстяное'),
-    ('mac_roman', 'Chemise légère, été'), ('cp850', 'Camiseta añil y pantalón'),
-])
+@pytest.mark.parametrize(
+    'encoding, text',
+    [
+        ('cp1252', 'Camiseta añil\nPantalón niño'),
+        ('cp1251', 'Пальто шерстяное'),
+        ('koi8_r', 'Пальто шерстяное красное'),
+        ('cp1250', 'Šaty květinové, příze'),
+        ('cp1253', 'Φόρεμα γυναικείο'),
+        ('cp1255', 'שמלה אדומה'),
+        ('gb18030', '羽绒服女款大衣'),
+        ('cp949', '원피스 자켓 여성'),
+        ('cp932', 'ワンピース レッド'),
+        ('cp866', 'Пальто шерстяное'),
+        ('mac_roman', 'Chemise légère, été'),
+        ('cp850', 'Camiseta añil y pantalón'),
+    ],
+)
 def test_older_encodings_are_read_right_or_asked_for(encoding, text):
     try: found = older_encoding(text.encode(encoding))
     except EncodingUnclear as e: assert '--encoding' in str(e)
@@ -158,5 +194,8 @@ def test_excel_and_parquet(tmp_path):
 
 def test_options_that_cannot_work(tmp_path):
     (tmp_path/'t.csv').write_text('a,b\n1,2\n')
-    for options, said in (({'encoding': 'klingon'}, 'no such encoding'), ({'delimiter': 'ab'}, '--delimiter')):
+    for options, said in (
+        ({'encoding': 'klingon'}, 'no such encoding'),
+        ({'delimiter': 'ab'}, '--delimiter'),
+    ):
         with pytest.raises(ValueError, match=said): open_table(tmp_path/'t.csv', ReadOptions(**options))

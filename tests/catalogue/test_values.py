@@ -56,7 +56,10 @@ URLS = [
 ]
 
 
-@given(st.lists(st.sampled_from(URLS), unique=True, max_size=5), st.sampled_from(['|', ', ', ';', ' ', '\n', ',']))
+@given(
+    st.lists(st.sampled_from(URLS), unique=True, max_size=5),
+    st.sampled_from(['|', ', ', ';', ' ', '\n', ',']),
+)
 def test_addresses_come_apart_as_they_were_put_together(urls, separator):
     assert read_photos(separator.join(urls)) == urls
 
@@ -97,6 +100,10 @@ def test_folding_is_stable(text):
 
 
 def test_signs_that_people_take_for_the_same():
-    same = [['AÑO-1', 'AN\u0303O-1', 'año–1', 'ANO-1\u200b'], ["L'Illa", 'L’ILLA', 'L`illa'], ['Ｈ＆Ｍ', 'h&amp;m']]
+    same = [
+        ['AÑO-1', 'AN\u0303O-1', 'año–1', 'ANO-1\u200b'],
+        ["L'Illa", 'L’ILLA', 'L`illa'],
+        ['Ｈ＆Ｍ', 'h&amp;m'],
+    ]
     assert all(len({fold(t) for t in texts}) == 1 for texts in same)
     assert fold('连衣裙') != fold('外套') and fold('Łódź') == 'lodz'

@@ -91,6 +91,7 @@ def _kind(cell: str) -> str:
     if '://' in text: return space + 'address'
     return space + ('words' if ' ' in text else 'word')
 
+# %% ../../nbs/030_catalogue.reading.ipynb #10c2b9e0
 class RecordShape:
     "What records look like: the number of cells, and the kinds that each column has had."
     def __init__(self, width: int):
@@ -220,6 +221,11 @@ def parse_lines(lines: _Lines, delimiter: str, shape: RecordShape) -> Iterator[R
     width, lost = shape.width, False
     for line in lines:
         number = lines.number
+        if not lost and '"' not in line:  # nearly all lines
+            plain = line.rstrip('\n').split(delimiter)
+            if len(plain) == width and plain[0] and (line.isascii() or not _undecoded(line)):
+                yield Row(number, plain)
+                continue
         if '"' in line:
             found, taken = _quoted(line, lines.ahead(), delimiter, shape)  # type: ignore[arg-type]
         else: found, taken = line.rstrip('\n').split(delimiter), 0
