@@ -70,8 +70,7 @@ _PAGES = {  # code page → languages; of pages that give the same text, the fir
     'iso8859_15': 'cp1252',
     'iso8859_2': 'cp1250',
     'koi8_r': 'cp1251',
-    'cp866': 'cp1251',
-    'mac_cyrillic': 'cp1251',
+    'cp866': 'cp1251', 
     'cp850': 'cp1252',
     'cp852': 'cp1250',
     'mac_roman': 'cp1252',
@@ -86,6 +85,7 @@ def _odd_word(word: str) -> bool:
     "A word that mixes scripts, or has a capital outside ASCII after a small letter."
     latin = [c.isascii() or c < '\u0250' for c in word if c.isalpha()]
     if any(latin) and not all(latin): return True
+    if any(c.isnumeric() for c in word): return True  # ¾ counts as part of a word
     if _IMPOSSIBLE.search(word.lower()): return True
     return any(b.isupper() and not b.isascii() and a.islower() for a, b in itertools.pairwise(word))
 
@@ -140,8 +140,6 @@ def _asian(sample: bytes, page: str) -> bool:
 class EncodingUnclear(ValueError):
     "The bytes can be read in several ways; the message names them."
 
-def _letters(text: str) -> int: return sum(c.isalpha() and not c.isascii() for c in text)
-
 def _readings(sample: bytes) -> dict[str, str]:
     "Code page → text, of the most plausible readings."
     ranked: dict[str, tuple[int, str]] = {}
@@ -152,12 +150,6 @@ def _readings(sample: bytes) -> dict[str, str]:
             t for _, t in ranked.values()
         ):
             ranked[page] = rank, text
-    most_letters = max((_letters(text) for _, text in ranked.values()), default=0)
-    ranked = {
-        page: (rank, text)
-        for page, (rank, text) in ranked.items()
-        if _letters(text) >= 0.8 * most_letters
-    }
     for page in _COMMON:
         if _asian(sample, page): ranked[page] = 2, sample.decode(page)
     best = max((rank for rank, _ in ranked.values()), default=0)
@@ -211,4 +203,7 @@ def find_encoding(path: Path, chosen: str | None = None) -> str:
         raise ValueError(f'{path} is no text file: export the table as CSV')
     scan = _scan(path)
     if not scan.bad or scan.good > scan.bad: return 'utf-8'
-    return older_encoding(b'\n'.join(scan.sample), str(path))
+    sample = b'\n'.join(scan.sample)
+    # a byte that no older encoding explains is the fault of its line
+    if scan.good and not _readings(sample): return 'utf-8'
+    return older_encoding(sample, str(path))

@@ -225,7 +225,7 @@ def _rename_in(
     for table in dict.fromkeys(t for t, _ in _tables(conn, 'text', 'brand')):
         renamed, left = _rename_rows(conn, table, old, new)
         report.rows[table] = report.rows.get(table, 0) + renamed
-        report.kept[table] = report.kept.get(table, 0) + left
+        report.kept[table] = left
     if logical == 'catalogue': _rename_source(conn, old, new)
     if logical == 'log':
         for table, column in _tables(conn, 'jsonb'):

@@ -274,7 +274,9 @@ def _write_products(db: Databases, checked: Checked, report: ImportReport, index
     rows = ([*(v[c] for c in _PRODUCT_COLUMNS), line] for line, v in checked.good)
     extra = ', updated_at = now()' + ('' if 'image_urls' in checked.absent else _NEW_PHOTOS)
     with db.connect('catalogue') as conn, conn.transaction():
-        conn.execute('set local statement_timeout = 0')
+        conn.execute('set local statement_timeout = 0; set local lock_timeout = 0')
+        # one import of products after the other: several unique keys cannot be merged at once
+        conn.execute("select pg_advisory_xact_lock(hashtextextended('unde import raw_products', 0))")
         alike = fold_ids(conn)
         _copy(conn, 'raw_products', _PRODUCT_COLUMNS, rows)
         other = match_ids(conn)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DELIMITERS', 'ReadOptions', 'find_delimiter', 'chosen_delimiter', 'header_key', 'check_headers', 'Row', 'RecordShape',
-           'parse_lines', 'TableFile', 'open_table', 'read_table']
+           'learned_shape', 'parse_lines', 'TableFile', 'open_table', 'read_table']
 
 # %% ../../nbs/030_catalogue.reading.ipynb #d2ddf56c
 import csv, itertools, json, re
@@ -34,7 +34,7 @@ class ReadOptions:
     poll_window: timedelta = timedelta(minutes=5)
 
 # %% ../../nbs/030_catalogue.reading.ipynb #1c1adb71
-_SEP = re.compile(r'^"?sep=(.|\\t)"?[\s,;]*$', re.I)
+_SEP = re.compile(r'^\s*"?sep=(.|\\t)"?[\s,;]*$', re.I)
 DELIMITERS = ',;\t|'
 
 def _blank(line: str) -> bool: return not line.strip(' \t,;|"\r\n')
@@ -91,6 +91,7 @@ def _kind(cell: str) -> str:
     if '://' in text: return space + 'address'
     return space + ('words' if ' ' in text else 'word')
 
+# %% ../../nbs/030_catalogue.reading.ipynb #10c2b9e0
 class RecordShape:
     "What records look like: the number of cells, and the kinds that each column has had."
     def __init__(self, width: int):
@@ -104,11 +105,20 @@ class RecordShape:
         self.learned += 1
 
     def fits(self, cells: Sequence[str]) -> bool:
+        "Whether `cells` look like a record; while few have been seen, one column may differ."
         if len(cells) != self.width: return False
-        if not self.learned: return True
-        both = {'word', 'words'}
-        kinds = zip(map(_kind, cells), self.kinds)
-        return all(k in seen or (k in both and seen & both) or k == 'empty' for k, seen in kinds)
+        unseen = [k for k, seen in zip(map(_kind, cells), self.kinds) if not _seen(k, seen)]
+        return len(unseen) <= (self.learned < 30) and not any(k.startswith(' ') for k in unseen)
+
+def _seen(kind: str, kinds: set[str]) -> bool:
+    "Whether a column that has had `kinds` may have this one."
+    either = {'word', 'words'}
+    return (
+        kind == 'empty'
+        or not kinds - {'empty'}
+        or kind in kinds
+        or (kind in either and bool(kinds & either))
+    )
 
 # %% ../../nbs/030_catalogue.reading.ipynb #ee833c44
 def _strict(lines: Sequence[str], delimiter: str, **how: Any) -> list[str] | str:
@@ -196,12 +206,26 @@ def _quoted(
         return _joined(line, ahead, delimiter, shape) or (_OPEN, 0)
     return (cells if isinstance(cells, list) else _INNER), 0
 
+# %% ../../nbs/030_catalogue.reading.ipynb #6e1b6774
+def learned_shape(lines: Iterable[str], delimiter: str, width: int) -> RecordShape:
+    "The shape of records, learned from those of some lines that have no fault."
+    shape = RecordShape(width)
+    for line in lines:
+        cells = _strict([line], delimiter) if '"' in line else line.rstrip('\n').split(delimiter)
+        if isinstance(cells, list) and len(cells) == width: shape.learn(cells)
+    return shape
+
 # %% ../../nbs/030_catalogue.reading.ipynb #579c5e59
-def parse_lines(lines: _Lines, delimiter: str, width: int) -> Iterator[Row]:
+def parse_lines(lines: _Lines, delimiter: str, shape: RecordShape) -> Iterator[Row]:
     "Records of some lines. A faulty line is refused by itself."
-    shape, lost = RecordShape(width), False
+    width, lost = shape.width, False
     for line in lines:
         number = lines.number
+        if not lost and '"' not in line:  # nearly all lines
+            plain = line.rstrip('\n').split(delimiter)
+            if len(plain) == width and plain[0] and (line.isascii() or not _undecoded(line)):
+                yield Row(number, plain)
+                continue
         if '"' in line:
             found, taken = _quoted(line, lines.ahead(), delimiter, shape)  # type: ignore[arg-type]
         else: found, taken = line.rstrip('\n').split(delimiter), 0
@@ -240,7 +264,7 @@ def _header(path: Path, encoding: str, delimiter: str | None) -> tuple[str, list
     "(delimiter, headers, number of the header's last line)"
     first = list(itertools.islice(_text_lines(path, encoding), 200))
     start = next((n for n, line in enumerate(first) if not _blank(line)), len(first))
-    if start < len(first) and (said := _SEP.match(first[start].strip())):
+    if start < len(first) and (said := _SEP.match(first[start].rstrip('\r\n'))):
         delimiter, start = delimiter or chosen_delimiter(said[1]), start + 1
         while start < len(first) and _blank(first[start]): start += 1
     if start >= len(first): raise ValueError(f'{path} is empty')
@@ -257,8 +281,10 @@ def _read_csv(path: Path, options: ReadOptions) -> TableFile:
 
     def rows() -> Iterator[Row]:
         csv.field_size_limit(10_000_000)
+        sample = itertools.islice(_text_lines(path, encoding), end, end + 300)
+        shape = learned_shape(sample, delimiter, width)
         lines = itertools.islice(_text_lines(path, encoding), end, None)
-        return parse_lines(_Lines(lines, end), delimiter, width)
+        return parse_lines(_Lines(lines, end), delimiter, shape)
     return TableFile(path=path, encoding=encoding, delimiter=delimiter, headers=headers[:width], rows=rows)
 
 # %% ../../nbs/030_catalogue.reading.ipynb #2b2c51ce

@@ -7,7 +7,7 @@ __all__ = ['LABEL_COLUMNS', 'DEPTH', 'read_items', 'booster_any', 'unknown', 'La
            'write_labels', 'place', 'ndcg', 'list_outcome', 'garment_outcome', 'grades_by_garment', 'outcomes']
 
 # %% ../../nbs/145_research.records.ipynb #a54fecfa
-import csv, io, os
+import csv, io, os, re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
+from ..catalogue.reading import header_key, open_table
 from ..contracts import SkuKey, canonical_brand
 from ..db.database import Databases, Query, run
 from unde_recog.research.log_rows import (
@@ -186,18 +187,31 @@ def check_labels(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> pd.DataFrame:
 
 # %% ../../nbs/145_research.records.ipynb #8683bba4
 def read_labels(csv_file: Path | str) -> pd.DataFrame:
-    "Labels from CSV (UTF-8; `LABEL_COLUMNS`, others are kept). Raises `LabelError`."
-    with open(csv_file, encoding='utf-8-sig', newline='') as f:
-        reader = csv.DictReader(f)
-        if missing := [c for c in LABEL_COLUMNS if c not in (reader.fieldnames or ())]:
-            raise LabelError(
-                f"{Path(csv_file).name} has no column {', '.join(missing)}: the first line must "
-                f"name {', '.join(LABEL_COLUMNS)}"
-            )
-        return check_labels(
-            (reader.line_num, {k: v for k, v in row.items() if k is not None}) for row in reader
-        )
+    """Labels from a table (`LABEL_COLUMNS`, others are kept), in any dialect that the imports read.
 
+    Raises `LabelError`."""
+    path = Path(csv_file)
+    try: table = open_table(path)
+    except FileNotFoundError: raise
+    except ValueError as e:
+        if not path.exists(): raise FileNotFoundError(2, 'no such file', str(path)) from None
+        raise LabelError(str(e)) from None
+    names = {header_key(c): c for c in LABEL_COLUMNS}
+    headers = [names.get(header_key(h), h) for h in table.headers]
+    if missing := [c for c in LABEL_COLUMNS if c not in headers]:
+        raise LabelError(
+            f"{path.name} has no column {', '.join(missing)}: the first line must "
+            f"name {', '.join(LABEL_COLUMNS)}"
+        )
+    rows = list(table.rows())
+    if faults := [f'line {r.line}: {r.fault}' for r in rows if r.fault]:
+        raise LabelError('\n'.join(faults[:5]))
+    return check_labels((r.line, _label_row(headers, r.cells)) for r in rows)
+
+def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    "A row by header; whole numbers that a spreadsheet has written as 2.0 are 2."
+    row = {h: c.strip() for h, c in zip(headers, cells) if h}
+    return row | {h: re.sub(r'\.0+$', '', row[h]) for h in ('item', 'grade')}
 
 def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
     """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
