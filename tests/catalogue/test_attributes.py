@@ -8,7 +8,7 @@ import pytest
 from unde_recog.attributes import (
     ATTRIBUTES, canonical_value, load_vocabulary, product_attributes, read_vocabulary, value_likeness,
 )
-from unde_recog.catalogue.magento import magento_products
+from unde_recog.catalogue.shops import ShopContext, magento_products
 
 LABELS = Path(__file__).with_name('luma_attributes.csv')
 HEADER = 'attribute,value,parent,language,terms\n'
@@ -27,7 +27,7 @@ def luma(shared_data):
     if not path.is_file(): pytest.skip(f'{path} is not here')
     with path.open(encoding='utf-8') as f:
         rows = list(enumerate(csv.DictReader(f), 2))
-    return {p['external_id']: p for _, p in magento_products(rows, 'luma')}
+    return {p['external_id']: p for _, p in magento_products(rows, ShopContext(brand='luma'))}
 
 
 def test_a_hundred_luma_products_by_hand(luma):

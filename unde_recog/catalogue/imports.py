@@ -205,7 +205,8 @@ def _store_photos(
 
 # %% ../../nbs/036_catalogue.imports.ipynb #71ab3de9
 _PRODUCT_COLUMNS = (
-    *PRODUCTS.readers, 'external_id_folded', 'category_canonical', 'attributes', 'image_status', 'index_scope',
+    *PRODUCTS.readers,
+    'external_id_folded', 'category_canonical', 'attributes', 'image_status', 'index_scope',
 )
 _NEW_PHOTOS = ''', image_status = case when t.image_urls is distinct from excluded.image_urls
         then excluded.image_status else t.image_status end,

@@ -159,8 +159,9 @@ def diff_index(
             where {_FAILURES} and not exists (select from wanted w where {_SAME})''')
         state.refreshed = execute(f'''update sku_image_embeddings e
             set metadata = w.metadata, image_rank = w.image_rank, category_canonical = w.metadata->>'category'
-            from wanted w where {_VECTORS} and {_SAME} and (e.metadata is distinct from w.metadata
-            or e.image_rank <> w.image_rank or e.category_canonical is distinct from w.metadata->>'category')''').rowcount
+            from wanted w where {_VECTORS} and {_SAME}
+            and (e.metadata is distinct from w.metadata or e.image_rank <> w.image_rank
+            or e.category_canonical is distinct from w.metadata->>'category')''').rowcount
         rows = execute(f'''select e.brand, e.sku_id, e.image_url, e.image_hash, {_UNLISTED}
             from sku_image_embeddings e where {_VECTORS}''').fetchall()
     _enter_rows(state, rows)

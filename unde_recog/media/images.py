@@ -303,7 +303,7 @@ def _upright(image: Image.Image) -> Image.Image:
     rgb.info = {} if full == rgb.size else {'full_size': _FullSize(full, rgb.size)}
     return rgb
 
-
+# %% ../../nbs/011_media.images.ipynb #0fd40c30
 def decode(
     data: bytes,
     *,

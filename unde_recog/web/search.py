@@ -20,8 +20,6 @@ from ..contracts import Box, Candidate, Item, Match, SkuKey
 from ..detect import given_items
 from ..media.images import full_size
 from ..db.database import run
-from ..detect import given_items
-from ..media.images import full_size
 from ..models.registry import ModelCard, cards
 from ..models.text import why_no_text
 from ..rerank import to_match
