@@ -1167,6 +1167,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'unde_recog.demo.demo_sandbox': ('demo.html#demo_sandbox', 'unde_recog/demo.py'),
                                  'unde_recog.demo.demo_settings': ('demo.html#demo_settings', 'unde_recog/demo.py'),
                                  'unde_recog.demo.draw_scenes': ('demo.html#draw_scenes', 'unde_recog/demo.py'),
+                                 'unde_recog.demo.drawn_shop': ('demo.html#drawn_shop', 'unde_recog/demo.py'),
                                  'unde_recog.demo.fill': ('demo.html#fill', 'unde_recog/demo.py'),
                                  'unde_recog.demo.find_scenes': ('demo.html#find_scenes', 'unde_recog/demo.py'),
                                  'unde_recog.demo.found_entry': ('demo.html#found_entry', 'unde_recog/demo.py'),

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['ITEMS_QUERY', 'INTRO', 'demo_settings', 'world_folder', 'clear_catalogue', 'fill', 'LoggedItem', 'logged_items',
-           'recognize_scenes', 'find_scenes', 'picture_loader', 'marked_entry', 'found_entry', 'demo_page',
-           'save_pictures', 'DemoResult', 'draw_scenes', 'run_demo', 'demo_result', 'write_page', 'demo_sandbox',
-           'parse_fault']
+__all__ = ['ITEMS_QUERY', 'INTRO', 'demo_settings', 'world_folder', 'clear_catalogue', 'fill', 'drawn_shop', 'LoggedItem',
+           'logged_items', 'recognize_scenes', 'find_scenes', 'picture_loader', 'marked_entry', 'found_entry',
+           'demo_page', 'save_pictures', 'DemoResult', 'draw_scenes', 'run_demo', 'demo_result', 'write_page',
+           'demo_sandbox', 'parse_fault']
 
 # %% ../nbs/240_demo.ipynb #40c4746f
 import pandas as pd
@@ -95,6 +95,21 @@ def fill(
     import_availability(db, folder/'availability.csv')
     on_event('importing', 3, 3)
     index_catalogue(db, load_embedder(preset='batch'), storage=storage, progress=indexed)
+
+# %% ../nbs/240_demo.ipynb #db2d5725
+def drawn_shop(
+    folder: Path | str | None = None,
+    *,
+    skus: int = 120,
+    seed: int = 0,
+    scene: int = 0,
+) -> tuple[Settings, World, Scene]:
+    "Settings of a small drawn shop, its world, and the street scene of that number."
+    settings, world = demo_settings(folder=folder), World(seed=seed, skus=skus)
+    quiet = lambda *_: None
+    with open_databases(settings) as db:
+        fill(db, world, world_folder(settings, seed, skus), open_storage(settings), on_event=quiet, workers=1)
+    return settings, world, world.scene(scene)
 
 # %% ../nbs/240_demo.ipynb #5e214537
 ITEMS_QUERY = '''
