@@ -94,7 +94,8 @@ def fill(
     on_event('importing', 2, 3)
     import_availability(db, folder/'availability.csv')
     on_event('importing', 3, 3)
-    index_catalogue(db, load_embedder(preset='batch'), storage=storage, progress=indexed)
+    how = {'storage': storage, 'progress': indexed, 'allow_shrink': True}  # another world may be smaller
+    index_catalogue(db, load_embedder(preset='batch'), **how)
 
 # %% ../nbs/240_demo.ipynb #db2d5725
 def drawn_shop(

@@ -223,6 +223,7 @@ FLAGS = {
     'REQUEST_DEADLINE': '9s',
     'EXPLORATION_SHARE': 0.25,
     'BOOSTER_SHARE': 0.5,
+    'FALLBACK_ORDER': 'price',
     'ALLOW_PRIVATE_URLS': 'true',
 }
 

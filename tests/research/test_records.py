@@ -386,7 +386,7 @@ def test_icc_means_what_it_says(icc):
     'street,drift',
     [
         (Street(), {}),
-        (Street(tells=0.95, weight=0.3, bonus=0.0), {}),
+        (Street(correlation=0.95, weight=0.3, bonus=0.0), {}),
         (Street(primary=-1.0, booster_slope=2.0, fall=2.0), {'harder': 0.7}),
         (Street(booster=-2.0), {'decay': 1.5}),
     ],

@@ -1,6 +1,7 @@
 """The page and the lab in a real headless Chromium, against the real service on a drawn shop; the
 detector is the sandbox's, over real HTTP."""
 
+import urllib.request
 import contextlib
 import io
 import json
@@ -510,6 +511,15 @@ def locked(shop, tmp_path_factory):
     logging.getLogger().removeHandler(hears)
 
 
+def wait_until_ready(url):
+    "Wait until the service can answer photos."
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f'{url}/health/ready', timeout=5): return
+        except OSError: time.sleep(.1)
+    raise AssertionError('the service does not get ready')
+
+
 def give(page, key):
     page.wait_for_selector('input[name=key]')
     page.fill('input[name=key]', key)
@@ -518,6 +528,7 @@ def give(page, key):
 
 def test_a_shop_with_keys_asks_for_one(visit, locked, shop):
     url, keys, lines = locked
+    wait_until_ready(url)  # else the malls are asked before the databases are open
     page, addresses = visit(at=url), []
     page.on('request', lambda r: addresses.append(r.url))
     # at once, not after the photo

@@ -39,7 +39,7 @@ def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> 
         if not rows: return print('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
         table = plain_table(rows[0])
         for row in rows: table.add_row(*(str('' if v is None else v) for v in row.values()))
-        out.print(table)
+        out.print(table, width=max(out.width, 160), crop=False)  # names are not cut
 
 # %% ../../nbs/251_commands.database.ipynb #863455ee
 @versions_app.command('use')

@@ -78,5 +78,6 @@ def category_counts(conn: psycopg.Connection, version: str) -> dict[str, int]:
     return dict(conn.execute(query, (version,)).fetchall())
 
 def plan_categories(counts: dict[str, int], category_from: int = GLOBAL_FROM) -> list[str]:
-    "The categories that should have an HNSW of their own."
-    return sorted(category for category, n in counts.items() if n >= category_from)
+    "The categories that should have an HNSW of their own: large, and not all there is."
+    alone = len(counts) == 1
+    return sorted(category for category, n in counts.items() if n >= category_from and not alone)
