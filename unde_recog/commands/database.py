@@ -13,6 +13,7 @@ from typing import Annotated
 
 # %% ../../nbs/251_commands.database.ipynb #74cf2057
 import typer
+from rich.console import Console
 from .console import out, plain_table, report_errors
 from ..settings import load_settings
 
@@ -39,7 +40,8 @@ def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> 
         if not rows: return print('nothing is indexed yet: import a catalogue, then run `unde-recog index`')
         table = plain_table(rows[0])
         for row in rows: table.add_row(*(str('' if v is None else v) for v in row.values()))
-        out.print(table, width=max(out.width, 160), crop=False)  # names are not cut
+        wide = Console(width=max(out.width, 240), soft_wrap=True)  # names are not cut
+        wide.print(table)
 
 # %% ../../nbs/251_commands.database.ipynb #863455ee
 @versions_app.command('use')
