@@ -94,8 +94,9 @@ def fill(
     on_event('importing', 2, 3)
     import_availability(db, folder/'availability.csv')
     on_event('importing', 3, 3)
-    how = {'storage': storage, 'progress': indexed, 'allow_shrink': True}  # another world may be smaller
-    index_catalogue(db, load_embedder(preset='batch'), **how)
+    embedder = load_embedder(preset='batch')
+    # another world may be smaller than the one before
+    index_catalogue(db, embedder, storage=storage, progress=indexed, allow_shrink=True)
 
 # %% ../nbs/240_demo.ipynb #db2d5725
 def drawn_shop(
