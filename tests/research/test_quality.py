@@ -195,7 +195,8 @@ def test_the_scores_limit_follows_the_gate(log):
     assert limits_of(RULES[1], fashion.assign(gate=.80)) == pytest.approx(.65)
     own = measures(log.assign(model_version='classical-colour-shape-1+whole', confidence_threshold=.99))
     of_card = get_card('classical-colour-shape').threshold
-    assert limits_of(RULES[1], own)[0] == pytest.approx(.65/.80*of_card), "the card's gate, not the one in force"
+    limit = limits_of(RULES[1], own)[0]
+    assert limit == pytest.approx(.65/.80*of_card), "the card's gate, not the one in force"
     low = log.assign(top1=.6, model_version='classical-colour-shape-1+whole')
     assert {c.name: c.state for c in check_quality(low).checks}['primary score'] == 'ok'
     assert {c.name: c.state for c in check_quality(low, relative=False).checks}['primary score'] == 'yellow'
