@@ -1,6 +1,6 @@
 """Notebook examples as pytest items: an example cell is a test, with the cells before it as its set-up.
 
-`pytest nbs/052_search.ipynb -k cell_7`, `-n2` and the count at the end work as for any other test.
+`pytest nbs/044_search.ipynb -k cell_7`, `-n2` and the count at the end work as for any other test.
 Cells flagged `gpu` or `notest` are left out; `db` and `slow` ones run here (plain nbdev-test skips them).
 Notebooks are found in nbs/, flat.
 """

@@ -144,10 +144,10 @@ def room_table():
     return {room: set(re.findall(r'`(\w+)`', allowed)) for room, allowed in rows}
 
 
-def imported(path):
-    "Rooms and modules of ours that a module imports, wherever in it."
+def imported(path, statements=None):
+    "Rooms and modules of ours that a module imports, wherever in it or in the given statements."
     parts = path.relative_to(PKG).with_suffix('').parts
-    for n in ast.walk(ast.parse(path.read_text('utf-8'))):
+    for n in ast.walk(ast.parse(path.read_text('utf-8'))) if statements is None else statements:
         if not isinstance(n, ast.ImportFrom): continue
         if n.level:
             base = parts[:len(parts) - n.level]
@@ -173,6 +173,17 @@ def arrows():
                 fail(f'{room} imports {name}: docs/architecture.md does not allow it')
         if re.search(r'^\s*(from|import) (nbdev|fastcore|execnb)\b', p.read_text('utf-8'), re.M):
             fail(f'{p.relative_to(ROOT)} needs nbdev or fastcore at run time')
+
+
+def reading_order():
+    "A module imports, as it is loaded, only modules of a lower notebook number."
+    numbers = {p.stem[4:]: p.stem[:3] for p in notebook_paths() if p.stem != 'index'}
+    for p in modules():
+        name = '.'.join(p.relative_to(PKG).with_suffix('').parts)
+        loaded = [n for n in ast.parse(p.read_text('utf-8')).body if isinstance(n, ast.ImportFrom)]
+        for other in imported(p, loaded):
+            if name in numbers and numbers.get(other, '') > numbers[name]:
+                fail(f'{name} ({numbers[name]}) imports {other} ({numbers[other]}): number it lower')
 
 
 def docstring_lines(tree):
@@ -282,7 +293,7 @@ def wheel():
 
 def main():
     in_sync()
-    for check in (notebooks, arrows, lines, tests_beside, leaks): check()
+    for check in (notebooks, arrows, reading_order, lines, tests_beside, leaks): check()
     if sh(BIN/'ruff', 'check', '-q', '.').returncode: fail('ruff')
     if sh(BIN/'mypy').returncode: fail('mypy')
     if sh(sys.executable, '.ci/readme.py', '--check').returncode: fail('README.md')
