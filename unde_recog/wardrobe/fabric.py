@@ -264,7 +264,6 @@ def _relief(weave: str, n: int) -> np.ndarray: return np.asarray(WEAVES[weave].r
 # %% ../../nbs/151_wardrobe.fabric.ipynb #1b7d5ef7
 TILE = .25   # one tile is a quarter of a figure's height
 
-# %% ../../nbs/151_wardrobe.fabric.ipynb #202af9b3
 @dataclass(frozen=True)
 class Cloth:
     """A fabric: weave, up to four colours (hex, the base first), pattern, and the pattern's own

@@ -62,8 +62,6 @@ def _palette() -> tuple[Colour, ...]:
 
 COLOURS = _palette()
 COLOUR = {c.name: c for c in COLOURS}
-
-# %% ../../nbs/150_wardrobe.palette.ipynb #b084b329
 FAMILIES = tuple(dict.fromkeys(c.family for c in COLOURS))
 
 # %% ../../nbs/150_wardrobe.palette.ipynb #5c19b555
