@@ -105,6 +105,7 @@ def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
     return HybridDescriptor(run, workers)
 
+# %% ../nbs/090_embedder.ipynb #c4e4acb7
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
@@ -129,6 +130,7 @@ def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
 
 _BATCH = {'runtime': {'onnx': 1, 'fused': 4}, 'batch': {'fused': 64}}  # images a call
 
+# %% ../nbs/090_embedder.ipynb #3b8234a1
 def load_embedder(
     name: str | None = None,
     preset: Preset = 'runtime',

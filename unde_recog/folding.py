@@ -72,7 +72,6 @@ NULL_WORDS = frozenset(
     'null none nan n/a #n/a nil undefined (null) <null> \\n #null! #value! #ref!'.split()
 )
 
-
 def is_null(text: str) -> bool:
     "Whether `text` is empty, or a word by which exports say so."
     return not text or (len(text) < 12 and text.strip().lower() in NULL_WORDS) or not text.strip()

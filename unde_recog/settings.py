@@ -247,6 +247,7 @@ def _read_text(path: Path) -> str:
             lines.append(line.decode('latin-1'))  # an odd letter in a comment
     return '\n'.join(lines)
 
+# %% ../nbs/000_settings.ipynb #01bcc0a0
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""

@@ -127,7 +127,6 @@ def _strict(lines: Sequence[str], delimiter: str, **how: Any) -> list[str] | str
 def _split(line: str, delimiter: str) -> list[str]:
     return line.replace('"', '').rstrip('\r\n').split(delimiter)
 
-
 def _joined(first: str, ahead: Sequence[str], delimiter: str,
             shape: RecordShape) -> tuple[list[str], int] | None:
     "(cells, lines taken) of a quoted cell that goes on in `ahead`; None if its quote never closes."
@@ -176,7 +175,6 @@ def _undecoded(line: str) -> str | None:
     bad = re.search('[\udc80-\udcff\ufffd]', line)
     return (f'holds a byte (0x{ord(bad[0]) & 0xFF:02X}) that is not of this encoding'
             if bad and bad[0] != '\ufffd' else None)
-
 
 def _ragged(cells: Sequence[str], width: int) -> str:
     return f'has {len(cells)} cells, the header {width}'
@@ -294,7 +292,6 @@ def _extra(library: str, path: Path) -> ValueError:
     return ValueError(
         f"{path}: reading it needs {library}: pip install 'unde_recog[tables]', or export the table as CSV"
     )
-
 
 def _typed(path: Path, kind: str, headers: Sequence[Any],
            values: Callable[[], Iterator[Sequence[Any]]]) -> TableFile:

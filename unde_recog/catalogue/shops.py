@@ -55,7 +55,6 @@ def product_row(**values: Any) -> dict[str, str]:
     return {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
             for k, v in values.items()}
 
-
 def _id_with_colour(style: str, colour: str, alone: bool) -> str:
     "The id of a style in a colour; the style's own where there is one colour only."
     return style if alone or not colour else f'{style}-{colour}'
@@ -81,7 +80,6 @@ def _enclosed(value: str) -> str:
     return ('|'.join(p.replace('""', '"') for p in parts) if parts
             else '|'.join(p.strip() for p in value.split('|')))
 
-
 def attributes(packed: str) -> dict[str, str]:
     """`a=1,b=x|y` → dictionary; a comma not followed by `name=` belongs to the value.
 
@@ -98,7 +96,6 @@ def members(packed: str) -> list[str]:
 _VIEWS = ((r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
           (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'),
           (r'_model$', 'on_model'))
-
 
 def view_of(path: str) -> str:
     "The view in a photo's file name; `unknown` if there is none."

@@ -41,7 +41,6 @@ def read_text(v: str) -> str | None:
         or None
     )
 
-
 @lru_cache(100_000)
 def read_key(v: str) -> str | None:
     "A text that identifies something: cleaned, and short enough for an index."
@@ -257,7 +256,6 @@ def read_zone(v: str) -> str | None:
 
 _TRUE, _FALSE = (frozenset('1 true yes y ja si sí oui да on'.split()),
                  frozenset('0 false no n nein non нет off -1'.split()))
-
 
 def read_flag(v: str) -> bool | None:
     "yes or no, as exports write it."

@@ -107,7 +107,6 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         return f'{self.low:.0f}–{self.high:.0f}' if self.low != self.high else f'{self.low:.0f}'
 
-
 def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     "Straight lines from (0, 0) through the points; beyond the last, its ratio."
     return float(ys[-1]*x/xs[-1]) if x > xs[-1] else float(np.interp(x, [0, *xs], [0, *ys]))
@@ -178,7 +177,6 @@ def onboarding_table(images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 
             for n in images
         ]
     )
-
 
 def mall_sizing(in_stock: Mapping[str, int], indexed: Mapping[str, int] | None = None,
                 photos: int = 2, table: Mapping[str, Any] | None = None) -> pd.DataFrame:

@@ -117,7 +117,6 @@ def _candidates(entries: Iterable[Mapping[str, Any]]) -> list[Candidate]:
         for e in entries
     ]
 
-
 def merged_afterwards(primary: Sequence[Mapping[str, Any]], explored: Sequence[Mapping[str, Any]],
                       fusion: str = 'weighted') -> tuple[SkuKey, ...]:
     "The order of two logged lists merged as the pipeline would have merged them."
@@ -149,7 +148,6 @@ _REQUEST = (
     'r.ximilar_top1_score, r.used_ximilar_booster, r.used_ximilar_tagging, '
     'r.candidates_after_availability, r.items_detected, r.search_results, r.final_matches, r.detected_items'
 )
-
 
 def requests_query(since: datetime | None = None, until: datetime | None = None,
                    with_items: bool = True) -> Query:

@@ -71,7 +71,6 @@ def last_day(items: pd.DataFrame) -> date:
     return (pd.to_datetime(items.created_at).max().date() if len(items)
             else datetime.now(timezone.utc).date())
 
-
 def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.DataFrame:
     """A row a day up to and with `until` (default: the newest row's): queries, items, `MEASURES` as
     averages, basis (items, requests or '')."""
@@ -194,7 +193,6 @@ def excess_p(rule: Rule, m: Mean, gap: Mean, limit: float) -> float:
     if m.photos < 2: return 1.
     beyond = gap.value if rule.bad == 'above' else -gap.value
     return float(stats.t.sf(beyond/max(gap.se, 1e-12), m.photos - 1))
-
 
 def usual_alarm(rule: Rule, m: Mean, limit: float, reference: Mean | None) -> float:
     """Chance of a value beyond the limit if the truth is healthy: as in the reference, else as the
@@ -357,7 +355,6 @@ _FAMILIES = (
     ('effective_items', 'Independent items in the window.', lambda c: c.n_eff),
     ('false_alarm_rate', 'Chance of ringing if all were healthy.', lambda c: c.false_alarm),
 )
-
 
 def quality_metrics_text(found: Quality) -> str:
     "The alerts in Prometheus' text format, a family a figure."

@@ -154,7 +154,6 @@ def data_bytes(url: str) -> bytes:
     except (binascii.Error, ValueError):
         raise ImageError('not_an_image', 'the data: address is no base64') from None
 
-
 async def read_photo(
     photo: PhotoInput,
     pool: WorkerPool,
