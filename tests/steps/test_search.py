@@ -266,7 +266,7 @@ def test_one_picture_under_many_products_hides_nothing(db):
         layout = parse_layout(VERSION, run(conn, layout_query(VERSION)))
         asked = unit(skus[:40] + .01*rng.normal(size=(40, 512)))
         asked[20:] = unit(asked[20:] + picture)  # half of the queries look like the picture too
-        for i, q in enumerate(asked):
+        for q in asked:
             own = {}
             for k, _, v, h in rows:
                 if h != 7: own[k] = max(own.get(k, -1), float(v @ q))
