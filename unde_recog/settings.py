@@ -97,6 +97,9 @@ class _Decision(BaseModel):
     TAGGING_MODE: Literal['on_demand', 'always'] = _f(
         'on_demand', 'exact attributes: only when not confident, or always'
     )
+    CONTEXT_TAGS: Literal['auto', 'on', 'off'] = _f(
+        'auto', 'style, occasion, season by the vision model; auto = only where ADVICE is on'
+    )
     AVAILABILITY_WINDOW: Duration = _f('24h', 'how old a stock reading may be')
     MIN_CANDIDATES: Annotated[int, Field(ge=1, le=50)] = _f(
         3, "fewer of the mall's own than this: search wider"
