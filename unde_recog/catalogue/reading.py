@@ -7,7 +7,7 @@ __all__ = ['DELIMITERS', 'ReadOptions', 'find_delimiter', 'chosen_delimiter', 'h
            'learned_shape', 'parse_lines', 'TableFile', 'open_table', 'read_table']
 
 # %% ../../nbs/050_catalogue.reading.ipynb #d2ddf56c
-import csv, itertools, json, re
+import csv, itertools, json, re, zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,8 +94,8 @@ def _kind(cell: str) -> str:
 # %% ../../nbs/050_catalogue.reading.ipynb #10c2b9e0
 class RecordShape:
     "What records look like: the number of cells, and the kinds that each column has had."
-    def __init__(self, width: int):
-        self.width = width
+    def __init__(self, width: int, header: Sequence[str] = ()):
+        self.width, self.header = width, list(header)
         self.kinds: list[set[str]] = [set() for _ in range(width)]
         self.learned = 0
 
@@ -175,6 +175,7 @@ class _Lines:
 _OPEN = 'a quote is opened and never closed'
 _INNER = 'a quote stands inside a quoted cell: write it twice'
 _AFTER = 'follows a quote that is never closed, and does not look like a row'
+_HEADER = 'repeats the header'
 
 def _undecoded(line: str) -> str | None:
     "Which byte could not be decoded, if one could not."
@@ -199,6 +200,9 @@ def _quoted(
 ) -> tuple[list[str] | str, int]:
     "(cells or a fault, further lines taken) of a line that holds a quote."
     cells = _strict([line], delimiter)
+    if f'{delimiter} "' in line and (isinstance(cells, str) or any(c[:2] == ' "' for c in cells)):
+        spaced = _strict([line], delimiter, skipinitialspace=True)
+        if isinstance(spaced, list) and len(spaced) == shape.width: return spaced, 0
     if cells == 'unexpected end of data' or (cells != 'several records' and isinstance(cells, str)):
         escaped = _strict([line], delimiter, escapechar='\\', doublequote=False) if '\\"' in line else ''
         if isinstance(escaped, list) and len(escaped) == shape.width: return escaped, 0
@@ -207,9 +211,10 @@ def _quoted(
     return (cells if isinstance(cells, list) else _INNER), 0
 
 # %% ../../nbs/050_catalogue.reading.ipynb #6e1b6774
-def learned_shape(lines: Iterable[str], delimiter: str, width: int) -> RecordShape:
+def learned_shape(lines: Iterable[str], delimiter: str, header: Sequence[str]) -> RecordShape:
     "The shape of records, learned from those of some lines that have no fault."
-    shape = RecordShape(width)
+    width = len(header)
+    shape = RecordShape(width, header)
     for line in lines:
         cells = _strict([line], delimiter) if '"' in line else line.rstrip('\n').split(delimiter)
         if isinstance(cells, list) and len(cells) == width: shape.learn(cells)
@@ -218,12 +223,15 @@ def learned_shape(lines: Iterable[str], delimiter: str, width: int) -> RecordSha
 # %% ../../nbs/050_catalogue.reading.ipynb #579c5e59
 def parse_lines(lines: _Lines, delimiter: str, shape: RecordShape) -> Iterator[Row]:
     "Records of some lines. A faulty line is refused by itself."
-    width, lost = shape.width, False
+    width, lost, first = shape.width, False, shape.header[0] if shape.header else None
     for line in lines:
         number = lines.number
         if not lost and '"' not in line:  # nearly all lines
             plain = line.rstrip('\n').split(delimiter)
-            if len(plain) == width and plain[0] and (line.isascii() or not _undecoded(line)):
+            if (
+                len(plain) == width and plain[0] and plain[0] != first
+                and (line.isascii() or not _undecoded(line))
+            ):
                 yield Row(number, plain)
                 continue
         if '"' in line:
@@ -231,10 +239,11 @@ def parse_lines(lines: _Lines, delimiter: str, shape: RecordShape) -> Iterator[R
         else: found, taken = line.rstrip('\n').split(delimiter), 0
         lines.skip(taken)
         cells = found if isinstance(found, str) else (_fit(found, width) or found)
-        if not isinstance(cells, str) and not any(c and not c.isspace() for c in cells): continue
+        if not isinstance(cells, str) and not any(c.strip(' \t\r\n\x1a') for c in cells): continue
         fault = cells if isinstance(cells, str) else '' if len(cells) == width else _ragged(cells, width)
         if not fault and not line.isascii(): fault = _undecoded(line) or ''
         if lost and not fault: fault = '' if shape.fits(cells) else _AFTER
+        if not fault and cells[0] == first and [clean(c) for c in cells] == shape.header: fault = _HEADER
         if fault: yield Row(number, [line.strip()[:200]], fault)
         else:
             shape.learn(cells)
@@ -251,6 +260,7 @@ class TableFile:
     headers: list[str]
     rows: Callable[[], Iterator[Row]] = field(repr=False)
     typed: bool = False  # numbers and times come from a format that has types: nothing to decide
+    notes: list[str] = field(default_factory=list)  # what the summary should say of it
 
     def __str__(self) -> str:
         names = {',': 'comma', ';': 'semicolon', '\t': 'tab', '|': 'pipe', '': ''}
@@ -269,8 +279,11 @@ def _header(path: Path, encoding: str, delimiter: str | None) -> tuple[str, list
         while start < len(first) and _blank(first[start]): start += 1
     if start >= len(first): raise ValueError(f'{path} is empty')
     delimiter = chosen_delimiter(delimiter) if delimiter else find_delimiter(first[start:])
-    reader = csv.reader(first[start:], delimiter=delimiter)
+    reader = csv.reader(first[start:], delimiter=delimiter, skipinitialspace=True)
     headers = next(reader)
+    body = first[start + reader.line_num:]
+    if len(headers) > 1 and body and all(line.lstrip().startswith("'") and f"'{delimiter}'" in line for line in body):
+        raise ValueError(f"{path}: its cells stand in apostrophes ('): export it with double quotes")
     return delimiter, check_headers(headers, str(path)), start + reader.line_num
 
 # %% ../../nbs/050_catalogue.reading.ipynb #b1aad680
@@ -282,7 +295,7 @@ def _read_csv(path: Path, options: ReadOptions) -> TableFile:
     def rows() -> Iterator[Row]:
         csv.field_size_limit(10_000_000)
         sample = itertools.islice(_text_lines(path, encoding), end, end + 300)
-        shape = learned_shape(sample, delimiter, width)
+        shape = learned_shape(sample, delimiter, headers[:width])
         lines = itertools.islice(_text_lines(path, encoding), end, None)
         return parse_lines(_Lines(lines, end), delimiter, shape)
     return TableFile(path=path, encoding=encoding, delimiter=delimiter, headers=headers[:width], rows=rows)
@@ -334,7 +347,7 @@ def _read_xlsx(path: Path) -> TableFile:
 
     def values() -> Iterator[Sequence[Any]]:
         try:
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            book = openpyxl.load_workbook(path.open('rb'), read_only=True, data_only=True)
         except Exception as e:
             raise ValueError(f'{path} is no Excel workbook ({type(e).__name__})') from None
         yield from (
@@ -345,6 +358,31 @@ def _read_xlsx(path: Path) -> TableFile:
 
     headers = next(values(), ())
     return _typed(path, 'xlsx', headers, lambda: itertools.islice(values(), 1, None))
+
+# %% ../../nbs/050_catalogue.reading.ipynb #0a09e451
+_FORMATS = (
+    (b'\x1f\x8b', 'is packed (gzip): unpack it first'),
+    (b'PK\3\4', 'is packed (zip): unpack it first'),
+    (b'\xd0\xcf\x11\xe0', 'is a workbook of an old Excel: save it as .xlsx or CSV'),
+    (b'%PDF', 'is a PDF: export the table as CSV'),
+    (b'SQLite format 3', 'is a database: export the table as CSV'),
+)
+
+def _other_format(head: bytes) -> str | None:
+    "Which kind of file begins so, and the remedy; None for text."
+    for mark, text in _FORMATS:
+        if head.startswith(mark): return text
+    start = head.lstrip(b'\xef\xbb\xbf \t\r\n')
+    if re.match(rb'<(?:!doctype|html|\?xml|rss|feed|table)', start, re.I):
+        return 'is HTML or XML: export the table as CSV'
+    if re.match(rb'\[?\s*\{\s*"[^"\n]*"\s*:', start): return 'is JSON: export the table as CSV or Parquet'
+    return None
+
+def _is_workbook(path: Path) -> bool:
+    "Whether a packed file is one of Excel's, whatever its name."
+    try:
+        with zipfile.ZipFile(path) as z: return 'xl/workbook.xml' in z.namelist()
+    except zipfile.BadZipFile: return path.suffix.lower() in ('.xlsx', '.xlsm')
 
 # %% ../../nbs/050_catalogue.reading.ipynb #e0b743bc
 def open_table(file: str | Path, options: ReadOptions | None = None) -> TableFile:
@@ -357,7 +395,8 @@ def open_table(file: str | Path, options: ReadOptions | None = None) -> TableFil
         if not head.strip(b'\0 \t\r\n\xef\xbb\xbf\xff\xfe') and path.stat().st_size <= 4096:
             raise ValueError(f'{path} is empty')
         if head.startswith(b'PAR1'): return _read_parquet(path)
-        if head.startswith(b'PK\3\4') and path.suffix.lower() in ('.xlsx', '.xlsm'): return _read_xlsx(path)
+        if head.startswith(b'PK\3\4') and _is_workbook(path): return _read_xlsx(path)
+        if other := _other_format(head): raise ValueError(f'{path} {other}')
         return _read_csv(path, options)
     except OSError as e: raise ValueError(f'{path}: cannot be read ({e.strerror})') from None
     except csv.Error as e: raise ValueError(f'{path}: cannot be read as a table ({e})') from None

@@ -30,6 +30,7 @@ from unde_recog.catalogue.values import (
     read_brand,
     read_count,
     read_degrees,
+    read_id,
     read_key,
     read_latitude,
     read_photos,
@@ -45,13 +46,13 @@ class Table(NamedTuple):
     key: tuple[str, ...]
 
 _KEYS, _TEXTS = (
-    ('source', 'external_id', 'style_id'),
+    ('external_id', 'style_id'),
     ('name', 'description', 'category', 'gender', 'colour'),
 )
 PRODUCTS = Table(
     'raw_products',
     {
-        'brand': read_brand, **dict.fromkeys(_KEYS, read_key), **dict.fromkeys(_TEXTS, read_text),
+        'source': read_key, 'brand': read_brand, **dict.fromkeys(_KEYS, read_id), **dict.fromkeys(_TEXTS, read_text),
         'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
         'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
     },
@@ -61,7 +62,7 @@ _PLACE = ('name', 'address', 'city', 'country', 'floor')
 STORES = Table(
     'raw_stores',
     {
-        'brand': read_brand, 'store_id': read_key, **dict.fromkeys(_PLACE, read_text),
+        'brand': read_brand, 'store_id': read_id, **dict.fromkeys(_PLACE, read_text),
         'mall_name': read_key, 'latitude': read_latitude, 'longitude': read_degrees,
         'timezone': read_zone,
     },
@@ -72,7 +73,7 @@ _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
     {
-        'brand': read_brand, 'store_id': read_key, 'product_id': read_key, 'sizes_in_stock': read_sizes,
+        'brand': read_brand, 'store_id': read_id, 'product_id': read_id, 'sizes_in_stock': read_sizes,
         'fetched_at': read_time, 'quantity': read_count,
     },
     required=(*_READING, 'sizes_in_stock', 'fetched_at'), key=(*_READING, 'fetched_at'),
@@ -123,7 +124,8 @@ def column_map(
         chosen[ours] = theirs_of[header_key(theirs)]
     for need in table.required:
         if need not in chosen and need not in given:
-            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give a mapping)')
+            or_else = '--delimiter' if len(headers) == 1 else 'a mapping'
+            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give {or_else})')
     return chosen
 
 # %% ../../nbs/054_catalogue.tables.ipynb #28a6d38e
@@ -146,8 +148,11 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
             else: yield row.line, {h: c.strip() for h, c in zip(source.headers, row.cells) if h}
     products = list(READY[name](records(), context))
     headers = list(PRODUCTS.readers)
-    rows = [*faults, *(Row(line, [values.get(h, '') for h in headers]) for line, values in products)]
-    return replace(source, headers=headers, rows=lambda: iter(rows))
+    rows = [*faults, *(
+        Row(line, [''], values) if isinstance(values, str) else Row(line, [values.get(h, '') for h in headers])
+        for line, values in products
+    )]
+    return replace(source, headers=headers, rows=lambda: iter(rows), notes=context.told())
 
 def open_source(
     file: str | Path, mapping: Mapping[str, str] | str | None, options: ReadOptions, *,
@@ -182,7 +187,9 @@ class RowParser:
     def text(self, cells: Sequence[str], column: str) -> str:
         "The cell of a column, or what is given for all rows."
         at = self.columns.get(column)
-        return (cells[at].strip() if at is not None else '') or self.fixed.get(column, '')
+        text = cells[at].strip() if at is not None else ''
+        if text[:2] == '="' and text[-1] == '"': text = text[2:-1]  # so that a spreadsheet keeps zeros
+        return text or self.fixed.get(column, '')
 
     def __call__(self, row: Row) -> tuple[dict[str, Any], list[Rejected]]:
         "(values, faults) of one row."
