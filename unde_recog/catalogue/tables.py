@@ -24,7 +24,7 @@ from unde_recog.catalogue.columns import (
     read_price,
     read_time,
 )
-from .reading import ReadOptions, Row, TableFile, header_key, open_table
+from .reading import ReadOptions, Row, TableFile, cell_text, header_key, open_table
 from .shops import READY, ShopContext
 from unde_recog.catalogue.values import (
     read_brand,
@@ -145,7 +145,7 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
     def records() -> Iterator[tuple[int, dict[str, str]]]:
         for row in source.rows():
             if row.fault: faults.append(row)
-            else: yield row.line, {h: c.strip() for h, c in zip(source.headers, row.cells) if h}
+            else: yield row.line, {h: cell_text(c) for h, c in zip(source.headers, row.cells) if h}
     products = list(READY[name](records(), context))
     headers = list(PRODUCTS.readers)
     rows = [*faults, *(
@@ -187,9 +187,7 @@ class RowParser:
     def text(self, cells: Sequence[str], column: str) -> str:
         "The cell of a column, or what is given for all rows."
         at = self.columns.get(column)
-        text = cells[at].strip() if at is not None else ''
-        if text[:2] == '="' and text[-1] == '"': text = text[2:-1]  # so that a spreadsheet keeps zeros
-        return text or self.fixed.get(column, '')
+        return (cell_text(cells[at]) if at is not None else '') or self.fixed.get(column, '')
 
     def __call__(self, row: Row) -> tuple[dict[str, Any], list[Rejected]]:
         "(values, faults) of one row."
@@ -201,7 +199,7 @@ class RowParser:
             except ValueError as e: faults.append(Rejected(row.line, column, text[:80], str(e)))
         for column in self.table.required:
             if values.get(column) is None and not any(w.column == column for w in faults):
-                faults.append(Rejected(row.line, column, '', 'is missing'))
+                faults.append(Rejected(row.line, column, self.text(row.cells, column)[:80], 'is missing'))
         if 'price' in self.readers: values['price_text'] = self.text(row.cells, 'price')
         if values.get('brand'):
             try: values['brand'] = self.brand(values['brand'])
