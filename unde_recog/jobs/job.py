@@ -57,7 +57,7 @@ def _cost(item: tuple[str, float]) -> str:
     if what == 'bytes': return f'{n/1e6:.1f} MB'
     return f'{n:.2f} {what}' if what == 'euros' else f'{n:.0f} {what}'
 
-# %% ../../nbs/126_jobs.job.ipynb #8ceaca86
+# %% ../../nbs/126_jobs.job.ipynb #5e7df74f
 FAILURE_LIMIT, FAILED = .05, 3  # share of failures that is an alarm, and the exit code that says so
 
 @dataclass(kw_only=True)
@@ -71,6 +71,8 @@ class JobReport:
     covers: str = 'products'
     seconds: float = 0.
     notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)  # more, for other programs
+    text: str = ''  # in the job's own words, instead of ours
 
     @property
     def failure_share(self) -> float:
@@ -84,9 +86,11 @@ class JobReport:
     @property
     def exit_code(self) -> int: return FAILED if self.failure_share > FAILURE_LIMIT else 0
 
-    def __str__(self) -> str: return '\n'.join(filter(None, (_done(self), _failed(self), *self.notes)))
+    def __str__(self) -> str:
+        if self.text: return '\n'.join((self.text, *self.notes))
+        return '\n'.join(filter(None, (_done(self), _failed(self), *self.notes)))
 
-# %% ../../nbs/126_jobs.job.ipynb #027a22c4
+# %% ../../nbs/126_jobs.job.ipynb #1ca8271a
 def _done(report: JobReport) -> str:
     work = ', '.join(f'{n} {what}' for what, n in report.done.items() if n) or 'nothing was done'
     took = f' in {in_words(report.seconds)}' if report.seconds else ''
@@ -102,8 +106,9 @@ def _failed(report: JobReport) -> str:
 
 def report_json(report: JobReport) -> dict[str, Any]:
     "A report for other programs."
+    known = {k: v for k, v in asdict(report).items() if k not in ('details', 'text')}
     derived = {'coverage': report.coverage, 'failure_share': report.failure_share}
-    return asdict(report) | derived | {'exit_code': report.exit_code}
+    return known | derived | {'exit_code': report.exit_code} | report.details
 
 # %% ../../nbs/126_jobs.job.ipynb #bd483235
 @dataclass
