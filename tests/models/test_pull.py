@@ -140,7 +140,7 @@ def test_a_line_that_breaks_goes_on_where_it_stopped(server, home, monkeypatch):
     server.cut = None
     pull_model('hf:shop/tower', home)
     spans = [int(s.removeprefix('bytes=').split('-')[0]) for _, p, s in server.asked if s and 'onnx' in p]
-    assert spans and max(spans) >= 600
+    assert spans and max(spans) >= 600, server.asked
 
 
 def test_other_bytes_are_refused_and_removed(server, home):
