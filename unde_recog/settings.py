@@ -171,6 +171,9 @@ class _Vendors(BaseModel):
         'pgvector', 'what stops when a budget is spent'
     )
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
+    HF_ENDPOINT: HttpAddress = _f('https://huggingface.co', 'the model hub, or a mirror of it')
+    HF_TOKEN: SecretStr | None = _f(None, 'for models behind terms, and private ones')
+    HF_HUB_OFFLINE: bool = _f(False, 'never ask the hub: only what is here')
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')
 
