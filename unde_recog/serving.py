@@ -32,6 +32,7 @@ from .web.health import Health, health_of, publish_readings, readings, watch_hea
 from .web.logs import log_as_json
 from .web.metrics import Metrics, forget_ended, measure_lag, shared_folder
 from .web.middleware import HeadAsGet, HttpMiddleware
+from .web.pools import tame_allocator
 from .web.problems import Problem, ProblemDetails, install_problems
 from .web.recognize import live_routes
 from .web.roles.batch import batch_routes
@@ -298,6 +299,7 @@ def serve(
     check_bind(settings, host)
     log_as_json()
     shorten_switch_interval()
+    tame_allocator()
     if settings.WORKERS > 1: return serve_workers(settings, role, host, port)
     _server(make_app(settings, role=role, reload=reload), host=host, port=port).run()
 
@@ -305,5 +307,6 @@ def worker_app() -> FastAPI:
     "The application of one worker process of `serve`."
     log_as_json()
     shorten_switch_interval()
+    tame_allocator()
     if folder := shared_folder(): forget_ended(folder)
     return make_app(role=os.environ.get('UNDE_ROLE', 'app'), reload=load_settings)

@@ -8,7 +8,7 @@ __all__ = ['EXAMPLE', 'log', 'EventHandler', 'HEARTBEAT', 'advice_due', 'recogni
            'answer_and_keep', 'answer_request', 'wants_events', 'replay', 'live_routes']
 
 # %% ../../nbs/272_web.recognize.ipynb #489da472
-import asyncio, hashlib, json, logging, uuid
+import asyncio, json, logging, uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from ..contracts import Answer
 from ..media.images import full_size
 from .inputs import PhotoInput, RecognizeParams, boxes_of, read_input
+from .pools import current_place
 from .problems import Problem, problem_of, problem_responses, response_of
 from unde_recog.web.state import (
     AppState,
@@ -108,12 +109,11 @@ async def recognize(
         'boxes': boxes_of(params, image),
         'request_id': rid,
         'filters': params.filters,
-        'content_hash': hashlib.sha256(photo.data).hexdigest() if photo.data else None,
+        'content_hash': photo.digest,
         'photo_url': params.url if params.url and params.url.startswith('http') else None,
         'on_event': repeat if on_event is not None else None,
     }
-    with state.admission.enter():
-        return await state.engine.call(lambda recognizer: recognizer.recognize(image, **wanted))
+    return await state.engine.call(lambda recognizer: recognizer.recognize(image, **wanted))
 
 # %% ../../nbs/272_web.recognize.ipynb #ce3e39f6
 def plain(body: Any) -> Any:
@@ -267,10 +267,10 @@ async def answer_request(state: AppState, request: Request) -> Response:
     try:
         image = await photo_of_input(state, photo)
         boxes_of(photo.params, image)
-        state.check()
         stream = EventStream(state.heartbeat) if wants_events(request) else None
         task = asyncio.create_task(answer_and_keep(state, claim, photo, image, stream=stream))
         task.add_done_callback(lambda t: claim.release())
+        if (place := current_place.get()) is not None: task.add_done_callback(lambda t: place.leave())
         if stream is not None:
             sent = stream_events(state, request, stream, task, rid=claim.rid, size=full_size(image))
             return Events(sent, task)
