@@ -66,9 +66,8 @@ async def ask_primary(item_state: ItemState, ctx: RequestContext, k: int = PRIMA
     plain = [c.but(score=c.cosine) for c in found if c.cosine is not None]
     item_state.cosine_gate = gate(plain, *ctx.thresholds)
 
-async def exact_scores(
-    item_state: ItemState, ctx: RequestContext, keys: Sequence[SkuKey], timeout: float
-) -> dict[SkuKey, float]:
+async def exact_scores(item_state: ItemState, ctx: RequestContext, keys: Sequence[SkuKey],
+                       timeout: float) -> dict[SkuKey, float]:
     "The primary's scores of SKUs that others have named."
     await wait_for_vector(item_state, ctx, timeout)
     return await ctx.parts.primary.exact_scores(item_state.item, keys, timeout=timeout)
@@ -132,9 +131,8 @@ async def search_step(item_state: ItemState, ctx: RequestContext) -> None:
         await merge_step(item_state, ctx)
 
 # %% ../nbs/141_candidates.ipynb #d11a5c44
-async def ask_tagger(
-    tagger: Tagger, item_state: ItemState, ctx: RequestContext, *, name: str, step: str
-) -> dict[str, str]:
+async def ask_tagger(tagger: Tagger, item_state: ItemState, ctx: RequestContext, *, name: str,
+                     step: str) -> dict[str, str]:
     "The tags of a garment's crop; none if the tagger cannot say."
     async def call(timeout: float) -> dict[str, str]:
         return await tagger.tag(item_state.item.crop, timeout=timeout)
@@ -143,9 +141,8 @@ async def ask_tagger(
 async def local_step(item_state: ItemState, ctx: RequestContext) -> None:
     "The tags that cost nothing."
     with timed(item_state, 'tag'):
-        found = await ask_tagger(
-            ctx.parts.local_tagger, item_state, ctx, name='local_tags', step='local_tags'
-        )
+        found = await ask_tagger(ctx.parts.local_tagger, item_state, ctx, name='local_tags',
+                                 step='local_tags')
     item_state.tags = {**item_state.tags, **found}
 
 async def tag_step(item_state: ItemState, ctx: RequestContext) -> None:
@@ -179,9 +176,8 @@ async def stock_in_mall(ctx: RequestContext, candidates: Sequence[Candidate], ti
         if not alive: stock.feed = 'stopped'
     return stock
 
-async def stock_of(
-    item_state: ItemState, ctx: RequestContext, candidates: Sequence[Candidate]
-) -> Stock | None:
+async def stock_of(item_state: ItemState, ctx: RequestContext,
+                   candidates: Sequence[Candidate]) -> Stock | None:
     "The stock of `candidates`; None if nobody can say."
     async def call(timeout: float) -> Stock:
         if not ctx.filters: return await stock_in_mall(ctx, candidates, timeout)

@@ -36,18 +36,13 @@ GROUPS = {
     'versions': versions_app,
     'keys': keys_app,
 }
-SINGLE = (
-    index_app, recognize_app, report_app, demo_app, quality_app,
-    serve_app, privacy_app, log_app, sandbox_app, database_app, check_app,
-)
+SINGLE = (index_app, recognize_app, report_app, demo_app, quality_app, serve_app, privacy_app,
+          log_app, sandbox_app, database_app, check_app)
 Debug = Annotated[bool, typer.Option(help='Show the traceback of an error.')]
 
 # %% ../nbs/360_cli.ipynb #9d55929c
-app = typer.Typer(
-    help='A street photo in, the same garments from the shops of your mall out.',
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(help='A street photo in, the same garments from the shops of your mall out.',
+                  no_args_is_help=True, pretty_exceptions_enable=False)
 
 @app.callback()
 def main(debug: Debug = False) -> None:

@@ -51,9 +51,8 @@ class WholePhoto:
 DetectCall = Callable[[float], Awaitable[list[Item]]]  # time-out in seconds → items
 RunDetector = Callable[[Detector, DetectCall], Awaitable[list[Item] | None]]  # None: it has failed
 
-async def first_finds(
-    detectors: Sequence[Detector], photo: Image.Image, run_detector: RunDetector
-) -> list[Item]:
+async def first_finds(detectors: Sequence[Detector], photo: Image.Image,
+                      run_detector: RunDetector) -> list[Item]:
     "What the first detector finds that finds anything, else the whole photo."
     for detector in {d.name: d for d in detectors}.values():
         call = lambda timeout: detector.detect(photo, timeout=timeout)

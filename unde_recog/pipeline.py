@@ -32,9 +32,8 @@ def mall_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     it was."""
     return sorted(candidates, key=lambda c: (c.in_mall is False, not c.fits))
 
-async def with_model_photos(
-    ctx: RequestContext, candidates: Sequence[Candidate], degraded: list[str]
-) -> list[Candidate]:
+async def with_model_photos(ctx: RequestContext, candidates: Sequence[Candidate],
+                            degraded: list[str]) -> list[Candidate]:
     """Candidates with their on-model photo (front if none) for the judge to look at; as they are
     if the catalogue cannot be asked."""
     async def call(timeout: float) -> dict[SkuKey, Product]:
@@ -96,9 +95,8 @@ class Wanted(NamedTuple):
     mall: str | None
     attributes: tuple[tuple[str, str], ...] = ()
 
-def fallback_attributes(
-    item_state: ItemState, mall: str | None, *, sold: bool = True
-) -> list[Wanted]:
+def fallback_attributes(item_state: ItemState, mall: str | None, *,
+                        sold: bool = True) -> list[Wanted]:
     """What to ask for, one after the other until something is there. `sold`: of its category there
     is something."""
     guessed = item_state.merged or item_state.item.category != 'other'
@@ -115,9 +113,8 @@ def fallback_attributes(
 # %% ../nbs/142_pipeline.ipynb #819ecdb7
 FALLBACK_ASKED, FALLBACK_SHOWN = 200, 10
 
-async def products_like(
-    item_state: ItemState, ctx: RequestContext, wanted: Wanted
-) -> list[Candidate] | None:
+async def products_like(item_state: ItemState, ctx: RequestContext,
+                        wanted: Wanted) -> list[Candidate] | None:
     "Products in stock as `wanted`, with their primary scores, in the order of FALLBACK_ORDER."
     nearest = ctx.settings.FALLBACK_ORDER == 'likeness'
     async def products(timeout: float) -> list[Product]:
@@ -131,9 +128,8 @@ async def products_like(
     async def call(timeout: float) -> dict[SkuKey, float]:
         return await exact_scores(item_state, ctx, keys, timeout)
     scores = await ctx.attempt('fallback', 'answer', call, item_state.degraded) or {}
-    candidate = lambda p, score: Candidate(
-        key=p.key, score=score or 0., primary=score, style_id=p.style_id
-    )
+    candidate = lambda p, score: Candidate(key=p.key, score=score or 0., primary=score,
+                                           style_id=p.style_id)
     listed = [candidate(p, scores.get(p.key)) for p in found]
     return sorted(listed, key=lambda c: -c.score)[:FALLBACK_SHOWN] if nearest else listed
 
@@ -229,9 +225,8 @@ def announce_candidates(item_state: ItemState, on_event: EventHandler | None) ->
     matches = [to_match(c, None) for c in item_state.merged[:10]]
     on_event('candidates', {'item_index': item_state.index, 'matches': matches})
 
-async def run_steps(
-    item_state: ItemState, ctx: RequestContext, on_event: EventHandler | None
-) -> ItemAnswer:
+async def run_steps(item_state: ItemState, ctx: RequestContext,
+                    on_event: EventHandler | None) -> ItemAnswer:
     "Search, tag, keep what can be bought, rerank, choose; free and context tags are found beside."
     beside = [asyncio.create_task(step(item_state, ctx)) for step in (local_step, context_step)]
     try:
@@ -248,9 +243,8 @@ async def run_steps(
     finally:
         for task in beside: task.cancel()
 
-async def recognize_item(
-    item_state: ItemState, ctx: RequestContext, on_event: EventHandler | None = None
-) -> ItemAnswer:
+async def recognize_item(item_state: ItemState, ctx: RequestContext,
+                         on_event: EventHandler | None = None) -> ItemAnswer:
     "All steps for one garment. Raises `DatabaseError` only if nobody could be asked at all."
     with track_cost() as cost:
         try: return await run_steps(item_state, ctx, on_event)

@@ -152,9 +152,8 @@ def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
     return arms
 
 # %% ../nbs/044_search.ipynb #07f0c0f9
-def category_arms(
-    layout: Layout, brands: Sequence[str] | None, categories: Sequence[str]
-) -> list[Arm]:
+def category_arms(layout: Layout, brands: Sequence[str] | None,
+                  categories: Sequence[str]) -> list[Arm]:
     "The arms that cover the likely `categories` among `brands`."
     if not layout.categories: return []  # made before indexes knew categories
     brand = '' if brands is None else ' and brand = any(%(brands)s)'
@@ -262,9 +261,8 @@ def search(
     return parse_skus(rows, evidence)[:k]
 
 # %% ../nbs/044_search.ipynb #227ef402
-async def asearch_all(
-    conn: psycopg.AsyncConnection, queries: Sequence[SearchQuery], *, layout: Layout
-) -> list[list[Candidate]]:
+async def asearch_all(conn: psycopg.AsyncConnection, queries: Sequence[SearchQuery], *,
+                      layout: Layout) -> list[list[Candidate]]:
     "As `search`, for several questions at once."
     rows: list[list] = [[] for _ in queries]
     async def ask(asked: Sequence[Query | None]) -> None:
@@ -301,10 +299,8 @@ def exact_scores_query(keys: Iterable[SkuKey], vector: np.ndarray, version: str)
 
 def parse_scores(rows: Iterable[Sequence], evidence: Evidence = Evidence()) -> dict[SkuKey, float]:
     "Rows of `exact_scores_query` by SKU key, 0–1, the evidence weighed in."
-    return {
-        SkuKey(brand, sku_id): evidence.combined(min(1., max(0., cosine)), category)
-        for brand, sku_id, cosine, category in rows
-    }
+    return {SkuKey(brand, sku_id): evidence.combined(min(1., max(0., cosine)), category)
+            for brand, sku_id, cosine, category in rows}
 
 # %% ../nbs/044_search.ipynb #e8a121fb
 log = logging.getLogger('unde_recog')
@@ -318,9 +314,8 @@ class Version(NamedTuple):
     model: str
     dims: int
 
-def current_version(
-    conn: psycopg.Connection, pinned: str | None = None, namespace: str = 'default'
-) -> Version:
+def current_version(conn: psycopg.Connection, pinned: str | None = None,
+                    namespace: str = 'default') -> Version:
     """The version to read: `pinned` (BLEND_EMBEDDING_VERSION), else the one in force
     (`db.versions`). Raises `VectorSpaceError`."""
     versions = list_versions(conn, namespace)
@@ -366,16 +361,14 @@ class CachedVectors:
 # %% ../nbs/044_search.ipynb #9edc17f1
 Scored = tuple[list[SkuKey], np.ndarray, Evidence]  # the SKUs to score, the garment's vector, its evidence
 
-async def search_together(
-    retriever: PgRetriever, queries: Sequence[SearchQuery]
-) -> list[list[Candidate]]:
+async def search_together(retriever: PgRetriever,
+                          queries: Sequence[SearchQuery]) -> list[list[Candidate]]:
     "Answer several searches over one connection."
     async with retriever.db.aconnect('vectors', min(1., retriever.db.timeout)) as conn:
         return await asearch_all(conn, queries, layout=await retriever.layout(conn))
 
-async def score_together(
-    retriever: PgRetriever, asked: Sequence[Scored]
-) -> list[dict[SkuKey, float]]:
+async def score_together(retriever: PgRetriever,
+                         asked: Sequence[Scored]) -> list[dict[SkuKey, float]]:
     "Answer several calls of `exact_scores` over one connection."
     queries = [exact_scores_query(keys, vector, retriever.version) for keys, vector, _ in asked]
     async with retriever.db.aconnect('vectors') as conn: answers = await arun_all(conn, queries)
@@ -386,9 +379,8 @@ class PgRetriever:
     """The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`,
     `model_version`, `dims`. `evidence`: the table that weighs categories; None: likeness alone."""
     name, layout_ttl = 'pgvector', 60.  # seconds
-    def __init__(
-        self, db: Databases, embedder: Any, version: str, *, evidence: EvidenceTable | None = None
-    ):
+    def __init__(self, db: Databases, embedder: Any, version: str, *,
+                 evidence: EvidenceTable | None = None):
         check_space(embedder, version)
         self.db, self.embedder, self.version = db, embedder, version
         self._layout: tuple[float, Layout] | None = None
@@ -407,17 +399,15 @@ class PgRetriever:
             rows = await arun(conn, layout_query(self.version))
             self._layout = time.monotonic(), parse_layout(self.version, rows)
         return self._layout[1]
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None = None, timeout: float = 5
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None = None,
+                     timeout: float = 5) -> list[Candidate]:
         "The `k` nearest SKUs, best first."
         if k < 1: raise ValueError(f'k={k}: at least one SKU must be asked for')
         async with asyncio.timeout(timeout):
             evidence = evidence_of(item, self.evidence)
             return await self._searches.ask(SearchQuery(await self.embed(item), k, brands, evidence))
-    async def exact_scores(
-        self, item: Item, keys: Iterable[SkuKey], *, timeout: float = 2
-    ) -> dict[SkuKey, float]:
+    async def exact_scores(self, item: Item, keys: Iterable[SkuKey], *,
+                           timeout: float = 2) -> dict[SkuKey, float]:
         "Cosines of given SKUs; those that are not indexed are missing."
         if not (keys := list(keys)): return {}
         async with asyncio.timeout(timeout):

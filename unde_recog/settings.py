@@ -284,9 +284,8 @@ def _not_writable(folder: Path) -> str | None:
     return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d
-def load_settings(
-    ini: str | Path | None = None, env: Mapping[str, str] | None = None, **keywords: Any
-) -> Settings:
+def load_settings(ini: str | Path | None = None, env: Mapping[str, str] | None = None,
+                  **keywords: Any) -> Settings:
     """Layer keywords over `env` over the ini file over defaults.
 
     Raises `SettingsError` naming every wrong setting."""

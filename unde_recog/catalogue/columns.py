@@ -19,12 +19,10 @@ from ..folding import is_null
 from .values import refuse
 
 # %% ../../nbs/052_catalogue.columns.ipynb #ba72adc9
-_SYMBOLS = {
-    '€': 'EUR', '£': 'GBP', '₽': 'RUB', '₫': 'VND', '₺': 'TRY', '₴': 'UAH', '₹': 'INR', '₩': 'KRW',
-    '฿': 'THB', '₪': 'ILS', '₱': 'PHP', 'r$': 'BRL', 'us$': 'USD', 'zł': 'PLN', 'kč': 'CZK',
-    'ft': 'HUF', 'chf': 'CHF', 'руб.': 'RUB', 'руб': 'RUB', 'грн': 'UAH', 'tl': 'TRY', 'lei': 'RON',
-    'rub': 'RUB',
-}
+_SYMBOLS = {'€': 'EUR', '£': 'GBP', '₽': 'RUB', '₫': 'VND', '₺': 'TRY', '₴': 'UAH', '₹': 'INR',
+            '₩': 'KRW', '฿': 'THB', '₪': 'ILS', '₱': 'PHP', 'r$': 'BRL', 'us$': 'USD', 'zł': 'PLN',
+            'kč': 'CZK', 'ft': 'HUF', 'chf': 'CHF', 'руб.': 'RUB', 'руб': 'RUB', 'грн': 'UAH',
+            'tl': 'TRY', 'lei': 'RON', 'rub': 'RUB'}
 _VAGUE = ('$', '¥', 'kr.', 'kr', 'fr.', 'лв.', 'р.')  # of several currencies
 CURRENCIES = frozenset(
     'AED ARS AUD BGN BHD BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP GEL HKD HRK HUF IDR ILS INR ISK '
@@ -208,11 +206,8 @@ class TimeColumn:
         if re.fullmatch(r'\d{10}|\d{13}', text): return datetime.fromtimestamp(int(text[:10]), timezone.utc)
         found = _DATED.fullmatch(text)
         if not found: return refuse(_NO_TIME)
-        order = (
-            'ymd'
-            if len(found[1]) == 4
-            else self.order or (next(iter(self.seen)) if len(self.seen) == 1 else '')
-        )
+        order = ('ymd' if len(found[1]) == 4
+                 else self.order or (next(iter(self.seen)) if len(self.seen) == 1 else ''))
         if not order and found[1] == found[2]: order = 'dmy'  # the same either way
         if not order: return refuse(_NO_ORDER)
         return _at(dict(zip(order, found.groups()[:3])), found)
@@ -251,11 +246,8 @@ def _local(at: datetime, zone: str) -> datetime:
     first, second = (at.replace(tzinfo=ZoneInfo(zone), fold=n) for n in (0, 1))
     if first.utcoffset() == second.utcoffset(): return first
     there = first.astimezone(timezone.utc).astimezone(first.tzinfo).replace(tzinfo=None) == at
-    return refuse(
-        f'is an hour that {zone} has twice that night'
-        if there
-        else f'is an hour that {zone} skips that night'
-    )
+    return refuse(f'is an hour that {zone} has twice that night' if there
+                  else f'is an hour that {zone} skips that night')
 
 
 def read_time(v: str, zone: str | None = None) -> datetime:

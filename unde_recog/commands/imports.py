@@ -27,9 +27,8 @@ File = Annotated[Path, typer.Argument(
 Mapping = Annotated[str | None, typer.Option(
     '--map', help='magento, shopify, woocommerce, or a JSON file {"ours": "theirs"}.'
 )]
-Brand = Annotated[str | None, typer.Option(
-    help='Brand of all rows, where the file does not say it.'
-)]
+Brand = Annotated[str | None,
+                  typer.Option(help='Brand of all rows, where the file does not say it.')]
 Rejects = Annotated[Path | None, typer.Option(
     help='Where rows that cannot be used are written (default: beside the file).'
 )]
@@ -73,9 +72,7 @@ def read_options(poll_window: str = '5m', **given: Any) -> Any:
 
 # %% ../../nbs/342_commands.imports.ipynb #4116166b
 Images = Annotated[Path | None, typer.Option(help='Folder of the photos that the file names.')]
-Source = Annotated[str | None, typer.Option(
-    help='Name of the shop system (default: the brand).'
-)]
+Source = Annotated[str | None, typer.Option(help='Name of the shop system (default: the brand).')]
 Scope = Annotated[str | None, typer.Option(
     help='off, pgvector or pilot (default: pgvector for new products, others keep theirs).'
 )]
@@ -146,15 +143,12 @@ def import_products_command(
     from unde_recog.media.storage import open_storage
     with report_errors():
         settings = load_settings()
-        options = read_options(
-            encoding=encoding, delimiter=delimiter, decimal=decimal, list_separator=list_separator,
-            currency=currency, base_url=base_url,
-        )
-        code = run_import(
-            import_products, file, mapping=mapping, brand=brand, source=source, images=images,
-            storage=open_storage(settings) if images else None, index_scope=scope, rejects=rejects,
-            categories=settings.CATEGORY_MAP, options=options, attributes=attribute_codes(attribute),
-        )
+        options = read_options(encoding=encoding, delimiter=delimiter, decimal=decimal,
+                               list_separator=list_separator, currency=currency, base_url=base_url)
+        code = run_import(import_products, file, mapping=mapping, brand=brand, source=source,
+                          images=images, storage=open_storage(settings) if images else None,
+                          index_scope=scope, rejects=rejects, categories=settings.CATEGORY_MAP,
+                          options=options, attributes=attribute_codes(attribute))
     raise typer.Exit(code)
 
 # %% ../../nbs/342_commands.imports.ipynb #06af9de9
@@ -173,9 +167,8 @@ def import_stores_command(
     from unde_recog.catalogue.imports import import_stores
     with report_errors():
         options = read_options(encoding=encoding, delimiter=delimiter, timezone=timezone)
-        code = run_import(
-            import_stores, file, mapping=mapping, brand=brand, rejects=rejects, options=options
-        )
+        code = run_import(import_stores, file, mapping=mapping, brand=brand, rejects=rejects,
+                          options=options)
     raise typer.Exit(code)
 
 # %% ../../nbs/342_commands.imports.ipynb #505456d0
@@ -196,10 +189,9 @@ def import_availability_command(
     "Stock readings; the newest of a day is kept."
     from unde_recog.catalogue.stock import import_availability
     with report_errors():
-        options = read_options(
-            poll_window, encoding=encoding, delimiter=delimiter, list_separator=list_separator,
-            timezone=timezone, date_order=date_order,
-        )
+        options = read_options(poll_window, encoding=encoding, delimiter=delimiter,
+                               list_separator=list_separator, timezone=timezone,
+                               date_order=date_order)
         chosen: dict[str, Any] = {'mapping': mapping, 'brand': brand, 'rejects': rejects}
         code = run_import(import_availability, file, options=options, **chosen)
     raise typer.Exit(code)
@@ -250,16 +242,14 @@ def rename(pairs: Pairs) -> None:
             print(rename_brands(db, {old: new for old, _, new in split}))
 
 # %% ../../nbs/342_commands.imports.ipynb #34de7827
-Brands = Annotated[list[str] | None, typer.Option(
-    '--brand', help='Only this brand; may be repeated.'
-)]
+Brands = Annotated[list[str] | None,
+                   typer.Option('--brand', help='Only this brand; may be repeated.')]
 Model = Annotated[str | None, typer.Option(
     help='Registry name (default: EMBEDDER_MODEL, else the model of the index that is there, '
          'else the offline default).'
 )]
-Refresh = Annotated[bool | None, typer.Option(
-    '--refresh/--no-refresh', help='Read photos again whose address is known.'
-)]
+Refresh = Annotated[bool | None, typer.Option('--refresh/--no-refresh',
+                                              help='Read photos again whose address is known.')]
 AllowShrink = Annotated[bool, typer.Option(
     '--allow-shrink', help='Take away more of the index than INDEX_SHRINK_LIMIT.'
 )]
@@ -285,11 +275,10 @@ def build_index(
             what = f'indexing ({failed} bad)' if failed else 'indexing'
             bars.on_event(what, done, total)
         embedder = load_embedder(name or indexed_model(db), 'batch', settings=settings)
-        options: dict[str, Any] = dict(
-            storage=open_storage(settings), brands=brands,
-            allow_private=settings.ALLOW_PRIVATE_URLS, progress=progress,
-            shrink_limit=settings.INDEX_SHRINK_LIMIT, allow_shrink=allow_shrink,
-        )
+        options: dict[str, Any] = dict(storage=open_storage(settings), brands=brands,
+                                       allow_private=settings.ALLOW_PRIVATE_URLS, progress=progress,
+                                       shrink_limit=settings.INDEX_SHRINK_LIMIT,
+                                       allow_shrink=allow_shrink)
         if embedder.dims != 512: return index_items(db, embedder, **options)
         return index_catalogue(db, embedder, refresh=refresh, **options)
 

@@ -123,9 +123,8 @@ def build_saved(conn: psycopg.Connection, folder: Path) -> None:
             conn.execute(sql.SQL('comment on index {} is {}').format(name, index['comment']))
 
 # %% ../../nbs/029_db.backup.ipynb #b299a1d7
-def _is_saved(
-    conn: psycopg.Connection, folder: Path, entry: Mapping[str, Any] | None, table: Table
-) -> bool:
+def _is_saved(conn: psycopg.Connection, folder: Path, entry: Mapping[str, Any] | None,
+              table: Table) -> bool:
     "Whether the file of an earlier attempt still holds what the table holds."
     if not entry or tuple(entry['columns']) != tuple(table.columns): return False
     path = folder/entry['file']

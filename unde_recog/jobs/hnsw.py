@@ -17,9 +17,8 @@ from psycopg import sql
 # %% ../../nbs/123_jobs.hnsw.ipynb #82a2d205
 GLOBAL_FROM, BRAND_FROM = 4000, 15000  # rows; reports/latency
 
-def plan_indexes(
-    counts: dict[str, int], global_from: int = GLOBAL_FROM, brand_from: int = BRAND_FROM
-) -> list[str | None]:
+def plan_indexes(counts: dict[str, int], global_from: int = GLOBAL_FROM,
+                 brand_from: int = BRAND_FROM) -> list[str | None]:
     """What should have an HNSW: None = the whole version, a name = that brand.
 
     A brand that is nearly all of the version needs none of its own."""

@@ -28,18 +28,16 @@ class CatalogPhoto(NamedTuple):
     rank: int
     metadata: dict[str, Any]
 
-_FACTS = (
-    'name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition', 'attributes',
-)
+_FACTS = ('name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition',
+          'attributes')
 _LISTED = '''select brand, external_id, image_urls,
         name, category_canonical, price::float8, currency, colour, style_id, gender, composition,
         nullif(attributes, '{}') from raw_products
     where index_scope in ('pgvector', 'pilot') and (%(brands)s::text[] is null or brand = any(%(brands)s))
     order by brand, external_id'''
 
-def listed_photos(
-    conn: psycopg.Connection, brands: Sequence[str] | None = None
-) -> tuple[list[CatalogPhoto], set[SkuKey]]:
+def listed_photos(conn: psycopg.Connection,
+                  brands: Sequence[str] | None = None) -> tuple[list[CatalogPhoto], set[SkuKey]]:
     "(photos to index, products in scope) of the catalogue, in a fixed order."
     wanted = {'brands': None if brands is None else list(brands)}
     rows = conn.execute(_LISTED, wanted).fetchall()
@@ -85,12 +83,8 @@ def read_photo(
         return LoadedPhoto(photo, error=error)
 
 # %% ../../nbs/121_jobs.photos.ipynb #6a129f8d
-def prefetched(
-    photos: Iterable[CatalogPhoto],
-    read: Callable[[CatalogPhoto], LoadedPhoto],
-    ahead: int = 500,
-    threads: int = 8,
-) -> Iterator[LoadedPhoto]:
+def prefetched(photos: Iterable[CatalogPhoto], read: Callable[[CatalogPhoto], LoadedPhoto],
+               ahead: int = 500, threads: int = 8) -> Iterator[LoadedPhoto]:
     "`read` each photo, in order, at most `ahead` at once."
     with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
         waiting: list[Future[LoadedPhoto]] = []

@@ -23,15 +23,13 @@ from ..db.leases import Lease
 from .photos import CatalogPhoto, LoadedPhoto
 
 # %% ../../nbs/122_jobs.vectors.ipynb #5f52e757
-_TYPES = {
-    'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2', 'image_hash': 'text',
-    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb', 'category_canonical': 'text',
-}
+_TYPES = {'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2',
+          'image_hash': 'text', 'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
+          'category_canonical': 'text'}
 _COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
 
-def copy_vectors(
-    conn: psycopg.Connection, rows: Iterable[tuple[CatalogPhoto, str, np.ndarray]], version: str
-) -> int:
+def copy_vectors(conn: psycopg.Connection, rows: Iterable[tuple[CatalogPhoto, str, np.ndarray]],
+                 version: str) -> int:
     "COPY (photo, hash, vector) rows into `sku_image_embeddings`; → how many."
     written = 0
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
@@ -54,9 +52,8 @@ _THERE = f'''select e.brand, e.sku_id, e.image_hash
     from sku_image_embeddings e join {_BATCH} using (brand, sku_id, image_hash)
     where e.model_version = %(version)s'''
 
-def _write_batch(
-    conn: psycopg.Connection, photos: Sequence[tuple[LoadedPhoto, Any]], version: str, lease: Lease | None
-) -> int:
+def _write_batch(conn: psycopg.Connection, photos: Sequence[tuple[LoadedPhoto, Any]], version: str,
+                 lease: Lease | None) -> int:
     reads = [r for r, _ in photos]
     columns = zip(*((*r.photo.key, r.photo.url, r.hash) for r in reads))
     batch = {'version': version, **dict(zip(('brands', 'ids', 'urls', 'hashes'), map(list, columns)))}
@@ -225,9 +222,8 @@ _READABLE = f'''delete from embedding_failures e using wanted w
     where e.version = %(version)s and {_SAME}'''
 _REPLACED = 'select count(*) from gone where replaced and not unlisted'
 
-def _sweep(
-    conn: psycopg.Connection, state: IndexState, version: str, scope: Mapping[str, Any], *, limit: float
-) -> Swept:
+def _sweep(conn: psycopg.Connection, state: IndexState, version: str, scope: Mapping[str, Any], *,
+           limit: float) -> Swept:
     "Delete and move what the temporary tables say. Raises `IndexShrinks`."
     def execute(query: str) -> psycopg.Cursor: return conn.execute(query, scope)  # type: ignore[arg-type]
     execute('drop table if exists pg_temp.gone')

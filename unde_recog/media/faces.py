@@ -52,10 +52,8 @@ def face_session(path: Path) -> Any:
     try:
         session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     except Exception as e:
-        raise SettingsError(
-            f'FACE_MODEL={path.name} cannot be loaded ({type(e).__name__}): '
-            'a YuNet ONNX file is needed'
-        ) from None
+        raise SettingsError(f'FACE_MODEL={path.name} cannot be loaded ({type(e).__name__}): '
+                            'a YuNet ONNX file is needed') from None
     names = {o.name for o in session.get_outputs()}
     if missing := [n for n in OUTPUTS if n not in names]:
         raise SettingsError(

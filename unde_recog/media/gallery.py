@@ -85,11 +85,8 @@ LoadPicture = Callable[[str], Image.Image | None]
 
 def _item(item: ItemAnswer, load: LoadPicture, notes: Mapping[SkuKey, str]) -> str:
     cards = [
-        _card(
-            m,
-            load(m.image_url) if m.image_url else None,
-            notes.get(SkuKey(m.brand, m.external_id), ''),
-        )
+        _card(m, load(m.image_url) if m.image_url else None,
+              notes.get(SkuKey(m.brand, m.external_id), ''))
         for m in item.matches
     ]
     return _ITEM.substitute(
@@ -157,16 +154,8 @@ def _entry(entry: Entry, load: LoadPicture) -> str:
     )
 
 
-def render_page(
-    entries: Iterable[Entry],
-    load: LoadPicture,
-    title: str = 'What was found',
-    intro: str = '',
-) -> str:
+def render_page(entries: Iterable[Entry], load: LoadPicture, title: str = 'What was found',
+                intro: str = '') -> str:
     "One self-contained HTML page; `load` brings a product's picture by its address, or None."
-    return _PAGE.substitute(
-        title=escape(title),
-        style=_STYLE,
-        intro=escape(intro),
-        entries=''.join(_entry(e, load) for e in entries),
-    )
+    return _PAGE.substitute(title=escape(title), style=_STYLE, intro=escape(intro),
+                            entries=''.join(_entry(e, load) for e in entries))

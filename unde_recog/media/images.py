@@ -123,9 +123,8 @@ def cut_off_webp(data: bytes) -> bool:
     return riff and len(data) < 8 + int.from_bytes(data[4:8], 'little')
 
 
-def open_header(
-    data: bytes, max_pixels: int, at_least: int | None = None, name: str = 'the photo'
-) -> Image.Image:
+def open_header(data: bytes, max_pixels: int, at_least: int | None = None,
+                name: str = 'the photo') -> Image.Image:
     "Read the header; check format and size. Raises `ImageError`."
     try:
         image = Image.open(io.BytesIO(data), formats=formats())
@@ -344,10 +343,8 @@ def decode(
     except (OSError, SyntaxError, EOFError, IndexError, ValueError, KeyError) as e:
         if 'truncated' in str(e).lower() or isinstance(e, EOFError):
             raise ImageError('truncated', f'{name} is truncated: send the whole file') from None
-        raise ImageError(
-            'not_an_image',
-            f'{name} is damaged: its header can be read, its pixels cannot',
-        ) from None
+        raise ImageError('not_an_image',
+                         f'{name} is damaged: its header can be read, its pixels cannot') from None
 
 # %% ../../nbs/011_media.images.ipynb #9a2eef93
 def image_hash(data: bytes) -> str:
@@ -363,9 +360,8 @@ def pixel_hash(image: Image.Image) -> str:
 LONGEST_PADDED = 4096  # a strip of 8×6000 pixels would make a square of 36 million
 
 
-def pad_square(
-    image: Image.Image, size: int | None = None, fill: tuple[int, int, int] = (255, 255, 255)
-) -> Image.Image:
+def pad_square(image: Image.Image, size: int | None = None,
+               fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     "`image` centred on a square of `fill`, resized to `size` if given."
     image = shrink(image, LONGEST_PADDED)
     side = max(image.size)

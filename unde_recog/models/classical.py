@@ -172,10 +172,8 @@ class ClassicalDescriptor:
     dims = 512
     def __init__(self, weights: Path | str):
         with np.load(weights) as w:
-            self.mean, self.projection = (
-                w['mean'].astype('float32'),
-                w['projection'].astype('float32'),
-            )
+            self.mean, self.projection = (w['mean'].astype('float32'),
+                                          w['projection'].astype('float32'))
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         out = np.zeros((len(images), self.dims), 'float32')

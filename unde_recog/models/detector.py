@@ -39,14 +39,12 @@ def _session(card: DetectorCard, path: Path, threads: int | None) -> Any:
         raise ModelUnavailable(
             f'{card.name}: checksum {got[:12]}… of {path.name} is not the {card.sha256[:12]}… of the card'
         )
-    session = ort.InferenceSession(
-        str(path), session_options('runtime', threads), providers=['CPUExecutionProvider']
-    )
+    session = ort.InferenceSession(str(path), session_options('runtime', threads),
+                                   providers=['CPUExecutionProvider'])
     shape = session.get_inputs()[0].shape
     given = [d if isinstance(d, int) else None for d in shape]
-    if len(shape) != 4 or any(
-        a not in (None, b) for a, b in zip(given, (1, 3, card.size[1], card.size[0]))
-    ):
+    if len(shape) != 4 or any(a not in (None, b)
+                              for a, b in zip(given, (1, 3, card.size[1], card.size[0]))):
         raise ValueError(
             f'{card.name}: the file takes {list(shape)}, the card says [1, 3, {card.size[1]}, '
             f'{card.size[0]}] (size is width, height)'
@@ -143,12 +141,8 @@ def default_card(settings: Settings, known: dict[str, Path]) -> str:
     return mine[0] if mine else OWN_DETECTOR
 
 
-def open_detector(
-    settings: Settings | None = None,
-    card: str | Path | None = None,
-    *,
-    threads: int | None = None,
-) -> OnnxDetector:
+def open_detector(settings: Settings | None = None, card: str | Path | None = None, *,
+                  threads: int | None = None) -> OnnxDetector:
     """The detector of a card (a path, or a name in the data directory or package).
 
     By default the one in the data directory, else the package's own.

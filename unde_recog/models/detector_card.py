@@ -81,10 +81,8 @@ def check_classes(card: DetectorCard) -> DetectorCard:
     "The card itself. Raises `ValueError` for a class that is mapped to no category."
     known = {None, *card.categories, *CATEGORIES}
     if lost := [c for c in card.classes if c not in known]:
-        raise ValueError(
-            f"classes {', '.join(map(str, lost))} are mapped to no category: "
-            'add them to `categories`, to null if they are to be dropped'
-        )
+        raise ValueError(f"classes {', '.join(map(str, lost))} are mapped to no category: "
+                         'add them to `categories`, to null if they are to be dropped')
     return card
 
 # %% ../../nbs/076_models.detector_card.ipynb #3de54caf

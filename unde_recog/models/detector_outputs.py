@@ -45,9 +45,8 @@ def lowest(card: DetectorCard, threshold: float | None) -> float:
     return min(card.threshold_for(c) for c in CATEGORIES)
 
 
-def _query_finds(
-    logits: np.ndarray, boxes: np.ndarray, card: DetectorCard, threshold: float
-) -> Finds:
+def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard,
+                 threshold: float) -> Finds:
     n = len(card.classes) + (card.activation == 'softmax')
     if logits.ndim != 3 or logits.shape[2] != n or boxes.shape != (*logits.shape[:2], 4):
         raise ValueError(
@@ -85,10 +84,8 @@ def read_yolo(outputs: Outputs, card: DetectorCard, threshold: float | None = 0.
     if out.ndim != 3 or out.shape[1] != n:
         older = out.ndim == 3 and n + 1 in out.shape[1:]
         hint = ' (one row more: an objectness row, as YOLO v5 has? export v8 or later)'
-        raise ValueError(
-            f'{card.name}: {len(card.classes)} classes need an output [1, {n}, N]; '
-            f'the file gives {list(out.shape)}{hint if older else ""}'
-        )
+        raise ValueError(f'{card.name}: {len(card.classes)} classes need an output [1, {n}, N]; '
+                         f'the file gives {list(out.shape)}{hint if older else ""}')
     kind, score = out[0, 4:].argmax(0), out[0, 4:].max(0)
     keep = score >= max(.01, lowest(card, threshold))
     boxes = corners(out[0, :4, keep])/np.array(card.size*2, np.float32)
@@ -124,9 +121,8 @@ def _crossing(profile: np.ndarray, level: float) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
-def mask_box(
-    mask: np.ndarray, box: np.ndarray, grow: float = 0.2, level: float = 0.5
-) -> tuple[np.ndarray | None, float]:
+def mask_box(mask: np.ndarray, box: np.ndarray, grow: float = 0.2,
+             level: float = 0.5) -> tuple[np.ndarray | None, float]:
     """How far mask [h, w] (0–1) reaches inside the grown box, and its mean over the box itself.
 
     `level`: of the highest value there. Boxes are shares of the canvas.
@@ -163,9 +159,8 @@ def garment_maps(outputs: Outputs, card: DetectorCard) -> GarmentMaps:
     return maps
 
 
-def blended_box(
-    maps: GarmentMaps, card: DetectorCard, peak: tuple[int, int, int]
-) -> tuple[np.ndarray, float]:
+def blended_box(maps: GarmentMaps, card: DetectorCard,
+                peak: tuple[int, int, int]) -> tuple[np.ndarray, float]:
     "(box, share of it that the mask fills) of a peak."
     c, y, x = peak
     name = card.classes[c] or ''
@@ -269,9 +264,8 @@ def without_rivals(rows: Sequence[Found]) -> list[Found]:
     return kept
 
 # %% ../../nbs/077_models.detector_outputs.ipynb #51e77759
-def _one_category(
-    finds: Finds, boxes: np.ndarray, ids: list[int], category: str, *, card: DetectorCard
-) -> list[Found]:
+def _one_category(finds: Finds, boxes: np.ndarray, ids: list[int], category: str, *,
+                  card: DetectorCard) -> list[Found]:
     "Garments of one category: duplicates removed, pairs joined."
     ids = [ids[i] for i in suppress(boxes[ids], finds.scores[ids], card.iou)] if ids else []
     kept = join_pairs(boxes[ids]) if category in card.pairs and ids else boxes[ids]
@@ -283,9 +277,8 @@ def _one_category(
     return rows
 
 
-def gather(
-    finds: Finds, card: DetectorCard, f: Frame, threshold: float | None = None
-) -> list[Found]:
+def gather(finds: Finds, card: DetectorCard, f: Frame,
+           threshold: float | None = None) -> list[Found]:
     "Finds → garments, best first. `threshold` overrides the card's (0 for measuring)."
     if not (np.isfinite(finds.boxes).all() and np.isfinite(finds.scores).all()):
         raise ValueError(

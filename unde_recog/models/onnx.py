@@ -59,17 +59,12 @@ class OnnxTower:
         self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         inputs = {i.name: i for i in self.session.get_inputs()}
         self.pixels = image_input(list(inputs), Path(path).name)
-        self.others = {
-            n: [d if isinstance(d, int) else None for d in i.shape]
-            for n, i in inputs.items()
-            if n != self.pixels
-        }
+        self.others = {n: [d if isinstance(d, int) else None for d in i.shape]
+                       for n, i in inputs.items() if n != self.pixels}
         outputs = [o.name for o in self.session.get_outputs()]
         self.output = image_output(outputs, Path(path).name)
 
     def __call__(self, tensor: np.ndarray) -> np.ndarray:
-        empty = {
-            n: np.full((1, shape[1] or 77), n == 'attention_mask', np.int64)
-            for n, shape in self.others.items()
-        }
+        empty = {n: np.full((1, shape[1] or 77), n == 'attention_mask', np.int64)
+                 for n, shape in self.others.items()}
         return self.session.run([self.output], {self.pixels: tensor, **empty})[0].astype(np.float32)

@@ -118,15 +118,13 @@ def changed_sides(state: ExplorerState) -> pd.DataFrame:
     table = state.rows.loc[at, ['photo', 'item', 'category', 'top1', 'margin']].assign(
         to=np.where(now[at], 'trusted', 'booster'),
         effect=[
-            EFFECTS.get(
-                (bool(now[i]), bool(state.judged.harm[i]), bool(state.judged.gain[i])), 'no matter'
-            )
+            EFFECTS.get((bool(now[i]), bool(state.judged.harm[i]), bool(state.judged.gain[i])),
+                        'no matter')
             for i in at
         ],
     )
-    return table.sort_values(
-        'effect', key=lambda e: e.map(EFFECT_ORDER.index), kind='stable'
-    ).reset_index(drop=True)
+    return table.sort_values('effect', key=lambda e: e.map(EFFECT_ORDER.index),
+                             kind='stable').reset_index(drop=True)
 
 # %% ../../nbs/229_research.explorer.ipynb #ed6ef178
 BY_HAND = 'chosen by hand in the explorer, after looking at the labels; its bound does not count the looking'
@@ -196,9 +194,8 @@ def crops(items: pd.DataFrame, photos: Callable[[str], Image.Image]) -> Picture:
     return picture
 
 # %% ../../nbs/229_research.explorer.ipynb #f9b67e4b
-def simulated_state(
-    photos: int = 150, seed: int = 0, certificate: Certificate | None = None
-) -> ExplorerState:
+def simulated_state(photos: int = 150, seed: int = 0,
+                    certificate: Certificate | None = None) -> ExplorerState:
     "A simulated set to explore, with the pair that its gate used."
     items, labels = simulate_items(photos, 4, icc=.2, seed=seed, backend='dual')
     return ExplorerState(

@@ -73,31 +73,22 @@ def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, *, seed: 
     return out
 
 # %% ../../nbs/204_research.latency.ipynb #c1e90b4a
-def rows_of(
-    brand: str, first: int, count: int, kinds: np.ndarray
-) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
+def rows_of(brand: str, first: int, count: int,
+            kinds: np.ndarray) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
     vectors = sku_vectors(brand, first, count, kinds)
     for i in range(count):
         key = SkuKey(brand, f's{first + i:06d}')
         for rank in range(PHOTOS):
             yield (
-                CatalogPhoto(
-                    key,
-                    f'generated:{brand}/{key.external_id}/{rank}',
-                    rank,
-                    {'category': 'top', 'style_id': f'{(first + i) // 3}'},
-                ),
+                CatalogPhoto(key, f'generated:{brand}/{key.external_id}/{rank}', rank,
+                             {'category': 'top', 'style_id': f'{(first + i) // 3}'}),
                 hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(),
                 vectors[i, rank],
             )
 
 # %% ../../nbs/204_research.latency.ipynb #9384453a
-def load_vectors(
-    conn: psycopg.Connection,
-    scale: float = 1.0,
-    on_event: Callable[[str, int, int], None] | None = None,
-    step: int = 1000,
-) -> int:
+def load_vectors(conn: psycopg.Connection, scale: float = 1.0,
+                 on_event: Callable[[str, int, int], None] | None = None, step: int = 1000) -> int:
     "Fill `sku_image_embeddings` to `scale` of the real size; → rows there."
     kinds, wanted = centres(), {b: max(60, int(n*scale)) for b, n in BRANDS.items()}
     conn.execute(
@@ -202,12 +193,8 @@ def queries(n: int, scale: float = 1., seed: int = 1) -> np.ndarray:
 
 def keys_of(rows: Sequence[Sequence]) -> list[SkuKey]: return [SkuKey(r[0], r[1]) for r in rows]
 
-def sku_recall(
-    conn: psycopg.Connection,
-    ours: Callable[[np.ndarray], Query],
-    exact: Callable[[np.ndarray], Query],
-    vectors: np.ndarray,
-) -> tuple[float, int]:
+def sku_recall(conn: psycopg.Connection, ours: Callable[[np.ndarray], Query],
+               exact: Callable[[np.ndarray], Query], vectors: np.ndarray) -> tuple[float, int]:
     "(mean share of the exact 50 SKUs found, fewest SKUs returned)."
     shares, fewest = [], 10**9
     for v in vectors:
@@ -222,19 +209,15 @@ def global_only(vector: np.ndarray, brands: Sequence[str], k: int = 50) -> Query
     fetch = 6*k
     q = skus_query(vector, k, Layout(VERSION, 10**9, {}), None, fetch=fetch)
     return Query(
-        q.sql.replace(
-            'where model_version = %(version)s',
-            'where model_version = %(version)s and brand = any(%(brands)s)',
-            1,
-        ),
+        q.sql.replace('where model_version = %(version)s',
+                      'where model_version = %(version)s and brand = any(%(brands)s)', 1),
         {**dict(q.params), 'brands': [*brands, '-']},
         planner(fetch, True),
     )  # type: ignore[arg-type]
 
 # %% ../../nbs/204_research.latency.ipynb #8ab0992d
-def distinct_on_query(
-    keys: Sequence[SkuKey], window: timedelta, now: datetime, mall: str | None
-) -> Query:
+def distinct_on_query(keys: Sequence[SkuKey], window: timedelta, now: datetime,
+                      mall: str | None) -> Query:
     "DISTINCT ON over the whole window, then the candidates."
     ours = stock_query(keys, window, now, mall)
     body = ours.sql[ours.sql.index('join raw_stores'):ours.sql.index('cross join lateral')]
@@ -267,10 +250,8 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
                 'insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, '
                 'image_hash, embedding, model_version, metadata) values (%s, %s, %s, %s, %s, %s, '
                 '%s, %s)',
-                [
-                    (*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata))
-                    for p, digest, vector in batch
-                ],
+                [(*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata))
+                 for p, digest, vector in batch],
             )
 
     def copied(batch: list) -> None: copy_vectors(conn, batch, 'loading-1+none')
@@ -281,12 +262,8 @@ def layout_of(conn: psycopg.Connection) -> Layout:
     return parse_layout(VERSION, run(conn, layout_query(VERSION)))
 
 
-def build_all(
-    conn: psycopg.Connection,
-    *,
-    memory: str = '2GB',
-    on_event: Callable[[str, int, int], None] | None = None,
-) -> dict[str, float]:
+def build_all(conn: psycopg.Connection, *, memory: str = '2GB',
+              on_event: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     "Global and all brand indexes; → seconds of those built now."
     took = {}
     for n, brand in enumerate([None, *BRANDS]):

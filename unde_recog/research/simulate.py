@@ -63,9 +63,8 @@ def latents(photos: int, items: int, icc: float, rng: np.random.Generator) -> np
 
 # %% ../../nbs/209_research.simulate.ipynb #9dcfc14c
 def draw(photos: int, items: int | tuple[int, int] = 4, icc: float = 0.,
-         rng: np.random.Generator | int = 0, *,
-         street: Street = Street(), harder: float | np.ndarray = 0., decay: float | np.ndarray = 0.,
-         ) -> dict[str, np.ndarray]:
+         rng: np.random.Generator | int = 0, *, street: Street = Street(),
+         harder: float | np.ndarray = 0., decay: float | np.ndarray = 0.) -> dict[str, np.ndarray]:
     """Simulated items as flat arrays [n].
 
     photo, item, top1, margin, style_margin, booster_top1, booster_margin (0–100), places of the
@@ -185,9 +184,8 @@ def oracle(pairs: np.ndarray, alpha: float, street: Street = Street(), **drift: 
     return best | {'threshold': float(pair[0]), 'margin_threshold': float(pair[1])}
 
 # %% ../../nbs/209_research.simulate.ipynb #e185ff65
-def exploration_chances(top1: np.ndarray, margin: np.ndarray, threshold: float, margin_threshold: float,
-                        *,
-                        share: float, width: float = .05) -> np.ndarray:
+def exploration_chances(top1: np.ndarray, margin: np.ndarray, threshold: float,
+                        margin_threshold: float, *, share: float, width: float = .05) -> np.ndarray:
     "`recognizer.exploration_chance` for arrays: 0 where not confident."
     near = np.minimum(top1 - threshold, margin - margin_threshold)
     chance = np.minimum(1., share*(1 + 3*np.exp(-np.maximum(0, near)/width)))

@@ -43,9 +43,8 @@ def tagged_record(vision: SimulatedVision, operation: str, record: Mapping[str, 
 # %% ../../nbs/172_sandbox.server.ipynb #4fd147cf
 STATUS = {'code': 200, 'text': 'OK', 'request_id': 'sandbox'}
 
-def collection_answer(
-    collection: Collection, operation: str, records: Sequence[Any], body: Mapping[str, Any]
-) -> dict[str, Any]:
+def collection_answer(collection: Collection, operation: str, records: Sequence[Any],
+                      body: Mapping[str, Any]) -> dict[str, Any]:
     "The answer of an operation on the collection."
     stored = collection.records
     if operation == 'visual_search': return {'status': STATUS, **collection.search(body)}
@@ -146,10 +145,8 @@ def claude_answer(vision: SimulatedVision, body: Mapping[str, Any]) -> dict[str,
     else:
         reply = llm_answer(vision, ['text'], [])
         block = {'type': 'text', 'text': reply['text']}
-    usage = {
-        'input_tokens': _tokens(text, len(pictures)),
-        'output_tokens': _tokens(json.dumps(reply), 0),
-    }
+    usage = {'input_tokens': _tokens(text, len(pictures)),
+             'output_tokens': _tokens(json.dumps(reply), 0)}
     return {
         'id': 'msg_sandbox',
         'type': 'message',
@@ -298,9 +295,8 @@ class Sandbox:
         self.socket.bind(('127.0.0.1', port))
         self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}'
         self.server = uvicorn_server(app)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={'sockets': [self.socket]}, name='sandbox', daemon=True
-        )
+        self.thread = threading.Thread(target=self.server.run, kwargs={'sockets': [self.socket]},
+                                       name='sandbox', daemon=True)
 
     def __enter__(self) -> 'Sandbox':
         # cut connections are raised on purpose

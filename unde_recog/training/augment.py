@@ -86,9 +86,8 @@ def may_take(batch: Examples, row: int, category: int) -> bool:
     return bool(batch.listed[row].all()) and not (batch.categories[row] == category).any()
 
 
-def copy_paste(
-    batch: Examples, data: Examples, slots: Slots, rng: np.random.Generator, *, share: float = 0.4
-) -> None:
+def copy_paste(batch: Examples, data: Examples, slots: Slots, rng: np.random.Generator, *,
+               share: float = 0.4) -> None:
     "Lay garments of `data` on a share of the batch, in place, about where they were worn."
     _, h, w = batch.kinds.shape
     for row in np.flatnonzero(rng.random(len(batch.images)) < share):
@@ -135,9 +134,8 @@ def draw_moves(n: int, rng: np.random.Generator, near: float = .12) -> Moves:
     return Moves(torch.where(torch.from_numpy(rng.random(n) < .5), -sx, sx), sy, dx, dy)
 
 
-def move_boxes(
-    boxes: torch.Tensor, categories: torch.Tensor, m: Moves
-) -> tuple[torch.Tensor, torch.Tensor]:
+def move_boxes(boxes: torch.Tensor, categories: torch.Tensor,
+               m: Moves) -> tuple[torch.Tensor, torch.Tensor]:
     "Boxes [n, m, 4] where the maps put them, and categories, −1 where too little is left."
     at, (sx, sy, dx, dy) = boxes*2 - 1, (v[:, None] for v in m)
     x0, x1 = (at[..., 0] - dx)/sx, (at[..., 2] - dx)/sx

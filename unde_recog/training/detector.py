@@ -87,11 +87,8 @@ def parameter_groups(net: Garments, config: TrainConfig) -> list[dict[str, Any]]
     freeze(net, config.frozen)
     groups = []
     for slower, inside in ((config.slower, True), (1., False)):
-        learns = [
-            p
-            for n, p in net.named_parameters()
-            if n.startswith('body.') == inside and p.requires_grad
-        ]
+        learns = [p for n, p in net.named_parameters()
+                  if n.startswith('body.') == inside and p.requires_grad]
         for heavy in (True, False):
             some = [p for p in learns if (p.ndim > 1) == heavy]
             groups.append({'params': some, 'weight_decay': config.decay*heavy, 'slower': slower})

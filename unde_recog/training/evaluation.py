@@ -37,17 +37,15 @@ class Evaluation(NamedTuple):
 MAIN = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag')
 
 
-def as_photo(
-    boxes: np.ndarray, categories: Sequence[int] | np.ndarray, scores: np.ndarray | None = None
-) -> Photo:
+def as_photo(boxes: np.ndarray, categories: Sequence[int] | np.ndarray,
+             scores: np.ndarray | None = None) -> Photo:
     "Boxes of one photo, by category."
     numbers, scores = np.asarray(categories, int), np.zeros(len(boxes)) if scores is None else scores
     return {GARMENTS[k]: Boxes(boxes[numbers == k], scores[numbers == k]) for k in np.unique(numbers)}
 
 # %% ../../nbs/188_training.evaluation.ipynb #3009a4e1
-def street_photos(
-    folder: Path | str, split: str, rows: Sequence[int] | np.ndarray | None = None
-) -> Evaluation:
+def street_photos(folder: Path | str, split: str,
+                  rows: Sequence[int] | np.ndarray | None = None) -> Evaluation:
     "Photos of one split of the street set, or those of its rows that are asked for."
     listed, names = street_rows(folder, split), label_names(folder)
     photos, truth = [], []
@@ -84,10 +82,8 @@ def prior_guess(learnt: Evaluation, photos: Sequence[Image.Image]) -> list[Photo
         for c, b in truth.items(): places.setdefault(c, []).extend(b.boxes/np.array(photo.size*2))
     return [
         {
-            c: Boxes(
-                np.mean(p, 0)[None] * np.array(photo.size * 2),
-                np.array([len(p) / len(learnt.photos)]),
-            )
+            c: Boxes(np.mean(p, 0)[None] * np.array(photo.size * 2),
+                     np.array([len(p) / len(learnt.photos)]))
             for c, p in places.items()
         }
         for photo in photos
@@ -96,10 +92,8 @@ def prior_guess(learnt: Evaluation, photos: Sequence[Image.Image]) -> list[Photo
 
 def whole_guess(photos: Sequence[Image.Image]) -> list[Photo]:
     "Every category, everywhere."
-    return [
-        {c: Boxes(np.array([[0, 0, *photo.size]], float), np.ones(1)) for c in GARMENTS}
-        for photo in photos
-    ]
+    return [{c: Boxes(np.array([[0, 0, *photo.size]], float), np.ones(1)) for c in GARMENTS}
+            for photo in photos]
 
 # %% ../../nbs/188_training.evaluation.ipynb #1e643813
 Raw = list[tuple[dict[str, np.ndarray], Frame]]
@@ -171,9 +165,8 @@ def choose_worn(people: Raw, alone: Raw, spare: float = .01) -> float:
     return round(float(1/(1 + np.exp(-(low + high)/2))), 4)
 
 # %% ../../nbs/188_training.evaluation.ipynb #969b1508
-def choose_threshold(
-    truth: Sequence[np.ndarray], found: Sequence[Boxes], iou: float = 0.5
-) -> tuple[float, float, float] | None:
+def choose_threshold(truth: Sequence[np.ndarray], found: Sequence[Boxes],
+                     iou: float = 0.5) -> tuple[float, float, float] | None:
     "(score, precision, recall) of the best F1; None where nothing is right."
     scores = np.concatenate([f.scores for f in found])
     right = np.concatenate([right_finds(t, f, iou) for t, f in zip(truth, found)])
@@ -184,9 +177,8 @@ def choose_threshold(
     k = int(f1.argmax())
     return float(scores[order][k]), float(hits[k]/(k + 1)), float(hits[k]/n)
 
-def choose_thresholds(
-    truth: Sequence[Photo], found: Sequence[Photo], default: float = 0.5
-) -> dict[str, float]:
+def choose_thresholds(truth: Sequence[Photo], found: Sequence[Photo],
+                      default: float = 0.5) -> dict[str, float]:
     "Category → threshold, rounded down to three digits."
     picks = {
         c: choose_threshold([p.get(c, NONE).boxes for p in truth], [p.get(c, NONE) for p in found])
@@ -196,10 +188,8 @@ def choose_thresholds(
 
 # %% ../../nbs/188_training.evaluation.ipynb #84b3130a
 COLOURS = dict(
-    zip(
-        GARMENTS,
-        ('#d4372c', '#2f6fb7', '#8e44ad', '#1f7a4d', '#c77f0a', '#0f8b8d', '#b03a79', '#7f6a55'),
-    )
+    zip(GARMENTS,
+        ('#d4372c', '#2f6fb7', '#8e44ad', '#1f7a4d', '#c77f0a', '#0f8b8d', '#b03a79', '#7f6a55'))
 )
 
 
@@ -236,9 +226,8 @@ def kept_averages(run: Path | str, width: int = 1) -> list[list[Path]]:
     paths = sorted(Path(run).glob('ema_*.pt'))
     return [paths[i:i + width] for i in range(len(paths) - width + 1)]
 
-def learning_curve(
-    run: Path | str, measured: Evaluation, card: DetectorCard, width: int = 1
-) -> list[dict[str, Any]]:
+def learning_curve(run: Path | str, measured: Evaluation, card: DetectorCard,
+                   width: int = 1) -> list[dict[str, Any]]:
     """Mean AP50 over the main categories of the kept averages in the folder (of the mean of
     `width` of them), read as `card` says.
     """
@@ -251,9 +240,8 @@ def learning_curve(
             )
             found = read_answers(raw_answers(detector, measured.photos), card)
             scores = [
-                average_precision(
-                    [p.get(c, NONE).boxes for p in measured.truth], [p.get(c, NONE) for p in found]
-                )
+                average_precision([p.get(c, NONE).boxes for p in measured.truth],
+                                  [p.get(c, NONE) for p in found])
                 for c in MAIN
             ]
             rows.append({'epoch': int(paths[-1].stem[4:]), 'AP50': round(float(np.nanmean(scores)), 4)})

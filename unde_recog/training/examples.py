@@ -63,9 +63,8 @@ def kept_box(mask: np.ndarray, share: float = .05) -> tuple[tuple[int, int, int,
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), int(mask.sum())
 
 
-def instances(
-    labels: np.ndarray, names: Sequence[str], minimum: float = 0.001
-) -> tuple[np.ndarray, np.ndarray]:
+def instances(labels: np.ndarray, names: Sequence[str],
+              minimum: float = 0.001) -> tuple[np.ndarray, np.ndarray]:
     """Label map [h, w] → boxes float32 [n, 4] in pixels, category numbers [n].
 
     `minimum`: share of the photo under which a garment is left out.
@@ -152,10 +151,8 @@ def street_rows(folder: Path | str, split: str) -> list[dict[str, str]]:
 
 def street_truth(folder: Path | str, name: str) -> tuple[Image.Image, np.ndarray]:
     "A photo and its label map [h, w], in the photo's size."
-    photo, labels = (
-        Image.open(Path(folder) / 'photos' / name).convert('RGB'),
-        Image.open(Path(folder) / 'labels' / f'{Path(name).stem}.png').copy(),
-    )
+    photo, labels = (Image.open(Path(folder) / 'photos' / name).convert('RGB'),
+                     Image.open(Path(folder) / 'labels' / f'{Path(name).stem}.png').copy())
     if labels.size != photo.size: labels = labels.resize(photo.size, Image.Resampling.NEAREST)
     return photo, np.asarray(labels)
 
@@ -176,9 +173,8 @@ def drawn_examples(n: int, seed: int = 7, size: tuple[int, int] = (320, 480)) ->
     from unde_recog.wardrobe.world import World
     world = World(seed=seed)
     for i in range(n):
-        scene = world.scene(
-            i, split='train', size=size, difficulty=('easy', 'normal', 'normal', 'hard')[i % 4]
-        )
+        scene = world.scene(i, split='train', size=size,
+                            difficulty=('easy', 'normal', 'normal', 'hard')[i % 4])
         numbers = np.array([GARMENTS.index(item.category) for item in scene.items])
         kinds = np.concatenate([[0], numbers + 1]).astype(np.uint8)[scene.ids]
         boxes = np.array([item.box for item in scene.items], np.float32).reshape(-1, 4)
@@ -250,13 +246,10 @@ def pack(examples: Iterable[Example], room: int = 12) -> Examples:
         boxes[i, :n], categories[i, :n] = e.boxes[:n], e.categories[:n]
     listed = np.array([[e.listed >> k & 1 for k in range(len(GARMENTS))] for e in rows], bool)
     return Examples(
-        *(
-            torch.from_numpy(np.stack([np.asarray(v) for v in pictures]))
-            for pictures in ([e.image for e in rows], [e.kinds for e in rows])
-        ),
-        *map(
-            torch.from_numpy, (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))
-        ),
+        *(torch.from_numpy(np.stack([np.asarray(v) for v in pictures]))
+          for pictures in ([e.image for e in rows], [e.kinds for e in rows])),
+        *map(torch.from_numpy,
+             (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))),
     )
 
 

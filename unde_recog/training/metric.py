@@ -55,10 +55,8 @@ def gather(views: Iterable[View]) -> Views:
     """
     rows = [(prepared(v.image, LARGER), v.garment, v.family) for v in views]
     if not rows: raise ValueError('no views: is the folder empty?')
-    return Views(
-        np.stack([r[0] for r in rows]),
-        *(np.unique([r[i] for r in rows], return_inverse=True)[1] for i in (1, 2)),
-    )
+    return Views(np.stack([r[0] for r in rows]),
+                 *(np.unique([r[i] for r in rows], return_inverse=True)[1] for i in (1, 2)))
 
 # %% ../../nbs/190_training.metric.ipynb #8355432d
 def drawn_views(skus: int, seed: int = 11) -> Iterator[View]:
@@ -67,11 +65,8 @@ def drawn_views(skus: int, seed: int = 11) -> Iterator[View]:
     world = World(seed=seed, skus=skus)
     for key in world.keys:
         for view in ('front', 'back', 'on_model', 'detail'):
-            yield View(
-                world.photo(key, view, LARGER),
-                '/'.join(key),
-                f'{key.brand}/{world.product(key).style_id}',
-            )
+            yield View(world.photo(key, view, LARGER), '/'.join(key),
+                       f'{key.brand}/{world.product(key).style_id}')
 
 # %% ../../nbs/190_training.metric.ipynb #38adfb3c
 def cuts(
@@ -124,9 +119,8 @@ def random_maps(n: int, rng: np.random.Generator, close: float) -> torch.Tensor:
     return torch.from_numpy(maps)
 
 
-def moved(
-    x: torch.Tensor, size: tuple[int, int], rng: np.random.Generator, close: float = 0.3
-) -> torch.Tensor:
+def moved(x: torch.Tensor, size: tuple[int, int], rng: np.random.Generator,
+          close: float = 0.3) -> torch.Tensor:
     "Pictures [n, 3, h, w] in 0–1 under random maps, at `size` (height, width); white outside."
     maps = random_maps(len(x), rng, close)
     grid = F.affine_grid(maps, [len(x), 3, *size], align_corners=False)
@@ -158,12 +152,8 @@ def spoilt(x: torch.Tensor, rng: np.random.Generator, share: float = .3) -> torc
         top, left = int(rng.integers(0, h - tall)), int(rng.integers(0, w - wide))
         x[i, :, top:top + tall, left:left + wide] = _u(rng, 0, 1, 3, 1, 1)
     for i in np.flatnonzero(rng.random(len(x)) < share):
-        x[i] = F.interpolate(
-            F.avg_pool2d(x[i : i + 1], int(rng.integers(2, 4))),
-            size=(h, w),
-            mode='bilinear',
-            align_corners=False,
-        )[0]
+        x[i] = F.interpolate(F.avg_pool2d(x[i : i + 1], int(rng.integers(2, 4))), size=(h, w),
+                             mode='bilinear', align_corners=False)[0]
     return x
 
 def seen_anew(pictures: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
@@ -189,10 +179,8 @@ class Pairs:
             chosen += [int(g) for g in rng.permutation(self.families[f])[:2]]
             if len(chosen) >= n: break
         return np.concatenate(
-            [
-                rng.choice(own, 2, replace=False) if len(own := self.of[g]) > 1 else own.repeat(2)
-                for g in chosen[:n]
-            ]
+            [rng.choice(own, 2, replace=False) if len(own := self.of[g]) > 1 else own.repeat(2)
+             for g in chosen[:n]]
         )
 
 # %% ../../nbs/190_training.metric.ipynb #2a615e53
@@ -247,10 +235,8 @@ def lr_share(step: int, config: Tuning) -> float:
 # %% ../../nbs/190_training.metric.ipynb #39fa3382
 def make_optimiser(net: Tuned, config: Tuning) -> torch.optim.Optimizer:
     "AdamW over the backbone and the head, each with its share of the learning rate."
-    groups = [
-        {'params': list(net.look.parameters()), 'slower': config.slower},
-        {'params': list(net.head.parameters()), 'slower': 1.},
-    ]
+    groups = [{'params': list(net.look.parameters()), 'slower': config.slower},
+              {'params': list(net.head.parameters()), 'slower': 1.}]
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.decay)
 
 
@@ -344,10 +330,8 @@ def kept_look(path: Path | str) -> BackboneFeatures:
     "A `BackboneFeatures` that a run has kept on its way."
     look = BackboneFeatures(Lite())
     look.load_state_dict(
-        {
-            k: v.float() if v.dtype.is_floating_point else v
-            for k, v in torch.load(path, weights_only=True).items()
-        }
+        {k: v.float() if v.dtype.is_floating_point else v
+         for k, v in torch.load(path, weights_only=True).items()}
     )
     return look.eval()
 
@@ -357,9 +341,7 @@ def between(first: BackboneFeatures, last: BackboneFeatures, share: float = .5) 
     if not 0 <= share <= 1: raise ValueError(f'share {share}: between 0 (the first) and 1 (the last)')
     out, end = copy.deepcopy(first), last.state_dict()
     out.load_state_dict(
-        {
-            k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v
-            for k, v in first.state_dict().items()
-        }
+        {k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v
+         for k, v in first.state_dict().items()}
     )
     return out.eval()

@@ -33,11 +33,8 @@ def folded(body: Lite) -> Lite:
 # %% ../../nbs/186_training.network.ipynb #b68ea0c4
 def cbr(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
     "Convolution, batch normalisation, rectifier."
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outside),
-        nn.ReLU(True),
-    )
+    return nn.Sequential(nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
+                         nn.BatchNorm2d(outside), nn.ReLU(True))
 
 # %% ../../nbs/186_training.network.ipynb #91f0f7e0
 def places(x: torch.Tensor) -> torch.Tensor:
@@ -124,9 +121,8 @@ def spot(box: Sequence[float], h: int, w: int) -> torch.Tensor:
     return torch.exp(-((ys - cy)/tall)**2/2)[:, None]*torch.exp(-((xs - cx)/wide)**2/2)[None]
 
 
-def targets(
-    boxes: torch.Tensor, categories: torch.Tensor, h: int, w: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def targets(boxes: torch.Tensor, categories: torch.Tensor, h: int,
+            w: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(heat [n, 8, h, w] with 1 at the centres, which garment's box each cell is asked for).
 
     −1: none.
@@ -186,9 +182,8 @@ def dice_loss(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return each[there].sum()/there.sum().clamp(min=1)
 
 
-def pixel_losses(
-    logits: torch.Tensor, kinds: torch.Tensor, listed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pixel_losses(logits: torch.Tensor, kinds: torch.Tensor,
+                 listed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted cross-entropy and Dice over the garments that are there.
 
     Unknown pixels count for nothing, bare ones for the sum of what they may be.
@@ -229,9 +224,6 @@ def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     on = which >= 0
     got = side_boxes(sides).permute(0, 1, 3, 4, 2)[on]
     want = batch.boxes.to(device)[on.nonzero()[:, 0], which[on]]
-    return Losses(
-        heat_loss(logits, goal, listed),
-        box_loss(got, want, goal[on]),
-        *pixel_losses(kinds, batch.kinds.to(device), listed),
-        presence_loss(presence, batch),
-    )
+    return Losses(heat_loss(logits, goal, listed), box_loss(got, want, goal[on]),
+                  *pixel_losses(kinds, batch.kinds.to(device), listed),
+                  presence_loss(presence, batch))

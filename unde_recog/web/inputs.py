@@ -42,12 +42,9 @@ class GivenBox(BaseModel):
 class RecognizeParams(BaseModel):
     "What is wanted of a photo."
     model_config = ConfigDict(extra='forbid')
-    url: str | None = Field(
-        None,
-        max_length=2000,
-        description='address of the photo, if it is not uploaded',
-        examples=['https://example.com/look.jpg'],
-    )
+    url: str | None = Field(None, max_length=2000,
+                            description='address of the photo, if it is not uploaded',
+                            examples=['https://example.com/look.jpg'])
     user_mall: Text | None = Field(None, description='a mall of GET /api/v1/malls', examples=['Aurora'])
     user_id: Text | None = Field(
         None, description='your own id of the person; what it has left can be deleted by it'
@@ -57,12 +54,9 @@ class RecognizeParams(BaseModel):
         max_length=20,
         description='the garments, if they are known; else they are detected',
     )
-    sizes: list[Text] = Field(
-        default_factory=list,
-        max_length=20,
-        description='only what a store has in one of these',
-        examples=[['M', 'L']],
-    )
+    sizes: list[Text] = Field(default_factory=list, max_length=20,
+                              description='only what a store has in one of these',
+                              examples=[['M', 'L']])
     gender: Literal['women', 'men', 'kids'] | None = None
     min_price: Price | None = None
     max_price: Price | None = None
