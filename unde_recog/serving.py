@@ -27,6 +27,7 @@ from .settings import Settings, SettingsError, load_settings
 from .web.auth import Keyring, check_bind
 from .web.catalogue import ASSETS, shop_routes
 from .web.inputs import BODY, GivenBox
+from .web.lab import lab_routes
 from .web.lifecycle import Engine
 from .web.health import Health, health_of, publish_readings, readings, watch_health
 from .web.logs import log_as_json
@@ -58,7 +59,7 @@ def mount_role(app: FastAPI, state: AppState, role: str) -> None:
         'embed-batch': batch,
     }
     if role in ('app', 'all'):
-        for shop in (live_routes, shop_routes, search_routes): app.include_router(shop(state))
+        for shop in (live_routes, shop_routes, search_routes, lab_routes): app.include_router(shop(state))
         page_routes(app, state)
     if role in make: app.include_router(make[role](state))
     if role == 'all':

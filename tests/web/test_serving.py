@@ -1162,7 +1162,7 @@ def test_shoppers_without_a_key(shop, tmp_path):
         assert ann.delete('/api/v1/me', headers={'Sec-Fetch-Site': 'cross-site'}).status_code == 403
         forged = {'unde_shopper': bob.cookies['unde_shopper'][:-4] + '0000'}
         assert httpx.get(url + '/api/v1/malls', cookies=forged).status_code == 401
-        refused = [recognize(bob, shop.photo()).status_code for _ in range(14)]
+        refused = [bob.post('/api/v1/recognize', content=b'?').status_code for _ in range(30)]
         assert 429 in refused and recognize(people[2], shop.photo()).status_code == 200
         for person in people: person.close()
     with shop.running(API_KEYS_FILE=file) as (client, _):

@@ -60,6 +60,7 @@ class RecognizeParams(BaseModel):
     gender: Literal['women', 'men', 'kids'] | None = None
     min_price: Price | None = None
     max_price: Price | None = None
+    keep_photo: bool = Field(False, description='the photo may be kept for a while, to be looked at again')
 
     @property
     def filters(self) -> Filters:

@@ -233,8 +233,8 @@ def trim_memory() -> None:
 # %% ../../nbs/263_web.pools.ipynb #9af5677d
 class PooledRetriever(PgRetriever):
     "The primary, its network in a worker pool."
-    def __init__(self, db: Any, embedder: Any, version: str, pool: WorkerPool):
-        super().__init__(db, embedder, version)
+    def __init__(self, db: Any, embedder: Any, version: str, pool: WorkerPool, *, evidence: Any = None):
+        super().__init__(db, embedder, version, evidence=evidence)
         self.pool = pool
 
     async def embed(self, item: Item) -> np.ndarray:

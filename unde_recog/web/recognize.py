@@ -24,6 +24,7 @@ from ..contracts import Answer
 from ..media.images import full_size
 from .inputs import PhotoInput, RecognizeParams, boxes_of, read_input
 from .pools import current_place
+from .privacy import in_sample, keep_upload
 from .problems import Problem, problem_of, problem_responses, response_of
 from unde_recog.web.state import (
     AppState,
@@ -103,6 +104,9 @@ async def recognize(
     loop, params = asyncio.get_running_loop(), photo.params
     def repeat(kind: str, body: Any) -> None:
         if on_event is not None and kind != 'result': loop.call_soon_threadsafe(on_event, kind, body)
+    address = params.url if params.url and params.url.startswith('http') else None
+    if params.keep_photo and in_sample(rid, state.settings.PHOTO_SAMPLE) and state.engine.storage:
+        address = await state.small.run(keep_upload, state.engine.storage, rid, image) or address
     wanted: dict[str, Any] = {
         'user_mall': params.user_mall,
         'user_id': params.user_id,
@@ -110,7 +114,7 @@ async def recognize(
         'request_id': rid,
         'filters': params.filters,
         'content_hash': photo.digest,
-        'photo_url': params.url if params.url and params.url.startswith('http') else None,
+        'photo_url': address,
         'on_event': repeat if on_event is not None else None,
     }
     return await state.engine.call(lambda recognizer: recognizer.recognize(image, **wanted))

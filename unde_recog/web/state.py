@@ -57,7 +57,7 @@ _WAITED_FOR += ('XIMILAR_GW_URL', 'LLM_RERANKER_URL', 'EMBEDDER_URL')
 def at_once(settings: Settings) -> int:
     "How many photos the cores can be busy with; more where most of the time others are waited for."
     elsewhere = any(getattr(settings, name) for name in _WAITED_FOR)
-    return cores()*(16 if elsewhere else 4)
+    return cores()*(8 if elsewhere else 2)
 
 # %% ../../nbs/271_web.state.ipynb #91479df0
 def shopper_of(state: 'AppState', request: Request, counted: bool) -> Caller | None:
