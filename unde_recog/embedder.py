@@ -110,24 +110,13 @@ def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
     return HybridDescriptor(run, workers)
 
-def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
-    "The image tower of a card, from its files."
-    first = next(iter(files.values()))
-    if card.kind == 'classical': return ClassicalDescriptor(first)
-    if card.kind == 'fused': return _hybrid(first, preset, threads)
-    graph = next(path for name, path in files.items() if name.endswith('.onnx'))  # the image's is first
-    network = OnnxTower(graph, preset, threads)
-    encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
-    encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
-    return encode
-
 # %% ../nbs/090_embedder.ipynb #c4e4acb7
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
     if card.kind == 'classical': return ClassicalDescriptor(first)
     if card.kind == 'fused': return _hybrid(first, preset, threads)
-    graph = next(path for name, path in files.items() if name.endswith('.onnx'))
+    graph = next(path for name, path in files.items() if name.endswith('.onnx'))  # the image's is first
     network = OnnxTower(graph, preset, threads)
     encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
