@@ -54,6 +54,10 @@ class Certificate:
     strangers_trusted: int = 0
     stranger_upper: float = 1.  # of P(confident | stranger)
     stranger_limit: float = .02
+    stranger_share: float = .5          # of all garments, as assumed
+    strangers_among_trusted: float = 1.  # at most, of what the gate trusts, at that share
+    method: str = 'one look'            # or 'anytime': a look after every photo was allowed for
+    chosen: bool = False                # photos chosen with known chances, weighted back
 
 # %% ../../nbs/225_research.certificate.ipynb #0ac19918
 def losses(n: int) -> str: return f"{n} loss{'es'*(n != 1)}"
@@ -63,8 +67,9 @@ def _caveats(c: Certificate) -> list[str]:
     said = []
     if c.strangers:
         said.append(f'Of {c.strangers} strangers {c.strangers_trusted} are trusted, at most '
-                    f'{c.stranger_upper:.1%} '
-                    f'({c.stranger_limit:.1%} is allowed).')
+                    f'{c.stranger_upper:.1%} ({c.stranger_limit:.1%} is allowed): where '
+                    f'{c.stranger_share:.0%} of all garments are strangers, at most '
+                    f'{c.strangers_among_trusted:.1%} of what is trusted.')
     else:
         said.append('No stranger was labelled: nothing is promised of garments that are not in the '
                     'catalogue.')
@@ -76,6 +81,8 @@ def _caveats(c: Certificate) -> list[str]:
                 'mistake (look-alikes).')
     if c.clusters and c.clusters < c.photos:
         said.append(f'{c.photos} photos count as {c.clusters} independent ones: {c.rule}.')
+    if c.chosen: said.append('The photos were chosen with known chances and are weighted back.')
+    if c.method == 'anytime': said.append('One may have looked after every photo.')
     return said
 
 def in_words(c: Certificate) -> str:
@@ -122,7 +129,7 @@ def certificate_json(c: Certificate) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + '\n'
 
 _SHARES = ('threshold', 'margin', 'alpha', 'delta', 'coverage', 'upper', 'upper_if_fine',
-           'stranger_upper')
+           'stranger_upper', 'stranger_limit', 'stranger_share', 'strangers_among_trusted')
 
 def _kind(annotation: Any) -> Any: return (int, float) if annotation is float else annotation
 
@@ -203,7 +210,8 @@ def write_fragment(folder: Path | str, certificate: Certificate, name: str = 'ga
     proven = 'certified' if c.certified else 'NOT certified'
     source = ', from simulated data' if c.simulated else ''
     strangers = (f'of {c.strangers} strangers at most {c.stranger_upper:.1%} trusted, '
-                 f'{c.stranger_limit:.1%} allowed'
+                 f'{c.stranger_limit:.1%} allowed; at most {c.strangers_among_trusted:.1%} of what is '
+                 f'trusted, where {c.stranger_share:.0%} of all garments are strangers'
                  if c.strangers else 'no stranger was labelled')
     text = _FRAGMENT.format(strangers=strangers, version=c.model_version, proven=proven, date=c.date,
                             source=source,
