@@ -136,16 +136,21 @@ class SoFar:
     "What is certified after so many photos, and about how many more the next step takes."
     photos: int
     step: int                 # last certified step of the path, -1 = none
+    since: int                # photos after which that was so; 0 = not yet
     steps: pd.DataFrame
     more_photos: float        # for the next step, if the losses stay as they look; inf or NaN: cannot be said
 
 # %% ../../nbs/231_research.anytime.ipynb #1fb610b9
 def photos_to_go(rate: float, n: float, photos: int, *, alpha: float, delta: float) -> float:
     """Photos until the fortune is likely to reach 1/delta, at the rate seen (pulled a little
-    towards one half)."""
-    q, per_photo, have = (rate*n + .5)/(n + 1), n/max(photos, 1), float(log_fortune(rate*n, n, alpha))
+    towards the bettor's own guess).
+
+    inf: the rate is over alpha; NaN: it is so near that no number can be named."""
+    a, b = _PRIOR
+    q, per_photo, have = (rate*n + a)/(n + a + b), n/max(photos, 1), float(log_fortune(rate*n, n, alpha))
     growth = q*math.log(q/alpha) + (1 - q)*math.log((1 - q)/(1 - alpha))
-    if q >= alpha or per_photo <= 0: return math.inf
+    over = n > 0 and stats.beta.ppf(delta, max(rate*n, 1e-9), n - rate*n + 1) > alpha
+    if q >= .9*alpha or per_photo <= 0: return math.inf if over else math.nan
     return max(1., (math.log(1/delta) - have)/(growth*per_photo))
 
 # %% ../../nbs/231_research.anytime.ipynb #8772621d
@@ -184,34 +189,38 @@ def stranger_counts(j: CalibrationSample, path: GatePath) -> PathCounts:
     return _sums(j, sure, np.broadcast_to(j.stranger, sure.shape))
 
 # %% ../../nbs/231_research.anytime.ipynb #60d65b7a
-def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, np.ndarray,
-                                                                          np.ndarray, np.ndarray]:
-    "(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm)."
+def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, ...]:
+    """(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm; upper end
+    of the strangers' share at each step, after the last photo)."""
     found, every = path_counts(j, path), np.bincount(j.photo)
     floor = running_floor(np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), every)
     rate, n = found.effective(floor[None], path.delta)
     logs, strangers = log_fortune(rate*n, n, path.alpha), np.full(n.shape, math.inf)
+    upper = np.ones(len(n))
     if j.stranger.any():
         trusted = stranger_counts(j, path)
         alike = running_correlation(trusted.events, trusted.sizes).max(0)
         r, m = trusted.effective(alike[None], path.delta)
         strangers = log_fortune(r*m, m, limit)
-    return logs, strangers, rate, n
+        upper = sequence_upper(r[:, -1], m[:, -1], path.delta)
+    return logs, strangers, rate, n, upper
 
 def label_until_certain(j: CalibrationSample, path: GatePath, *, stranger_limit: float = .02,
                         start: int = _START) -> SoFar:
     """What `path` has proven after each labelled photo of `j`, in the order of labelling, up to
     the last."""
-    logs, strangers, rate, n = _by_step(j, path, stranger_limit)
-    step = int(certified_by(np.minimum(logs, strangers), path.delta, start)[-1])
+    logs, strangers, rate, n, beyond = _by_step(j, path, stranger_limit)
+    certified = certified_by(np.minimum(logs, strangers), path.delta, start)
+    step, since = int(certified[-1]), int((certified == certified[-1]).argmax()) + 1
     photos, following = logs.shape[1], min(step + 1, len(logs) - 1)
     table = path.table().assign(harmed=rate[:, -1], n_eff=n[:, -1],
                                 fortune=np.exp(np.minimum(logs[:, -1], 50)),
                                 upper=sequence_upper(rate[:, -1], n[:, -1], path.delta),
+                                stranger_upper=beyond,
                                 certified=np.arange(len(logs)) <= step)
     more = photos_to_go(float(rate[following, -1]), float(n[following, -1]), photos, alpha=path.alpha,
                         delta=path.delta)
-    return SoFar(photos=photos, step=step, steps=table,
+    return SoFar(photos=photos, step=step, since=since if step >= 0 else 0, steps=table,
                  more_photos=0. if step == len(logs) - 1 else more)
 
 # %% ../../nbs/231_research.anytime.ipynb #7477eaaf

@@ -122,22 +122,22 @@ SEARCH_CREDITS = 10
 
 def evaluate_thresholds(j: CalibrationSample, threshold: float, margin: float,
                         credits: float = SEARCH_CREDITS) -> dict[str, float]:
-    "What one pair does on labelled items."
+    "What one pair does on labelled items; shares count chosen photos by their weight."
     sure = confident(j.top1, j.margin, threshold, margin)
-    n, every = int(sure.sum()), len(sure)
-    harmed, gained = int((j.harm & sure).sum()), int((j.gain & sure).sum())
+    share = lambda mask: float(np.average(mask, weights=j.weight))
+    harmed, n, coverage = j.harm & sure, int(sure.sum()), share(sure)
     full = ~(j.wrong & ~j.harm | j.gain)  # right with both retrievers
     return {
         'threshold': threshold,
         'margin': margin,
         'confident': n,
-        'coverage': n/every,
-        'events': harmed,
-        'loss among confident': harmed/n if n else math.nan,
-        'loss among all': harmed/every,
-        'gain among all': gained/every,
-        'top-3 right': float(np.where(sure, ~j.wrong, full).mean()),
-        'credits per 100 items': 100*credits*(1 - n/every),
+        'coverage': coverage,
+        'events': int(harmed.sum()),
+        'loss among confident': share(harmed)/coverage if n else math.nan,
+        'loss among all': share(harmed),
+        'gain among all': share(j.gain & sure),
+        'top-3 right': share(np.where(sure, ~j.wrong, full)),
+        'credits per 100 items': 100*credits*(1 - coverage),
     }
 
 # %% ../../nbs/227_research.calibration.ipynb #08a8dec2
