@@ -52,11 +52,8 @@ def plain(text: str) -> str:
 
 def product_row(**values: Any) -> dict[str, str]:
     "A row of `raw_products` as text; lists as JSON."
-    return {
-        k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
-        for k, v in values.items()
-    }
-
+    return {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
+            for k, v in values.items()}
 
 def _id_with_colour(style: str, colour: str, alone: bool) -> str:
     "The id of a style in a colour; the style's own where there is one colour only."
@@ -66,9 +63,8 @@ def _page(context: ShopContext, path: str) -> str:
     "The address of a page of the shop, if the shop's is known."
     return f"{context.base_url.rstrip('/')}/{path}" if context.base_url and path else ''
 
-def required_columns(
-    rows: ExportRows, name: str, needed: Sequence[str]
-) -> list[tuple[int, Mapping[str, str]]]:
+def required_columns(rows: ExportRows, name: str,
+                     needed: Sequence[str]) -> list[tuple[int, Mapping[str, str]]]:
     "The rows as a list. Raises `ValueError` if they are not of this system."
     table = list(rows)
     missing = [c for c in needed if not table or c not in table[0][1]]
@@ -81,12 +77,8 @@ _PAIR = re.compile(r'\s*([^\W\d]\w*)=((?:"(?:[^"]|"")*"|(?!,\s*[^\W\d]\w*=).)*)(
 def _enclosed(value: str) -> str:
     "A value without the quotes that *Fields enclosure* puts around it."
     parts = re.findall(r'"((?:[^"]|"")*)"', value) if value.startswith('"') else []
-    return (
-        '|'.join(p.replace('""', '"') for p in parts)
-        if parts
-        else '|'.join(p.strip() for p in value.split('|'))
-    )
-
+    return ('|'.join(p.replace('""', '"') for p in parts) if parts
+            else '|'.join(p.strip() for p in value.split('|')))
 
 def attributes(packed: str) -> dict[str, str]:
     """`a=1,b=x|y` → dictionary; a comma not followed by `name=` belongs to the value.
@@ -101,11 +93,9 @@ def members(packed: str) -> list[str]:
     return [v['sku'] for v in map(attributes, parts) if 'sku' in v]
 
 # %% ../../nbs/053_catalogue.shops.ipynb #95618c3e
-_VIEWS = (
-    (r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
-    (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'), (r'_model$', 'on_model'),
-)
-
+_VIEWS = ((r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
+          (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'),
+          (r'_model$', 'on_model'))
 
 def view_of(path: str) -> str:
     "The view in a photo's file name; `unknown` if there is none."
@@ -145,9 +135,8 @@ def _values(row: Mapping[str, str], context: ShopContext) -> dict[str, str]:
     ours = {name: v for k, v in found.items() if (name := attribute_name(k, context))}
     return found | ours
 
-def _magento_product(
-    style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], context: ShopContext
-) -> dict[str, str]:
+def _magento_product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]],
+                     context: ShopContext) -> dict[str, str]:
     "One product from the simple rows of a style in a colour."
     first, of = rows[0], style or rows[0]
     values, shared = _values(first, context), _values(of, context)
@@ -198,9 +187,8 @@ def magento_products(rows: ExportRows, context: ShopContext) -> ProductRows:
         members_ = [r for _, r in found]
         yield (
             found[0][0],
-            _magento_product(
-                family[fold(members_[0]['sku'])] if style_sku else None, members_, context
-            ),
+            _magento_product(family[fold(members_[0]['sku'])] if style_sku else None, members_,
+                             context),
         )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #9e6f65b1
@@ -242,9 +230,8 @@ def _shopify_handle(handle: str, rows: ShopRows, context: ShopContext) -> Produc
     head, lines, variants = rows[0][1], [r for _, r in rows], _shopify_variants(rows, context)
     colours = list(dict.fromkeys(v.colour for v in variants)) or ['']
     pictures = {
-        c: [
-            v.row['Variant Image'] for v in variants if v.colour == c and v.row.get('Variant Image')
-        ]
+        c: [v.row['Variant Image'] for v in variants
+            if v.colour == c and v.row.get('Variant Image')]
         for c in colours
     }
     for colour in colours:
@@ -339,13 +326,11 @@ def woocommerce_products(rows: ExportRows, context: ShopContext) -> ProductRows:
             )
         if not by_colour: by_colour[', '.join(_woo_attributes(parent, context).get('colour', [])[:1])] = []
         for colour, found in by_colour.items():
-            product = _woo_product(
-                parent, [r for _, r in found], colour, len(by_colour) == 1, context=context
-            )
+            product = _woo_product(parent, [r for _, r in found], colour, len(by_colour) == 1,
+                                   context=context)
             yield found[0][0] if found else line, product
 
 # %% ../../nbs/053_catalogue.shops.ipynb #c56af8c6
 ShopExport = Callable[[ExportRows, ShopContext], ProductRows]
-READY: Mapping[str, ShopExport] = {
-    'magento': magento_products, 'shopify': shopify_products, 'woocommerce': woocommerce_products,
-}
+READY: Mapping[str, ShopExport] = {'magento': magento_products, 'shopify': shopify_products,
+                                   'woocommerce': woocommerce_products}

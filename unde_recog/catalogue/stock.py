@@ -93,10 +93,8 @@ class _Reader:
     def incoming(self, values: Mapping[str, Any], line: int) -> tuple[Any, ...]:
         product, sizes = values['product_id'], Jsonb(values['sizes_in_stock'])
         sold_out = values.get('quantity') == 0
-        return (
-            values['brand'], values['store_id'], product, fold(product), sizes,
-            values['fetched_at'], line, sold_out,
-        )
+        return (values['brand'], values['store_id'], product, fold(product), sizes,
+                values['fetched_at'], line, sold_out)
 
 # %% ../../nbs/057_catalogue.stock.ipynb #15a930f4
 _INCOMING = '''create temp table incoming (brand text, store_id text, product_id text, product_folded text,

@@ -44,17 +44,13 @@ class Table(NamedTuple):
     required: tuple[str, ...]
     key: tuple[str, ...]
 
-_KEYS, _TEXTS = (
-    ('source', 'external_id', 'style_id'),
-    ('name', 'description', 'category', 'gender', 'colour'),
-)
+_KEYS, _TEXTS = (('source', 'external_id', 'style_id'),
+                 ('name', 'description', 'category', 'gender', 'colour'))
 PRODUCTS = Table(
     'raw_products',
-    {
-        'brand': read_brand, **dict.fromkeys(_KEYS, read_key), **dict.fromkeys(_TEXTS, read_text),
-        'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
-        'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
-    },
+    {'brand': read_brand, **dict.fromkeys(_KEYS, read_key), **dict.fromkeys(_TEXTS, read_text),
+     'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
+     'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text},
     required=('external_id', 'brand'), key=('brand', 'external_id'),
 )
 _PLACE = ('name', 'address', 'city', 'country', 'floor')
@@ -71,10 +67,8 @@ STORES = Table(
 _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
-    {
-        'brand': read_brand, 'store_id': read_key, 'product_id': read_key, 'sizes_in_stock': read_sizes,
-        'fetched_at': read_time, 'quantity': read_count,
-    },
+    {'brand': read_brand, 'store_id': read_key, 'product_id': read_key,
+     'sizes_in_stock': read_sizes, 'fetched_at': read_time, 'quantity': read_count},
     required=(*_READING, 'sizes_in_stock', 'fetched_at'), key=(*_READING, 'fetched_at'),
 )
 
@@ -104,12 +98,8 @@ def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), 2, .5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(names)}"
 
-def column_map(
-    headers: Sequence[str],
-    table: Table,
-    mapping: Mapping[str, str] | None = None,
-    given: Iterable[str] = (),
-) -> dict[str, str]:
+def column_map(headers: Sequence[str], table: Table, mapping: Mapping[str, str] | None = None,
+               given: Iterable[str] = ()) -> dict[str, str]:
     """ours → theirs for the columns that the file has; `given` are filled in otherwise.
 
     Raises `ValueError` for a wrong mapping or a missing column."""
@@ -208,19 +198,17 @@ class RowParser:
 _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list there
 
 # %% ../../nbs/054_catalogue.tables.ipynb #8f11df25
-def observe_columns(
-    source: TableFile, observers: Mapping[str, Callable[[str], None]], columns: Mapping[str, int]
-) -> None:
+def observe_columns(source: TableFile, observers: Mapping[str, Callable[[str], None]],
+                    columns: Mapping[str, int]) -> None:
     "Show every cell of the undecided columns to its observer."
     watched = [(columns[c], see) for c, see in observers.items() if c in columns]
     for row in source.rows() if watched else ():
         if row.fault: continue
         for at, see in watched: see(row.cells[at])
 
-def row_parser(
-    source: TableFile, table: Table, mapping: Mapping[str, str] | None, options: ReadOptions, *,
-    fixed: Mapping[str, str], aliases: Mapping[str, str] | None = None,
-) -> RowParser:
+def row_parser(source: TableFile, table: Table, mapping: Mapping[str, str] | None,
+               options: ReadOptions, *, fixed: Mapping[str, str],
+               aliases: Mapping[str, str] | None = None) -> RowParser:
     "A parser for the rows of `source`. Raises `ValueError` for a file without rows or columns."
     if next(source.rows(), None) is None: raise ValueError(f'{source.path} has a header but no rows')
     try: theirs = column_map(source.headers, table, mapping, fixed)

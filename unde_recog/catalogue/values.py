@@ -36,12 +36,10 @@ def read_text(v: str) -> str | None:
     if is_null(v): return None
     text = ' '.join(v.split())
     return (
-        storable(
-            text if text.isascii() else unicodedata.normalize('NFC', text).strip('\ufeff\u200b ')
-        )
+        storable(text if text.isascii()
+                 else unicodedata.normalize('NFC', text).strip('\ufeff\u200b '))
         or None
     )
-
 
 @lru_cache(100_000)
 def read_key(v: str) -> str | None:
@@ -202,11 +200,8 @@ def photo_address(text: str) -> str:
         text = name + text[len(scheme[1]):]
     if re.search(r'(?:^|[/_-])(?:no_selection|no[-_]?(?:image|photo)|placeholder)\b', text, re.I):
         refuse('is a placeholder, not a photo')
-    return (
-        quote(text, safe="/:?#[]@!$&'()*+,;=%~|{}\\^`<>\"")
-        if text.startswith('http') and ' ' in text
-        else text
-    )
+    return (quote(text, safe="/:?#[]@!$&'()*+,;=%~|{}\\^`<>\"")
+            if text.startswith('http') and ' ' in text else text)
 
 # %% ../../nbs/051_catalogue.values.ipynb #6bed5e6a
 class PhotoList(list[str]):
@@ -259,11 +254,8 @@ def read_zone(v: str) -> str | None:
         return refuse('is no time zone, as Europe/Madrid')
     return name
 
-_TRUE, _FALSE = (
-    frozenset('1 true yes y ja si sí oui да on'.split()),
-    frozenset('0 false no n nein non нет off -1'.split()),
-)
-
+_TRUE, _FALSE = (frozenset('1 true yes y ja si sí oui да on'.split()),
+                 frozenset('0 false no n nein non нет off -1'.split()))
 
 def read_flag(v: str) -> bool | None:
     "yes or no, as exports write it."
@@ -284,10 +276,8 @@ def category_patterns(path: Path | None = None) -> tuple[tuple[re.Pattern[str], 
     with open(path or ASSETS/'categories.csv', encoding='utf-8', newline='') as f:
         rows = [(r['pattern'], r['category']) for r in csv.DictReader(f)]
     if wrong := {c for _, c in rows} - set(CATEGORIES):
-        raise ValueError(
-            f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
-            f"there are {', '.join(CATEGORIES)}"
-        )
+        raise ValueError(f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
+                         f"there are {', '.join(CATEGORIES)}")
     return tuple((re.compile(rf'\b(?:{p})\b', re.I), c) for p, c in rows)
 
 # %% ../../nbs/051_catalogue.values.ipynb #14b92c0f

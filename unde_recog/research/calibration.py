@@ -323,9 +323,7 @@ def price(j: CalibrationSample, path: GatePath, floor: float, *, wanted: float =
     level, photos = levels(j.top1, j.margin, path.balance), int(j.photo.max()) + 1
     numbers = np.round(photos*np.geomspace(.25, limit, 60))
     found = chance_to_certify(level, j.photo, loss_curve(level, j.wrong, j.harm), numbers,
-                              alpha=path.alpha,
-                              delta=path.delta,
-                              floor=floor)
+                              alpha=path.alpha, delta=path.delta, floor=floor)
     needed = photos_for_path(found, wanted)
     if math.isfinite(needed): return max(needed, photos + 1.)
     first = check_in_force(j, path.steps[0].threshold, path.steps[0].margin, alpha=path.alpha,
@@ -422,8 +420,7 @@ def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: 
     if harm_last < 0: return refusal(steps, needed, j.photos, path.alpha)
     s = steps.iloc[0]
     words = _STRANGERS.format(coverage=s.coverage, strangers=int(j.stranger.sum()),
-                              trusted=int(s.strangers),
-                              upper=s['stranger upper'], limit=limit)
+                              trusted=int(s.strangers), upper=s['stranger upper'], limit=limit)
     return f'Not certifiable: {words}.'
 
 # %% ../../nbs/227_research.calibration.ipynb #552ded5a

@@ -119,8 +119,7 @@ def in_force_words(g: GateInForce) -> str:
     seen = 'trusts none of these garments'
     if g.selected: seen = f'harms {g.events} of the {g.selected} garments that it trusts'
     return (f'The pair in force ({g.threshold:g} / {g.margin:g}) {seen}: between {g.low:.1%} and '
-            f'{g.upper:.1%} are '
-            f'not ruled out, the target is {g.alpha:.0%}; {_ADVICE[g.verdict]}.')
+            f'{g.upper:.1%} are not ruled out, the target is {g.alpha:.0%}; {_ADVICE[g.verdict]}.')
 
 # %% ../../nbs/225_research.certificate.ipynb #463a8d12
 def certificate_json(c: Certificate) -> str:
