@@ -192,6 +192,7 @@ class _Service(BaseModel):
         64, 'photos worked on at once; more are refused'
     )
     RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
+    PHOTO_SAMPLE: Share = _f(0., 'share of uploads kept for labelling, where the person agrees')
     BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
     FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..resilience import current_id
 from .logs import caller_id
 from .metrics import Metrics
+from .pools import Place, current_place
 from .problems import Problem, response_of
 
 # %% ../../nbs/280_web.middleware.ipynb #2dc51d93
@@ -114,6 +115,8 @@ class HttpMiddleware:
         scope['unde_id'] = str(uuid.uuid4())
         theirs = header_of(scope, b'x-request-id')
         tokens = current_id.set(scope['unde_id']), caller_id.set(theirs if _ID.fullmatch(theirs) else '')
+        place = Place()
+        mine = current_place.set(place)
         started, body = time.monotonic(), Body(receive, self.limit)
         statuses: list[int] = []
         async def answer(message: Message) -> None:
@@ -128,6 +131,8 @@ class HttpMiddleware:
                 await response_of(too_large(self.limit), Request(scope))(scope, body, answer)
             else: await self.app(scope, body, answer)
         finally:
+            place.leave()
+            current_place.reset(mine)
             # 499: gone before an answer began
             status = statuses[0] if statuses else 499
             count_answer(self.metrics, scope, status, time.monotonic() - started)
