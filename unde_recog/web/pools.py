@@ -144,10 +144,10 @@ class AdmissionLimit:
         self.limit, self.pools, self.patience = limit, pools, patience
         self.inside, self.refused = 0, Counter[str]()
         self.usual, self.large = Room('usual', at_once*PHOTO), Room('large', 25_000_000)
-        self.bytes, self.bodies = Room('bytes', 96_000_000), Room('bodies', 32_000_000)
+        self.bytes = Room('bytes', 96_000_000)
 
     @property
-    def rooms(self) -> list[Room]: return [self.usual, self.large, self.bytes, self.bodies]
+    def rooms(self) -> list[Room]: return [self.usual, self.large, self.bytes]
 
     def room_for(self, pixels: int) -> Room: return self.large if pixels > LARGE_WORK else self.usual
 
