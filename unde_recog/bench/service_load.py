@@ -64,7 +64,6 @@ def environment(**values: Any) -> dict[str, str]:
         | {k: str(v) for k, v in values.items() if v is not None}
     )
 
-
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
@@ -196,7 +195,6 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         float(head.get(b'retry-after', -1)),
         await reader.readexactly(int(head[b'content-length'])),
     )
-
 
 async def one_client(port: int, request: bytes, run: Run, ends: float, *, left: list[int]) -> None:
     reader, writer = await asyncio.open_connection('127.0.0.1', port)

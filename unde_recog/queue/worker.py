@@ -193,6 +193,8 @@ def make_celery(settings: Settings | None = None, open_session: Opener | None = 
     app = Celery('unde_recog', broker=broker, backend=results.get_secret_value() if results else None)
     app.conf.update(celery_settings(broker))
     add_task(app, open_session or worker_opener(given, None if settings else load_settings))
+    from unde_recog.queue.jobs import add_jobs  # a higher number: jobs are more than this page
+    add_jobs(app, lambda: given if settings else load_settings())
     return app
 
 # %% ../../nbs/311_queue.worker.ipynb #b8f2809f

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'DEPTH', 'read_items', 'booster_any', 'unknown', 'LabelError', 'check_labels', 'read_labels',
-           'write_labels', 'place', 'ndcg', 'list_outcome', 'garment_outcome', 'grades_by_garment', 'outcomes']
+           'write_labels', 'place', 'ndcg', 'list_outcome', 'garment_outcome', 'grades_by_garment', 'outcomes',
+           'label_notes']
 
 # %% ../../nbs/208_research.records.ipynb #a54fecfa
 import csv, io, os, re
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
-from ..catalogue.reading import header_key, open_table
+from ..catalogue.reading import cell_text, header_key, open_table
+from ..catalogue.values import SHORTENED, is_shortened
 from ..contracts import SkuKey, canonical_brand
+from ..folding import is_null
 from ..db.database import Databases, Query, run
 from unde_recog.research.log_rows import (
     as_items,
@@ -198,12 +201,20 @@ def read_labels(csv_file: Path | str) -> pd.DataFrame:
     rows = list(table.rows())
     if faults := [f'line {r.line}: {r.fault}' for r in rows if r.fault]:
         raise LabelError('\n'.join(faults[:5]))
+    at = headers.index('external_id')
+    if changed := [r for r in rows if is_shortened(cell_text(r.cells[at]))]:
+        number = f'line {changed[0].line}: external_id {changed[0].cells[at]!r} {SHORTENED}'
+        raise LabelError(number)
     return check_labels((r.line, _label_row(headers, r.cells)) for r in rows)
 
 def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     "A row by header; whole numbers that a spreadsheet has written as 2.0 are 2."
-    row = {h: c.strip() for h, c in zip(headers, cells) if h}
+    row = {h: cell_text(c) for h, c in zip(headers, cells) if h}
+    if re.fullmatch(_UUID, row['photo'], re.I): row['photo'] = row['photo'].lower()
+    if is_null(row['brand']): row['brand'] = ''
     return row | {h: re.sub(r'\.0+$', '', row[h]) for h in ('item', 'grade')}
+
+_UUID = '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 
 def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
     """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
@@ -293,3 +304,17 @@ def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 
     table = table.astype(dict.fromkeys(flags, 'boolean'))
     table.attrs['unmatched'] = len(grades) - len(rows)
     return table
+
+# %% ../../nbs/208_research.records.ipynb #67089652
+def label_notes(items: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
+    "What to know of labelled products that no list of `items` holds."
+    lists = [ks for name in ('primary', 'booster', 'merged', 'final') for ks in items[name]]
+    listed = {key for keys in lists if keys is not None for key in keys}
+    named = {key for graded in grades_by_garment(labels).values() for key in graded}
+    unseen = sorted(named - listed)
+    if not unseen or not listed: return []
+    bare = {(k.brand, k.external_id.lstrip('0').lower()): k for k in listed}
+    near = [(k, bare[at]) for k in unseen if (at := (k.brand, k.external_id.lstrip('0').lower())) in bare]
+    note = f'{len(unseen)} of {len(named)} labelled products are in no list, as {" ".join(unseen[0])}'
+    if near: note += f'; {" ".join(near[0][0])} may be {" ".join(near[0][1])}: were its zeros lost?'
+    return [note + '.']

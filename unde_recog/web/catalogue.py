@@ -133,7 +133,6 @@ class Feedback(BaseModel):
 ASSETS = (Path(__file__).parent / 'assets' if '__file__' in globals()
           else Path('..') / 'unde_recog' / 'web' / 'assets')
 
-
 def samples(folder: Path = ASSETS/'samples') -> dict[str, Any]:
     "The photos to try, as samples.json lists them."
     listed = folder/'samples.json'

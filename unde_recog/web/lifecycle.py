@@ -39,7 +39,6 @@ _METHODS = (
     ('advisor', 'advise', 'advice'),
 )
 
-
 def timed_primary(primary: Any, metrics: Metrics) -> Any:
     "The primary retriever, its searches counted and timed as part `primary`."
     return InstrumentedPart(primary, 'search', 'primary', metrics)

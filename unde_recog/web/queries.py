@@ -166,7 +166,6 @@ _OF_REQUEST = (
     'created_at',
 )
 
-
 _REQUEST = f"select {', '.join(_OF_REQUEST)} from recognition_requests where id = %s"
 _ITEMS = 'select * from recognition_items where request_id = %s order by item_index'
 

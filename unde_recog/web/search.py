@@ -82,7 +82,7 @@ def version_of(state: AppState, model: str) -> tuple[str, str] | None:
 # %% ../../nbs/279_web.search.ipynb #0fb93a8d
 _OWN_VECTORS = """
     select embedding from sku_image_embeddings
-    where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3"""
+    where model_version = %s and brand = %s and sku_id = %s and not shared order by image_rank limit 3"""
 
 def near_primary(state: AppState, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
     "(version, the products nearest to one by the primary index). Raises `Problem` (404)."
