@@ -164,7 +164,6 @@ def data_bytes(url: str) -> bytes:
     except (binascii.Error, ValueError):
         raise ImageError('not_an_image', 'the data: address is no base64') from None
 
-
 # %% ../../nbs/267_web.inputs.ipynb #6c8ac07e
 @dataclass(frozen=True)
 class DecodePools:

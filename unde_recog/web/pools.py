@@ -34,7 +34,6 @@ def overloaded(late: float) -> Problem:
     return Problem(503, 'overloaded', 'too many photos are being worked on: try again in a moment',
                    retry_after=max(1.0, late) + random.uniform(0, 2))
 
-
 def lower_priority() -> None:
     "Let other threads of this process go first from now on (Linux: there a thread has a priority)."
     with suppress(OSError):
