@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_missing', 'start_report', 'IndexOptions', 'photos_at',
-           'index_catalogue', 'decide_part', 'finalize_version', 'indexed_model']
+__all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_missing', 'start_report', 'IndexOptions',
+           'failed_since', 'photos_at', 'index_catalogue', 'decide_part', 'finalize_version', 'indexed_model']
 
 # %% ../../nbs/124_jobs.index.ipynb #910928e9
 import numpy as np
@@ -164,10 +164,11 @@ def _missing(
     photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None, refresh: bool | None
 ) -> list[CatalogPhoto]:
     "The photos to read; `refresh` None: of the known ones only those in a local folder."
-    def again(url: str) -> bool:
+    def again(p: CatalogPhoto) -> bool:
         if refresh is not None: return refresh
-        return url.startswith('storage:') and isinstance(storage, FolderStorage)
-    return [p for p in photos if (p.key, p.url) not in state.at or again(p.url)]
+        if p.hash: return p.hash != state.at[p.key, p.url]  # fetched anew since
+        return p.url.startswith('storage:') and isinstance(storage, FolderStorage)
+    return [p for p in photos if (p.key, p.url) not in state.at or again(p)]
 
 # %% ../../nbs/124_jobs.index.ipynb #9835aa7d
 def _checked(embedder: Any) -> Any:
@@ -193,6 +194,7 @@ class IndexOptions:
     allow_private: bool = False
     global_from: int = GLOBAL_FROM
     brand_from: int = BRAND_FROM
+    tried_since: float | None = None  # photos that failed since then, in seconds since 1970, stay failed
 
     @property
     def limit(self) -> float:
@@ -200,6 +202,17 @@ class IndexOptions:
         return 1. if self.allow_shrink else self.shrink_limit
 
 # %% ../../nbs/124_jobs.index.ipynb #566b6b89
+_TRIED = '''select brand, sku_id, image_url, kind, detail from embedding_failures
+    where version = %s and tried_at >= to_timestamp(%s)'''
+
+def failed_since(
+    conn: psycopg.Connection, version: str, since: float | None
+) -> dict[tuple[SkuKey, str], EmbeddingError]:
+    "Photos that other processes of this run have tried in vain."
+    if since is None: return {}
+    rows = conn.execute(_TRIED, (version, since)).fetchall()
+    return {(SkuKey(b, s), url): EmbeddingError(kind, detail) for b, s, url, kind, detail in rows}
+
 def _bring_up(
     writer: Writer,
     photos: list[CatalogPhoto],
@@ -218,7 +231,9 @@ def _bring_up(
     skipped = set(photos_at(photos)) - set(photos_at(todo))
     writer.hashes += [(p, state.at[p.key, p.url]) for p in photos if (p.key, p.url) in skipped]
     report.unchanged = len(skipped)
+    tried = failed_since(conn, version, how.tried_since)
     def read(p: CatalogPhoto) -> LoadedPhoto:
+        if (p.key, p.url) in tried: return LoadedPhoto(p, error=tried[p.key, p.url])
         return read_photo(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
     embed_missing(writer, prefetched(todo, read, how.ahead, how.threads), len(todo), how.progress)
     scope: dict[str, Any] = {'version': version, 'unread': writer.unread, 'brands': brands}

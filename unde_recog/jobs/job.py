@@ -150,7 +150,7 @@ class BrandOptions:
     @property
     def brands(self) -> list[str] | None: return self.brand or None
 
-# %% ../../nbs/126_jobs.job.ipynb #9657b44f
+# %% ../../nbs/126_jobs.job.ipynb #f63afd26
 @dataclass(kw_only=True)
 class JobContext:
     "What the three functions of a job are given."
@@ -160,6 +160,7 @@ class JobContext:
     on_pace: OnPace | None = None
     lease: Lease | None = None  # in a run: `lease.check(conn)` in transactions that write the catalogue
     pace: Pace = field(default_factory=Pace)
+    spread: Callable[..., None] | None = None  # (settings, tasks, done): sends shards to a queue
 
     @cached_property
     def storage(self) -> Storage: return open_storage(self.settings)
