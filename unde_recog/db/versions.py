@@ -109,9 +109,13 @@ def use_version(
 # %% ../../nbs/027_db.versions.ipynb #0b290c0c
 _PORTION = """delete from sku_image_embeddings where ctid = any(array(
     select ctid from sku_image_embeddings where model_version = %s limit 10000))"""
-_INDEXES = """select c.oid::regclass::text from pg_index i join pg_class c on c.oid = i.indexrelid
-    where i.indrelid = 'sku_image_embeddings'::regclass and obj_description(c.oid) like '{%%'
-    and obj_description(c.oid)::jsonb->>'version' = %s"""
+_INDEXES = """with commented as materialized (
+        select c.oid, i.indrelid, obj_description(c.oid)::jsonb as comment
+        from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid in ('sku_image_embeddings'::regclass, 'item_embeddings'::regclass)
+          and obj_description(c.oid) like '{%%')
+    select oid::regclass::text from commented where comment->>'version' = %(version)s
+      and (indrelid = 'sku_image_embeddings'::regclass or comment->>'namespace' = %(namespace)s)"""
 
 def drop_version(
     conn: psycopg.Connection,
@@ -130,7 +134,7 @@ def drop_version(
             f'{version} is read by queries: choose another with `unde-recog versions use` first'
         )
     conn.execute(_CHOOSE, (namespace, version, 'drop', _me(), reason))
-    for (name,) in conn.execute(_INDEXES, (version,)).fetchall():
+    for (name,) in conn.execute(_INDEXES, {'version': version, 'namespace': namespace}).fetchall():
         conn.execute(f'drop index if exists {name}')  # type: ignore[call-overload]
     deleted = 0
     while n := conn.execute(_PORTION, (version,)).rowcount: deleted += n

@@ -57,7 +57,7 @@ def _cost(item: tuple[str, float]) -> str:
     if what == 'bytes': return f'{n/1e6:.1f} MB'
     return f'{n:.2f} {what}' if what == 'euros' else f'{n:.0f} {what}'
 
-# %% ../../nbs/126_jobs.job.ipynb #5e7df74f
+# %% ../../nbs/126_jobs.job.ipynb #67b5592b
 FAILURE_LIMIT, FAILED = .05, 3  # share of failures that is an alarm, and the exit code that says so
 
 @dataclass(kw_only=True)
@@ -71,13 +71,14 @@ class JobReport:
     covers: str = 'products'
     seconds: float = 0.
     notes: list[str] = field(default_factory=list)
+    attempted: int = 0  # where what may fail is not what is counted in `done`
     details: dict[str, Any] = field(default_factory=dict)  # more, for other programs
     text: str = ''  # in the job's own words, instead of ours
 
     @property
     def failure_share(self) -> float:
         bad = sum(self.failed.values())
-        return bad/(bad + sum(self.done.values())) if bad else 0.
+        return bad/(self.attempted or bad + sum(self.done.values())) if bad else 0.
 
     @property
     def coverage(self) -> float | None:
