@@ -33,7 +33,7 @@ from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
 from .candidates import BOOSTER_K, PRIMARY_K
 from .context import Parts, RequestContext, ItemState, charge_request
-from .context import in_booster_share, may_pay, part_versions
+from .context import in_booster_share, may_pay, part_versions, with_trial
 from .pipeline import EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
@@ -46,8 +46,10 @@ from .catalogue.filters import Filters
 LOGGED_SETTINGS = (
     'SEARCH_BACKEND',
     'BOOSTER_SHARE',
+    'CANARY_SHARE',
     'FUSION',
     'TAGGING_MODE',
+    'CONTEXT_TAGS',
     'MIN_CANDIDATES',
     'RERANK_VISUAL_WEIGHT',
     'CONFIDENCE_HIGH',
@@ -59,7 +61,8 @@ LOGGED_SETTINGS = (
 def settings_in_force(ctx: RequestContext) -> dict[str, Any]:
     "The settings that decide on answers, and the versions of models and prompts."
     logged = {name: getattr(ctx.settings, name) for name in LOGGED_SETTINGS}
-    return logged | {'in_booster_share': in_booster_share(ctx)} | part_versions(ctx.parts)
+    shares = {'in_booster_share': in_booster_share(ctx), 'on_trial': ctx.parts.on_trial}
+    return logged | shares | part_versions(ctx.parts)
 
 # %% ../nbs/143_recognizer.ipynb #c1d7a4c7
 def logged_lists(item_state: ItemState) -> dict[str, list[dict[str, Any]]]:
@@ -155,9 +158,8 @@ def record(log: RequestLog | None, ctx: RequestContext, last: bool = True) -> No
     if log is not None: (log.put if last else log.note)(request_row(ctx, rows))
 
 # %% ../nbs/143_recognizer.ipynb #3aab1a28
-def log_failure(
-    log: RequestLog | None, ctx: RequestContext, image: Image.Image, error: BaseException
-) -> None:
+def log_failure(log: RequestLog | None, ctx: RequestContext, image: Image.Image,
+                error: BaseException) -> None:
     "Log a request that ended in `error`, if anything is known of it or was paid for it."
     if not ctx.item_states and not ctx.credits: return
     whole = Item(Box(0, 0, *full_size(image)), 'other', 0., image)
@@ -195,9 +197,8 @@ async def explore(item_state: ItemState, ctx: RequestContext, rng: random.Random
     item_state.explored_list = [c.logged(item_state.index) for c in found[:PRIMARY_K]]
 
 # %% ../nbs/143_recognizer.ipynb #35dbc1e9
-async def find_items(
-    image: Image.Image, boxes: Sequence[Any] | None, ctx: RequestContext
-) -> list[Item]:
+async def find_items(image: Image.Image, boxes: Sequence[Any] | None,
+                     ctx: RequestContext) -> list[Item]:
     "The garments of a photo; where none is found, the photo itself if it looks like goods."
     if boxes: return given_items(image, boxes)
     async def run_detector(detector: Detector, call: DetectCall) -> list[Item] | None:
@@ -283,9 +284,10 @@ async def brands_of_mall(db: Databases, malls: Malls, mall: str | None) -> tuple
 def new_context(recognizer: Recognizer, **given: Any) -> RequestContext:
     "The context of a request that arrives now."
     settings = recognizer.settings
+    named = given.get('content_hash') or given.get('photo_url') or str(given['id'])
     return RequestContext(
         settings=settings,
-        parts=recognizer.parts,
+        parts=with_trial(recognizer.parts, settings.CANARY_SHARE, named),
         db=recognizer.db,
         deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()),
         latencies=recognizer.latencies,
@@ -300,9 +302,8 @@ async def load_photo(recognizer: Recognizer, photo: Any) -> Image.Image:
     return await asyncio.to_thread(load_image, photo, storage=recognizer.storage, allow_private=private)
 
 # %% ../nbs/143_recognizer.ipynb #204a6ff4
-async def finish_later(
-    recognizer: Recognizer, answer: Answer, ctx: RequestContext, on_event: EventHandler | None
-) -> None:
+async def finish_later(recognizer: Recognizer, answer: Answer, ctx: RequestContext,
+                       on_event: EventHandler | None) -> None:
     "Advise and explore, then write the log row."
     explorations = [explore(state, ctx, recognizer.rng) for state in ctx.item_states]
     try: await asyncio.gather(advise(answer, ctx, on_event), *explorations)
@@ -336,10 +337,8 @@ async def recognize_photo(
 class Recognizer:
     """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for
     notebooks and scripts."""
-    def __init__(
-        self, settings: Settings, db: Databases, parts: Parts, *,
-        log: RequestLog | None = None, storage: Storage | None = None,
-    ):
+    def __init__(self, settings: Settings, db: Databases, parts: Parts, *,
+                 log: RequestLog | None = None, storage: Storage | None = None):
         self.settings, self.db, self.parts = settings, db, parts
         self.log, self.storage, self.rng = log, storage, random.Random()
         self.malls, self.catalogue, self.latencies = Malls(), CatalogueReader(db), LatencyHistory()

@@ -97,12 +97,18 @@ class _Decision(BaseModel):
     TAGGING_MODE: Literal['on_demand', 'always'] = _f(
         'on_demand', 'exact attributes: only when not confident, or always'
     )
+    CONTEXT_TAGS: Literal['auto', 'on', 'off'] = _f(
+        'auto', 'style, occasion, season by the vision model; auto = only where ADVICE is on'
+    )
     AVAILABILITY_WINDOW: Duration = _f('24h', 'how old a stock reading may be')
     MIN_CANDIDATES: Annotated[int, Field(ge=1, le=50)] = _f(
         3, "fewer of the mall's own than this: search wider"
     )
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
     BOOSTER_SHARE: Share = _f(1., 'share of photos that may ask the booster, by a stable hash of the photo')
+    CANARY_SHARE: Share = _f(
+        0., 'share of photos that read the version on trial, by a stable hash of the photo'
+    )
     FALLBACK_ORDER: Literal['likeness', 'price'] = _f('likeness', 'alternatives: nearest or cheapest first')
     EXPLORATION_SHARE: Share = _f(
         0.0, 'share of confident items that ask the booster after the answer, for research'
@@ -247,6 +253,7 @@ def _read_text(path: Path) -> str:
             lines.append(line.decode('latin-1'))  # an odd letter in a comment
     return '\n'.join(lines)
 
+# %% ../nbs/000_settings.ipynb #01bcc0a0
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""
@@ -284,9 +291,8 @@ def _not_writable(folder: Path) -> str | None:
     return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d
-def load_settings(
-    ini: str | Path | None = None, env: Mapping[str, str] | None = None, **keywords: Any
-) -> Settings:
+def load_settings(ini: str | Path | None = None, env: Mapping[str, str] | None = None,
+                  **keywords: Any) -> Settings:
     """Layer keywords over `env` over the ini file over defaults.
 
     Raises `SettingsError` naming every wrong setting."""

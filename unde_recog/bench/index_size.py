@@ -73,7 +73,7 @@ def exact_items(drawn: Drawn, of: Sequence[int], k: int) -> list[list[int]]:
     queries = {n: v[n - start] for start, v in drawn.blocks() for n in of if start <= n < start + len(v)}
     asked = np.concatenate([queries[n] for n in of])
     best: list[np.ndarray] = []
-    for start, vectors in drawn.blocks():
+    for _, vectors in drawn.blocks():
         flat = vectors.reshape(-1, drawn.dims)
         near = (asked @ flat.T).reshape(len(of), drawn.photos, len(vectors), drawn.photos)
         best.append(near.max(axis=(1, 3)))

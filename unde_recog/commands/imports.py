@@ -24,9 +24,8 @@ File = Annotated[Path, typer.Argument(
 Mapping = Annotated[str | None, typer.Option(
     '--map', help='magento, shopify, woocommerce, or a JSON file {"ours": "theirs"}.'
 )]
-Brand = Annotated[str | None, typer.Option(
-    help='Brand of all rows, where the file does not say it.'
-)]
+Brand = Annotated[str | None,
+                  typer.Option(help='Brand of all rows, where the file does not say it.')]
 Rejects = Annotated[Path | None, typer.Option(
     help='Where rows that cannot be used are written (default: beside the file).'
 )]
@@ -70,9 +69,7 @@ def read_options(poll_window: str = '5m', **given: Any) -> Any:
 
 # %% ../../nbs/342_commands.imports.ipynb #4116166b
 Images = Annotated[Path | None, typer.Option(help='Folder of the photos that the file names.')]
-Source = Annotated[str | None, typer.Option(
-    help='Name of the shop system (default: the brand).'
-)]
+Source = Annotated[str | None, typer.Option(help='Name of the shop system (default: the brand).')]
 Scope = Annotated[str | None, typer.Option(
     help='off, pgvector or pilot (default: pgvector for new products, others keep theirs).'
 )]
@@ -143,15 +140,12 @@ def import_products_command(
     from unde_recog.media.storage import open_storage
     with report_errors():
         settings = load_settings()
-        options = read_options(
-            encoding=encoding, delimiter=delimiter, decimal=decimal, list_separator=list_separator,
-            currency=currency, base_url=base_url,
-        )
-        code = run_import(
-            import_products, file, mapping=mapping, brand=brand, source=source, images=images,
-            storage=open_storage(settings) if images else None, index_scope=scope, rejects=rejects,
-            categories=settings.CATEGORY_MAP, options=options, attributes=attribute_codes(attribute),
-        )
+        options = read_options(encoding=encoding, delimiter=delimiter, decimal=decimal,
+                               list_separator=list_separator, currency=currency, base_url=base_url)
+        code = run_import(import_products, file, mapping=mapping, brand=brand, source=source,
+                          images=images, storage=open_storage(settings) if images else None,
+                          index_scope=scope, rejects=rejects, categories=settings.CATEGORY_MAP,
+                          options=options, attributes=attribute_codes(attribute))
     raise typer.Exit(code)
 
 # %% ../../nbs/342_commands.imports.ipynb #06af9de9
@@ -170,9 +164,8 @@ def import_stores_command(
     from unde_recog.catalogue.imports import import_stores
     with report_errors():
         options = read_options(encoding=encoding, delimiter=delimiter, timezone=timezone)
-        code = run_import(
-            import_stores, file, mapping=mapping, brand=brand, rejects=rejects, options=options
-        )
+        code = run_import(import_stores, file, mapping=mapping, brand=brand, rejects=rejects,
+                          options=options)
     raise typer.Exit(code)
 
 # %% ../../nbs/342_commands.imports.ipynb #505456d0
@@ -193,10 +186,9 @@ def import_availability_command(
     "Stock readings; the newest of a day is kept."
     from unde_recog.catalogue.stock import import_availability
     with report_errors():
-        options = read_options(
-            poll_window, encoding=encoding, delimiter=delimiter, list_separator=list_separator,
-            timezone=timezone, date_order=date_order,
-        )
+        options = read_options(poll_window, encoding=encoding, delimiter=delimiter,
+                               list_separator=list_separator, timezone=timezone,
+                               date_order=date_order)
         chosen: dict[str, Any] = {'mapping': mapping, 'brand': brand, 'rejects': rejects}
         code = run_import(import_availability, file, options=options, **chosen)
     raise typer.Exit(code)

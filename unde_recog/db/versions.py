@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'VersionError', 'use_version', 'drop_version',
-           'describe_versions']
+__all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'VersionError', 'use_version', 'version_on_trial',
+           'try_version', 'stop_trial', 'drop_version', 'describe_versions']
 
 # %% ../../nbs/027_db.versions.ipynb #820bc013
 import psycopg
@@ -60,9 +60,8 @@ def version_in_force(versions: Sequence[StoredVersion]) -> StoredVersion | None:
     return complete[0] if complete else None
 
 # %% ../../nbs/027_db.versions.ipynb #58af86fc
-def is_part(
-    versions: Sequence[StoredVersion], version: str, *, limited: bool, covered: int, in_force_covers: int
-) -> bool:
+def is_part(versions: Sequence[StoredVersion], version: str, *, limited: bool, covered: int,
+            in_force_covers: int) -> bool:
     """Whether `version`, after a run, is a part.
 
     `covered`: listed products with a vector in it; `in_force_covers`: with one in the version in
@@ -106,6 +105,38 @@ def use_version(
     conn.execute(_CHOOSE, (namespace, version, 'use', by or _me(), reason))
     return found
 
+# %% ../../nbs/027_db.versions.ipynb #9165ebe5
+_TRIAL = """select version, action from version_choices
+    where namespace = %s and action in ('try', 'stop') order by id desc limit 1"""
+
+def version_on_trial(conn: psycopg.Connection, namespace: str = 'default') -> StoredVersion | None:
+    "The version that a share of requests reads; None if there is none beside the one in force."
+    row = conn.execute(_TRIAL, (namespace,)).fetchone()
+    if row is None or row[1] == 'stop': return None
+    versions = list_versions(conn, namespace)
+    current = version_in_force(versions)
+    found = next((v for v in versions if v.version == row[0] and v.complete and not v.partial), None)
+    return None if found is None or (current and current.version == found.version) else found
+
+def try_version(
+    conn: psycopg.Connection, version: str, *, reason: str = '', namespace: str = 'default'
+) -> StoredVersion:
+    "Put a version on trial. Raises `VersionError`."
+    versions = list_versions(conn, namespace)
+    found, current = _named(versions, version), version_in_force(versions)
+    if not found.complete or found.partial:
+        raise VersionError(f'{version} is not whole: index the whole catalogue with its model first')
+    if current and current.version == version: raise VersionError(f'{version} is read by all requests already')
+    conn.execute(_CHOOSE, (namespace, version, 'try', _me(), reason))
+    return found
+
+def stop_trial(conn: psycopg.Connection, *, reason: str = '', namespace: str = 'default') -> str | None:
+    "End the trial; → its version, None if there was none."
+    found = version_on_trial(conn, namespace)
+    if found is None: return None
+    conn.execute(_CHOOSE, (namespace, found.version, 'stop', _me(), reason))
+    return found.version
+
 # %% ../../nbs/027_db.versions.ipynb #0b290c0c
 _PORTION = """delete from sku_image_embeddings where ctid = any(array(
     select ctid from sku_image_embeddings where model_version = %s limit 10000))"""
@@ -140,9 +171,8 @@ def drop_version(
     while n := conn.execute(_PORTION, (version,)).rowcount: deleted += n
     conn.execute('delete from item_embeddings where namespace = %s and version = %s', (namespace, version))
     conn.execute('delete from embedding_failures where version = %s', (version,))
-    conn.execute(
-        'delete from embedding_versions where namespace = %s and version = %s', (namespace, version)
-    )
+    conn.execute('delete from embedding_versions where namespace = %s and version = %s',
+                 (namespace, version))
     return deleted
 
 # %% ../../nbs/027_db.versions.ipynb #22f3d040

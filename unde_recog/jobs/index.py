@@ -4,7 +4,7 @@
 
 # %% ../../nbs/124_jobs.index.ipynb #3f9604fc
 from __future__ import annotations
-import time
+import hashlib, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_missing', 'start_report', 'IndexOptions',
-           'failed_since', 'photos_at', 'index_catalogue', 'decide_part', 'finalize_version', 'indexed_model']
+           'failed_since', 'photos_at', 'sampled', 'index_catalogue', 'decide_part', 'finalize_version',
+           'indexed_model']
 
 # %% ../../nbs/124_jobs.index.ipynb #910928e9
 import numpy as np
@@ -24,7 +25,7 @@ from ..db.leases import Lease
 from ..db.versions import is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
-from .hnsw import category_counts, plan_categories, plan_indexes
+from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
     CatalogPhoto,
     EmbeddingError,
@@ -61,19 +62,16 @@ def vector_error(vector: np.ndarray, url: str) -> EmbeddingError | None:
         return EmbeddingError('zero_vector', f'{url}: the model gave a vector of zeros')
     return None
 
-def embed_photos(
-    embedder: Any, reads: Sequence[LoadedPhoto]
-) -> list[tuple[LoadedPhoto, np.ndarray | None]]:
+def embed_photos(embedder: Any,
+                 reads: Sequence[LoadedPhoto]) -> list[tuple[LoadedPhoto, np.ndarray | None]]:
     "Each photo with its vector; without one, and with an error, where the model gives none."
     try: vectors = np.asarray(embedder.embed([r.image for r in reads]), 'float32')
     except Exception as e:
         if len(reads) > 1: return [one for r in reads for one in embed_photos(embedder, [r])]
         failed = EmbeddingError('embedding_failed', f'{reads[0].photo.url}: {type(e).__name__}')
         return [(reads[0]._replace(image=None, error=failed), None)]
-    done = [
-        (r._replace(image=None), v, vector_error(v, r.photo.url))
-        for r, v in zip(reads, vectors, strict=True)
-    ]
+    done = [(r._replace(image=None), v, vector_error(v, r.photo.url))
+            for r, v in zip(reads, vectors, strict=True)]
     return [(r._replace(error=error), None) if error else (r, v) for r, v, error in done]
 
 # %% ../../nbs/124_jobs.index.ipynb #ccb8945e
@@ -82,10 +80,8 @@ COMMIT_EVERY = 15.  # seconds
 class _Batches:
     "What a writer holds."
 
-    def __init__(
-        self, conn: psycopg.Connection, embedder: Any, report: IndexReport, lease: Lease | None = None,
-        *, chunk: int, commit: int,
-    ):
+    def __init__(self, conn: psycopg.Connection, embedder: Any, report: IndexReport,
+                 lease: Lease | None = None, *, chunk: int, commit: int):
         self.conn, self.embedder = conn, embedder
         self.report, self.lease = report, lease
         self.chunk, self.commit, self.written = chunk, commit, time.monotonic()
@@ -135,9 +131,8 @@ class Writer(_Batches):
         for waiting in (self.pending, self.bad): waiting.clear()
 
 # %% ../../nbs/124_jobs.index.ipynb #e5511916
-def embed_missing(
-    writer: Writer, reads: Iterable[LoadedPhoto], total: int, progress: Progress | None
-) -> None:
+def embed_missing(writer: Writer, reads: Iterable[LoadedPhoto], total: int,
+                  progress: Progress | None) -> None:
     "Embed and write what `reads` gives; photos whose bytes are known are counted."
     for done, read in enumerate(reads, 1):
         writer.add(read)
@@ -160,9 +155,8 @@ def start_report(
     return photos, products, report
 
 # %% ../../nbs/124_jobs.index.ipynb #717ef400
-def _missing(
-    photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None, refresh: bool | None
-) -> list[CatalogPhoto]:
+def _missing(photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None,
+             refresh: bool | None) -> list[CatalogPhoto]:
     "The photos to read; `refresh` None: of the known ones only those in a local folder."
     def again(p: CatalogPhoto) -> bool:
         if refresh is not None: return refresh
@@ -194,6 +188,7 @@ class IndexOptions:
     allow_private: bool = False
     global_from: int = GLOBAL_FROM
     brand_from: int = BRAND_FROM
+    sample: float = 1.  # share of the products
     tried_since: float | None = None  # photos that failed since then, in seconds since 1970, stay failed
 
     @property
@@ -245,6 +240,31 @@ def photos_at(photos: Iterable[CatalogPhoto]) -> list[tuple[SkuKey, str]]:
     "Key and address of each photo."
     return [(p.key, p.url) for p in photos]
 
+# %% ../../nbs/124_jobs.index.ipynb #b35e17df
+def sampled(
+    conn: psycopg.Connection,
+    photos: list[CatalogPhoto],
+    products: set[SkuKey],
+    report: IndexReport,
+    *,
+    share: float,
+) -> tuple[list[CatalogPhoto], set[SkuKey]]:
+    """A share of the products, by a stable hash, and their photos: enough to compare a new model.
+
+    Raises `ValueError` for a version that is whole, as the rest of it would be taken away."""
+    known = {v.version: v for v in list_versions(conn)}
+    if (there := known.get(report.version)) and there.complete and not there.partial:
+        raise ValueError(f'{report.version} is whole: a sample of it would take the rest away')
+    def place(key: SkuKey) -> float:
+        digest = hashlib.sha256('\0'.join(('sample', *key)).encode()).hexdigest()
+        return int(digest[:8], 16)/2**32
+    products = {key for key in products if place(key) < share}
+    photos = [p for p in photos if p.key in products]
+    if not photos: raise ValueError(f'a share of {share:g} holds no product with a photo: take a larger one')
+    report.products, report.photos = len(products), len(photos)
+    report.without_photo = len(products) - len({p.key for p in photos})
+    return photos, products
+
 # %% ../../nbs/124_jobs.index.ipynb #50ee8eae
 def index_catalogue(
     db: Databases,
@@ -264,11 +284,12 @@ def index_catalogue(
     with naming_errors(f'index {version}'), only_run(db, version) as lease, db.connect('vectors') as conn:
         with db.connect('catalogue') as catalogue:
             photos, products, report = start_report(catalogue, embedder, brands)
+        if how.sample < 1: photos, products = sampled(conn, photos, products, report, share=how.sample)
         enter_version(conn, namespace, embedder)
         writer = Writer(conn, embedder, report, lease, chunk=how.chunk, commit=how.commit)
         _bring_up(writer, photos, products, brands, how=how, refresh=refresh)
         sizes = how.global_from, how.brand_from
-        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=brands is not None)
+        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=brands is not None or how.sample < 1)
         report.seconds = time.monotonic() - started
         return report
 
@@ -287,9 +308,8 @@ def _covered(conn: psycopg.Connection, version: str, keys: set[SkuKey]) -> int:
     return len(keys & {SkuKey(b, s) for b, s in conn.execute(query, (version,)).fetchall()})
 
 # %% ../../nbs/124_jobs.index.ipynb #498e201d
-def decide_part(
-    conn: psycopg.Connection, report: IndexReport, keys: set[SkuKey], namespace: str, *, limited: bool
-) -> str:
+def decide_part(conn: psycopg.Connection, report: IndexReport, keys: set[SkuKey], namespace: str, *,
+                limited: bool) -> str:
     "Whether the version is a part of the catalogue; → why it would take over."
     versions = list_versions(conn, namespace)
     before = version_in_force(versions)
@@ -313,6 +333,7 @@ def finalize_version(
     complete."""
     counts, keys = brand_counts(conn, report.version), {p.key for p in photos}
     if not counts: raise nothing_embedded(report)
+    report.shared = mark_shared(conn, report.version)
     for brand in plan_indexes(counts, *sizes):
         if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
     for category in plan_categories(category_counts(conn, report.version), sizes[0]):

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['FAILURE_LIMIT', 'FAILED', 'OnPace', 'Readings', 'in_words', 'JobPlan', 'JobReport', 'report_json', 'Pace', 'option',
-           'BrandOptions', 'JobContext', 'Job', 'RunRecord', 'JobBusy', 'run_job', 'LastRun', 'last_runs',
+__all__ = ['FAILURE_LIMIT', 'FAILED', 'OnPace', 'Readings', 'STATES', 'in_words', 'JobPlan', 'JobReport', 'report_json', 'Pace',
+           'option', 'BrandOptions', 'JobContext', 'Job', 'RunRecord', 'JobBusy', 'run_job', 'LastRun', 'last_runs',
            'job_readings']
 
 # %% ../../nbs/126_jobs.job.ipynb #ed37911f
@@ -270,6 +270,7 @@ def last_runs(conn: psycopg.Connection) -> dict[str, LastRun]:
 
 # %% ../../nbs/126_jobs.job.ipynb #05a756eb
 Readings = Mapping[str, tuple[str, list[tuple[dict[str, str], float]]]]
+STATES = 'running', 'done', 'failed', 'stopped'
 
 def job_readings(runs: Mapping[str, LastRun]) -> Readings:
     "Gauges by name: (help, [(labels, value)])."
@@ -278,7 +279,7 @@ def job_readings(runs: Mapping[str, LastRun]) -> Readings:
         done += [({'job': name, 'what': w}, float(n)) for w, n in _numbers(run.counts)]
         failed += [({'job': name, 'kind': k}, float(n)) for k, n in _numbers(run.failures)]
     times = [({'job': n}, r.done_at.timestamp()) for n, r in runs.items() if r.done_at]
-    states = [({'job': n, 'state': r.state}, 1.) for n, r in runs.items()]
+    states = [({'job': n, 'state': s}, float(r.state == s)) for n, r in runs.items() for s in STATES]
     return {
         'unde_job_done_timestamp_seconds': ('when a job was last done', times),
         'unde_job_state': ('how the newest run of a job ended, or running', states),

@@ -17,6 +17,7 @@ import psycopg
 from PIL import Image
 from ..contracts import SkuKey
 from ..media.images import ImageError, decode, image_hash
+from ..media.phash import perceptual_hash
 from ..media.storage import Storage, read_bytes
 
 # %% ../../nbs/121_jobs.photos.ipynb #c9531a0f
@@ -36,9 +37,8 @@ class CatalogPhoto(NamedTuple):
         "The address to read it from."
         return self.stored or self.url
 
-_FACTS = (
-    'name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition', 'attributes',
-)
+_FACTS = ('name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition',
+          'attributes')
 _LISTED = '''select brand, external_id, image_urls,
         name, category_canonical, price::float8, currency, colour, style_id, gender, composition,
         nullif(attributes, '{}') from raw_products
@@ -87,6 +87,7 @@ class LoadedPhoto(NamedTuple):
     hash: str = ''
     image: Image.Image | None = None
     error: ImageError | EmbeddingError | None = None
+    phash: int | None = None  # perceptual, of what was decoded
 
 def read_photo(
     photo: CatalogPhoto,
@@ -101,19 +102,16 @@ def read_photo(
         data = read_bytes(photo.source, storage=storage, timeout=timeout, allow_private=allow_private)
         digest = image_hash(data)
         if digest in known: return LoadedPhoto(photo, digest)
-        return LoadedPhoto(photo, digest, decode(data, at_least=448, name=photo.url))
+        image = decode(data, at_least=448, name=photo.url)
+        return LoadedPhoto(photo, digest, image, phash=perceptual_hash(image))
     except ImageError as e: return LoadedPhoto(photo, error=e)
     except MemoryError:
         error = ImageError('too_many_pixels', f'{photo.url} does not fit into memory')
         return LoadedPhoto(photo, error=error)
 
 # %% ../../nbs/121_jobs.photos.ipynb #6a129f8d
-def prefetched(
-    photos: Iterable[CatalogPhoto],
-    read: Callable[[CatalogPhoto], LoadedPhoto],
-    ahead: int = 500,
-    threads: int = 8,
-) -> Iterator[LoadedPhoto]:
+def prefetched(photos: Iterable[CatalogPhoto], read: Callable[[CatalogPhoto], LoadedPhoto],
+               ahead: int = 500, threads: int = 8) -> Iterator[LoadedPhoto]:
     "`read` each photo, in order, at most `ahead` at once."
     with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
         waiting: list[Future[LoadedPhoto]] = []

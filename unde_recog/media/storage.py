@@ -41,11 +41,8 @@ def is_public(address: str) -> bool:
     ):
         if inner is not None: ip = inner
     if ip in _NAT64: ip = ipaddress.IPv4Address(int(ip) & 0xffffffff)
-    return (
-        ip.is_global
-        and not ip.is_multicast
-        and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS))
-    )
+    return (ip.is_global and not ip.is_multicast
+            and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS)))
 
 # %% ../../nbs/012_media.storage.ipynb #0ee97a35
 def _resolve(host: str, port: int) -> list[str]:
@@ -54,7 +51,6 @@ def _resolve(host: str, port: int) -> list[str]:
         return [str(i[4][0]) for i in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, ValueError):
         raise ImageError('not_found', f'the host of the photo URL, {host}, is not known') from None
-
 
 def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     "(address to connect to, host) of an http(s) URL. Raises `ImageError` with kind `refused_url`."
@@ -116,13 +112,11 @@ def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
         try:
             return urljoin(url, response.headers['location'])
         except ValueError:
-            raise ImageError(
-                'refused_url', 'the photo URL redirects to one that cannot be read'
-            ) from None
+            raise ImageError('refused_url',
+                             'the photo URL redirects to one that cannot be read') from None
     if response.status_code in (404, 410):
-        raise ImageError(
-            'not_found', f'the photo URL answers {response.status_code}: there is no photo'
-        )
+        raise ImageError('not_found',
+                         f'the photo URL answers {response.status_code}: there is no photo')
     if not response.is_success:
         raise ImageError('http_error', f'the photo URL answers {response.status_code}')
     if int(response.headers.get('content-length') or 0) > max_bytes:
@@ -193,9 +187,8 @@ def _try_hop(
     request['headers'] |= headers
     try: found = _ask(session, request, url, clock, max_bytes=max_bytes, reply=reply)
     except httpx.InvalidURL:
-        raise ImageError(
-            'refused_url', 'the photo URL, or one that it redirects to, cannot be read'
-        ) from None
+        raise ImageError('refused_url',
+                         'the photo URL, or one that it redirects to, cannot be read') from None
     except httpx.HTTPError as e:
         if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
         cut = 'complete message body' in str(e)
@@ -220,11 +213,8 @@ def fetch(
     Raises `ImageError` (refused_url, not_found, http_error, timeout, truncated, too_large), and
     `NotModified` if the photo still has the `etag`.
     """
-    client = httpx.Client(
-        timeout=httpx.Timeout(timeout, connect=min(5, timeout)),
-        limits=httpx.Limits(max_keepalive_connections=0),
-        trust_env=False,
-    )
+    client = httpx.Client(timeout=httpx.Timeout(timeout, connect=min(5, timeout)),
+                          limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
     with client as session, _Clock(timeout) as clock:
         for _ in range(redirects + 1):
             found = _try_hop(
@@ -334,12 +324,9 @@ def s3_client(endpoint_url: str | None = None, **options: Any) -> Any:
         import boto3, botocore.config
     except ImportError:
         raise ImportError("object storage needs boto3: pip install 'unde_recog[cloud]'") from None
-    config = botocore.config.Config(
-        connect_timeout=5,
-        read_timeout=20,
-        retries={'max_attempts': 3, 'mode': 'standard'},
-        max_pool_connections=32,
-    )
+    config = botocore.config.Config(connect_timeout=5, read_timeout=20,
+                                    retries={'max_attempts': 3, 'mode': 'standard'},
+                                    max_pool_connections=32)
     return boto3.client('s3', endpoint_url=endpoint_url, config=config, **options)
 
 # %% ../../nbs/012_media.storage.ipynb #2e89f07e
@@ -355,9 +342,8 @@ class S3Storage:
 
     def put(self, key: str, data: bytes) -> None:
         with _s3_errors(self.bucket, key):
-            self.client.put_object(
-                Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg'
-            )
+            self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data,
+                                   ContentType='image/jpeg')
 
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
@@ -378,11 +364,8 @@ def open_storage(settings: Settings) -> Storage:
     "The bucket of S3_BUCKET, or a folder in UNDE_DATA_DIR."
     if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET:
         raise SettingsError('S3_ENDPOINT_URL is set but S3_BUCKET is not: name the bucket')
-    return (
-        S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL)
-        if settings.S3_BUCKET
-        else FolderStorage(data_dir(settings) / 'storage')
-    )
+    return (S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL) if settings.S3_BUCKET
+            else FolderStorage(data_dir(settings) / 'storage'))
 
 # %% ../../nbs/012_media.storage.ipynb #671ac4d2
 def _read_file(path: str, max_bytes: int) -> bytes:
@@ -393,7 +376,6 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as e:
         why = getattr(e, 'strerror', None) or e
         raise ImageError('not_found', f'{path} cannot be read: {why}') from None
-
 
 def _read_stored(key: str, bucket: str | None, storage: Storage | None, text: str) -> bytes:
     "The bytes of a key in the storage that is open here."

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
 __all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
-           'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading', 'EngineState',
-           'watch_session', 'call_in', 'close_engine', 'Engine']
+           'watch_pools', 'session_over', 'newest', 'take_over', 'take_trial', 'load_once', 'keep_loading',
+           'EngineState', 'watch_session', 'call_in', 'close_engine', 'Engine']
 
 # %% ../../nbs/270_web.lifecycle.ipynb #ca7026d0
 from ..settings import Settings, SettingsError
@@ -39,25 +39,21 @@ _METHODS = (
     ('advisor', 'advise', 'advice'),
 )
 
-
 def timed_primary(primary: Any, metrics: Metrics) -> Any:
     "The primary retriever, its searches counted and timed as part `primary`."
     return InstrumentedPart(primary, 'search', 'primary', metrics)
 
 def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
     "`parts` with the calls of all replaceable ones counted."
-    wrapped: dict[str, Any] = {
-        field: InstrumentedPart(part, method, name, metrics)
-        for field, method, name in _METHODS
-        if (part := getattr(parts, field)) is not None
-    }
+    wrapped: dict[str, Any] = {field: InstrumentedPart(part, method, name, metrics)
+                               for field, method, name in _METHODS
+                               if (part := getattr(parts, field)) is not None}
     if parts.primary is not None: wrapped['primary'] = timed_primary(parts.primary, metrics)
     return replace(parts, **wrapped)
 
 # %% ../../nbs/270_web.lifecycle.ipynb #5cecf3e1
-def primary_of(
-    settings: Settings, db: Databases, version: Version, pool: WorkerPool, *, role: str = 'app'
-) -> Any:
+def primary_of(settings: Settings, db: Databases, version: Version, pool: WorkerPool, *,
+               role: str = 'app') -> Any:
     "The primary retriever over a version of the index, with its model here or behind EMBEDDER_URL."
     from unde_recog.embedder import embedder_for
     from unde_recog.web.pools import PooledRetriever
@@ -67,9 +63,8 @@ def primary_of(
     else:
         preset: Literal['runtime', 'batch'] = 'batch' if role == 'embed-batch' else 'runtime'
         threads = max(1, cores()//pool.threads)
-        embedder = embedder_for(
-            version.version, version.model, settings=settings, preset=preset, threads=threads
-        )
+        embedder = embedder_for(version.version, version.model, settings=settings, preset=preset,
+                                threads=threads)
     return PooledRetriever(db, embedder, version.version, pool)
 
 # %% ../../nbs/270_web.lifecycle.ipynb #5957c35e
@@ -137,9 +132,8 @@ def session_over(
     from unde_recog.session import Session, warmed
 
     def build(settings: Settings) -> Parts:
-        return live_parts(
-            settings, db, storage, newest(settings, db, role), pool=pool, metrics=metrics, role=role
-        )
+        return live_parts(settings, db, storage, newest(settings, db, role), pool=pool,
+                          metrics=metrics, role=role)
 
     parts = live_parts(settings, db, storage, version, pool=pool, metrics=metrics, role=role)
     session = Session(Recognizer(settings, db, parts, log=open_log(settings, db), storage=storage), build)
@@ -170,6 +164,24 @@ def take_over(
     return True
 
 # %% ../../nbs/270_web.lifecycle.ipynb #b809b616
+def take_trial(
+    session: Session, db: Databases, pool: WorkerPool, *, metrics: Metrics, role: str
+) -> bool:
+    "Have a share of requests read the version on trial, or no longer; whether that has changed."
+    from unde_recog.search import Version
+    from unde_recog.session import wanted_trial
+    recognizer = session.recognizer
+    found = None if role == 'reranker' else wanted_trial(recognizer.settings, db)
+    now = getattr(recognizer.parts.trial, 'version', None)
+    if now == getattr(found, 'version', None): return False
+    trial = None
+    if found is not None:
+        version = Version(found.version, found.model, found.dims)
+        trial = timed_primary(primary_of(recognizer.settings, db, version, pool, role=role), metrics)
+    recognizer.parts = replace(recognizer.parts, trial=trial)
+    log.info('on trial: %s', found.version if found else 'nothing')
+    return True
+
 def load_once(engine: Engine) -> None:
     "Open what `engine` still lacks; follow the index. Raises what loading raises."
     from unde_recog.db.database import open_databases
@@ -183,6 +195,7 @@ def load_once(engine: Engine) -> None:
     if engine.ready is not None:
         how: dict[str, Any] = {'metrics': engine.metrics, 'role': engine.role}
         take_over(engine.ready, engine.opened, version, engine.inference, **how)
+        take_trial(engine.ready, engine.opened, engine.inference, **how)
         return
     engine.take(engine.session_over(version))
     if engine.reload is not None: watch_settings(engine.session, engine.reload)

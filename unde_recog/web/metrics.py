@@ -66,9 +66,8 @@ class Metrics(Families):
         self.tagged = count('items_tagged', 'garments for which exact tags were bought')
         self.fallback = count('items_fallback', 'garments whose best score is below 0.5, or without a match')
         self.top1 = times('primary_top1_score', 'best primary cosine of a garment', buckets=_SCORES)
-        self.available = times(
-            'candidates_after_availability', 'candidates that the mall has, per garment', buckets=_COUNTS
-        )
+        self.available = times('candidates_after_availability',
+                               'candidates that the mall has, per garment', buckets=_COUNTS)
         self.batch = count('batch_photos', 'photos of batches by what became of them', 'outcome')
         self.rejected = count('rejected', 'requests rejected before work began', 'reason')
         self.lag = times('loop_lag_seconds', 'how late an event loop wakes up', 'loop', buckets=_LAGS)
@@ -90,6 +89,7 @@ class StateCollector(Collector):
 
 # %% ../../nbs/262_web.metrics.ipynb #867f73db
 _MODES = {'unde_ready': 'livemin', 'unde_queue_expected_seconds': 'livemax'}
+_SAME = ('unde_job', 'unde_feed')  # every process reads the same table
 
 class SharedReadings:
     "A `StateCollector`'s figures, written where all processes of the service can add them up."
@@ -106,7 +106,7 @@ class SharedReadings:
     def publish(self) -> None:
         for name, (text, rows) in self.read.gauges().items():
             for labels, value in rows:
-                mode = _MODES.get(name, 'livesum')
+                mode = _MODES.get(name, 'livemax' if name.startswith(_SAME) else 'livesum')
                 gauge = self._family(Gauge, name, text, sorted(labels), multiprocess_mode=mode)
                 (gauge.labels(**labels) if labels else gauge).set(value)
         for name, (text, rows) in self.read.counters().items():
@@ -135,9 +135,8 @@ def forget_ended(folder: Path) -> list[int]:
 # %% ../../nbs/262_web.metrics.ipynb #794e3d11
 def count_item(metrics: Metrics, i: ItemRow) -> None:
     metrics.items.labels(i.match_type).inc()
-    metrics.gates.labels(
-        'unknown' if i.gate_confident is None else 'confident' if i.gate_confident else 'unsure'
-    ).inc()
+    metrics.gates.labels('unknown' if i.gate_confident is None else 'confident' if i.gate_confident
+                         else 'unsure').inc()
     if i.used_ximilar_booster: metrics.boosted.inc()
     if i.used_ximilar_tagging: metrics.tagged.inc()
     if i.pgvector_top1_score is not None: metrics.top1.observe(i.pgvector_top1_score)
