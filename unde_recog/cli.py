@@ -17,16 +17,19 @@ if sys.argv[1:2] == ['serve']: os.environ.setdefault('OMP_NUM_THREADS', '1')
 import typer
 from .commands.check import check_app
 from .commands.console import set_debug
-from .commands.database import database_app, versions_app
+from .commands.database import database_app
 from .commands.demo import demo_app
-from .commands.imports import brands_app, import_app
+from .commands.imports import brands_app
 from .commands.jobs import add_job_groups, jobs_app, send_app
+from .commands.mall import mall_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
 from .commands.serve import keys_app, privacy_app, serve_app
 from .commands.settings import settings_app
 from .commands.simulate import log_app, sandbox_app
+from .commands.vectors import import_app
+from .commands.versions import versions_app
 
 # %% ../nbs/360_cli.ipynb #227b3d39
 GROUPS = {
@@ -36,6 +39,7 @@ GROUPS = {
     'models': models_app,
     'versions': versions_app,
     'keys': keys_app,
+    'mall': mall_app,
 }
 SINGLE = (
     jobs_app,

@@ -8,13 +8,13 @@ import asyncio, hashlib, time, uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 # %% auto #0
 __all__ = ['CAPS', 'RESERVE', 'T', 'Call', 'PAID', 'Budget', 'Advisor', 'Parts', 'part_versions', 'RequestContext', 'may_pay',
-           'in_booster_share', 'attempt_step', 'charge_request', 'ItemState', 'timed']
+           'in_booster_share', 'place_of', 'with_trial', 'attempt_step', 'charge_request', 'ItemState', 'timed']
 
 # %% ../nbs/140_context.ipynb #ab7545d5
 from .availability import Stock
@@ -59,6 +59,8 @@ class Parts:
     reranker: Reranker | None = None
     advisor: Advisor | None = None
     budget: Budget | None = None
+    trial: Any = None  # the primary over the version on trial
+    on_trial: bool = False  # whether `primary` is that one
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what holds connections
 
 # %% ../nbs/140_context.ipynb #1b64a5d3
@@ -146,9 +148,16 @@ def may_pay(ctx: RequestContext, step: str) -> bool:
 
 def in_booster_share(ctx: RequestContext) -> bool:
     "Whether this photo is among the BOOSTER_SHARE that may ask the booster, by a stable hash."
-    named = ctx.content_hash or str(ctx.id)
-    place = int(hashlib.sha256(f'booster\0{named}'.encode()).hexdigest()[:8], 16)/2**32
-    return place < ctx.settings.BOOSTER_SHARE
+    return place_of('booster', ctx.content_hash or str(ctx.id)) < ctx.settings.BOOSTER_SHARE
+
+def place_of(purpose: str, named: str) -> float:
+    "Where a photo stands between 0 and 1, for shares: the same each time, another for each purpose."
+    return int(hashlib.sha256(f'{purpose}\0{named}'.encode()).hexdigest()[:8], 16)/2**32
+
+def with_trial(parts: Parts, share: float, named: str) -> Parts:
+    "The parts for a photo: those of the version on trial for CANARY_SHARE of all."
+    if parts.trial is None or not place_of('canary', named) < share: return parts
+    return replace(parts, primary=parts.trial, on_trial=True)
 
 async def attempt_step(ctx: RequestContext, name: str, step: str, call: Call[T], *,
                        degraded: list[str]) -> T | None:

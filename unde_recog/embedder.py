@@ -77,10 +77,11 @@ class Embedder:
     def __init__(self, card: ModelCard, tower: Tower, *, batch: int = 16,
                  text: TextEncoder | None = None):
         self.card, self.tower, self.batch = card, tower, batch
+        self.named: str | None = None  # the version in whose name it speaks, if that is not its own
         if text is not None: self.embed_text = lambda texts: self._normalised(texts, text)
 
     @property
-    def model_version(self) -> str: return self.card.model_version
+    def model_version(self) -> str: return self.named or self.card.model_version
     @property
     def dims(self) -> int: return self.card.dims
     def __repr__(self) -> str: return f'Embedder({self.model_version})'
@@ -165,7 +166,9 @@ def embedder_for(
 
     Raises `ValueError` if the installed card of `model` is another revision."""
     embedder = load_embedder(model, preset, settings=settings, threads=threads)
-    if embedder.model_version == version: return embedder
+    if embedder.model_version == version.partition('@')[0]:
+        embedder.named = version  # vectors of this model that came from elsewhere: model@where
+        return embedder
     raise ValueError(
         f'the index was made with {version}, installed is {embedder.model_version}: install the release '
         'that made it, or run `unde-recog index` for a new version'

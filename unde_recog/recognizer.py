@@ -33,7 +33,7 @@ from .gating import Gate, Thresholds
 from .catalogue.products import CatalogueReader
 from .candidates import BOOSTER_K, PRIMARY_K
 from .context import Parts, RequestContext, ItemState, charge_request
-from .context import in_booster_share, may_pay, part_versions
+from .context import in_booster_share, may_pay, part_versions, with_trial
 from .pipeline import EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
 from .resilience import Deadline, LatencyHistory, attempt, track_cost
@@ -46,6 +46,7 @@ from .catalogue.filters import Filters
 LOGGED_SETTINGS = (
     'SEARCH_BACKEND',
     'BOOSTER_SHARE',
+    'CANARY_SHARE',
     'FUSION',
     'TAGGING_MODE',
     'CONTEXT_TAGS',
@@ -60,7 +61,8 @@ LOGGED_SETTINGS = (
 def settings_in_force(ctx: RequestContext) -> dict[str, Any]:
     "The settings that decide on answers, and the versions of models and prompts."
     logged = {name: getattr(ctx.settings, name) for name in LOGGED_SETTINGS}
-    return logged | {'in_booster_share': in_booster_share(ctx)} | part_versions(ctx.parts)
+    shares = {'in_booster_share': in_booster_share(ctx), 'on_trial': ctx.parts.on_trial}
+    return logged | shares | part_versions(ctx.parts)
 
 # %% ../nbs/143_recognizer.ipynb #c1d7a4c7
 def logged_lists(item_state: ItemState) -> dict[str, list[dict[str, Any]]]:
@@ -282,9 +284,10 @@ async def brands_of_mall(db: Databases, malls: Malls, mall: str | None) -> tuple
 def new_context(recognizer: Recognizer, **given: Any) -> RequestContext:
     "The context of a request that arrives now."
     settings = recognizer.settings
+    named = given.get('content_hash') or given.get('photo_url') or str(given['id'])
     return RequestContext(
         settings=settings,
-        parts=recognizer.parts,
+        parts=with_trial(recognizer.parts, settings.CANARY_SHARE, named),
         db=recognizer.db,
         deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()),
         latencies=recognizer.latencies,

@@ -8,15 +8,18 @@ import asyncio, logging, threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 # %% auto #0
-__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts', 'build_parts',
-           'open_recognizer', 'changed', 'change_settings', 'watch_settings', 'take_index', 'follow_index']
+__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts',
+           'trial_primary', 'wanted_trial', 'build_parts', 'open_recognizer', 'changed', 'change_settings',
+           'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/144_session.ipynb #64df56c0
 from .contracts import Answer
 from .db.database import DatabaseError, Databases, open_databases
+from .db.versions import StoredVersion, version_on_trial
 from .embedder import Embedder, embedder_for
 from .evidence import load_evidence
 from .models.detector import local_detector
@@ -110,7 +113,22 @@ def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) 
     if settings.EMBEDDER_URL: embedder: Any = RemoteEmbedder(settings, version)
     else: embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
     primary = PgRetriever(db, embedder, version.version, evidence=load_evidence())
-    return local_parts(settings, primary)
+    return replace(local_parts(settings, primary), trial=trial_primary(settings, db, threads=threads))
+
+def trial_primary(settings: Settings, db: Databases, *, threads: int | None = None) -> PgRetriever | None:
+    "The primary over the version on trial, if a share of requests is to read it."
+    version = wanted_trial(settings, db)
+    if version is None: return None
+    try: embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
+    except (ValueError, LookupError, OSError) as e:
+        log.error('%s is on trial, but cannot be asked: %s', version.version, e)
+        return None
+    return PgRetriever(db, embedder, version.version, evidence=load_evidence())
+
+def wanted_trial(settings: Settings, db: Databases) -> StoredVersion | None:
+    "The version on trial; None while nobody is to read it."
+    if not settings.CANARY_SHARE: return None
+    with db.connect('vectors') as conn: return version_on_trial(conn)
 
 # %% ../nbs/144_session.ipynb #9838f695
 log = logging.getLogger('unde_recog')
@@ -192,11 +210,13 @@ def take_index(session: Session) -> str | None:
     recognizer = session.recognizer
     with recognizer.db.connect('vectors') as conn:
         version = current_version(conn, recognizer.settings.BLEND_EMBEDDING_VERSION).version
-    if session.build is None or getattr(recognizer.parts.primary, 'version', version) == version:
-        return None
+    trial = getattr(wanted_trial(recognizer.settings, recognizer.db), 'version', None)
+    parts = recognizer.parts
+    same = getattr(parts.primary, 'version', version) == version
+    if session.build is None or same and trial == getattr(parts.trial, 'version', None): return None
     old, recognizer.parts = recognizer.parts, session.build(recognizer.settings)
     retire_parts(session, old)
-    log.warning('the index %s took over', version)
+    log.warning('the index %s is read%s', version, f', {trial} on trial' if trial else '')
     return version
 
 def follow_index(session: Session, every: float = 5.) -> threading.Thread:

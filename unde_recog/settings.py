@@ -106,6 +106,9 @@ class _Decision(BaseModel):
     )
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
     BOOSTER_SHARE: Share = _f(1., 'share of photos that may ask the booster, by a stable hash of the photo')
+    CANARY_SHARE: Share = _f(
+        0., 'share of photos that read the version on trial, by a stable hash of the photo'
+    )
     FALLBACK_ORDER: Literal['likeness', 'price'] = _f('likeness', 'alternatives: nearest or cheapest first')
     EXPLORATION_SHARE: Share = _f(
         0.0, 'share of confident items that ask the booster after the answer, for research'

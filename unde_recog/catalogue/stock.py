@@ -150,23 +150,23 @@ def gather_polls(conn: psycopg.Connection, window: timedelta) -> int:
 
 # %% ../../nbs/057_catalogue.stock.ipynb #987f56cf
 _DAY = "((fetched_at at time zone 'UTC')::date)"
-_MERGE = f'''with merged as (
-        insert into {{table}} as t ({_KEY}, sizes_in_stock, fetched_at)
+_INTO = f'''insert into {{table}} as t ({_KEY}, sizes_in_stock, fetched_at)
         select distinct on ({{one}}) {_KEY}, sizes, fetched_at from polls order by {{one}}, fetched_at desc
         on conflict ({{one}}) do update
         set sizes_in_stock = excluded.sizes_in_stock, fetched_at = excluded.fetched_at
         where excluded.fetched_at >= t.fetched_at
           and (t.sizes_in_stock, t.fetched_at) is distinct from (excluded.sizes_in_stock, excluded.fetched_at)
-        returning xmax = 0 as new)
-    select count(*) filter (where new), count(*) filter (where not new) from merged'''
-_HISTORY = _MERGE.format(table='raw_availability', one=f'{_KEY}, {_DAY}')
-_LATEST = _MERGE.format(table='availability_latest', one=_KEY)
+        returning xmax = 0 as new'''
+_MERGE = f'''with history as ({_INTO.format(table='raw_availability', one=f'{_KEY}, {_DAY}')}),
+    latest as ({_INTO.format(table='availability_latest', one=_KEY)})
+    select count(*) filter (where new), count(*) filter (where not new), (select count(*) from latest)
+    from history'''
 
 def write_readings(conn: psycopg.Connection) -> tuple[int, int]:
-    "Merge `polls` into the history and the newest readings; → (new, changed) rows of the history."
-    counts = conn.execute(_HISTORY).fetchone()  # type: ignore[arg-type]
-    conn.execute(_LATEST)  # type: ignore[arg-type]
-    return counts  # type: ignore[return-value]
+    """Merge `polls` into the history and, by the same statement, into the newest readings; →
+    (new, changed) rows of the history."""
+    new, changed, _ = conn.execute(_MERGE).fetchone()  # type: ignore[arg-type,misc]
+    return new, changed
 
 # %% ../../nbs/057_catalogue.stock.ipynb #307d591a
 def _load(conn: psycopg.Connection, reader: _Reader) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['versions_app', 'AsJson', 'Reason', 'VersionName', 'Namespace', 'database_app', 'DryRun', 'Folder', 'versions_list',
-           'versions_use', 'versions_drop', 'migrate', 'backup', 'restore']
+           'versions_use', 'versions_drop', 'versions_try', 'versions_stop', 'migrate', 'backup', 'restore']
 
 # %% ../../nbs/349_commands.database.ipynb #e7f95349
 import json
@@ -70,6 +70,26 @@ def versions_drop(version: VersionName, reason: Reason = '', namespace: Namespac
         with open_databases(settings) as db, db.connect('vectors') as conn:
             n = drop_version(conn, version, reason=reason, namespace=namespace, pinned=pinned)
         print(f'{version} is deleted, {n} vectors')
+
+# %% ../../nbs/349_commands.database.ipynb #78cc3a7c
+@versions_app.command('try')
+def versions_try(version: VersionName, reason: Reason = '', namespace: Namespace = 'default') -> None:
+    "Have a share of requests (CANARY_SHARE) read this version."
+    from unde_recog.db.database import open_databases
+    from unde_recog.db.versions import try_version
+    with report_errors():
+        settings = load_settings()
+        with open_databases(settings) as db, db.connect('vectors') as conn:
+            try_version(conn, version, reason=reason, namespace=namespace)
+        print(f'{version} is on trial for {settings.CANARY_SHARE:.0%} of photos (CANARY_SHARE)')
+
+@versions_app.command('stop')
+def versions_stop(reason: Reason = '', namespace: Namespace = 'default') -> None:
+    "End the trial: all requests read the version in force."
+    from unde_recog.db.database import open_databases
+    from unde_recog.db.versions import stop_trial
+    with report_errors(), open_databases(load_settings()) as db, db.connect('vectors') as conn:
+        print(f"{stop_trial(conn, reason=reason, namespace=namespace) or 'nothing'} was on trial")
 
 # %% ../../nbs/349_commands.database.ipynb #914e4ac3
 database_app = typer.Typer()

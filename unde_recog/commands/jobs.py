@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HELP', 'jobs_app', 'send_app', 'option_of', 'with_options', 'progress_lines', 'progress_bar', 'show_result',
-           'show_rows', 'do_job', 'job_command', 'JobGroup', 'job_app', 'add_job_groups', 'jobs', 'send', 'read_pairs']
+           'show_rows', 'spread', 'do_job', 'job_command', 'JobGroup', 'job_app', 'add_job_groups', 'jobs', 'send',
+           'read_pairs']
 
 # %% ../../nbs/351_commands.jobs.ipynb #131a6aa4
 import inspect, json, time
@@ -78,7 +79,12 @@ def show_rows(rows: list[dict[str, Any]], as_json: bool = False) -> None:
     from rich.console import Console
     Console(width=max(out.width, 200), soft_wrap=True).print(table)  # names are not cut
 
-# %% ../../nbs/351_commands.jobs.ipynb #1abdb1c7
+# %% ../../nbs/351_commands.jobs.ipynb #007ab26d
+def spread(*args: Any) -> None:
+    "Send shards to the queue of the settings."
+    from unde_recog.queue.embedding import spread_in_queue
+    spread_in_queue(*args)
+
 def do_job(name: str, what: str, options: Any, *, as_json: bool = False) -> int:
     "Do one of plan, run, report or a view; → the exit code."
     from unde_recog.db.database import open_databases
@@ -87,6 +93,7 @@ def do_job(name: str, what: str, options: Any, *, as_json: bool = False) -> int:
     with open_databases(settings) as db, Bars() as bars:
         context = JobContext(settings=settings, db=db, options=options)
         if what == 'run':
+            context.spread = spread
             context.on_pace = progress_bar(name, bars) if err.is_terminal else progress_lines(name)
             result: Any = run_job(job, context)
         else: result = {'plan': job.plan, 'report': job.report, **job.views}[what](context)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReportName', 'ReportsFolder', 'Html', 'report_app', 'Days', 'Until', 'ModelVersion', 'Reference', 'PlanLimits',
            'MetricsFile', 'quality_app', 'pairs', 'list_reports', 'report', 'parse_day', 'print_frame', 'write_metrics',
-           'measure', 'quality']
+           'measure', 'stopped_feeds', 'quality']
 
 # %% ../../nbs/345_commands.report.ipynb #ce5a8fc7
 from datetime import date
@@ -110,6 +110,14 @@ def measure(
 # %% ../../nbs/345_commands.report.ipynb #cb61f1dd
 quality_app = typer.Typer()
 
+def stopped_feeds() -> list[str]:
+    "A line that names the brands of which nothing was heard within AVAILABILITY_WINDOW."
+    from unde_recog.db.database import open_databases
+    from unde_recog.jobs.poll import feed_states, stopped_text
+    settings = load_settings()
+    with open_databases(settings) as db, db.connect('catalogue') as conn:
+        return [f'feeds {line}' for line in stopped_text(feed_states(conn, settings.AVAILABILITY_WINDOW))]
+
 @quality_app.command()
 def quality(
     days: Days = 30,
@@ -129,7 +137,7 @@ def quality(
         shown = result.days[result.days.queries > 0].round(3)
         print_frame(shown.reset_index(), 'A day a row')
         print_frame(result.table(), 'Alerts')
-        for note in result.notes:
+        for note in [*result.notes, *stopped_feeds()]:
             out.print(f'[dim]{note}[/]', highlight=False, soft_wrap=True)
         if prometheus: write_metrics(quality_metrics_text(result), prometheus)
     raise typer.Exit(result.code)

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'VersionError', 'use_version', 'drop_version',
-           'describe_versions']
+__all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'VersionError', 'use_version', 'version_on_trial',
+           'try_version', 'stop_trial', 'drop_version', 'describe_versions']
 
 # %% ../../nbs/027_db.versions.ipynb #820bc013
 import psycopg
@@ -105,12 +105,48 @@ def use_version(
     conn.execute(_CHOOSE, (namespace, version, 'use', by or _me(), reason))
     return found
 
+# %% ../../nbs/027_db.versions.ipynb #9165ebe5
+_TRIAL = """select version, action from version_choices
+    where namespace = %s and action in ('try', 'stop') order by id desc limit 1"""
+
+def version_on_trial(conn: psycopg.Connection, namespace: str = 'default') -> StoredVersion | None:
+    "The version that a share of requests reads; None if there is none beside the one in force."
+    row = conn.execute(_TRIAL, (namespace,)).fetchone()
+    if row is None or row[1] == 'stop': return None
+    versions = list_versions(conn, namespace)
+    current = version_in_force(versions)
+    found = next((v for v in versions if v.version == row[0] and v.complete and not v.partial), None)
+    return None if found is None or (current and current.version == found.version) else found
+
+def try_version(
+    conn: psycopg.Connection, version: str, *, reason: str = '', namespace: str = 'default'
+) -> StoredVersion:
+    "Put a version on trial. Raises `VersionError`."
+    versions = list_versions(conn, namespace)
+    found, current = _named(versions, version), version_in_force(versions)
+    if not found.complete or found.partial:
+        raise VersionError(f'{version} is not whole: index the whole catalogue with its model first')
+    if current and current.version == version: raise VersionError(f'{version} is read by all requests already')
+    conn.execute(_CHOOSE, (namespace, version, 'try', _me(), reason))
+    return found
+
+def stop_trial(conn: psycopg.Connection, *, reason: str = '', namespace: str = 'default') -> str | None:
+    "End the trial; → its version, None if there was none."
+    found = version_on_trial(conn, namespace)
+    if found is None: return None
+    conn.execute(_CHOOSE, (namespace, found.version, 'stop', _me(), reason))
+    return found.version
+
 # %% ../../nbs/027_db.versions.ipynb #0b290c0c
 _PORTION = """delete from sku_image_embeddings where ctid = any(array(
     select ctid from sku_image_embeddings where model_version = %s limit 10000))"""
-_INDEXES = """select c.oid::regclass::text from pg_index i join pg_class c on c.oid = i.indexrelid
-    where i.indrelid = 'sku_image_embeddings'::regclass and obj_description(c.oid) like '{%%'
-    and obj_description(c.oid)::jsonb->>'version' = %s"""
+_INDEXES = """with commented as materialized (
+        select c.oid, i.indrelid, obj_description(c.oid)::jsonb as comment
+        from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid in ('sku_image_embeddings'::regclass, 'item_embeddings'::regclass)
+          and obj_description(c.oid) like '{%%')
+    select oid::regclass::text from commented where comment->>'version' = %(version)s
+      and (indrelid = 'sku_image_embeddings'::regclass or comment->>'namespace' = %(namespace)s)"""
 
 def drop_version(
     conn: psycopg.Connection,
@@ -129,7 +165,7 @@ def drop_version(
             f'{version} is read by queries: choose another with `unde-recog versions use` first'
         )
     conn.execute(_CHOOSE, (namespace, version, 'drop', _me(), reason))
-    for (name,) in conn.execute(_INDEXES, (version,)).fetchall():
+    for (name,) in conn.execute(_INDEXES, {'version': version, 'namespace': namespace}).fetchall():
         conn.execute(f'drop index if exists {name}')  # type: ignore[call-overload]
     deleted = 0
     while n := conn.execute(_PORTION, (version,)).rowcount: deleted += n

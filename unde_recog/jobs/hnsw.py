@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'SHARED_FROM', 'NEAR_BITS', 'SAME_LOOK', 'plan_indexes', 'index_name', 'build_index',
-           'brand_counts', 'category_counts', 'plan_categories', 'PhotoFacts', 'photo_facts', 'popular_hashes',
-           'one_look', 'shared_photos', 'mark_shared']
+__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'ITEMS_FROM', 'SHARED_FROM', 'NEAR_BITS', 'SAME_LOOK', 'plan_indexes', 'index_name',
+           'build_index', 'brand_counts', 'category_counts', 'plan_categories', 'item_index_name', 'build_item_index',
+           'PhotoFacts', 'photo_facts', 'popular_hashes', 'one_look', 'shared_photos', 'mark_shared']
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #6dd1e319
 import numpy as np
 import psycopg
 from psycopg import sql
+from ..similar import half
 from ..media.phash import differing_bits
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #82a2d205
@@ -93,6 +94,43 @@ def plan_categories(counts: dict[str, int], category_from: int = GLOBAL_FROM) ->
     "The categories that should have an HNSW of their own: large, and not all there is."
     alone = len(counts) == 1
     return sorted(category for category, n in counts.items() if n >= category_from and not alone)
+
+# %% ../../nbs/123_jobs.hnsw.ipynb #96a59e16
+ITEMS_FROM = 2000  # rows; below, reading them all is as fast
+
+def item_index_name(namespace: str, version: str, modality: str = 'image') -> str:
+    of = json.dumps([namespace, version, modality])
+    return 'hnsw_items_' + hashlib.sha1(of.encode()).hexdigest()[:16]
+
+_ITEM_HNSW = '''create index {} on item_embeddings using hnsw ({} halfvec_cosine_ops)
+    with (m = 16, ef_construction = 64)
+    where namespace = {} and version = {} and modality = {}'''
+_ITEM_ROWS = '''select count(*), max(dims) from item_embeddings
+    where namespace = %s and version = %s and modality = %s'''
+
+def build_item_index(
+    conn: psycopg.Connection,
+    namespace: str,
+    version: str,
+    *,
+    modality: str = 'image',
+    least: int = ITEMS_FROM,
+    memory: str = '512MB',
+    workers: int = 2,
+) -> bool:
+    "Build the HNSW of a version of `item_embeddings`, unless it is there or too few rows are."
+    name = item_index_name(namespace, version, modality)
+    of = {'namespace': namespace, 'version': version, 'modality': modality}
+    with conn.transaction():
+        rows, dims = conn.execute(_ITEM_ROWS, tuple(of.values())).fetchone()  # type: ignore[misc]
+        (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
+        if known or rows < max(1, least): return False
+        conn.execute(_BUILD_SETTINGS, (memory, str(workers)))
+        identifier, what = sql.Identifier(name), sql.SQL(half('vector', dims))
+        conn.execute(sql.SQL(_ITEM_HNSW).format(identifier, what, *of.values()))
+        comment = json.dumps(of | {'rows': rows}, sort_keys=True)
+        conn.execute(sql.SQL('comment on index {} is {}').format(identifier, comment))
+    return True
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #f5106fc7
 SHARED_FROM = 25  # styles: half a list of fifty

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/124_jobs.index.ipynb #3f9604fc
 from __future__ import annotations
-import time
+import hashlib, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_missing', 'start_report', 'IndexOptions', 'photos_at',
-           'index_catalogue', 'decide_part', 'finalize_version', 'indexed_model']
+__all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_missing', 'start_report', 'IndexOptions',
+           'failed_since', 'photos_at', 'sampled', 'index_catalogue', 'decide_part', 'finalize_version',
+           'indexed_model']
 
 # %% ../../nbs/124_jobs.index.ipynb #910928e9
 import numpy as np
@@ -157,10 +158,11 @@ def start_report(
 def _missing(photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None,
              refresh: bool | None) -> list[CatalogPhoto]:
     "The photos to read; `refresh` None: of the known ones only those in a local folder."
-    def again(url: str) -> bool:
+    def again(p: CatalogPhoto) -> bool:
         if refresh is not None: return refresh
-        return url.startswith('storage:') and isinstance(storage, FolderStorage)
-    return [p for p in photos if (p.key, p.url) not in state.at or again(p.url)]
+        if p.hash: return p.hash != state.at[p.key, p.url]  # fetched anew since
+        return p.url.startswith('storage:') and isinstance(storage, FolderStorage)
+    return [p for p in photos if (p.key, p.url) not in state.at or again(p)]
 
 # %% ../../nbs/124_jobs.index.ipynb #9835aa7d
 def _checked(embedder: Any) -> Any:
@@ -186,6 +188,8 @@ class IndexOptions:
     allow_private: bool = False
     global_from: int = GLOBAL_FROM
     brand_from: int = BRAND_FROM
+    sample: float = 1.  # share of the products
+    tried_since: float | None = None  # photos that failed since then, in seconds since 1970, stay failed
 
     @property
     def limit(self) -> float:
@@ -193,6 +197,17 @@ class IndexOptions:
         return 1. if self.allow_shrink else self.shrink_limit
 
 # %% ../../nbs/124_jobs.index.ipynb #566b6b89
+_TRIED = '''select brand, sku_id, image_url, kind, detail from embedding_failures
+    where version = %s and tried_at >= to_timestamp(%s)'''
+
+def failed_since(
+    conn: psycopg.Connection, version: str, since: float | None
+) -> dict[tuple[SkuKey, str], EmbeddingError]:
+    "Photos that other processes of this run have tried in vain."
+    if since is None: return {}
+    rows = conn.execute(_TRIED, (version, since)).fetchall()
+    return {(SkuKey(b, s), url): EmbeddingError(kind, detail) for b, s, url, kind, detail in rows}
+
 def _bring_up(
     writer: Writer,
     photos: list[CatalogPhoto],
@@ -211,7 +226,9 @@ def _bring_up(
     skipped = set(photos_at(photos)) - set(photos_at(todo))
     writer.hashes += [(p, state.at[p.key, p.url]) for p in photos if (p.key, p.url) in skipped]
     report.unchanged = len(skipped)
+    tried = failed_since(conn, version, how.tried_since)
     def read(p: CatalogPhoto) -> LoadedPhoto:
+        if (p.key, p.url) in tried: return LoadedPhoto(p, error=tried[p.key, p.url])
         return read_photo(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
     embed_missing(writer, prefetched(todo, read, how.ahead, how.threads), len(todo), how.progress)
     scope: dict[str, Any] = {'version': version, 'unread': writer.unread, 'brands': brands}
@@ -222,6 +239,31 @@ def _bring_up(
 def photos_at(photos: Iterable[CatalogPhoto]) -> list[tuple[SkuKey, str]]:
     "Key and address of each photo."
     return [(p.key, p.url) for p in photos]
+
+# %% ../../nbs/124_jobs.index.ipynb #b35e17df
+def sampled(
+    conn: psycopg.Connection,
+    photos: list[CatalogPhoto],
+    products: set[SkuKey],
+    report: IndexReport,
+    *,
+    share: float,
+) -> tuple[list[CatalogPhoto], set[SkuKey]]:
+    """A share of the products, by a stable hash, and their photos: enough to compare a new model.
+
+    Raises `ValueError` for a version that is whole, as the rest of it would be taken away."""
+    known = {v.version: v for v in list_versions(conn)}
+    if (there := known.get(report.version)) and there.complete and not there.partial:
+        raise ValueError(f'{report.version} is whole: a sample of it would take the rest away')
+    def place(key: SkuKey) -> float:
+        digest = hashlib.sha256('\0'.join(('sample', *key)).encode()).hexdigest()
+        return int(digest[:8], 16)/2**32
+    products = {key for key in products if place(key) < share}
+    photos = [p for p in photos if p.key in products]
+    if not photos: raise ValueError(f'a share of {share:g} holds no product with a photo: take a larger one')
+    report.products, report.photos = len(products), len(photos)
+    report.without_photo = len(products) - len({p.key for p in photos})
+    return photos, products
 
 # %% ../../nbs/124_jobs.index.ipynb #50ee8eae
 def index_catalogue(
@@ -242,11 +284,12 @@ def index_catalogue(
     with naming_errors(f'index {version}'), only_run(db, version) as lease, db.connect('vectors') as conn:
         with db.connect('catalogue') as catalogue:
             photos, products, report = start_report(catalogue, embedder, brands)
+        if how.sample < 1: photos, products = sampled(conn, photos, products, report, share=how.sample)
         enter_version(conn, namespace, embedder)
         writer = Writer(conn, embedder, report, lease, chunk=how.chunk, commit=how.commit)
         _bring_up(writer, photos, products, brands, how=how, refresh=refresh)
         sizes = how.global_from, how.brand_from
-        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=brands is not None)
+        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=brands is not None or how.sample < 1)
         report.seconds = time.monotonic() - started
         return report
 

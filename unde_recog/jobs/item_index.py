@@ -20,6 +20,7 @@ from ..db.connection import naming_errors, retrying
 from ..db.database import Databases
 from ..db.leases import Lease
 from ..db.versions import is_part, list_versions
+from .hnsw import build_item_index
 from .index import embed_photos, start_report
 from .photos import CatalogPhoto, LoadedPhoto, prefetched, read_photo
 from unde_recog.jobs.runs import (
@@ -162,6 +163,7 @@ def finish_items(conn: psycopg.Connection, report: IndexReport, wanted: set[SkuK
     found = known_photos(conn, report.version)
     report.with_vector = len(set(found) & wanted)
     if not found: raise nothing_embedded(report)
+    if build_item_index(conn, NAMESPACE, report.version): report.indexes_built.append(NAMESPACE)
     counts = {k: getattr(report, k) for k in ('products', 'photos', 'with_vector', 'failed')}
     brands: Counter[str] = Counter()
     for key, digests in found.items(): brands[key.brand] += len(digests)

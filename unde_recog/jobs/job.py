@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['FAILURE_LIMIT', 'FAILED', 'OnPace', 'Readings', 'in_words', 'JobPlan', 'JobReport', 'report_json', 'Pace', 'option',
-           'BrandOptions', 'JobContext', 'Job', 'RunRecord', 'JobBusy', 'run_job', 'LastRun', 'last_runs',
+__all__ = ['FAILURE_LIMIT', 'FAILED', 'OnPace', 'Readings', 'STATES', 'in_words', 'JobPlan', 'JobReport', 'report_json', 'Pace',
+           'option', 'BrandOptions', 'JobContext', 'Job', 'RunRecord', 'JobBusy', 'run_job', 'LastRun', 'last_runs',
            'job_readings']
 
 # %% ../../nbs/126_jobs.job.ipynb #ed37911f
@@ -57,7 +57,7 @@ def _cost(item: tuple[str, float]) -> str:
     if what == 'bytes': return f'{n/1e6:.1f} MB'
     return f'{n:.2f} {what}' if what == 'euros' else f'{n:.0f} {what}'
 
-# %% ../../nbs/126_jobs.job.ipynb #5e7df74f
+# %% ../../nbs/126_jobs.job.ipynb #67b5592b
 FAILURE_LIMIT, FAILED = .05, 3  # share of failures that is an alarm, and the exit code that says so
 
 @dataclass(kw_only=True)
@@ -71,13 +71,14 @@ class JobReport:
     covers: str = 'products'
     seconds: float = 0.
     notes: list[str] = field(default_factory=list)
+    attempted: int = 0  # where what may fail is not what is counted in `done`
     details: dict[str, Any] = field(default_factory=dict)  # more, for other programs
     text: str = ''  # in the job's own words, instead of ours
 
     @property
     def failure_share(self) -> float:
         bad = sum(self.failed.values())
-        return bad/(bad + sum(self.done.values())) if bad else 0.
+        return bad/(self.attempted or bad + sum(self.done.values())) if bad else 0.
 
     @property
     def coverage(self) -> float | None:
@@ -150,7 +151,7 @@ class BrandOptions:
     @property
     def brands(self) -> list[str] | None: return self.brand or None
 
-# %% ../../nbs/126_jobs.job.ipynb #9657b44f
+# %% ../../nbs/126_jobs.job.ipynb #f63afd26
 @dataclass(kw_only=True)
 class JobContext:
     "What the three functions of a job are given."
@@ -160,6 +161,7 @@ class JobContext:
     on_pace: OnPace | None = None
     lease: Lease | None = None  # in a run: `lease.check(conn)` in transactions that write the catalogue
     pace: Pace = field(default_factory=Pace)
+    spread: Callable[..., None] | None = None  # (settings, tasks, done): sends shards to a queue
 
     @cached_property
     def storage(self) -> Storage: return open_storage(self.settings)
@@ -268,6 +270,7 @@ def last_runs(conn: psycopg.Connection) -> dict[str, LastRun]:
 
 # %% ../../nbs/126_jobs.job.ipynb #05a756eb
 Readings = Mapping[str, tuple[str, list[tuple[dict[str, str], float]]]]
+STATES = 'running', 'done', 'failed', 'stopped'
 
 def job_readings(runs: Mapping[str, LastRun]) -> Readings:
     "Gauges by name: (help, [(labels, value)])."
@@ -276,7 +279,7 @@ def job_readings(runs: Mapping[str, LastRun]) -> Readings:
         done += [({'job': name, 'what': w}, float(n)) for w, n in _numbers(run.counts)]
         failed += [({'job': name, 'kind': k}, float(n)) for k, n in _numbers(run.failures)]
     times = [({'job': n}, r.done_at.timestamp()) for n, r in runs.items() if r.done_at]
-    states = [({'job': n, 'state': r.state}, 1.) for n, r in runs.items()]
+    states = [({'job': n, 'state': s}, float(r.state == s)) for n, r in runs.items() for s in STATES]
     return {
         'unde_job_done_timestamp_seconds': ('when a job was last done', times),
         'unde_job_state': ('how the newest run of a job ended, or running', states),

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['MAX_PHOTOS', 'CatalogPhoto', 'listed_photos', 'EmbeddingError', 'LoadedPhoto', 'read_photo', 'prefetched']
+__all__ = ['MAX_PHOTOS', 'CatalogPhoto', 'stored_copies', 'listed_photos', 'EmbeddingError', 'LoadedPhoto', 'read_photo',
+           'prefetched']
 
 # %% ../../nbs/121_jobs.photos.ipynb #6cdb2216
 import psycopg
@@ -28,6 +29,13 @@ class CatalogPhoto(NamedTuple):
     url: str
     rank: int
     metadata: dict[str, Any]
+    stored: str | None = None  # where a copy lies, fetched by the job `photos`
+    hash: str | None = None  # of that copy
+
+    @property
+    def source(self) -> str:
+        "The address to read it from."
+        return self.stored or self.url
 
 _FACTS = ('name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition',
           'attributes')
@@ -37,16 +45,32 @@ _LISTED = '''select brand, external_id, image_urls,
     where index_scope in ('pgvector', 'pilot') and (%(brands)s::text[] is null or brand = any(%(brands)s))
     order by brand, external_id'''
 
-def listed_photos(conn: psycopg.Connection,
-                  brands: Sequence[str] | None = None) -> tuple[list[CatalogPhoto], set[SkuKey]]:
+_COPIES = """select brand, external_id, position, source_url, storage_key, content_hash from photo_files
+    where state = 'fetched' and (%(brands)s::text[] is null or brand = any(%(brands)s))"""
+
+def stored_copies(
+    conn: psycopg.Connection, brands: Sequence[str] | None = None
+) -> dict[tuple[SkuKey, int], tuple[str, str, str]]:
+    "(source, key in storage, hash) of the photos that were fetched, by product and rank."
+    wanted = {'brands': None if brands is None else list(brands)}
+    rows = conn.execute(_COPIES, wanted).fetchall()
+    return {(SkuKey(brand, x), rank): (url, key, digest) for brand, x, rank, url, key, digest in rows}
+
+def listed_photos(
+    conn: psycopg.Connection, brands: Sequence[str] | None = None
+) -> tuple[list[CatalogPhoto], set[SkuKey]]:
     "(photos to index, products in scope) of the catalogue, in a fixed order."
     wanted = {'brands': None if brands is None else list(brands)}
     rows = conn.execute(_LISTED, wanted).fetchall()
-    photos = []
+    photos, copies = [], stored_copies(conn, brands)
+    def photo(key: SkuKey, url: str, rank: int, metadata: dict[str, Any]) -> CatalogPhoto:
+        source, stored, digest = copies.get((key, rank), ('', '', ''))
+        if not stored or (source != url and '://' in url): return CatalogPhoto(key, url, rank, metadata)
+        return CatalogPhoto(key, url, rank, metadata, f'storage:{stored}', digest)
     for brand, external_id, urls, *facts in rows:
         key, metadata = SkuKey(brand, external_id), {k: v for k, v in zip(_FACTS, facts) if v is not None}
         once = dict.fromkeys(urls[:MAX_PHOTOS])
-        photos += [CatalogPhoto(key, url, rank, metadata) for rank, url in enumerate(once)]
+        photos += [photo(key, url, rank, metadata) for rank, url in enumerate(once)]
     return photos, {SkuKey(brand, external_id) for brand, external_id, *_ in rows}
 
 # %% ../../nbs/121_jobs.photos.ipynb #68325937
@@ -75,7 +99,7 @@ def read_photo(
 ) -> LoadedPhoto:
     "Read and decode a photo; bytes whose SHA-256 is among `known` are not decoded."
     try:
-        data = read_bytes(photo.url, storage=storage, timeout=timeout, allow_private=allow_private)
+        data = read_bytes(photo.source, storage=storage, timeout=timeout, allow_private=allow_private)
         digest = image_hash(data)
         if digest in known: return LoadedPhoto(photo, digest)
         image = decode(data, at_least=448, name=photo.url)

@@ -16,7 +16,7 @@ __all__ = ['JOBS', 'JobEntry', 'load_job', 'parse_cron', 'next_run', 'cron_lines
 from .job import Job, LastRun, last_runs
 from ..db.database import Databases
 
-# %% ../../nbs/127_jobs.registry.ipynb #6f2e5e65
+# %% ../../nbs/127_jobs.registry.ipynb #36225dc7
 class JobEntry(NamedTuple):
     "Where a job is, what it is for, and when it runs."
     module: str
@@ -24,6 +24,10 @@ class JobEntry(NamedTuple):
     schedule: str = ''
 
 JOBS: dict[str, JobEntry] = {
+    'photos': JobEntry(
+        'unde_recog.jobs.photo_files', "Fetch the shops' photos into object storage.", '15 * * * *'
+    ),
+    'poll': JobEntry('unde_recog.jobs.poll', 'Ask what the stores have, and forget old history.', '5 * * * *'),
     'index': JobEntry(
         'unde_recog.jobs.index_job', 'Embed what the catalogue lists and the index lacks.', '30 2 * * *'
     ),

@@ -31,16 +31,21 @@ def job_options(name: str, given: Mapping[str, Any]) -> Any:
         raise ValueError(f"{name} has no option {', '.join(wrong)}; it has: {', '.join(known)}")
     return kind(**given)
 
-# %% ../../nbs/312_queue.jobs.ipynb #6fd4f071
+# %% ../../nbs/312_queue.jobs.ipynb #a090a3aa
 log = logging.getLogger('unde_recog.queue')
 JOBS_QUEUE = 'jobs_queue'
 LONGEST = 24*3600  # seconds
+
+def _spread(*args: Any) -> None:
+    from unde_recog.queue.embedding import spread_in_queue
+    spread_in_queue(*args)
 
 def run_queued(settings: Settings, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     "Run a job; → its report as JSON. Raises `JobBusy` and what the job raises."
     job = load_job(name)
     with open_databases(settings) as db:
         context = JobContext(settings=settings, db=db, options=job_options(name, options))
+        context.spread = _spread
         report = run_job(job, context)
     facts = {'job': name, 'done': report.done, 'failed': report.failed, 'seconds': report.seconds}
     log.info('job %s', name, extra={'facts': facts})
@@ -60,7 +65,7 @@ def add_job(app: Celery, name: str, settings: Callable[[], Settings]) -> None:
     limits = {'time_limit': LONGEST, 'soft_time_limit': LONGEST - 60}
     app.task(bind=True, name=name, queue=JOBS_QUEUE, **limits)(run_it)
 
-# %% ../../nbs/312_queue.jobs.ipynb #e9d2f5ef
+# %% ../../nbs/312_queue.jobs.ipynb #c0388484
 def beat_schedule() -> dict[str, dict[str, Any]]:
     "Celery beat's schedule of all jobs that have one."
     from celery.schedules import crontab
@@ -75,7 +80,9 @@ def beat_schedule() -> dict[str, dict[str, Any]]:
 
 def add_jobs(app: Celery, settings: Callable[[], Settings]) -> None:
     "All jobs as tasks, and their schedule."
+    from unde_recog.queue.embedding import add_embedding
     for name in JOBS: add_job(app, name, settings)
+    add_embedding(app, settings)
     app.conf.beat_schedule = beat_schedule()
 
 # %% ../../nbs/312_queue.jobs.ipynb #21380fce

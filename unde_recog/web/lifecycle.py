@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
 __all__ = ['log', 'T', 'Work', 'timed_primary', 'instrument_parts', 'primary_of', 'live_parts', 'reason_of', 'not_ready',
-           'watch_pools', 'session_over', 'newest', 'take_over', 'load_once', 'keep_loading', 'EngineState',
-           'watch_session', 'call_in', 'close_engine', 'Engine']
+           'watch_pools', 'session_over', 'newest', 'take_over', 'take_trial', 'load_once', 'keep_loading',
+           'EngineState', 'watch_session', 'call_in', 'close_engine', 'Engine']
 
 # %% ../../nbs/270_web.lifecycle.ipynb #ca7026d0
 from ..settings import Settings, SettingsError
@@ -165,6 +165,24 @@ def take_over(
     return True
 
 # %% ../../nbs/270_web.lifecycle.ipynb #b809b616
+def take_trial(
+    session: Session, db: Databases, pool: WorkerPool, *, metrics: Metrics, role: str
+) -> bool:
+    "Have a share of requests read the version on trial, or no longer; whether that has changed."
+    from unde_recog.search import Version
+    from unde_recog.session import wanted_trial
+    recognizer = session.recognizer
+    found = None if role == 'reranker' else wanted_trial(recognizer.settings, db)
+    now = getattr(recognizer.parts.trial, 'version', None)
+    if now == getattr(found, 'version', None): return False
+    trial = None
+    if found is not None:
+        version = Version(found.version, found.model, found.dims)
+        trial = timed_primary(primary_of(recognizer.settings, db, version, pool, role=role), metrics)
+    recognizer.parts = replace(recognizer.parts, trial=trial)
+    log.info('on trial: %s', found.version if found else 'nothing')
+    return True
+
 def load_once(engine: Engine) -> None:
     "Open what `engine` still lacks; follow the index. Raises what loading raises."
     from unde_recog.db.database import open_databases
@@ -178,6 +196,7 @@ def load_once(engine: Engine) -> None:
     if engine.ready is not None:
         how: dict[str, Any] = {'metrics': engine.metrics, 'role': engine.role}
         take_over(engine.ready, engine.opened, version, engine.inference, **how)
+        take_trial(engine.ready, engine.opened, engine.inference, **how)
         return
     engine.take(engine.session_over(version))
     if engine.reload is not None: watch_settings(engine.session, engine.reload)

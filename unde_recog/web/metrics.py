@@ -89,6 +89,7 @@ class StateCollector(Collector):
 
 # %% ../../nbs/262_web.metrics.ipynb #867f73db
 _MODES = {'unde_ready': 'livemin', 'unde_queue_expected_seconds': 'livemax'}
+_SAME = ('unde_job', 'unde_feed')  # every process reads the same table
 
 class SharedReadings:
     "A `StateCollector`'s figures, written where all processes of the service can add them up."
@@ -105,7 +106,7 @@ class SharedReadings:
     def publish(self) -> None:
         for name, (text, rows) in self.read.gauges().items():
             for labels, value in rows:
-                mode = _MODES.get(name, 'livesum')
+                mode = _MODES.get(name, 'livemax' if name.startswith(_SAME) else 'livesum')
                 gauge = self._family(Gauge, name, text, sorted(labels), multiprocess_mode=mode)
                 (gauge.labels(**labels) if labels else gauge).set(value)
         for name, (text, rows) in self.read.counters().items():

@@ -25,6 +25,7 @@ from ..models.text import why_no_text
 from ..rerank import to_match
 from ..search import asearch, current_version, layout_query, parse_layout, search
 from ..settings import Settings, data_dir
+from ..similar import near_items
 from .catalogue import ERRORS, NOT_FOUND, Brand, ExternalId, clean_id
 from .inputs import boxes_of, read_input
 from .problems import Problem, problem_responses
@@ -46,38 +47,26 @@ def search_result(version: str, matches: list[Match]) -> SearchResult:
 
 # %% ../../nbs/279_web.search.ipynb #b76269ca
 ROUTED = {'items': 'efficientnet-b0', 'cut': 'dino-vits16'}
-_NEAR = """
-    with me as (
-        select vector from item_embeddings
-        where namespace = %(namespace)s and version = %(version)s and modality = 'image'
-          and brand = %(brand)s and item_id = %(id)s),
-    scored as (
-        select e.brand, e.item_id, max(1 - (e.vector <=> me.vector)) as score
-        from item_embeddings e cross join me
-        where e.namespace = %(namespace)s and e.version = %(version)s and e.modality = 'image'
-          and not (e.brand = %(brand)s and e.item_id = %(id)s)
-        group by 1, 2)
-    select brand, item_id, score from scored order by score desc, brand, item_id limit %(k)s"""
 
-def near_in(state: AppState, of: tuple[str, str], key: SkuKey, k: int) -> list[Candidate]:
-    "The products nearest to one, by a (namespace, version) of `item_embeddings`."
-    asked = {'namespace': of[0], 'version': of[1], 'brand': key.brand, 'id': key.external_id, 'k': k}
-    with state.engine.db.connect('vectors') as conn: rows = conn.execute(_NEAR, asked).fetchall()
-    return [Candidate(key=SkuKey(b, i), score=min(1., max(0., s))) for b, i, s in rows]
+def near_in(state: AppState, of: tuple[str, str, int], key: SkuKey, k: int) -> list[Candidate]:
+    "The products nearest to one, by a (namespace, version, dims) of `item_embeddings`."
+    namespace, version, dims = of
+    with state.engine.db.connect('vectors') as conn:
+        return near_items(conn, key, k, namespace=namespace, version=version, dims=dims)
 
 _NEWEST = """
-    select namespace, version from embedding_versions
+    select namespace, version, dims from embedding_versions
     where model = %s and status = 'complete' order by completed_at desc limit 1"""
 _FILLED = """
     select 1 from item_embeddings
     where namespace = %s and version = %s and modality = 'image' limit 1"""
 
-def version_of(state: AppState, model: str) -> tuple[str, str] | None:
-    "The newest complete (namespace, version) of a model, if it was indexed."
+def version_of(state: AppState, model: str) -> tuple[str, str, int] | None:
+    "The newest complete (namespace, version, dims) of a model, if it was indexed."
     with state.engine.db.connect('vectors') as conn:
         row = conn.execute(_NEWEST, (model,)).fetchone()
-        if row is None or conn.execute(_FILLED, row).fetchone() is None: return None
-        return row[0], row[1]
+        if row is None or conn.execute(_FILLED, row[:2]).fetchone() is None: return None
+        return row[0], row[1], row[2]
 
 # %% ../../nbs/279_web.search.ipynb #0fb93a8d
 _OWN_VECTORS = """
