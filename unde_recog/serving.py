@@ -165,10 +165,8 @@ def describe_problems(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 # %% ../nbs/300_serving.ipynb #6f8265c3
-DESCRIPTION = (
-    'A street photo in, the same garments from the shops of your mall out. '
-    'Errors are problem details (RFC 9457).'
-)
+DESCRIPTION = ('A street photo in, the same garments from the shops of your mall out. '
+               'Errors are problem details (RFC 9457).')
 
 def lifespan_of(state: AppState) -> Any:
     "Start and end of an application."
@@ -282,12 +280,8 @@ def serve_workers(settings: Settings, role: str, host: str, port: int) -> None:
     uvicorn.run('unde_recog.serving:worker_app', factory=True, **where, **_UVICORN)  # type: ignore[arg-type]
 
 # %% ../nbs/300_serving.ipynb #8b8701d6
-def serve(
-    settings: Settings | None = None,
-    role: str = 'app',
-    host: str | None = None,
-    port: int | None = None,
-) -> None:
+def serve(settings: Settings | None = None, role: str = 'app', host: str | None = None,
+          port: int | None = None) -> None:
     """Serve a role until the process is told to stop.
 
     Raises `SettingsError` for an address that may not be bound, `ValueError` for an unknown

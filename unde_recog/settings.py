@@ -97,6 +97,9 @@ class _Decision(BaseModel):
     TAGGING_MODE: Literal['on_demand', 'always'] = _f(
         'on_demand', 'exact attributes: only when not confident, or always'
     )
+    CONTEXT_TAGS: Literal['auto', 'on', 'off'] = _f(
+        'auto', 'style, occasion, season by the vision model; auto = only where ADVICE is on'
+    )
     AVAILABILITY_WINDOW: Duration = _f('24h', 'how old a stock reading may be')
     MIN_CANDIDATES: Annotated[int, Field(ge=1, le=50)] = _f(
         3, "fewer of the mall's own than this: search wider"
@@ -247,6 +250,7 @@ def _read_text(path: Path) -> str:
             lines.append(line.decode('latin-1'))  # an odd letter in a comment
     return '\n'.join(lines)
 
+# %% ../nbs/000_settings.ipynb #01bcc0a0
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""
@@ -284,9 +288,8 @@ def _not_writable(folder: Path) -> str | None:
     return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d
-def load_settings(
-    ini: str | Path | None = None, env: Mapping[str, str] | None = None, **keywords: Any
-) -> Settings:
+def load_settings(ini: str | Path | None = None, env: Mapping[str, str] | None = None,
+                  **keywords: Any) -> Settings:
     """Layer keywords over `env` over the ini file over defaults.
 
     Raises `SettingsError` naming every wrong setting."""

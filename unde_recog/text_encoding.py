@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% ../nbs/004_text_encoding.ipynb #385316ca
-_BOMS = (
-    (codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'),
-    (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'),
-)
+_BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF32_LE, 'utf-32'),
+         (codecs.BOM_UTF32_BE, 'utf-32'), (codecs.BOM_UTF16_LE, 'utf-16'),
+         (codecs.BOM_UTF16_BE, 'utf-16'))
 
 class _Scan(NamedTuple):
     "Lines of a file outside ASCII: how many are UTF-8, how many are not, and some of them."

@@ -118,12 +118,8 @@ class RecordShape:
 def _seen(kind: str, kinds: set[str]) -> bool:
     "Whether a column that has had `kinds` may have this one."
     either = {'word', 'words'}
-    return (
-        kind == 'empty'
-        or not kinds - {'empty'}
-        or kind in kinds
-        or (kind in either and bool(kinds & either))
-    )
+    return (kind == 'empty' or not kinds - {'empty'} or kind in kinds
+            or (kind in either and bool(kinds & either)))
 
 # %% ../../nbs/050_catalogue.reading.ipynb #ee833c44
 def _strict(lines: Sequence[str], delimiter: str, **how: Any) -> list[str] | str:
@@ -136,10 +132,8 @@ def _strict(lines: Sequence[str], delimiter: str, **how: Any) -> list[str] | str
 def _split(line: str, delimiter: str) -> list[str]:
     return line.replace('"', '').rstrip('\r\n').split(delimiter)
 
-
-def _joined(
-    first: str, ahead: Sequence[str], delimiter: str, shape: RecordShape
-) -> tuple[list[str], int] | None:
+def _joined(first: str, ahead: Sequence[str], delimiter: str,
+            shape: RecordShape) -> tuple[list[str], int] | None:
     "(cells, lines taken) of a quoted cell that goes on in `ahead`; None if its quote never closes."
     lines = [first]
     for line in ahead:
@@ -185,12 +179,8 @@ _HEADER = 'repeats the header'
 def _undecoded(line: str) -> str | None:
     "Which byte could not be decoded, if one could not."
     bad = re.search('[\udc80-\udcff\ufffd]', line)
-    return (
-        f'holds a byte (0x{ord(bad[0]) & 0xFF:02X}) that is not of this encoding'
-        if bad and bad[0] != '\ufffd'
-        else None
-    )
-
+    return (f'holds a byte (0x{ord(bad[0]) & 0xFF:02X}) that is not of this encoding'
+            if bad and bad[0] != '\ufffd' else None)
 
 def _ragged(cells: Sequence[str], width: int) -> str:
     return f'has {len(cells)} cells, the header {width}'
@@ -200,9 +190,8 @@ def _fit(cells: list[str], width: int) -> list[str] | None:
     if len(cells) == width: return cells
     return cells[:width] if len(cells) > width and not any(c.strip() for c in cells[width:]) else None
 
-def _quoted(
-    line: str, ahead: Sequence[str], delimiter: str, shape: RecordShape
-) -> tuple[list[str] | str, int]:
+def _quoted(line: str, ahead: Sequence[str], delimiter: str,
+            shape: RecordShape) -> tuple[list[str] | str, int]:
     "(cells or a fault, further lines taken) of a line that holds a quote."
     cells = _strict([line], delimiter)
     if f'{delimiter} "' in line and (isinstance(cells, str) or any(c[:2] == ' "' for c in cells)):
@@ -322,10 +311,8 @@ def _extra(library: str, path: Path) -> ValueError:
         f"{path}: reading it needs {library}: pip install 'unde_recog[tables]', or export the table as CSV"
     )
 
-
-def _typed(
-    path: Path, kind: str, headers: Sequence[Any], values: Callable[[], Iterator[Sequence[Any]]]
-) -> TableFile:
+def _typed(path: Path, kind: str, headers: Sequence[Any],
+           values: Callable[[], Iterator[Sequence[Any]]]) -> TableFile:
     names = check_headers([_as_text(h) for h in headers], str(path))
     def rows() -> Iterator[Row]:
         for number, row in enumerate(values(), 2):
@@ -355,11 +342,8 @@ def _read_xlsx(path: Path) -> TableFile:
             book = openpyxl.load_workbook(path.open('rb'), read_only=True, data_only=True)
         except Exception as e:
             raise ValueError(f'{path} is no Excel workbook ({type(e).__name__})') from None
-        yield from (
-            row
-            for row in book.worksheets[0].iter_rows(values_only=True)
-            if any(v is not None for v in row)
-        )
+        yield from (row for row in book.worksheets[0].iter_rows(values_only=True)
+                    if any(v is not None for v in row))
 
     headers = next(values(), ())
     return _typed(path, 'xlsx', headers, lambda: itertools.islice(values(), 1, None))
@@ -406,9 +390,8 @@ def open_table(file: str | Path, options: ReadOptions | None = None) -> TableFil
     except OSError as e: raise ValueError(f'{path}: cannot be read ({e.strerror})') from None
     except csv.Error as e: raise ValueError(f'{path}: cannot be read as a table ({e})') from None
 
-def read_table(
-    file: str | Path, options: ReadOptions | None = None
-) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(file: str | Path,
+               options: ReadOptions | None = None) -> Iterator[tuple[int, dict[str, str]]]:
     "(line, row by header) of the lines without a fault."
     table = open_table(file, options)
     for row in table.rows():

@@ -250,7 +250,7 @@ def magento_products(rows: ExportRows, context: ShopContext) -> ProductRows:
         key = (style['sku'], fold(_values(row, context).get('colour', ''))) if style else ('', row['sku'])
         groups[key].append((line, row))
     for style in styles:
-        if any(sku == style['sku'] for sku, _ in groups): continue
+        if style.get('product_online') == '2' or any(sku == style['sku'] for sku, _ in groups): continue
         context.leave_out('configurable products without a variation here are left out', style['sku'])
     for (style_sku, _), found in groups.items():
         own = [r for _, r in found]

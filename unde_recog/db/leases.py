@@ -14,7 +14,7 @@ __all__ = ['LEASE', 'holder_name', 'is_gone', 'LeaseHeld', 'LeaseLost', 'take', 
 
 # %% ../../nbs/026_db.leases.ipynb #dd3bd124
 import psycopg
-from .connection import Logical
+from .connection import Logical, retrying
 from .database import Databases
 
 # %% ../../nbs/026_db.leases.ipynb #16da1855
@@ -65,7 +65,6 @@ _TAKE = """
 _SEE = """select holder, to_char(taken_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
           from unde_leases where name = %s"""
 
-
 def take(conn: psycopg.Connection, name: str, holder: str, ttl: float = LEASE) -> None:
     "Take the lease `name`. Raises `LeaseHeld`."
     seen = conn.execute(_SEE, (name,)).fetchone()
@@ -100,9 +99,8 @@ class Lease:
         beat = 'update unde_leases set beat_at = now() where name = %s and holder = %s'
         while not self._end.wait(self.ttl/5):
             with suppress(psycopg.Error):  # the next beat may get through; the writer asks for itself
-                with psycopg.connect(
-                    self.url, autocommit=True, connect_timeout=5, prepare_threshold=None
-                ) as conn:
+                with psycopg.connect(self.url, autocommit=True, connect_timeout=5,
+                                     prepare_threshold=None) as conn:
                     conn.execute(beat, (self.name, self.holder))
 
     def stop(self) -> None:
@@ -114,7 +112,7 @@ class Lease:
 def hold(db: Databases, logical: Logical, name: str, *, job: str, ttl: float = LEASE) -> Iterator[Lease]:
     "Hold the lease `name` in a logical database. Raises `LeaseHeld`."
     holder = holder_name(job)
-    with db.connect(logical) as conn: take(conn, name, holder, ttl)
+    with db.connect(logical) as conn: retrying(lambda: take(conn, name, holder, ttl))
     lease = Lease(db.urls[logical], name, holder, ttl)
     try: yield lease
     finally:

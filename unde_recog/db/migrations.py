@@ -24,6 +24,7 @@ from unde_recog.db.connection import (
     connect_options,
     is_pooled,
     prepare,
+    retrying,
 )
 from .schema import find_tables, wanted_tables
 
@@ -63,11 +64,9 @@ _HOLDER = """
     from pg_locks l join pg_stat_activity a using (pid)
     where l.locktype = 'advisory' and l.objid = %s and l.granted"""
 
-
 def _tried(conn: psycopg.Connection, function: str) -> bool:
     row = conn.execute(f'select {function}(%s)', (_LOCK,)).fetchone()  # type: ignore[call-overload]
     return row == (True,)
-
 
 def _wait_for_lock(conn: psycopg.Connection, ends: float) -> None:
     "Before another try. Raises `DatabaseError` naming the holder when time is up."
@@ -76,7 +75,6 @@ def _wait_for_lock(conn: psycopg.Connection, ends: float) -> None:
     raise DatabaseError(
         f"migrations wait for {row[0] if row else 'another process'}: end it, and try again"
     )
-
 
 @contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
@@ -155,8 +153,8 @@ def _adopt(conn: psycopg.Connection, logical: Logical) -> list[str]:
 def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
     """Apply what is missing; returns the names applied now. Safe to call from many processes at
     once."""
-    done = _migrate_files(conn, logical)
-    return _adopt(conn, logical) if done is None else done
+    done = retrying(lambda: _migrate_files(conn, logical))
+    return retrying(lambda: _adopt(conn, logical)) if done is None else done
 
 # %% ../../nbs/023_db.migrations.ipynb #02bc25fe
 def dry_run(conn: psycopg.Connection, logical: Logical) -> str:

@@ -16,6 +16,7 @@ __all__ = ['Progress', 'IndexCounts', 'part_text', 'IndexReport', 'IndexBusy', '
 # %% ../../nbs/120_jobs.runs.ipynb #1666413d
 import psycopg
 from psycopg.types.json import Jsonb
+from ..db.connection import retrying
 from ..db.database import Databases
 from ..db.leases import Lease, LeaseHeld, hold
 
@@ -35,6 +36,7 @@ class IndexCounts:
     replaced: int = 0
     removed: int = 0
     refreshed: int = 0
+    shared: int = 0  # photos that many products have in common
     failed: dict[str, int] = field(default_factory=dict)
     indexes_built: list[str] = field(default_factory=list)
     partial: bool = False
@@ -73,6 +75,7 @@ class IndexReport(IndexCounts):
         text += ', '.join(counts)
         text += f'\ncoverage {self.with_vector} of {self.products} products ({self.coverage:.1%})'
         if self.without_photo: text += f'; {self.without_photo} have no photo'
+        if self.shared: text += f'\n{self.shared} photos are left out of the search: many products share them'
         return text
 
     def _failures(self) -> str:
@@ -110,7 +113,8 @@ _COMPLETE = '''update embedding_versions
 
 def enter_version(conn: psycopg.Connection, namespace: str, embedder: Any) -> None:
     "The version's row in `embedding_versions`, unless it is there."
-    conn.execute(_ENTER, (namespace, embedder.model_version, embedder.card.name, embedder.dims))
+    row = namespace, embedder.model_version, embedder.card.name, embedder.dims
+    retrying(lambda: conn.execute(_ENTER, row))
 
 def mark_complete(
     conn: psycopg.Connection,
@@ -125,7 +129,7 @@ def mark_complete(
     brand."""
     values = {'partial': partial, 'report': Jsonb(dict(counts)), 'products': counts.get('with_vector')}
     values |= {'photos': sum((brands or {}).values()), 'brands': Jsonb(dict(brands or {}))}
-    conn.execute(_COMPLETE, {**values, 'namespace': namespace, 'version': version})
+    retrying(lambda: conn.execute(_COMPLETE, {**values, 'namespace': namespace, 'version': version}))
 
 # %% ../../nbs/120_jobs.runs.ipynb #d7447b96
 def nothing_embedded(report: IndexReport) -> ValueError:

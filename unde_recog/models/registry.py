@@ -77,10 +77,8 @@ class UnknownModel(LookupError):
 @lru_cache
 def cards() -> Mapping[str, ModelCard]:
     "All cards by name."
-    found = (
-        ModelCard.model_validate_json(p.read_text('utf-8'))
-        for p in sorted((ASSETS / 'models').glob('*.json'))
-    )
+    found = (ModelCard.model_validate_json(p.read_text('utf-8'))
+             for p in sorted((ASSETS / 'models').glob('*.json')))
     return {c.name: c for c in found}
 
 def get_card(name: str | None = None) -> ModelCard:
@@ -122,9 +120,8 @@ def require_files(card: ModelCard, settings: Settings) -> dict[str, Path]:
     return paths
 
 # %% ../../nbs/070_models.registry.ipynb #0d48791d
-def pull(
-    card: ModelCard, settings: Settings, progress: Callable[[str, int, int], None] | None = None
-) -> list[Path]:
+def pull(card: ModelCard, settings: Settings,
+         progress: Callable[[str, int, int], None] | None = None) -> list[Path]:
     "Download what is missing; returns the paths. Raises `ModelUnavailable`."
     done = []
     for file in card.files:

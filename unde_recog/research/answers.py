@@ -40,12 +40,8 @@ def list_tops(
     return pd.DataFrame({'sku': names[order[:, 0]], 'top1': first, 'margin': first - second})
 
 # %% ../../nbs/218_research.answers.ipynb #058bd22d
-def with_evidence(
-    similarity: np.ndarray,
-    categories: Sequence[str],
-    finds: Sequence[tuple[str, float]],
-    table: EvidenceTable,
-) -> np.ndarray:
+def with_evidence(similarity: np.ndarray, categories: Sequence[str],
+                  finds: Sequence[tuple[str, float]], table: EvidenceTable) -> np.ndarray:
     "Similarity [finds, photos] with the evidence of each find's (category, confidence)."
     out = np.clip(similarity, 0, 1)
     names, column = np.unique(np.asarray(categories), return_inverse=True)
@@ -59,9 +55,8 @@ def reaches(tops: pd.DataFrame, threshold: float, margin: float = 0.) -> np.ndar
     "Whether each list reaches both thresholds, as the gate asks."
     return ((tops.top1 >= threshold - 1e-9) & (tops.margin >= margin - 1e-9)).to_numpy()
 
-def trusted_shares(
-    strangers: Mapping[str, pd.DataFrame], threshold: float, margin: float = 0.
-) -> dict[str, float]:
+def trusted_shares(strangers: Mapping[str, pd.DataFrame], threshold: float,
+                   margin: float = 0.) -> dict[str, float]:
     "The share of each kind of stranger that would be trusted."
     return {kind: float(reaches(t, threshold, margin).mean()) for kind, t in strangers.items()}
 
@@ -152,9 +147,8 @@ def choose_bands(
     return BandChoice(high, gate.margin, min(medium, high))
 
 # %% ../../nbs/218_research.answers.ipynb #2a2c8c0c
-def card_fields(
-    gate: GateChoice, bands: BandChoice, strangers: Mapping[str, pd.DataFrame], share: float
-) -> dict[str, Any]:
+def card_fields(gate: GateChoice, bands: BandChoice, strangers: Mapping[str, pd.DataFrame],
+                share: float) -> dict[str, Any]:
     "The fields of a model card that a choice sets."
     levels = {
         'trusted': (gate.threshold, gate.margin),
@@ -215,9 +209,8 @@ def draw_trade_off(table: pd.DataFrame, chosen: float, title: str = '', before: 
     return figure
 
 # %% ../../nbs/218_research.answers.ipynb #300f0edb
-def embed_all(
-    embed: Callable[[Sequence[Image.Image]], np.ndarray], images: Iterable[Image.Image], batch: int = 16
-) -> np.ndarray:
+def embed_all(embed: Callable[[Sequence[Image.Image]], np.ndarray], images: Iterable[Image.Image],
+              batch: int = 16) -> np.ndarray:
     "Unit vectors of many images, a batch at a time; images may be made on the way."
     parts, waiting = [], []
     for image in images:
@@ -254,9 +247,8 @@ def shop_lists(queries: pd.DataFrame, gallery: pd.DataFrame, similarity: np.ndar
     return Lists(present.assign(**about), {'same shop': own.assign(**about)})
 
 # %% ../../nbs/218_research.answers.ipynb #832defa0
-def find_garments(
-    find: Callable[[Image.Image], Sequence[Found]], photos: Iterable[tuple[str, Path]]
-) -> pd.DataFrame:
+def find_garments(find: Callable[[Image.Image], Sequence[Found]],
+                  photos: Iterable[tuple[str, Path]]) -> pd.DataFrame:
     "A row a garment: photo, category, confidence (at most 1), box in whole pixels."
     rows = []
     for name, path in photos:

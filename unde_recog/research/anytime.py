@@ -134,8 +134,8 @@ def photos_to_go(rate: float, n: float, photos: int, *, alpha: float, delta: flo
     if q >= alpha or per_photo <= 0: return math.inf
     return max(1., (math.log(1/delta) - have)/(growth*per_photo))
 
-def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, np.ndarray,
-                                                                          np.ndarray, np.ndarray]:
+def _by_step(j: CalibrationSample, path: GatePath,
+             limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm)."
     events, sizes = by_photo(j, path)
     every = np.bincount(j.photo)

@@ -54,10 +54,8 @@ def answers_at(outcomes: pd.DataFrame, boosted: float, k: int = 3) -> tuple[dict
     return row, right
 
 # %% ../../nbs/222_research.booster_value.ipynb #76373266
-_WAY_COLUMNS = (
-    'B', 'threshold', 'margin', 'credits', 'unknown', 'right', 'right low', 'right high', 'change',
-    'change low', 'change high',
-)
+_WAY_COLUMNS = ('B', 'threshold', 'margin', 'credits', 'unknown', 'right', 'right low',
+                'right high', 'change', 'change low', 'change high')
 
 def way(
     outcomes: pd.DataFrame,
@@ -95,9 +93,8 @@ class ExtraRight(NamedTuple):
     credits_each: float
     most_credits_each: float
 
-def extra_right(
-    outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, *, seed: int = 0
-) -> ExtraRight:
+def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, *,
+                seed: int = 0) -> ExtraRight:
     """What asking the booster about the items `asked` (bool array) brought over the primary alone;
     items without a known merged list do not count."""
     table = outcomes[np.asarray(asked, bool)]
@@ -167,10 +164,8 @@ def draw_way(steps: pd.DataFrame, title: str = '', live: float | None = None) ->
     top = (
         axis.secondary_xaxis(
             'top',
-            functions=(
-                lambda x: np.multiply(x, ratio / 1000),
-                lambda y: np.multiply(y, 1000 / ratio),
-            ),
+            functions=(lambda x: np.multiply(x, ratio / 1000),
+                       lambda y: np.multiply(y, 1000 / ratio)),
         )
         if ratio > 0
         else None
@@ -187,10 +182,8 @@ def draw_prices(found: pd.DataFrame, title: str = '') -> Any:
     adds. → matplotlib figure"""
     import matplotlib.pyplot as plt
     figure, axis = plt.subplots(figsize=(7.4, 3.4))
-    for name, colour, label, dx in (
-        ('next', '#c9a227', 'the items that this step adds', 0.8),
-        ('all', '#1f6fb2', 'all items asked so far', -0.8),
-    ):
+    for name, colour, label, dx in (('next', '#c9a227', 'the items that this step adds', 0.8),
+                                    ('all', '#1f6fb2', 'all items asked so far', -0.8)):
         y, low, high = (
             found[c] for c in (f'{name}: right per 1,000 credits', f'{name} low', f'{name} high')
         )

@@ -165,10 +165,8 @@ def provable(
 ) -> pd.DataFrame:
     "Upper bounds in %: a row a number of photos, a column (ICC, observed loss)."
     cells = {
-        (f'ICC {r:g}', f'{s:.0%}'): [
-            100 * upper_bound(s * n, n, delta)
-            for n in (k * items / (1 + (items - 1) * r) for k in photos)
-        ]
+        (f'ICC {r:g}', f'{s:.0%}'): [100 * upper_bound(s * n, n, delta)
+                                     for n in (k * items / (1 + (items - 1) * r) for k in photos)]
         for r in iccs
         for s in seen
     }

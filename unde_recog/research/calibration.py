@@ -306,9 +306,7 @@ def price(j: CalibrationSample, path: GatePath, floor: float, *, wanted: float =
     level, photos = levels(j.top1, j.margin, path.balance), int(j.photo.max()) + 1
     numbers = np.round(photos*np.geomspace(.25, limit, 60))
     found = chance_to_certify(level, j.photo, loss_curve(level, j.wrong, j.harm), numbers,
-                              alpha=path.alpha,
-                              delta=path.delta,
-                              floor=floor)
+                              alpha=path.alpha, delta=path.delta, floor=floor)
     needed = photos_for_path(found, wanted)
     if math.isfinite(needed): return max(needed, photos + 1.)
     first = check_in_force(j, path.steps[0].threshold, path.steps[0].margin, alpha=path.alpha,
@@ -355,8 +353,7 @@ def _doubts(s: pd.Series, j: CalibrationSample, path: GatePath, floor: float) ->
 def _stranger_fields(s: pd.Series, j: CalibrationSample, limit: float) -> dict[str, Any]:
     trusted, upper = s.get('strangers', 0), s.get('stranger upper', 1.)
     return {'strangers': int(j.stranger.sum()), 'strangers_trusted': int(trusted),
-            'stranger_upper': float(upper),
-            'stranger_limit': limit}
+            'stranger_upper': float(upper), 'stranger_limit': limit}
 
 # %% ../../nbs/227_research.calibration.ipynb #8f0382d1
 def _certificate(s: pd.Series, path: GatePath, j: CalibrationSample, **known: Any) -> Certificate:
@@ -396,8 +393,7 @@ def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: 
     if harm_last < 0: return refusal(steps, needed, j.photos, path.alpha)
     s = steps.iloc[0]
     words = _STRANGERS.format(coverage=s.coverage, strangers=int(j.stranger.sum()),
-                              trusted=int(s.strangers),
-                              upper=s['stranger upper'], limit=limit)
+                              trusted=int(s.strangers), upper=s['stranger upper'], limit=limit)
     return f'Not certifiable: {words}.'
 
 # %% ../../nbs/227_research.calibration.ipynb #552ded5a
@@ -417,8 +413,7 @@ def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, s
     strangers, harm_last = stranger_test(j, path, stranger_limit), int(test.last)
     if strangers: test = test._replace(last=last_passed(np.maximum(test.p, strangers.p), path.delta))
     steps = _steps(path, events, sizes, test, items=len(j.harm),
-                   max_items=max_items or int(per_photo.max()),
-                   strangers=strangers)
+                   max_items=max_items or int(per_photo.max()), strangers=strangers)
     mu, certificate, needed = float(j.harm.mean()), None, math.nan
     gate = check_in_force(j, *in_force, alpha=path.alpha, delta=path.delta) if in_force else None
     if test.last >= 0:

@@ -63,8 +63,7 @@ def _caveats(c: Certificate) -> list[str]:
     said = []
     if c.strangers:
         said.append(f'Of {c.strangers} strangers {c.strangers_trusted} are trusted, at most '
-                    f'{c.stranger_upper:.1%} '
-                    f'({c.stranger_limit:.1%} is allowed).')
+                    f'{c.stranger_upper:.1%} ({c.stranger_limit:.1%} is allowed).')
     else:
         said.append('No stranger was labelled: nothing is promised of garments that are not in the '
                     'catalogue.')
@@ -112,8 +111,7 @@ def in_force_words(g: GateInForce) -> str:
     seen = 'trusts none of these garments'
     if g.selected: seen = f'harms {g.events} of the {g.selected} garments that it trusts'
     return (f'The pair in force ({g.threshold:g} / {g.margin:g}) {seen}: between {g.low:.1%} and '
-            f'{g.upper:.1%} are '
-            f'not ruled out, the target is {g.alpha:.0%}; {_ADVICE[g.verdict]}.')
+            f'{g.upper:.1%} are not ruled out, the target is {g.alpha:.0%}; {_ADVICE[g.verdict]}.')
 
 # %% ../../nbs/225_research.certificate.ipynb #463a8d12
 def certificate_json(c: Certificate) -> str:
@@ -205,10 +203,9 @@ def write_fragment(folder: Path | str, certificate: Certificate, name: str = 'ga
     strangers = (f'of {c.strangers} strangers at most {c.stranger_upper:.1%} trusted, '
                  f'{c.stranger_limit:.1%} allowed'
                  if c.strangers else 'no stranger was labelled')
-    text = _FRAGMENT.format(strangers=strangers, version=c.model_version, proven=proven, date=c.date,
-                            source=source,
-                            name=name,
-                            threshold=c.threshold, margin=c.margin)
+    text = _FRAGMENT.format(strangers=strangers, version=c.model_version, proven=proven,
+                            date=c.date, source=source, name=name, threshold=c.threshold,
+                            margin=c.margin)
     (folder/f'{name}.ini').write_text(text, encoding='utf-8')
     return folder/f'{name}.ini'
 

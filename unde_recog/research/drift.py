@@ -41,7 +41,6 @@ def _binned(reference: np.ndarray, live: np.ndarray, bins: int) -> tuple[np.ndar
         len(edges) + 1,
     )
 
-
 def spread_of(codes: np.ndarray, bins: int, photos: Any) -> float:
     "Mean design effect of the bins' shares, each weighted by 1 − its share."
     photo, n = pd.factorize(np.asarray(photos))[0], len(codes)
@@ -50,11 +49,8 @@ def spread_of(codes: np.ndarray, bins: int, photos: Any) -> float:
     sizes, share = counts.sum(1, keepdims=True), counts.sum(0)/n
     between = ((counts - share*sizes)**2).sum(0)*k/max(1, k - 1)
     simple = n*share*(1 - share)
-    deff = (
-        np.maximum(1, np.where(simple > 0, between / np.where(simple > 0, simple, 1), 1))
-        if k > 1
-        else np.full(bins, float(n))
-    )
+    deff = (np.maximum(1, np.where(simple > 0, between / np.where(simple > 0, simple, 1), 1))
+            if k > 1 else np.full(bins, float(n)))
     return float(((1 - share)*deff).sum()/max((1 - share).sum(), 1e-12))
 
 # %% ../../nbs/216_research.drift.ipynb #955cfd82
@@ -72,10 +68,8 @@ def psi(
     sides = []
     for name, values, photos in (('reference', reference, reference_photos), ('live', live, live_photos)):
         table = pd.DataFrame(
-            {
-                'v': np.asarray(values),
-                'p': np.arange(len(values)) if photos is None else np.asarray(photos),
-            }
+            {'v': np.asarray(values),
+             'p': np.arange(len(values)) if photos is None else np.asarray(photos)}
         ).dropna()
         if table.empty: raise ValueError(f'the {name} sample holds no values: nothing to compare')
         sides.append(table)

@@ -17,23 +17,18 @@ from ..media.images import ImageError, shrink, to_jpeg
 from .labels import SHOWN, LabelSession
 
 # %% ../../nbs/219_research.labeller.ipynb #d18098e5
-def framed(
-    photo: Image.Image, boxes: Sequence[Sequence[int]], current: int, height: int = 400
-) -> Image.Image:
+def framed(photo: Image.Image, boxes: Sequence[Sequence[int]], current: int,
+           height: int = 400) -> Image.Image:
     "The photo, `height` pixels high, with the box of garment `current` in bold."
     scale = height/photo.height
-    picture = photo.convert('RGB').resize(
-        (max(1, round(photo.width * scale)), height), Image.Resampling.LANCZOS
-    )
+    picture = photo.convert('RGB').resize((max(1, round(photo.width * scale)), height),
+                                          Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     for n, box in sorted(enumerate(boxes), key=lambda pair: pair[0] == current):
         x0, y0, x1, y1 = (round(v*scale) for v in box)
         if n == current: pen.rectangle((x0 - 2, y0 - 2, x1 + 2, y1 + 2), outline='white', width=7)
-        pen.rectangle(
-            (x0, y0, x1, y1),
-            outline='#d6336c' if n == current else '#ffffff',
-            width=4 if n == current else 1,
-        )
+        pen.rectangle((x0, y0, x1, y1), outline='#d6336c' if n == current else '#ffffff',
+                      width=4 if n == current else 1)
     return picture
 
 # %% ../../nbs/219_research.labeller.ipynb #9700bbcd
@@ -104,11 +99,10 @@ def head_html(session: LabelSession) -> str:
     "The line on top: which garment, how far, and the answer."
     row = session.row
     simulated = ' (simulated)' if row['simulated'] is True else ''
-    return _HEAD.strip().format(
-        number=session.at + 1, count=len(session.rows), category=row['category'], photo=row['photo'],
-        item=row['item'], simulated=simulated, done=session.done, file=session.path.name,
-        answer=answer_text(session.grades),
-    )
+    return _HEAD.strip().format(number=session.at + 1, count=len(session.rows),
+                                category=row['category'], photo=row['photo'], item=row['item'],
+                                simulated=simulated, done=session.done, file=session.path.name,
+                                answer=answer_text(session.grades))
 
 # %% ../../nbs/219_research.labeller.ipynb #6b732b80
 def bar_widgets() -> tuple[dict[str, Any], Any, Any]:
@@ -165,17 +159,13 @@ def show_garment(page: _Page) -> None:
         photo = s.photos(s.row['photo'])
         crop = photo.crop(tuple(boxes[current])) if s.row['box'] else photo
         page.photo.children = [
-            w.Image(
-                value=to_jpeg(framed(photo, boxes, current), 85),
-                format='jpeg',
-                layout=w.Layout(width='266px', object_fit='contain'),
-            ),
+            w.Image(value=to_jpeg(framed(photo, boxes, current), 85), format='jpeg',
+                    layout=w.Layout(width='266px', object_fit='contain')),
             w.Image(
                 value=to_jpeg(shrink(crop, 300), 88),
                 format='jpeg',
-                layout=w.Layout(
-                    max_height='220px', max_width='266px', width='auto', object_fit='contain'
-                ),
+                layout=w.Layout(max_height='220px', max_width='266px', width='auto',
+                                object_fit='contain'),
             ),
         ]
     except ImageError as e:
@@ -187,10 +177,8 @@ def show_garment(page: _Page) -> None:
         cards = [card(s, key, n, page.clicked) for n, key in enumerate(keys, 1)]
         page.cards += list(zip(keys, cards))
         strips += [
-            w.HTML(
-                f'<b style="font:13px/16px sans-serif">{SHOWN[name]}</b>',
-                layout=w.Layout(margin='2px 0 0 4px'),
-            ),
+            w.HTML(f'<b style="font:13px/16px sans-serif">{SHOWN[name]}</b>',
+                   layout=w.Layout(margin='2px 0 0 4px')),
             w.GridBox(cards, layout=w.Layout(grid_template_columns=f'repeat({page.first}, 118px)')),
         ]
     page.lists.children = strips

@@ -112,21 +112,13 @@ def items_query(
 def _candidates(entries: Iterable[Mapping[str, Any]]) -> list[Candidate]:
     "Logged entries as candidates again."
     return [
-        Candidate(
-            key=SkuKey(e['brand'], e['external_id']),
-            score=float(e['score']),
-            primary=e.get('primary'),
-            ximilar=e.get('ximilar'),
-        )
+        Candidate(key=SkuKey(e['brand'], e['external_id']), score=float(e['score']),
+                  primary=e.get('primary'), ximilar=e.get('ximilar'))
         for e in entries
     ]
 
-
-def merged_afterwards(
-    primary: Sequence[Mapping[str, Any]],
-    explored: Sequence[Mapping[str, Any]],
-    fusion: str = 'weighted',
-) -> tuple[SkuKey, ...]:
+def merged_afterwards(primary: Sequence[Mapping[str, Any]], explored: Sequence[Mapping[str, Any]],
+                      fusion: str = 'weighted') -> tuple[SkuKey, ...]:
     "The order of two logged lists merged as the pipeline would have merged them."
     return tuple(c.key for c in fuse(_candidates(primary), _candidates(explored)[:MERGE_K], fusion))
 
@@ -145,13 +137,9 @@ def _with_lists(row: dict[str, Any], keys: Sequence[Any], known: dict[SkuKey, Sk
     if row['confident'] is None and not lists['primary']: lists['primary'] = None
     if not answered: lists['booster'] = None
     full, explored = keys[-2:]
-    fused = (
-        lists['merged']
-        if answered and lists['primary'] is not None
-        else merged_afterwards(full, explored, row['settings'].get('FUSION', 'weighted'))
-        if explored is not None
-        else None
-    )
+    fused = (lists['merged'] if answered and lists['primary'] is not None
+             else merged_afterwards(full, explored, row['settings'].get('FUSION', 'weighted'))
+             if explored is not None else None)
     return row | lists | {'fused': fused}
 
 # %% ../../nbs/207_research.log_rows.ipynb #1f180299
@@ -161,10 +149,8 @@ _REQUEST = (
     'r.candidates_after_availability, r.items_detected, r.search_results, r.final_matches, r.detected_items'
 )
 
-
-def requests_query(
-    since: datetime | None = None, until: datetime | None = None, with_items: bool = True
-) -> Query:
+def requests_query(since: datetime | None = None, until: datetime | None = None,
+                   with_items: bool = True) -> Query:
     "Requests without rows in `recognition_items` (all of them if there is no such table)."
     where, params = _limits('r', since, until, None)
     alone = (
@@ -190,10 +176,9 @@ def _by_item(entries: Sequence[Mapping[str, Any]] | None) -> dict[int, tuple[Sku
     return {i: tuple(keys) for i, keys in out.items()}
 
 # %% ../../nbs/207_research.log_rows.ipynb #6424d457
-_REQUEST_FIELDS = (
-    'photo', 'photo_url', 'created_at', 'user_id', 'top1', 'margin', 'booster_top1', 'boosted',
-    'tagged', 'candidates', 'items_detected', 'search_results', 'final_matches', 'detected_items',
-)
+_REQUEST_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id', 'top1', 'margin', 'booster_top1',
+                   'boosted', 'tagged', 'candidates', 'items_detected', 'search_results',
+                   'final_matches', 'detected_items')
 _SHARED_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id')
 
 def _whole_request(r: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,18 +247,14 @@ _NUMBERS = (
 def as_items(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     "Rows as a table with all `COLUMNS` and their types; what a row lacks is unknown."
     table = pd.DataFrame(
-        {
-            c: pd.Series(v, dtype=object)
-            for c, v in zip(COLUMNS, zip(*([r.get(c) for c in COLUMNS] for r in rows)))
-        },
+        {c: pd.Series(v, dtype=object)
+         for c, v in zip(COLUMNS, zip(*([r.get(c) for c in COLUMNS] for r in rows)))},
         columns=list(COLUMNS),
     )
     for c in _FLAGS: table[c] = table[c].astype('boolean')
     for c in _NUMBERS: table[c] = pd.to_numeric(table[c]).astype(float)
-    return table.assign(
-        item=pd.to_numeric(table['item']).fillna(-1).astype(int),
-        created_at=pd.to_datetime(table.created_at, utc=True),
-    )
+    return table.assign(item=pd.to_numeric(table['item']).fillna(-1).astype(int),
+                        created_at=pd.to_datetime(table.created_at, utc=True))
 
 # %% ../../nbs/207_research.log_rows.ipynb #c13616c2
 def stream_rows(conn: psycopg.Connection, query: Query, rows: int = 500) -> Iterable[Sequence[Any]]:

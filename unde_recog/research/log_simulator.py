@@ -41,9 +41,8 @@ from ..wardrobe.world import Truth, World
 # %% ../../nbs/221_research.log_simulator.ipynb #92e1e4ba
 _SPACE = uuid.UUID('6f1f7a3e-6d0c-5b1e-9a55-2b7c4f0a1d21')
 
-def request_ids(
-    settings: Settings, world: World, plan: Plan, quality: Quality, *, judge: bool, malls: bool
-) -> list[uuid.UUID]:
+def request_ids(settings: Settings, world: World, plan: Plan, quality: Quality, *, judge: bool,
+                malls: bool) -> list[uuid.UUID]:
     "The request id of each photo; another plan, setting or quality gives others."
     decisions = {n: str(getattr(settings, n)) for n in sorted(DECISIONS)}
     run = hashlib.sha256(repr((asdict(world), plan, quality, judge, malls, decisions)).encode()).hexdigest()
@@ -99,15 +98,13 @@ async def _ask(run: _Run, session: Session, jobs: Sequence[_Job], at_once: int) 
         boxes = [{'box': i.box, 'category': i.category} for i in scene.items]
         mall = scene.mall if run.malls else None
         async with slots:
-            answer = await session.recognizer.recognize(
-                url, user_id='simulated', user_mall=mall, request_id=request, now=now, boxes=boxes
-            )
+            answer = await session.recognizer.recognize(url, user_id='simulated', user_mall=mall,
+                                                        request_id=request, now=now, boxes=boxes)
             return len(answer.items)
     return sum(await asyncio.gather(*(one(*job) for job in jobs)))
 
-def _written(
-    run: _Run, session: Session, jobs: Sequence[_Job], at_once: int, *, time_limit: float = 60.0
-) -> int:
+def _written(run: _Run, session: Session, jobs: Sequence[_Job], at_once: int, *,
+             time_limit: float = 60.0) -> int:
     """Ask, and wait until all rows are in the log. → how many garments. Raises `RuntimeError` if
     rows are missing."""
     log = session.recognizer.log
@@ -122,12 +119,8 @@ def _written(
     return items
 
 # %% ../../nbs/221_research.log_simulator.ipynb #8fafce68
-def mark_rows(
-    conn: psycopg.Connection,
-    ids: Sequence[uuid.UUID],
-    whens: Sequence[datetime],
-    note: Mapping[str, Any],
-) -> None:
+def mark_rows(conn: psycopg.Connection, ids: Sequence[uuid.UUID], whens: Sequence[datetime],
+              note: Mapping[str, Any]) -> None:
     "Give simulated requests their days, and each item a mark that it is simulated."
     params = {'ids': list(ids), 'whens': list(whens), 'mark': json.dumps({'simulated': dict(note)})}
     given = 'from unnest(%(ids)s::uuid[], %(whens)s::timestamptz[]) as g(id, taken)'
@@ -157,12 +150,10 @@ def degraded_requests(conn: psycopg.Connection, ids: Sequence[uuid.UUID]) -> dic
         ).fetchall()
     )
 
-
 def forget(conn: psycopg.Connection, ids: Sequence[uuid.UUID]) -> None:
     "Take simulated requests out of the log."
     query = "delete from recognition_requests where id = any(%s) and user_id = 'simulated'"
     conn.execute(query, (list(ids),))
-
 
 def _again(run: _Run, session: Session, jobs: Sequence[_Job], tries: int = 3) -> None:
     "Ask again, one at a time, where a step was left out."
@@ -201,12 +192,9 @@ def _with(settings: Settings, judge: bool, **values: Any) -> Settings:
 # %% ../../nbs/221_research.log_simulator.ipynb #8ab8c412
 def batches(plan: Plan, numbers: Sequence[int], size: int) -> list[list[int]]:
     "`numbers` in batches, none of which holds photos from before and after the drift."
-    return [
-        part[i : i + size]
-        for late in (False, True)
-        for part in [[n for n in numbers if plan.drifted(n) == late]]
-        for i in range(0, len(part), size)
-    ]
+    return [part[i : i + size] for late in (False, True)
+            for part in [[n for n in numbers if plan.drifted(n) == late]]
+            for i in range(0, len(part), size)]
 
 # %% ../../nbs/221_research.log_simulator.ipynb #b50a3c16
 def kept_scene(world: World, plan: Plan, n: int, storage: Storage) -> Scene:
@@ -231,14 +219,12 @@ def _show(run: _Run, app: App, products: Sequence[tuple[bytes, SkuKey]], part: S
     return jobs
 
 # %% ../../nbs/221_research.log_simulator.ipynb #32368b46
-def _ask_batch(
-    run: _Run, session: Session, app: App, products: Sequence, *, part: Sequence[int]
-) -> None:
+def _ask_batch(run: _Run, session: Session, app: App, products: Sequence, *,
+               part: Sequence[int]) -> None:
     "Draw one batch, ask about it, date its rows, and add it to what was made."
     started, made, drift = time.monotonic(), run.made, run.plan.drift if run.plan.drifted(part[0]) else None
-    made.drawn += draw_photos(
-        run.world, run.plan, part, run.storage, workers=run.workers, on_event=run.on_event
-    )
+    made.drawn += draw_photos(run.world, run.plan, part, run.storage, workers=run.workers,
+                              on_event=run.on_event)
     jobs, drawn = _show(run, app, products, part), time.monotonic()
     made.items += _written(run, session, jobs, run.at_once)
     if not (drift and drift.broken): _again(run, session, jobs)
@@ -268,9 +254,8 @@ def _resume(run: _Run) -> set[uuid.UUID]:
     plan, made = run.plan, run.made
     meant = {i for n, i in enumerate(made.ids) if plan.drift and plan.drift.broken and plan.drifted(n)}
     with run.db.connect('log') as conn:
-        rows = conn.execute(
-            'select id from recognition_requests where id = any(%s)', (made.ids,)
-        ).fetchall()
+        rows = conn.execute('select id from recognition_requests where id = any(%s)',
+                            (made.ids,)).fetchall()
         there = {i for (i,) in rows}
         poor = set(degraded_requests(conn, list(there - meant)))
         forget(conn, list(poor))

@@ -134,8 +134,7 @@ def photo_p(differences: ArrayLike, photo: ArrayLike, *, draws: int = 4000, seed
     return float(min(1., 2*min(better[0], worse[0])))
 
 def photo_interval(values: ArrayLike, photo: ArrayLike, *, low: float = -1., high: float = 1.,
-                   draws: int = 4000,
-                   seed: int = 0, level: float = .95) -> list[Interval]:
+                   draws: int = 4000, seed: int = 0, level: float = .95) -> list[Interval]:
     """Mean of each column with an interval, by photo; `low` and `high`: between which a garment's
     value lies."""
     sums, counts = _photo_sums(values, photo)
@@ -197,8 +196,7 @@ def power_mcnemar(n: float, better: float, worse: float, *, alpha: float = .05,
 
 # %% ../../nbs/206_research.paired.ipynb #0d8dd364
 def photos_needed(difference: float, discordant: float, *, items: float = 4., icc: float = .1,
-                  power: float = .8,
-                  alpha: float = .05, limit: int = 100_000) -> int:
+                  power: float = .8, alpha: float = .05, limit: int = 100_000) -> int:
     """Photos until exact McNemar sees `difference` with `power`, the garments counted at their
     effective number: n / (1 + (items − 1)·icc)."""
     if not 0 < difference <= discordant <= 1:
@@ -369,8 +367,7 @@ class Comparison:
 
 # %% ../../nbs/206_research.paired.ipynb #f6580a45
 def compare(outcomes: pd.DataFrame, lists: Sequence[str] = LISTS, *, alpha: float = .05,
-            draws: int = 4000,
-            seed: int = 0) -> Comparison:
+            draws: int = 4000, seed: int = 0) -> Comparison:
     """Every list against every earlier one, by garment, on the garments that all are known for.
 
     Raises `ValueError` if there are none."""

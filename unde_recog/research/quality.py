@@ -68,12 +68,8 @@ def measures(items: pd.DataFrame, medium: float = .5) -> pd.DataFrame:
 # %% ../../nbs/217_research.quality.ipynb #14cc30a6
 def last_day(items: pd.DataFrame) -> date:
     "Day of the newest row, else today (UTC)."
-    return (
-        pd.to_datetime(items.created_at).max().date()
-        if len(items)
-        else datetime.now(timezone.utc).date()
-    )
-
+    return (pd.to_datetime(items.created_at).max().date() if len(items)
+            else datetime.now(timezone.utc).date())
 
 def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.DataFrame:
     """A row a day up to and with `until` (default: the newest row's): queries, items, `MEASURES` as
@@ -91,14 +87,10 @@ def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.
             **used[list(MEASURES)].mean().to_dict(),
             'basis': basis,
         }
-    out = pd.DataFrame.from_dict(
-        rows, orient='index', columns=['queries', 'items', *MEASURES, 'basis']
-    ).reindex(index)
-    return out.assign(
-        queries=out.queries.fillna(0).astype(int),
-        items=out['items'].fillna(0).astype(int),
-        basis=out.basis.fillna(''),
-    )
+    out = pd.DataFrame.from_dict(rows, orient='index',
+                                 columns=['queries', 'items', *MEASURES, 'basis']).reindex(index)
+    return out.assign(queries=out.queries.fillna(0).astype(int),
+                      items=out['items'].fillna(0).astype(int), basis=out.basis.fillna(''))
 
 # %% ../../nbs/217_research.quality.ipynb #efdacb54
 class Mean(NamedTuple):
@@ -161,9 +153,8 @@ def limits_of(rule: Rule, seen: pd.DataFrame, relative: bool = True) -> np.ndarr
     return (rule.limit*seen.gate/PLAN_GATE).fillna(rule.limit).to_numpy()
 
 # %% ../../nbs/217_research.quality.ipynb #f4327b7a
-def window(
-    seen: pd.DataFrame, measure: str, until: date, minimum: float, *, days_limit: int = 7
-) -> pd.DataFrame:
+def window(seen: pd.DataFrame, measure: str, until: date, minimum: float, *,
+           days_limit: int = 7) -> pd.DataFrame:
     """The last whole days up to `until` that together are worth `minimum` independent items, at
     most `days_limit`; from rows an item if there are any, else from rows a request."""
     part = seen[
@@ -203,7 +194,6 @@ def excess_p(rule: Rule, m: Mean, gap: Mean, limit: float) -> float:
     beyond = gap.value if rule.bad == 'above' else -gap.value
     return float(stats.t.sf(beyond/max(gap.se, 1e-12), m.photos - 1))
 
-
 def usual_alarm(rule: Rule, m: Mean, limit: float, reference: Mean | None) -> float:
     """Chance of a value beyond the limit if the truth is healthy: as in the reference, else as the
     rule says."""
@@ -237,9 +227,8 @@ def check_rule(
     beyond = gap.value > 1e-12 if rule.bad == 'above' else gap.value < -1e-12
     state = 'ok' if not beyond else rule.colour if m.n_eff >= rule.items or p < alpha else 'watch'
     if (used['shape'] == 'request').any() and state != 'ok': state = 'cannot tell'
-    return Check(
-        rule.name, state, m.value, limit, rule.bad, min(used.day), m.n, m.photos, m.n_eff, alarm, p
-    )
+    return Check(rule.name, state, m.value, limit, rule.bad, min(used.day), m.n, m.photos, m.n_eff,
+                 alarm, p)
 
 # %% ../../nbs/217_research.quality.ipynb #c2d31462
 def check_text(c: Check) -> dict[str, Any]:
@@ -282,9 +271,7 @@ class Quality:
         return pd.DataFrame([check_text(c) for c in self.checks])
 
 # %% ../../nbs/217_research.quality.ipynb #6ee9c762
-def drift_notes(
-    found: Quality, reference: pd.DataFrame, live: pd.DataFrame
-) -> None:
+def drift_notes(found: Quality, reference: pd.DataFrame, live: pd.DataFrame) -> None:
     "Add drift against `reference` to what was found, or a note why it could not be checked."
     try: found.drift = drift(reference, live)
     except ValueError as e: found.notes.append(f'drift not checked: {e}.')
@@ -350,10 +337,8 @@ def quality(
 def parse_span(text: str) -> tuple[datetime, datetime]:
     "Two UTC midnights out of `FIRST:END`. Raises `ValueError`."
     try:
-        first, end = (
-            datetime.combine(date.fromisoformat(d), datetime.min.time(), timezone.utc)
-            for d in text.split(':')
-        )
+        first, end = (datetime.combine(date.fromisoformat(d), datetime.min.time(), timezone.utc)
+                      for d in text.split(':'))
     except ValueError:
         raise ValueError(
             f'{text!r}: two days are needed, as 2026-09-01:2026-10-01 (the end is not included)'
@@ -371,17 +356,14 @@ _FAMILIES = (
     ('false_alarm_rate', 'Chance of ringing if all were healthy.', lambda c: c.false_alarm),
 )
 
-
 def quality_metrics_text(found: Quality) -> str:
     "The alerts in Prometheus' text format, a family a figure."
     number = lambda v: 'NaN' if v != v else f'{float(v):.6g}'
     lines = []
     for family, about, of in _FAMILIES:
         lines += [f'# HELP unde_quality_{family} {about}', f'# TYPE unde_quality_{family} gauge']
-        lines += [
-            f'unde_quality_{family}{{alert="{c.name.replace(" ", "_")}"}} {number(of(c))}'
-            for c in found.checks
-        ]
+        lines += [f'unde_quality_{family}{{alert="{c.name.replace(" ", "_")}"}} {number(of(c))}'
+                  for c in found.checks]
     lines += [
         '# HELP unde_quality_code Exit code of the check.',
         '# TYPE unde_quality_code gauge',

@@ -51,9 +51,8 @@ def read_items(
         raise ValueError(f"older={older!r}: 'request', 'item' or 'none' is needed")
     if isinstance(db, Databases):
         with db.connect('log') as conn:
-            return read_items(
-                conn, since, until, model_version, lists=lists, older=older, photos=photos
-            )
+            return read_items(conn, since, until, model_version, lists=lists, older=older,
+                              photos=photos)
     known: dict[SkuKey, SkuKey] = {}
     there = run(db, Query("select to_regclass('recognition_items') is not null"))[0][0]
     rows: list[dict[str, Any]] = []
@@ -62,11 +61,9 @@ def read_items(
         rows = [table_row(r, lists, known) for r in stream_rows(db, query)]
         rows.sort(key=lambda r: (r['created_at'], r['photo'], r['item']))
     if older != 'none' and model_version is None and photos is None:
-        rows += [
-            {**r, 'simulated': r['user_id'] == 'simulated'}
-            for record in run(db, requests_query(since, until, there))
-            for r in older_rows(record, older)
-        ]
+        rows += [{**r, 'simulated': r['user_id'] == 'simulated'}
+                 for record in run(db, requests_query(since, until, there))
+                 for r in older_rows(record, older)]
     return as_items(rows)
 
 # %% ../../nbs/208_research.records.ipynb #1f6eb20a
@@ -123,9 +120,8 @@ class LabelError(ValueError):
 
 def _label(row: Mapping[str, str]) -> dict[str, Any]:
     "A checked row. Raises `ValueError` with the remedy."
-    photo, item, brand, sku, grade = (
-        '' if row.get(c) is None else str(row[c]).strip() for c in LABEL_COLUMNS
-    )
+    photo, item, brand, sku, grade = ('' if row.get(c) is None else str(row[c]).strip()
+                                      for c in LABEL_COLUMNS)
     if not photo: raise ValueError('photo is empty: the request id is needed')
     if not item.isdecimal(): raise ValueError(f'item {item!r}: a whole number from 0 is needed')
     if grade not in ('0', '1', '2'):
@@ -182,10 +178,8 @@ def check_labels(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> pd.DataFrame:
     return table.astype(
         {'photo': object, 'item': int, 'brand': object, 'external_id': object, 'grade': int}
     ).pipe(
-        lambda t: t.assign(
-            brand=t.brand.where(t.brand.notna(), None),
-            external_id=t.external_id.where(t.external_id.notna(), None),
-        )
+        lambda t: t.assign(brand=t.brand.where(t.brand.notna(), None),
+                           external_id=t.external_id.where(t.external_id.notna(), None))
     )
 
 # %% ../../nbs/208_research.records.ipynb #8683bba4
@@ -202,10 +196,8 @@ def read_labels(csv_file: Path | str) -> pd.DataFrame:
     names = {header_key(c): c for c in LABEL_COLUMNS}
     headers = [names.get(header_key(h), h) for h in table.headers]
     if missing := [c for c in LABEL_COLUMNS if c not in headers]:
-        raise LabelError(
-            f"{path.name} has no column {', '.join(missing)}: the first line must "
-            f"name {', '.join(LABEL_COLUMNS)}"
-        )
+        raise LabelError(f"{path.name} has no column {', '.join(missing)}: the first line must "
+                         f"name {', '.join(LABEL_COLUMNS)}")
     rows = list(table.rows())
     if faults := [f'line {r.line}: {r.fault}' for r in rows if r.fault]:
         raise LabelError('\n'.join(faults[:5]))
@@ -255,27 +247,21 @@ def ndcg(ranked: Sequence[SkuKey], grades: Mapping[SkuKey, int], depth: int = DE
 # %% ../../nbs/208_research.records.ipynb #802aac22
 _RANKED_LISTS = {'primary': 'primary', 'booster': 'booster', 'merged': 'fused', 'final': 'final'}
 
-def list_outcome(
-    name: str, ranked: Sequence[SkuKey] | None, grades: Mapping[SkuKey, int], ks: Sequence[int]
-) -> dict[str, Any]:
+def list_outcome(name: str, ranked: Sequence[SkuKey] | None, grades: Mapping[SkuKey, int],
+                 ks: Sequence[int]) -> dict[str, Any]:
     "Hit at each of `ks`, reciprocal rank and nDCG of the list `name`; unknown where it is None."
     if ranked is None:
         return {f'{name}@{k}': None for k in ks} | {f'{name}_rr': np.nan, f'{name}_ndcg': np.nan}
     at = place(ranked, {key for key, grade in grades.items() if grade == 2})
-    return {f'{name}@{k}': 0 < at <= k for k in ks} | {
-        f'{name}_rr': 1/at if at else 0.,
-        f'{name}_ndcg': ndcg(ranked, grades),
-    }
+    return {f'{name}@{k}': 0 < at <= k for k in ks} | {f'{name}_rr': 1/at if at else 0.,
+                                                       f'{name}_ndcg': ndcg(ranked, grades)}
 
 # %% ../../nbs/208_research.records.ipynb #e489e505
-_KEPT = (
-    'photo', 'item', 'category', 'created_at', 'model_version', 'top1', 'margin', 'style_margin',
-    'confident', 'boosted', 'explored', 'propensity', 'simulated',
-)
+_KEPT = ('photo', 'item', 'category', 'created_at', 'model_version', 'top1', 'margin',
+         'style_margin', 'confident', 'boosted', 'explored', 'propensity', 'simulated')
 
-def garment_outcome(
-    row: Mapping[str, Any], grades: Mapping[SkuKey, int], ks: Sequence[int]
-) -> dict[str, Any]:
+def garment_outcome(row: Mapping[str, Any], grades: Mapping[SkuKey, int],
+                    ks: Sequence[int]) -> dict[str, Any]:
     "`list_outcome` of every list of a labelled item, with `loss`, `gain` and `answerable`."
     found: dict[str, Any] = {}
     for name, column in _RANKED_LISTS.items():

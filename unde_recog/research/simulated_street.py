@@ -202,9 +202,8 @@ def import_world(
     import_stores(db, folder/'stores.csv')
     import_products(db, folder/'products.csv', images=folder/'images', storage=storage)
 
-def stock_shop(
-    db: Databases, world: World, folder: Path, storage: Storage, *, day: datetime, **how: Any
-) -> bool:
+def stock_shop(db: Databases, world: World, folder: Path, storage: Storage, *, day: datetime,
+               **how: Any) -> bool:
     """Draw, import and index a world where that has not been done (`how`: views, workers,
     on_event); False if it had. Raises `ValueError` if the catalogue holds other goods."""
     there = goods_there(db, world)
@@ -223,8 +222,5 @@ def shop_photos(db: Databases, storage: Storage) -> list[tuple[bytes, SkuKey]]:
         rows = conn.execute(
             'select brand, external_id, image_urls from raw_products order by 1, 2'
         ).fetchall()
-    return [
-        (read_bytes(url, storage=storage), SkuKey(brand, sku))
-        for brand, sku, urls in rows
-        for url in urls
-    ]
+    return [(read_bytes(url, storage=storage), SkuKey(brand, sku)) for brand, sku, urls in rows
+            for url in urls]

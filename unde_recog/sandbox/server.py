@@ -43,9 +43,8 @@ def tagged_record(vision: SimulatedVision, operation: str, record: Mapping[str, 
 # %% ../../nbs/172_sandbox.server.ipynb #4fd147cf
 STATUS = {'code': 200, 'text': 'OK', 'request_id': 'sandbox'}
 
-def collection_answer(
-    collection: Collection, operation: str, records: Sequence[Any], body: Mapping[str, Any]
-) -> dict[str, Any]:
+def collection_answer(collection: Collection, operation: str, records: Sequence[Any],
+                      body: Mapping[str, Any]) -> dict[str, Any]:
     "The answer of an operation on the collection."
     stored = collection.records
     if operation == 'visual_search': return {'status': STATUS, **collection.search(body)}
@@ -75,7 +74,6 @@ CREDITS = {
     'insert': 10,
 }
 _ON_COLLECTION = ('visual_search', 'ping', 'insert', 'delete', 'get', 'update', 'allRecords')
-
 
 class Ximilar:
     "The tagging and similarity services."
@@ -146,10 +144,8 @@ def claude_answer(vision: SimulatedVision, body: Mapping[str, Any]) -> dict[str,
     else:
         reply = llm_answer(vision, ['text'], [])
         block = {'type': 'text', 'text': reply['text']}
-    usage = {
-        'input_tokens': _tokens(text, len(pictures)),
-        'output_tokens': _tokens(json.dumps(reply), 0),
-    }
+    usage = {'input_tokens': _tokens(text, len(pictures)),
+             'output_tokens': _tokens(json.dumps(reply), 0)}
     return {
         'id': 'msg_sandbox',
         'type': 'message',
@@ -175,6 +171,7 @@ _KEYS = {
 }
 _NO_KEY = b'{"detail": "Authentication credentials were not provided.", "sandbox": true}'
 
+# %% ../../nbs/172_sandbox.server.ipynb #c6324a14
 def route(path: str) -> tuple[str, str]:
     "(vendor, operation) of a path; ('', '') if it is nobody's."
     return next(((v, m[1]) for v, pattern in _ROUTES if (m := pattern.search(path))), ('', ''))
@@ -298,9 +295,8 @@ class Sandbox:
         self.socket.bind(('127.0.0.1', port))
         self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}'
         self.server = uvicorn_server(app)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={'sockets': [self.socket]}, name='sandbox', daemon=True
-        )
+        self.thread = threading.Thread(target=self.server.run, kwargs={'sockets': [self.socket]},
+                                       name='sandbox', daemon=True)
 
     def __enter__(self) -> 'Sandbox':
         # cut connections are raised on purpose

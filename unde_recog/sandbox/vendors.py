@@ -60,18 +60,16 @@ def picture_of(record: Mapping[str, Any]) -> bytes | str:
     if record.get('_base64'):
         text = str(record['_base64'])
         try:
-            return base64.b64decode(
-                text.split(',', 1)[1] if text.startswith('data:') else text, validate=True
-            )
+            return base64.b64decode(text.split(',', 1)[1] if text.startswith('data:') else text,
+                                    validate=True)
         except ValueError:
             raise ValueError('_base64 cannot be decoded') from None
     if record.get('_url'): return str(record['_url'])
     raise ValueError('a record needs _url or _base64')
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #46c68866
-def perceived_attributes(
-    vision: SimulatedVision, known: Known | None, digest: str, names: Sequence[str]
-) -> dict[str, str]:
+def perceived_attributes(vision: SimulatedVision, known: Known | None, digest: str,
+                         names: Sequence[str]) -> dict[str, str]:
     """Some attributes of the product seen.
     Each is wrong with the quality's chance, and then another product's."""
     if known is None or known.key is None: return {}
@@ -90,9 +88,8 @@ _NAMES = {
     'hat': ('Accessories/Headwear', 'Hats'),
 }
 
-def ximilar_object(
-    vision: SimulatedVision, known: Known, digest: str, *, box: Sequence[int], area: float
-) -> dict[str, Any]:
+def ximilar_object(vision: SimulatedVision, known: Known, digest: str, *, box: Sequence[int],
+                   area: float) -> dict[str, Any]:
     "One `_objects` entry."
     if known.scene and known.index is not None: category = known.scene.items[known.index].category
     else: category = vision.world.garment(known.key).category if known.key else ''
@@ -143,22 +140,16 @@ def ximilar_detect(vision: SimulatedVision, record: Mapping[str, Any], tagged: b
     return {**kept, '_objects': objects, '_status': {'code': 200, 'text': 'OK'}}
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #7112f567
-def ranked_by_truth(
-    vision: SimulatedVision, known: Known | None, digest: str, k: int
-) -> list[tuple[SkuKey, float]]:
+def ranked_by_truth(vision: SimulatedVision, known: Known | None, digest: str,
+                    k: int) -> list[tuple[SkuKey, float]]:
     "(SKU, distance), nearest first."
     rng = vision.rng('search', digest)
     if known is None or known.key is None:
         keys = [vision.world.keys[i] for i in rng.permutation(len(vision.world.keys))[:k]]
-        return [
-            (key, round(0.75 + 0.2 * i / max(1, k) + 0.01 * float(rng.random()), 6))
-            for i, key in enumerate(keys)
-        ]
-    visible = (
-        known.scene.items[known.index].visible
-        if known.scene is not None and known.index is not None
-        else 1.0
-    )
+        return [(key, round(0.75 + 0.2 * i / max(1, k) + 0.01 * float(rng.random()), 6))
+                for i, key in enumerate(keys)]
+    visible = (known.scene.items[known.index].visible
+               if known.scene is not None and known.index is not None else 1.0)
     order = [key for key, _ in vision.world.similar(known.key, k)]
     right_first = rng.random() < vision.quality.search*min(1., .55 + .6*visible)
     order.insert(0 if right_first else 1 + int(min(len(order), rng.geometric(.18))), known.key)

@@ -61,10 +61,8 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         "One row a day and operation: `day, operation, calls, records, credits`."
         with self._lock:
-            return [
-                {'day': d, 'operation': o, 'calls': c, 'records': r, 'credits': p}
-                for (d, o), (c, r, p) in sorted(self._rows.items())
-            ]
+            return [{'day': d, 'operation': o, 'calls': c, 'records': r, 'credits': p}
+                    for (d, o), (c, r, p) in sorted(self._rows.items())]
 
     @property
     def credits(self) -> int: return sum(r['credits'] for r in self.rows())
@@ -77,18 +75,16 @@ class AccountDetails:
     credits_limit: int | None = None
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #65000e2e
-def reconcile(
-    ledger: Ledger, details: AccountDetails, before: AccountDetails | None = None
-) -> list[dict[str, Any]]:
+def reconcile(ledger: Ledger, details: AccountDetails,
+              before: AccountDetails | None = None) -> list[dict[str, Any]]:
     """Our credits by operation, our sum, the account's and the difference.
     The account's count since `before`, else all it counts."""
     ours: dict[str, list[int]] = {}
     for r in ledger.rows():
         row = ours.setdefault(r['operation'], [0, 0, 0])
         row[:] = row[0] + r['calls'], row[1] + r['records'], row[2] + r['credits']
-    rows: list[dict[str, Any]] = [
-        {'what': o, 'calls': c, 'records': n, 'credits': p} for o, (c, n, p) in sorted(ours.items())
-    ]
+    rows: list[dict[str, Any]] = [{'what': o, 'calls': c, 'records': n, 'credits': p}
+                                  for o, (c, n, p) in sorted(ours.items())]
     total = {'what': 'ours', **{key: sum(r[key] for r in rows) for key in ('calls', 'records', 'credits')}}
     account = details.credits_counter - (before.credits_counter if before else 0)
     none = {'calls': None, 'records': None}
@@ -168,9 +164,8 @@ class Caller(Account):
         return await call(VENDOR, attempt, timeout=timeout, guard=self.guard)
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #8244f55f
-def records_of(
-    part: Sequence[Mapping[str, Any]], result: list[Record] | VendorError
-) -> list[Record]:
+def records_of(part: Sequence[Mapping[str, Any]],
+               result: list[Record] | VendorError) -> list[Record]:
     "The records of a batch; each with the error of its batch if that failed."
     if not isinstance(result, VendorError): return result
     return [Record({'_id': r.get('_id')}, result) for r in part]
@@ -242,9 +237,8 @@ class Collection(Batches):
 class Listing(Collection):
     "The collection, and a list of all that is in it."
 
-    async def all_records(
-        self, *, fields: Sequence[str] = FIELDS, timeout: float = 30.0
-    ) -> AsyncIterator[Mapping[str, Any]]:
+    async def all_records(self, *, fields: Sequence[str] = FIELDS,
+                          timeout: float = 30.0) -> AsyncIterator[Mapping[str, Any]]:
         "Every record of the collection; `timeout` is for a page."
         seen: set[str] = set()
         for page in range(1, 1_000_000):
@@ -296,18 +290,16 @@ class Ximilar(Tagging):
     ) -> list[tuple[Mapping[str, Any], float]]:
         """(record, distance) of the `k` nearest in the collection, nearest first;
         `where`: a filter on metadata."""
-        query = await asyncio.to_thread(
-            photo_record, photo, self.terms.longest['search'], self.terms.jpeg_quality, self.private
-        )
+        query = await asyncio.to_thread(photo_record, photo, self.terms.longest['search'],
+                                        self.terms.jpeg_quality, self.private)
         body = {
             'query_record': query,
             'k': k,
             'fields_to_return': list(fields),
             **({'filter': dict(where)} if where else {}),
         }
-        return await self.ask(
-            'search', SEARCHING + 'visual_search', body, read_hits, timeout=timeout, collection=True
-        )
+        return await self.ask('search', SEARCHING + 'visual_search', body, read_hits,
+                              timeout=timeout, collection=True)
 
     async def account(self, *, timeout: float = 10.) -> AccountDetails:
         "The account's counters; free."
@@ -327,6 +319,7 @@ class XimilarDetector:
         scale = max(1., max(photo.size)/terms.longest['detect'])
         return [i for f in join_pairs(found) if (i := cut_or_none(photo, [v*scale for v in f.box], f))]
 
+# %% ../../nbs/103_vendors.ximilar.ipynb #24463669
 def cut_or_none(photo: Image.Image, box: Sequence[float], f: Found) -> Item | None:
     "The item, or None for a box that lies outside the photo."
     try: return cut(photo, box, f.category, f.confidence, label=f.label)
@@ -343,11 +336,8 @@ def read_key(record: Mapping[str, Any]) -> SkuKey:
         raise VendorError(VENDOR, 'bad_answer', 'a record whose brand is no name') from None
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #245bbc0c
-def candidates(
-    hits: Iterable[tuple[Mapping[str, Any], float]],
-    terms: Terms,
-    brands: Sequence[str] | None = None,
-) -> list[Candidate]:
+def candidates(hits: Iterable[tuple[Mapping[str, Any], float]], terms: Terms,
+               brands: Sequence[str] | None = None) -> list[Candidate]:
     """Best photo a SKU, best first; score 0–100, `metadata['ximilar_distance']` the raw distance.
     Raises `VendorError` for a record without brand or external_id."""
     best: dict[SkuKey, float] = {}
@@ -356,11 +346,8 @@ def candidates(
         if (brands is None or key.brand in brands) and distance < best.get(key, math.inf):
             best[key] = distance
     ranked = sorted(best.items(), key=lambda kd: (kd[1], kd[0]))
-    return [
-        Candidate(key=key, score=s, ximilar=s, metadata={'ximilar_distance': d})
-        for key, d in ranked
-        for s in [score(d, terms.k)]
-    ]
+    return [Candidate(key=key, score=s, ximilar=s, metadata={'ximilar_distance': d})
+            for key, d in ranked for s in [score(d, terms.k)]]
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #6d1aa3e5
 class XimilarRetriever:
@@ -368,9 +355,8 @@ class XimilarRetriever:
     name = 'ximilar'
     def __init__(self, client: Ximilar): self.client = client
 
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None, timeout: float
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
+                     timeout: float) -> list[Candidate]:
         if brands is not None and not brands: return []
         where = None if brands is None else {'brand': {'$in': sorted(brands)}}
         hits = await self.client.visual_search(item.crop, k, where=where, timeout=timeout)

@@ -87,7 +87,6 @@ NAMED = {
     403: 'XIMILAR_API_TOKEN may not do this',
 }
 
-
 def status_error(code: int, wait: float | None = None) -> VendorError:
     "The named error for one of the vendor's status codes."
     return VendorError(
@@ -101,11 +100,9 @@ def status_error(code: int, wait: float | None = None) -> VendorError:
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #6173e291
 def code_of(body: Any, name: str = 'status') -> int | None:
     "`body[name]['code']`, if there is one."
-    code = (
-        status.get('code')
-        if isinstance(body, Mapping) and isinstance(status := body.get(name), Mapping)
-        else None
-    )
+    code = (status.get('code')
+            if isinstance(body, Mapping) and isinstance(status := body.get(name), Mapping)
+            else None)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 def number(value: Any) -> float | None:
@@ -192,9 +189,8 @@ def photo_record(
     return {**fields, '_base64': base64.b64encode(data).decode()}
 
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #1a0d2578
-def sku_record(
-    key: SkuKey, photo: Photo, number: int = 1, terms: Terms | None = None, **fields: Any
-) -> dict[str, Any]:
+def sku_record(key: SkuKey, photo: Photo, number: int = 1, terms: Terms | None = None,
+               **fields: Any) -> dict[str, Any]:
     """A record to insert: photo `number` of a product.
     Brand and id are fields; `_id` is a hash of them and never parsed."""
     terms = terms or load_terms()
@@ -219,11 +215,8 @@ def read_hits(body: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float]]:
         or len(found) != len(raw)
         or not all(isinstance(r, Mapping) for r in found)
     ):
-        raise VendorError(
-            VENDOR,
-            'bad_answer',
-            'answer_records and answer_distances are not two lists of one length',
-        )
+        raise VendorError(VENDOR, 'bad_answer',
+                          'answer_records and answer_distances are not two lists of one length')
     distances = [d for v in raw if (d := number(v)) is not None]
     if len(distances) != len(raw): raise VendorError(VENDOR, 'bad_answer', 'a distance is no number')
     return sorted(zip(found, distances), key=lambda hit: hit[1])
@@ -245,9 +238,8 @@ def texts(value: Any) -> list[str]:
     names = (v.get('name') if isinstance(v, Mapping) else v for v in several)
     return [n for n in names if isinstance(n, str) and n.strip()]
 
-def category_for(
-    found: Mapping[str, Any], terms: Terms, category_map: Path | None = None
-) -> str | None:
+def category_for(found: Mapping[str, Any], terms: Terms,
+                 category_map: Path | None = None) -> str | None:
     "The canonical category of an object; None for what is no garment (a person)."
     words = [t for name in ('name', 'Category', 'Top Category') for t in texts(found.get(name))]
     for w in words:

@@ -85,10 +85,8 @@ class Feedback(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
         json_schema_extra={
-            'examples': [
-                {'item_index': 0, 'brand': 'nord', 'external_id': 'N1042'},
-                {'item_index': 1, 'none': True},
-            ]
+            'examples': [{'item_index': 0, 'brand': 'nord', 'external_id': 'N1042'},
+                         {'item_index': 1, 'none': True}]
         },
     )
     item_index: int = Field(ge=0, le=100)
@@ -111,22 +109,16 @@ class Feedback(BaseModel):
         return {'brand': brand_or_problem(self.brand or ''), 'external_id': self.external_id or ''}
 
 # %% ../../nbs/278_web.catalogue.ipynb #31d14d16
-ASSETS = (
-    Path(__file__).parent / 'assets'
-    if '__file__' in globals()
-    else Path('..') / 'unde_recog' / 'web' / 'assets'
-)
-
+ASSETS = (Path(__file__).parent / 'assets' if '__file__' in globals()
+          else Path('..') / 'unde_recog' / 'web' / 'assets')
 
 def samples(folder: Path = ASSETS/'samples') -> dict[str, Any]:
     "The photos to try, as samples.json lists them."
     listed = folder/'samples.json'
     if listed.is_file(): return json.loads(listed.read_text('utf-8'))
     return {
-        'samples': [
-            {'url': f'/assets/samples/{p.name}', 'title': p.stem}
-            for p in sorted(folder.glob('*.jpg'))
-        ]
+        'samples': [{'url': f'/assets/samples/{p.name}', 'title': p.stem}
+                    for p in sorted(folder.glob('*.jpg'))]
     }
 
 # %% ../../nbs/278_web.catalogue.ipynb #2e77f015
@@ -155,12 +147,8 @@ def page_data_routes(state: AppState, router: APIRouter) -> None:
     @router.get('/api/v1/samples', tags=['shop'], summary='Photos to try')
     async def all_samples() -> SamplesAnswer: return SamplesAnswer.model_validate(samples())
 
-    async def photo(
-        request: Request,
-        brand: Brand,
-        external_id: ExternalId,
-        size: Literal['240', '480', '960'] = '480',
-    ) -> Response:
+    async def photo(request: Request, brand: Brand, external_id: ExternalId,
+                    size: Literal['240', '480', '960'] = '480') -> Response:
         state.caller(request, counted=False)  # a page shows dozens of them
         key = SkuKey(brand, clean_id(external_id))
         data = await state.pictures.run(picture, state, cache, key, int(size))

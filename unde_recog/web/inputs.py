@@ -41,12 +41,9 @@ class GivenBox(BaseModel):
 class RecognizeParams(BaseModel):
     "What is wanted of a photo."
     model_config = ConfigDict(extra='forbid')
-    url: str | None = Field(
-        None,
-        max_length=2000,
-        description='address of the photo, if it is not uploaded',
-        examples=['https://example.com/look.jpg'],
-    )
+    url: str | None = Field(None, max_length=2000,
+                            description='address of the photo, if it is not uploaded',
+                            examples=['https://example.com/look.jpg'])
     user_mall: Text | None = Field(None, description='a mall of GET /api/v1/malls', examples=['Aurora'])
     user_id: Text | None = Field(
         None, description='your own id of the person; what it has left can be deleted by it'
@@ -56,12 +53,9 @@ class RecognizeParams(BaseModel):
         max_length=20,
         description='the garments, if they are known; else they are detected',
     )
-    sizes: list[Text] = Field(
-        default_factory=list,
-        max_length=20,
-        description='only what a store has in one of these',
-        examples=[['M', 'L']],
-    )
+    sizes: list[Text] = Field(default_factory=list, max_length=20,
+                              description='only what a store has in one of these',
+                              examples=[['M', 'L']])
     gender: Literal['women', 'men', 'kids'] | None = None
     min_price: Price | None = None
     max_price: Price | None = None
@@ -159,7 +153,6 @@ def data_bytes(url: str) -> bytes:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise ImageError('not_an_image', 'the data: address is no base64') from None
-
 
 async def read_photo(
     photo: PhotoInput,

@@ -27,13 +27,8 @@ def cores() -> int:
 
 def overloaded(late: float) -> Problem:
     "What a newcomer is told; those who are refused together shall not come back together."
-    return Problem(
-        503,
-        'overloaded',
-        'too many photos are being worked on: try again in a moment',
-        retry_after=max(1.0, late) + random.uniform(0, 2),
-    )
-
+    return Problem(503, 'overloaded', 'too many photos are being worked on: try again in a moment',
+                   retry_after=max(1.0, late) + random.uniform(0, 2))
 
 def lower_priority() -> None:
     "Let other threads of this process go first from now on (Linux: there a thread has a priority)."

@@ -146,7 +146,6 @@ _OF_REQUEST = (
     'created_at',
 )
 
-
 _REQUEST = f"select {', '.join(_OF_REQUEST)} from recognition_requests where id = %s"
 _ITEMS = 'select * from recognition_items where request_id = %s order by item_index'
 
@@ -193,7 +192,6 @@ def latest(db: Databases, limit: int = 20) -> list[dict[str, Any]]:
     "The latest requests, newest first."
     with db.connect('log') as conn, conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_LATEST, (limit,)).fetchall()
-
 
 def photo_of(db: Databases, request_id: uuid.UUID) -> str:
     "Where a request's photo lies. Raises `Problem` (404) if none is kept: an upload is not."

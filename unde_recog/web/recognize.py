@@ -159,9 +159,8 @@ class EventStream:
         return event(kind, body, self.sent)
 
 # %% ../../nbs/272_web.recognize.ipynb #2b9e8c2e
-async def advise(
-    state: AppState, answer: Answer, stream: EventStream, *, seconds: float = 12.
-) -> AsyncIterator[bytes]:
+async def advise(state: AppState, answer: Answer, stream: EventStream, *,
+                 seconds: float = 12.) -> AsyncIterator[bytes]:
     "The advice, if there is to be any within some seconds."
     clock = asyncio.get_running_loop().time
     ends = clock() + seconds
@@ -184,9 +183,8 @@ def error_body(error: BaseException, request: Request) -> Any:
         problem = Problem(500, 'internal', 'something broke here; the log knows more')
     return json.loads(bytes(response_of(problem, request).body))
 
-async def stream_end(
-    state: AppState, answer: Answer, stream: EventStream, early: str | None
-) -> AsyncIterator[bytes]:
+async def stream_end(state: AppState, answer: Answer, stream: EventStream,
+                     early: str | None) -> AsyncIterator[bytes]:
     "The result, then a word of advice if there is one, then done."
     yield stream.event('result', answer)
     if early is None:

@@ -82,7 +82,7 @@ def version_of(state: AppState, model: str) -> tuple[str, str] | None:
 # %% ../../nbs/279_web.search.ipynb #0fb93a8d
 _OWN_VECTORS = """
     select embedding from sku_image_embeddings
-    where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3"""
+    where model_version = %s and brand = %s and sku_id = %s and not shared order by image_rank limit 3"""
 
 def near_primary(state: AppState, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
     "(version, the products nearest to one by the primary index). Raises `Problem` (404)."
@@ -96,9 +96,8 @@ def near_primary(state: AppState, key: SkuKey, k: int) -> tuple[str, list[Candid
     best = {c.key: c for c in sorted(found, key=lambda c: c.score)}  # the last of a key is its best
     return version, sorted(best.values(), key=lambda c: -c.score)[:k]
 
-def similar(
-    state: AppState, kind: Literal['items', 'cut'], key: SkuKey, k: int
-) -> tuple[str, list[Candidate]]:
+def similar(state: AppState, kind: Literal['items', 'cut'], key: SkuKey,
+            k: int) -> tuple[str, list[Candidate]]:
     "(version, candidates) by the index that this likeness is for. Raises `Problem` (404, 503)."
     model = ROUTED[kind]
     if version := version_of(state, model):
@@ -175,9 +174,8 @@ Words = Annotated[str, Query(min_length=1, max_length=300, examples=['a khaki bo
 
 def similar_route(state: AppState, router: APIRouter, kind: Literal['items', 'cut'], summary: str) -> None:
     "GET /api/v1/similar-…: products that are like one."
-    async def by_product(
-        request: Request, brand: Brand, external_id: ExternalId, k: Limit = 12
-    ) -> SearchResult:
+    async def by_product(request: Request, brand: Brand, external_id: ExternalId,
+                         k: Limit = 12) -> SearchResult:
         state.caller(request)
         key = SkuKey(brand, clean_id(external_id))
         version, found = await state.small.run(similar, state, kind, key, k)
