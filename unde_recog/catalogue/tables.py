@@ -105,12 +105,8 @@ def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), 2, .5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(names)}"
 
-def column_map(
-    headers: Sequence[str],
-    table: Table,
-    mapping: Mapping[str, str] | None = None,
-    given: Iterable[str] = (),
-) -> dict[str, str]:
+def column_map(headers: Sequence[str], table: Table, mapping: Mapping[str, str] | None = None,
+               given: Iterable[str] = ()) -> dict[str, str]:
     """ours → theirs for the columns that the file has; `given` are filled in otherwise.
 
     Raises `ValueError` for a wrong mapping or a missing column."""
@@ -213,19 +209,17 @@ class RowParser:
 _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list there
 
 # %% ../../nbs/054_catalogue.tables.ipynb #8f11df25
-def observe_columns(
-    source: TableFile, observers: Mapping[str, Callable[[str], None]], columns: Mapping[str, int]
-) -> None:
+def observe_columns(source: TableFile, observers: Mapping[str, Callable[[str], None]],
+                    columns: Mapping[str, int]) -> None:
     "Show every cell of the undecided columns to its observer."
     watched = [(columns[c], see) for c, see in observers.items() if c in columns]
     for row in source.rows() if watched else ():
         if row.fault: continue
         for at, see in watched: see(row.cells[at])
 
-def row_parser(
-    source: TableFile, table: Table, mapping: Mapping[str, str] | None, options: ReadOptions, *,
-    fixed: Mapping[str, str], aliases: Mapping[str, str] | None = None,
-) -> RowParser:
+def row_parser(source: TableFile, table: Table, mapping: Mapping[str, str] | None,
+               options: ReadOptions, *, fixed: Mapping[str, str],
+               aliases: Mapping[str, str] | None = None) -> RowParser:
     "A parser for the rows of `source`. Raises `ValueError` for a file without rows or columns."
     if next(source.rows(), None) is None: raise ValueError(f'{source.path} has a header but no rows')
     try: theirs = column_map(source.headers, table, mapping, fixed)

@@ -247,7 +247,6 @@ def split_addresses(text: str, separator: str | None = None) -> list[str]:
         found += cut if all(_FILE.match(x.strip()) for x in cut) else [part]
     return found
 
-
 # %% ../../nbs/051_catalogue.values.ipynb #2a5a5f89
 _PLACEHOLDER = re.compile(
     r'(?:^|[/_-])(?:no_selection|no[-_]?(?:image|photo|img|picture)(?:[-_](?:available|found|yet))?|'
@@ -335,10 +334,8 @@ def category_patterns(path: Path | None = None) -> tuple[tuple[re.Pattern[str], 
     with open(path or ASSETS/'categories.csv', encoding='utf-8', newline='') as f:
         rows = [(r['pattern'], r['category']) for r in csv.DictReader(f)]
     if wrong := {c for _, c in rows} - set(CATEGORIES):
-        raise ValueError(
-            f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
-            f"there are {', '.join(CATEGORIES)}"
-        )
+        raise ValueError(f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
+                         f"there are {', '.join(CATEGORIES)}")
     return tuple((re.compile(rf'\b(?:{p})\b', re.I), c) for p, c in rows)
 
 # %% ../../nbs/051_catalogue.values.ipynb #14b92c0f
