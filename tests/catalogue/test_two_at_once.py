@@ -1,4 +1,5 @@
 """Writers beside each other meet conflicts, and go through: done again, in one place."""
+
 import threading
 
 import psycopg
@@ -18,11 +19,12 @@ def files(folder, n=40):
     stores = [f'zara,{i},Zara,Mall {i}' for i in range(4)]
     for name, turned in (('a', False), ('b', True)):
         for kind, header, lines in (
-            ('products', 'brand,external_id,name', rows), ('stores', 'brand,store_id,name,mall_name', stores),
+            ('products', 'brand,external_id,name', rows),
+            ('stores', 'brand,store_id,name,mall_name', stores),
             ('stock', 'brand,store_id,product_id,sizes_in_stock,fetched_at', stock),
         ):
             text = '\n'.join([header, *(lines[::-1] if turned else lines)])
-            (folder/f'{kind}-{name}.csv').write_text(text + '\n')
+            (folder / f'{kind}-{name}.csv').write_text(text + '\n')
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def strict(fresh_url):
     with psycopg.connect(fresh_url, autocommit=True) as conn:
         (name,) = conn.execute('select current_database()').fetchone()
         conn.execute(f"alter database {name} set default_transaction_isolation to 'serializable'")
-    with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db: yield db
+    with Databases(dict.fromkeys(LOGICALS, fresh_url)) as db:
+        yield db
 
 
 def test_imports_beside_each_other_on_a_strict_database(strict, tmp_path):
@@ -40,37 +43,48 @@ def test_imports_beside_each_other_on_a_strict_database(strict, tmp_path):
 
     def work(kind, name):
         run = {'products': import_products, 'stores': import_stores, 'stock': import_availability}[kind]
-        try: reports.append((kind, run(strict, tmp_path/f'{kind}-{name}.csv')))
-        except Exception as e: errors.append(f'{kind} {name}: {type(e).__name__}: {e}')
+        try:
+            reports.append((kind, run(strict, tmp_path / f'{kind}-{name}.csv')))
+        except Exception as e:
+            errors.append(f'{kind} {name}: {type(e).__name__}: {e}')
 
     for _ in range(3):
-        threads = [threading.Thread(target=work, args=(k, n)) for k in ('products', 'stores', 'stock') for n in 'ab']
-        for t in threads: t.start()
-        for t in threads: t.join()
+        threads = [
+            threading.Thread(target=work, args=(k, n))
+            for k in ('products', 'stores', 'stock')
+            for n in 'ab'
+        ]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
     assert errors == []
     for kind, report in reports:
         assert report.read == report.inserted + report.updated + report.unchanged + report.rejected
         assert report.rejected == (kind == 'stock')  # counted once, however often it was done again
     for kind, count in (('products', 40), ('stores', 4), ('stock', 40)):
         assert sum(r.inserted for k, r in reports if k == kind) == count
-    for name in 'ab': assert len((tmp_path/f'stock-{name}.rejects.csv').read_text().splitlines()) == 2
+    for name in 'ab':
+        assert len((tmp_path / f'stock-{name}.rejects.csv').read_text().splitlines()) == 2
 
 
 def test_what_is_done_again_begins_anew(db, tmp_path, monkeypatch):
     "A conflict at the very end: the next try writes everything once, and the rejects file as well."
     files(tmp_path)
     import unde_recog.catalogue.stock as stock
+
     tries, real = [], stock.orphans
 
     def orphans(conn, name):
         tries.append(name)
-        if len(tries) == 1: raise psycopg.errors.DeadlockDetected('planted')
+        if len(tries) == 1:
+            raise psycopg.errors.DeadlockDetected('planted')
         return real(conn, name)
 
     monkeypatch.setattr(stock, 'orphans', orphans)
-    report = import_availability(db, tmp_path/'stock-a.csv')
+    report = import_availability(db, tmp_path / 'stock-a.csv')
     assert len(tries) == 2 and (report.read, report.inserted, report.rejected) == (41, 40, 1)
-    assert len((tmp_path/'stock-a.rejects.csv').read_text().splitlines()) == 2
+    assert len((tmp_path / 'stock-a.rejects.csv').read_text().splitlines()) == 2
 
 
 def test_a_conflict_without_end_is_named(db, monkeypatch):
@@ -81,22 +95,27 @@ def test_a_conflict_without_end_is_named(db, monkeypatch):
         calls.append(conn)
         raise psycopg.errors.SerializationFailure('planted')
 
-    with pytest.raises(DatabaseError, match='other writers'): db.write('catalogue', work)
+    with pytest.raises(DatabaseError, match='other writers'):
+        db.write('catalogue', work)
     assert len(calls) == 8
 
 
 def test_brands_are_renamed_beside_an_import(strict, tmp_path):
     files(tmp_path)
-    import_products(strict, tmp_path/'products-a.csv')
+    import_products(strict, tmp_path / 'products-a.csv')
     errors = []
 
     def rename(pair):
-        try: rename_brands(strict, dict([pair]))
-        except Exception as e: errors.append(f'{type(e).__name__}: {e}')
+        try:
+            rename_brands(strict, dict([pair]))
+        except Exception as e:
+            errors.append(f'{type(e).__name__}: {e}')
 
     threads = [threading.Thread(target=rename, args=(p,)) for p in (('zara', 'zara_a'), ('zara', 'zara_a'))]
-    for t in threads: t.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert errors == []
     with strict.connect('catalogue') as conn:
         assert conn.execute('select distinct brand from raw_products').fetchall() == [('zara_a',)]

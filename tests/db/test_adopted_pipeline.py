@@ -1,4 +1,5 @@
-"""A shop's own database adopted, then everything on it: import, index, recognition, log, report; killed and run again."""
+"""A shop's own database adopted, then all on it: import, index (killed), recognition, log, report."""
+
 import os
 import re
 import shutil
@@ -45,7 +46,8 @@ with open_databases(settings) as db:
 
 
 def rows(url, query):
-    with psycopg.connect(url) as conn: return conn.execute(query).fetchall()
+    with psycopg.connect(url) as conn:
+        return conn.execute(query).fetchall()
 
 
 def test_the_whole_pipeline_on_an_adopted_database(plan_url, tmp_path):  # noqa: F811
@@ -54,20 +56,26 @@ def test_the_whole_pipeline_on_an_adopted_database(plan_url, tmp_path):  # noqa:
     with psycopg.connect(plan_url, autocommit=True) as conn:
         conn.execute("update raw_products set index_scope = 'off'")  # theirs have no photos
     for name in ('products.csv', 'stock.csv'):  # other products than theirs, which are p1 to p40
-        file = tmp_path/name
+        file = tmp_path / name
         file.write_text(re.sub(r'\bp(\d+)\b', r'n\1', file.read_text()))
     adopt_all(plan_url)
     assert kept(plan_url) == before and missing(plan_url) == {}
     data = Path(tempfile.mkdtemp(dir='/var/lib' if os.geteuid() == 0 else None))
     settings = load_settings(
-        env={}, DATABASE_URL=plan_url, UNDE_DATA_DIR=data, DETECTOR_MODEL='whole_photo', SEARCH_BACKEND='pgvector',
+        env={},
+        DATABASE_URL=plan_url,
+        UNDE_DATA_DIR=data,
+        DETECTOR_MODEL='whole_photo',
+        SEARCH_BACKEND='pgvector',
         REQUEST_DEADLINE='60s',
     )
     with open_databases(settings) as db:
-        report = import_products(db, tmp_path/'products.csv', images=tmp_path/'photos', storage=open_storage(settings))
+        report = import_products(
+            db, tmp_path / 'products.csv', images=tmp_path / 'photos', storage=open_storage(settings)
+        )
         assert (report.inserted, report.exit_code) == (12, 0)
-        import_stores(db, tmp_path/'stores.csv')
-        assert import_availability(db, tmp_path/'stock.csv').inserted == 12
+        import_stores(db, tmp_path / 'stores.csv')
+        assert import_availability(db, tmp_path / 'stock.csv').inserted == 12
     killed = subprocess.run([sys.executable, '-c', KILLED, plan_url, str(data)])
     assert killed.returncode == -9
     ours = "select count(*) from sku_image_embeddings where model_version <> 'their-clip'"
@@ -77,7 +85,7 @@ def test_the_whole_pipeline_on_an_adopted_database(plan_url, tmp_path):  # noqa:
         report = index_catalogue(db, load_embedder(preset='batch'), storage=open_storage(settings))
     assert (report.with_vector, report.embedded, report.removed) == (12, 12 - half, 0)
     with open_recognizer(settings) as session:
-        answer = session.recognize(Image.open(tmp_path/'photos'/'7.jpg'), user_mall='Mall')
+        answer = session.recognize(Image.open(tmp_path / 'photos' / '7.jpg'), user_mall='Mall')
         session.drain()
     assert answer.items[0].matches[0].external_id == 'n7' and not answer.degraded
     with open_databases(settings) as db:

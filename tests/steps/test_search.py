@@ -300,7 +300,9 @@ def far_layout(**given):
     return Layout('v', 100_000, {'zara': 30_000}, {'hm': 900, 'oysho': 5_000}, **given)
 
 
-@pytest.mark.parametrize('k, fetch, looked_at', [(50, None, 300), (10, None, 60), (50, 40, 40), (500, None, 1000)])
+@pytest.mark.parametrize('k, fetch, looked_at', [
+    (50, None, 300), (10, None, 60), (50, 40, 40), (500, None, 1000),
+])
 def test_six_photos_are_looked_at_for_each_sku(k, fetch, looked_at):
     "The best 50 photos hold some 30 SKUs: looking at k photos gives too few."
     from unde_recog.search import EF_MAX, skus_query

@@ -170,7 +170,7 @@ class Observer(threading.Thread):
                 self.looks += 1
 
 # %% ../../nbs/332_bench.interleavings.ipynb #5262f0a2
-@dataclass
+@dataclass(kw_only=True)
 class Round:
     "What came of a round."
     seed: int
@@ -246,7 +246,7 @@ def run_round(
     cut: Callable[[str], None] = cut_connection,
 ) -> Round:
     "One interleaving; `fail[0]` is the photo server's share of failures."
-    rng, result = random.Random(seed), Round(seed)
+    rng, result = random.Random(seed), Round(seed=seed)
     fail[0] = 0
     for action in FIRST: act(action, url, str(folder))
     observer = Observer(url)
@@ -307,7 +307,8 @@ def sum_up(rounds: Iterable[Round]) -> dict[str, Any]:
         'rounds': len(done), 'bad': sum(not r.good for r in done), 'looks': sum(r.looks for r in done),
         'conflicts surfaced': sum(len(r.surfaced) for r in done),
         'products that lost their vectors': sum(len(r.lost) for r in done),
-        'final states that differ': sum(bool(r.differs) for r in done), 'steps': dict(sorted(outcomes.items())),
+        'final states that differ': sum(bool(r.differs) for r in done),
+        'steps': dict(sorted(outcomes.items())),
     }
 
 def write_figures(part: str, figures: Mapping[str, Any], folder: Path) -> None:
@@ -319,7 +320,8 @@ def write_figures(part: str, figures: Mapping[str, Any], folder: Path) -> None:
     path.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False) + '\n', 'utf-8')
     lines = ['# Two at once', '']
     for name, facts in sorted(known.items()):
-        lines += [f'## {name}', '', '| what | |', '|---|---|', *(f'| {k} | {_shown(v)} |' for k, v in facts.items()), '']
+        rows = [f'| {k} | {_shown(v)} |' for k, v in facts.items()]
+        lines += [f'## {name}', '', '| what | |', '|---|---|', *rows, '']
     (folder/'report.md').write_text('\n'.join(lines), 'utf-8')
 
 def _shown(value: Any) -> str:
@@ -328,7 +330,7 @@ def _shown(value: Any) -> str:
 
 # %% ../../nbs/332_bench.interleavings.ipynb #d7d6370c
 def main(rounds: int = 200, to: str | Path = 'reports/two_at_once') -> int:
-    "Run rounds on an embedded server of their own and write what came of them; → how many were bad."
+    "Run rounds on a server of their own and write what came of them; → how many were bad."
     from unde_recog.db.embedded import start_embedded
     from unde_recog.settings import data_dir, load_settings
     done: list[Round] = []

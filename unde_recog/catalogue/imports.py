@@ -280,7 +280,8 @@ def _merge_products(conn: psycopg.Connection, checked: Checked, index_scope: str
 
 def _write_products(db: Databases, checked: Checked, report: ImportReport, index_scope: str | None) -> None:
     "Merge the checked products; counts go into the report, further rejects to the others."
-    counts, further, alike, notes = db.write('catalogue', lambda conn: _merge_products(conn, checked, index_scope))
+    def merge(conn: psycopg.Connection) -> _Written: return _merge_products(conn, checked, index_scope)
+    counts, further, alike, notes = db.write('catalogue', merge)
     report.inserted, report.updated = counts
     report.notes += notes + [f'{brand}: {_ALIKE.format(a, repr(b))}' for brand, a, b in alike[:5]]
     checked.rejects += further
@@ -290,7 +291,8 @@ def _write_products(db: Databases, checked: Checked, report: ImportReport, index
 def _count_names(checked: Checked, report: ImportReport) -> None:
     "A note about photos that are named by a file, of which no folder is known."
     names = [n for _, v in checked.good for n in v['image_urls'] if not re.match(_ADDRESS, n)]
-    if names: report.notes.append(f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER')
+    told = f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER' if names else ''
+    report.notes += [told] if told else []
 
 def _count_unmapped(checked: Checked, report: ImportReport) -> None:
     "A note about products whose category is not known."
@@ -388,6 +390,7 @@ def import_stores(
     checked = _collect(table, parse)
     report = ImportReport(table='raw_stores', dialect=checked.dialect, read=checked.read,
                           rejected=checked.rejected)
-    (report.inserted, report.updated), notes = db.write('catalogue', lambda conn: _merge_stores(conn, checked))
+    counts, notes = db.write('catalogue', lambda conn: _merge_stores(conn, checked))
+    report.inserted, report.updated = counts
     report.notes += notes
     return _finish(report, file, checked.rejects, rejects)

@@ -79,7 +79,6 @@ def _page(context: ShopContext, path: str) -> str:
     "The address of a page of the shop, if the shop's is known."
     return f"{context.base_url.rstrip('/')}/{path}" if context.base_url and path else ''
 
-
 # %% ../../nbs/053_catalogue.shops.ipynb #94aaaa51
 def required_columns(
     rows: ExportRows, name: str, needed: Sequence[str], names: Mapping[str, str] | None = None
@@ -318,7 +317,8 @@ _SHOPIFY = {
     'URL handle': 'Handle', 'Description': 'Body (HTML)', 'SKU': 'Variant SKU', 'Price': 'Variant Price',
     'Product image URL': 'Image Src', 'Variant image URL': 'Variant Image',
     'Published on online store': 'Published',
-    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published', 'Image Src', 'Image Position')},
+    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published')},
+    **{n: n for n in ('Image Src', 'Image Position')},
     **{f'Option{n} {what}': f'Option{n} {what}' for n in (2, 3) for what in ('Name', 'Value')},
 }
 

@@ -88,7 +88,8 @@ class _Reader:
             self.read += 1
             values, faults = self.parse(row)
             if not faults and (n := values.get('quantity')) and not values['sizes_in_stock']:
-                faults = [Rejected(row.line, 'sizes_in_stock', '', f'is empty, but there are {n} pieces: {_SIZE}')]
+                reason = f'is empty, but there are {n} pieces: {_SIZE}'
+                faults = [Rejected(row.line, 'sizes_in_stock', '', reason)]
             if not faults:
                 try: values['fetched_at'] = self.utc(values, now)
                 except ValueError as e:

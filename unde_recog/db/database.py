@@ -265,14 +265,8 @@ class _Connections(_Pools):
 class Databases(_Connections):
     "The three logical databases. Use as a context manager, or call `close` / `aclose`."
 
-    def __init__(
-        self,
-        urls: Mapping[Logical, str],
-        *,
-        keep: Any = None,
-        direct: Mapping[Logical, str] | None = None,
-        **options: Any,
-    ):
+    def __init__(self, urls: Mapping[Logical, str], *, keep: Any = None,
+                 direct: Mapping[Logical, str] | None = None, **options: Any):
         super().__init__(urls, **options)
         self._keep = keep  # the embedded server's handle, released with us
         self.direct = {**self.urls, **(direct or {})}  # past a pooler, for migrations
@@ -281,8 +275,7 @@ class Databases(_Connections):
         return f"Databases({', '.join(f'{k}={address(v)}' for k, v in self.urls.items())})"
 
     def write(self, logical: Logical, work: Callable[[psycopg.Connection], T]) -> T:
-        """`work(connection)` in one transaction, done again when it meets another writer: all that
-        it changes elsewhere must begin anew. Raises `DatabaseError` in the end."""
+        "`work(connection)` in a transaction, done again from its start if it meets another writer."
         def once() -> T:
             with self.connect(logical) as conn, conn.transaction(): return work(conn)
         return retrying(once)
