@@ -154,10 +154,8 @@ def look(base, home, wanted):
         page.set_default_timeout(60_000)
         page.goto(base)
         page.set_input_files('#file', home / 'visto.jpg')
-        page.wait_for_function(
-            "document.querySelectorAll('.item .it').length && "
-            "document.getElementById('finds').getAttribute('aria-busy') === 'false'"
-        )
+        page.locator('.item .it').first.wait_for()
+        page.locator('#finds[aria-busy=false]').wait_for()
         first = page.locator('.item').first.inner_text()
         beside = page.evaluate(
             'document.documentElement.scrollWidth - document.documentElement.clientWidth'
