@@ -154,7 +154,7 @@ def look(base, home, wanted):
         page.set_default_timeout(60_000)
         page.goto(base)
         page.set_input_files('#file', home / 'visto.jpg')
-        page.locator('.item .it').first.wait_for()
+        page.locator('.item .it').first.wait_for(state='attached')
         page.locator('#finds[aria-busy=false]').wait_for()
         first = page.locator('.item').first.inner_text()
         beside = page.evaluate(
