@@ -3615,6 +3615,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'unde_recog/research/report.py'),
                                             'unde_recog.research.report._cpuinfo': ( 'research.report.html#_cpuinfo',
                                                                                      'unde_recog/research/report.py'),
+                                            'unde_recog.research.report.check_files': ( 'research.report.html#check_files',
+                                                                                        'unde_recog/research/report.py'),
                                             'unde_recog.research.report.check_parameters': ( 'research.report.html#check_parameters',
                                                                                              'unde_recog/research/report.py'),
                                             'unde_recog.research.report.data_version': ( 'research.report.html#data_version',
