@@ -351,7 +351,7 @@ Lost,,Nordlys,Active,L1,Title,Default Title,5,,TRUE
 def test_woocommerce_as_it_exports(db, tmp_path):
     rows = '''ID,Type,SKU,Name,Published,Date sale price ends,Sale price,Regular price,'''
     rows += '''Categories,Images,Parent,Attribute 1 name,Attribute 1 value(s)
-10,variable,HD,Hoodie,1,,,,"Clothing > Hoodies, Sale","https://w.io/h,1.jpg, https://w.io/2.jpg",,Color,"Blue, Red\\, dark"
+10,variable,HD,Hood,1,,,,"Hoodies, X","https://w.io/h,1.jpg, https://w.io/2.jpg",,Color,"Blue, Red\\, dark"
 11,variation,HD-B,,1,,35,42,,,HD,Color,Blue
 12,variation,HD-R,,1,2020-02-01,30,42,,,id:10,Color,"Red\\, dark"
 13,simple,P,Private,0,,,5,,,,,

@@ -70,6 +70,9 @@ STORES = Table(
     required=('brand', 'store_id', 'name'),
     key=('brand', 'store_id'),
 )
+
+
+# %% ../../nbs/054_catalogue.tables.ipynb #2e8a56dd
 _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
