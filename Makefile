@@ -22,7 +22,8 @@ bench: $(VENV)/.dev
 	for name in latency service_load catalogue_retrieval fault_matrix calibration_promise ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
 	$(BIN)/unde-recog report biased_logs -p runs 1000
 	$(BIN)/python -c 'import sys; from unde_recog.bench.interleavings import main; sys.exit(main(200) > 0)'
-	UNDE_POOLED_RECOGNITIONS=1000 $(BIN)/python -m pytest -q tests/db/test_pgbouncer.py
+	UNDE_POOLED_RECOGNITIONS=1000 UNDE_POOLED_REPORT=reports/two_at_once $(BIN)/python -m pytest -q --timeout=0 tests/db/test_pgbouncer.py
+	$(BIN)/python .ci/mutation.py 40
 
 # Every report of the research loop on simulated data; on the real log: unde-recog report NAME -p log database -p labels FILE.
 reports: $(VENV)/.dev

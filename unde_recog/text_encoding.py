@@ -93,6 +93,7 @@ def _odd_word(word: str) -> bool:
 # %% ../nbs/004_text_encoding.ipynb #b4320e46
 def _plausible(text: str, languages: str) -> int:
     "2: as one language writes; 1: as several of a region do; 0: as nobody does."
+    text = re.sub('[ªº]', '', text)  # n.º is a sign to people and a letter to Unicode
     words = {w for w in _WORD.findall(text) if not w.isascii()}
     signs = Counter(c for c in text if not c.isascii() and not c.isalpha())
     strange = sum(n for c, n in signs.items() if c not in _SIGNS)

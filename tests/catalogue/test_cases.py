@@ -423,3 +423,143 @@ def test_headers_in_other_case_and_with_line_breaks(db, tmp_path):
     (tmp_path/'p.csv').write_text('sep=;\n\n"External\nID"; BRAND ;Name\n1;Zara;Top\n;;\n')
     report = import_products(db, tmp_path/'p.csv')
     assert (report.read, report.inserted) == (1, 1) and products(db)['1']['name'] == 'Top'
+
+
+# photos that move, and a photo server that is down
+
+@pytest.fixture
+def photo_server():
+    "(address, state): `state['down']` makes every request fail; `state['asked']` lists the paths."
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    state = {'down': False, 'asked': []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            state['asked'].append(self.path)
+            n = int(Path(self.path.split('?')[0]).stem)
+            data = b'' if state['down'] else to_jpeg(Image.new('RGB', (40, 60), (20 + 30*n, 90, 200 - 20*n)))
+            self.send_response(503 if state['down'] else 200)
+            self.send_header('Content-Length', str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args): pass
+
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}', state
+    server.shutdown()
+
+
+def vectors(db):
+    with db.connect('vectors') as conn:
+        return conn.execute('select sku_id, image_url, id from sku_image_embeddings order by 1').fetchall()
+
+
+def test_addresses_that_change_cost_nothing(db, fresh_url, case, photo_server, monkeypatch, tmp_path):
+    import json
+    from typer.testing import CliRunner
+    from unde_recog.cli import app
+    base, state = photo_server
+    for name, value in (
+        ('DATABASE_URL', fresh_url), ('ALLOW_PRIVATE_URLS', '1'), ('UNDE_DATA_DIR', str(tmp_path/'data')),
+    ): monkeypatch.setenv(name, value)
+
+    def run(version):
+        file = case(f'c17_urls_v{version}.csv')
+        file.write_text(file.read_text().replace('http://127.0.0.1:34841', base))
+        assert import_products(db, file).exit_code == 0
+        result = CliRunner().invoke(app, ['index', '--json'])
+        return result.exit_code, result.output
+
+    code, _ = run(1)
+    first = vectors(db)
+    assert code == 0 and len(first) == 6
+    code, said = run(2)
+    counts = json.loads(said[said.index('{'):said.rindex('}') + 1])
+    moved = vectors(db)
+    assert code == 0 and [v[2] for v in moved] == [v[2] for v in first]  # the very same rows
+    assert all(v[1].endswith('?v=2') for v in moved) and "'embedded': 0" in str(counts)
+    state['down'] = True
+    code, said = run(1)
+    assert code != 0 and vectors(db) == moved  # and they go on answering
+
+
+# labels
+
+READ_LABELS = {
+    'arabic_digit': '1', 'blank_rows': '1', 'bom': '00123', 'caps': '1', 'cp1252': '1',
+    'excel_float': '00123',
+    'excel_zero_lost': '123', 'semicolon': '00123',
+}
+REFUSED_LABELS = {
+    'brand_alias': "line 2: brand 'H&M'", 'sci': "line 2: external_id '1.23E\\+05'",
+    'stray_quote': 'line 2: a quote',
+    'sup': "line 2: item '²'",
+}
+
+
+@pytest.mark.parametrize('name', READ_LABELS)
+def test_label_files(case, name):
+    from unde_recog.research.records import read_labels
+    (label,) = read_labels(case(f'c18_labels_{name}.csv')).to_dict('records')
+    assert (label['photo'], label['item'], label['brand'], label['external_id'], label['grade']) == (
+        '5f0c3a1e-0000-4000-8000-000000000001', 0, 'zara', READ_LABELS[name], 2,
+    )
+    assert label.get('note') == ('añil' if name == 'cp1252' else None)
+
+
+@pytest.mark.parametrize('name', REFUSED_LABELS)
+def test_label_files_that_are_refused(case, name):
+    from unde_recog.research.records import LabelError, read_labels
+    with pytest.raises(LabelError, match=REFUSED_LABELS[name]): read_labels(case(f'c18_labels_{name}.csv'))
+
+
+def test_a_labels_file_without_labels_or_without_itself(case, tmp_path):
+    from unde_recog.research.records import read_labels
+    assert read_labels(case('c18_labels_empty.csv')).empty
+    with pytest.raises(FileNotFoundError): read_labels(tmp_path/'elsewhere.csv')
+
+
+@pytest.mark.parametrize('file', ['c18_labels_empty.csv', 'elsewhere.csv'])
+def test_a_report_never_takes_simulated_data_instead(db, fresh_url, case, monkeypatch, tmp_path, file):
+    from typer.testing import CliRunner
+    from unde_recog.cli import app
+    for name, value in (('DATABASE_URL', fresh_url), ('UNDE_DATA_DIR', str(tmp_path/'data'))):
+        monkeypatch.setenv(name, value)
+    path = case(file) if file.startswith('c18') else tmp_path/file
+    given = ['-p', 'log', 'database', '-p', 'labels', str(path)]
+    result = CliRunner().invoke(app, ['report', 'ab_test', '--to', str(tmp_path/'reports'), *given])
+    assert result.exit_code == 2 and not (tmp_path/'reports'/'ab_test'/'report.md').exists()
+
+
+@pytest.mark.parametrize('name', ['c19_name_closing_tag', 'c19_brackets_name'])
+def test_brackets_are_printed_as_they_are(db, case, name, capsys):
+    from unde_recog.commands.console import show_error
+    report = import_products(db, case(f'{name}.csv'))
+    assert report.rejected == 0 and 'Dress [/sale] -50%' in {r['name'] for r in table(db)}
+    show_error('Dress [/sale] -50% and [red]limited[/red]')
+    assert 'Dress [/sale] -50% and [red]limited[/red]' in capsys.readouterr().err
+
+
+# photos of other formats
+
+@pytest.mark.parametrize('name', [
+    'no_eoi', 'heic_head', 'avif', 'gif', 'jxl', 'tiff', 'svg', 'html', 'zero', 'tall_8x6000',
+])
+def test_photo_formats(cases, name):
+    from unde_recog.media.images import ImageError, decode
+    (path,) = sorted((cases/'img').glob(f'{name}*'))[:1]
+    try: image = decode(path.read_bytes(), name=path.name)
+    except ImageError as e:
+        assert name not in ('no_eoi', 'gif', 'tall_8x6000')
+        assert path.name in str(e) and len(str(e)) > len(path.name) + 10
+    else: assert image.size[0] > 0 and name not in ('heic_head', 'jxl', 'svg', 'html', 'zero')
+
+
+def test_every_case_is_a_test(cases):
+    text = Path(__file__).read_text('utf-8')
+    names = {p.stem.split('_labels_')[-1] for p in cases.glob('c*.*')} - {'README'}
+    missing = [n for n in sorted(names) if n not in text and n[:-1] not in text and n[:-2] not in text]
+    assert missing == []

@@ -287,3 +287,13 @@ def test_the_offline_default_is_an_embedder_like_any_other(db, storage):
     assert report.with_vector == 10 and version_in_force(versions).products == 10
     assert versions[0].photos == 20 and not versions[0].partial
     assert SkuKey('hm', 'p0')
+
+
+def test_coverage_counts_vectors_and_not_what_was_planned(db, storage):
+    "A product none of whose photos can be read is listed, and not covered."
+    shop(db, storage)
+    relist(db, 'p5', ['storage:nowhere.jpg'])
+    report = index_catalogue(db, Model(), storage=storage)
+    assert (report.products, report.with_vector, report.coverage) == (10, 9, .9)
+    with db.connect('vectors') as conn: (version,) = list_versions(conn)
+    assert version.products == 9 and report.failed == {'not_found': 1}

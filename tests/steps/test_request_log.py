@@ -481,3 +481,11 @@ def test_a_journal_holds_what_is_not_forgotten(entries, forgotten, tmp_path_fact
         found |= {k: json.loads(v) for k, v in left.entries.items()}
         left.done()
     assert wanted.items() <= found.items()
+
+
+def test_what_a_row_says_of_a_garment_nobody_asked_about():
+    "Nothing counts as paid, asked, explored or reranked unless it was."
+    from unde_recog.request_log import ItemRow
+    row = ItemRow(item_index=0, category='top', box=[0, 0, 1, 1], model_version='v')
+    assert (row.used_ximilar_booster, row.used_ximilar_tagging, row.explored, row.reranked) == (False,)*4
+    assert (row.credits, row.person_index, row.match_type, row.propensity) == (0, 0, 'none', None)

@@ -291,3 +291,54 @@ def test_an_index_with_shared_pictures_is_replaced(db):
         assert build_index(conn, VERSION, workers=0) and not build_index(conn, VERSION, workers=0)
         (left,) = conn.execute("select count(*) from pg_indexes where indexname like 'hnsw%'").fetchone()
         assert left == 1
+
+
+# what a query looks at, which no small index shows
+
+def far_layout(**given):
+    from unde_recog.search import Layout
+    return Layout('v', 100_000, {'zara': 30_000}, {'hm': 900, 'oysho': 5_000}, **given)
+
+
+@pytest.mark.parametrize('k, fetch, looked_at', [
+    (50, None, 300), (10, None, 60), (50, 40, 40), (500, None, 1000),
+])
+def test_six_photos_are_looked_at_for_each_sku(k, fetch, looked_at):
+    "The best 50 photos hold some 30 SKUs: looking at k photos gives too few."
+    from unde_recog.search import EF_MAX, skus_query
+    assert EF_MAX == 1000
+    query = skus_query(np.ones(512, 'float32'), k, far_layout(), fetch=fetch)
+    assert query.params['fetch'] == looked_at
+
+
+def test_all_brands_are_searched_twice_as_deep():
+    from unde_recog.evidence import Evidence
+    from unde_recog.search import planner, skus_query
+    vector, layout = np.ones(512, 'float32'), far_layout(categories={'top': 9_000})
+    assert skus_query(vector, 50, layout).local == dict(planner(600, False))
+    assert skus_query(vector, 50, layout, ['zara']).local == dict(planner(300, False))
+    likely = Evidence(likely=('top',)) if 'likely' in getattr(Evidence, '__dataclass_fields__', {}) else None
+    if likely: assert skus_query(vector, 50, layout, evidence=likely).local == dict(planner(300, True))
+
+
+def test_when_the_global_index_beats_a_union():
+    layout = far_layout()
+    assert not layout.mostly(['zara', 'hm']) and not layout.mostly([]) and not layout.mostly(['nobody'])
+    from unde_recog.search import Layout
+    wide = Layout('v', 100, {'zara': 60}, {'hm': 1})
+    assert not wide.mostly(['zara']) and wide.mostly(['zara', 'hm']) and not Layout('v').mostly(['zara'])
+
+
+def test_rare_categories_are_one_exact_arm():
+    from unde_recog.search import category_arms
+    layout = far_layout(categories={'top': 9_000})
+    arms = category_arms(layout, None, ['top', 'hat', 'bag'])
+    assert [a.exact for a in arms] == [False, True] and arms[1].params['rare'] == ['hat', 'bag']
+    assert [a.exact for a in category_arms(layout, None, ['top'])] == [False]
+    assert category_arms(far_layout(), None, ['top']) == []
+
+
+def test_small_brands_are_read_whole_up_to_a_limit():
+    from unde_recog.search import filter_arms
+    few, many = (filter_arms(far_layout(), brands)[-1] for brands in (['hm'], ['hm', 'oysho']))
+    assert (few.exact, few.iterate, many.exact, many.iterate) == (True, False, False, True)

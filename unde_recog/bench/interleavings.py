@@ -4,9 +4,9 @@
 
 # %% ../../nbs/332_bench.interleavings.ipynb #42ab3491
 from __future__ import annotations
-import multiprocessing, os, random, signal, sys, tempfile, threading, time
+import json, multiprocessing, os, random, signal, sys, tempfile, threading, time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +16,7 @@ from typing import Any
 # %% auto #0
 __all__ = ['PRODUCTS', 'FIRST', 'SECOND', 'BESIDE', 'photo_bytes', 'photo_urls', 'write_files', 'photo_server', 'MeanColour',
            'act', 'act_named', 'state_of', 'Observer', 'Round', 'disturb', 'cut_connection', 'crash_server', 'wait_for',
-           'run_round', 'run_rounds', 'main']
+           'run_round', 'run_rounds', 'sum_up', 'write_figures', 'main']
 
 # %% ../../nbs/332_bench.interleavings.ipynb #adb207e4
 import numpy as np
@@ -170,7 +170,7 @@ class Observer(threading.Thread):
                 self.looks += 1
 
 # %% ../../nbs/332_bench.interleavings.ipynb #5262f0a2
-@dataclass
+@dataclass(kw_only=True)
 class Round:
     "What came of a round."
     seed: int
@@ -179,6 +179,8 @@ class Round:
     lost: set[str] = field(default_factory=set)
     differs: list[str] = field(default_factory=list)
     looks: int = 0
+    seen: int = 0  # products that were seen with a vector
+    rows: dict[str, int] = field(default_factory=dict)  # of the final state
 
     @property
     def good(self) -> bool: return not (self.surfaced or self.lost or self.differs)
@@ -244,7 +246,7 @@ def run_round(
     cut: Callable[[str], None] = cut_connection,
 ) -> Round:
     "One interleaving; `fail[0]` is the photo server's share of failures."
-    rng, result = random.Random(seed), Round(seed)
+    rng, result = random.Random(seed), Round(seed=seed)
     fail[0] = 0
     for action in FIRST: act(action, url, str(folder))
     observer = Observer(url)
@@ -259,8 +261,9 @@ def run_round(
     for (action, how, text), n in ended.items():
         result.outcomes[how] += n
         if how not in _NAMED: result.surfaced.append(f'{action}: {how}: {text}')
-    result.lost, result.looks = observer.lost, observer.looks
+    result.lost, result.looks, result.seen = observer.lost, observer.looks, len(observer.had)
     got = state_of(url)
+    result.rows = {name: len(rows) for name, rows in got.items()}
     result.differs = [name for name, rows in expected.items() if got[name] != rows]
     return result
 
@@ -296,20 +299,46 @@ def run_rounds(server: str, rounds: int, seed: int = 0, *, crashes: bool = False
                     yield run_round(url, folder, seed + n, expected, fail=fail, cut=cut)
 
 # %% ../../nbs/332_bench.interleavings.ipynb #155a26f0
-def main(rounds: int = 200) -> int:
-    """Run rounds on an embedded server of their own, and print what came of them; → how many were
-    bad."""
+def sum_up(rounds: Iterable[Round]) -> dict[str, Any]:
+    "Figures of some rounds."
+    done = list(rounds)
+    outcomes = sum((r.outcomes for r in done), Counter[str]())
+    return {
+        'rounds': len(done), 'bad': sum(not r.good for r in done), 'looks': sum(r.looks for r in done),
+        'conflicts surfaced': sum(len(r.surfaced) for r in done),
+        'products that lost their vectors': sum(len(r.lost) for r in done),
+        'final states that differ': sum(bool(r.differs) for r in done),
+        'steps': dict(sorted(outcomes.items())),
+    }
+
+def write_figures(part: str, figures: Mapping[str, Any], folder: Path) -> None:
+    "Put the figures of one part into `folder`: metrics.json, and report.md made from all parts."
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder/'metrics.json'
+    known = json.loads(path.read_text('utf-8')) if path.exists() else {}
+    known[part] = dict(figures)
+    path.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False) + '\n', 'utf-8')
+    lines = ['# Two at once', '']
+    for name, facts in sorted(known.items()):
+        rows = [f'| {k} | {_shown(v)} |' for k, v in facts.items()]
+        lines += [f'## {name}', '', '| what | |', '|---|---|', *rows, '']
+    (folder/'report.md').write_text('\n'.join(lines), 'utf-8')
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping): return ', '.join(f'{v} {k}' for k, v in value.items())
+    return f'{value:,}' if isinstance(value, int) else str(value)
+
+# %% ../../nbs/332_bench.interleavings.ipynb #d7d6370c
+def main(rounds: int = 200, to: str | Path = 'reports/two_at_once') -> int:
+    "Run rounds on a server of their own and write what came of them; → how many were bad."
     from unde_recog.db.embedded import start_embedded
     from unde_recog.settings import data_dir, load_settings
-    outcomes: Counter[str] = Counter()
-    bad, looks, started = [], 0, time.monotonic()
+    done: list[Round] = []
     settings = load_settings(UNDE_DATA_DIR=data_dir(load_settings())/'interleavings')
     with start_embedded(settings) as server:
         for result in run_rounds(server.url, rounds, crashes=True):
-            outcomes, looks = outcomes + result.outcomes, looks + result.looks
-            if not result.good: bad.append(result)
+            done.append(result)
             print('.' if result.good else f'\n{result}', end='', flush=True)
-    ends = ', '.join(f'{n} {how}' for how, n in sorted(outcomes.items()))
-    seconds = time.monotonic() - started
-    print(f'\n{rounds} interleavings in {seconds:.0f} s, {looks} looks: {len(bad)} bad; steps: {ends}')
-    return len(bad)
+            write_figures('interleavings', sum_up(done), Path(to))
+    print(f'\n{sum_up(done)}')
+    return sum(not r.good for r in done)

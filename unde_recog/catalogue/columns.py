@@ -104,6 +104,7 @@ def read_number(text: str) -> Number:
 # %% ../../nbs/052_catalogue.columns.ipynb #c91ca739
 _OPEN = 'may be a thousand or a fraction, and the column does not say which: give --decimal . or --decimal ,'
 
+
 @lru_cache(100_000)
 def _parts(text: str) -> tuple[Number, str]:
     money = take_apart(text)
@@ -213,7 +214,8 @@ class TimeColumn:
         if re.fullmatch(r'\d{10}|\d{13}', text): return datetime.fromtimestamp(int(text[:10]), timezone.utc)
         found = _DATED.fullmatch(text)
         if not found: return refuse(_NO_TIME)
-        order = 'ymd' if len(found[1]) == 4 else self.order or ''.join(self.seen if len(self.seen) == 1 else ())
+        known = ''.join(self.seen) if len(self.seen) == 1 else ''
+        order = 'ymd' if len(found[1]) == 4 else self.order or known
         if not order and found[1] == found[2]: order = 'dmy'  # the same either way
         if not order: return refuse(_NO_ORDER)
         return _at(dict(zip(order, found.groups()[:3])), found)
@@ -236,6 +238,7 @@ def _at(parts: dict[str, str], found: re.Match[str]) -> datetime:
 AHEAD = timedelta(minutes=5)
 _NO_ZONE = 'has no time zone, and neither has the store: give --timezone, or a timezone to the store'
 
+
 def in_utc(at: datetime, zone: str | None, now: datetime | None = None) -> datetime:
     "`at` in UTC; one without a zone is of `zone`. Raises `ValueError`."
     if at.tzinfo is None:
@@ -251,8 +254,12 @@ def _local(at: datetime, zone: str) -> datetime:
     first, second = (at.replace(tzinfo=ZoneInfo(zone), fold=n) for n in (0, 1))
     if first.utcoffset() == second.utcoffset(): return first
     there = first.astimezone(timezone.utc).astimezone(first.tzinfo).replace(tzinfo=None) == at
-    return refuse(f'is an hour that {zone} has twice that night' if there
-                  else f'is an hour that {zone} skips that night')
+    return refuse(
+        f'is an hour that {zone} has twice that night'
+        if there
+        else f'is an hour that {zone} skips that night'
+    )
+
 
 def read_time(v: str, zone: str | None = None) -> datetime:
     "One time by itself, in UTC. Raises `ValueError`."

@@ -10,6 +10,7 @@ __all__ = ['fold_ids', 'same_written', 'match_ids', 'unify_malls', 'spell_mall',
 import re, unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,10 @@ class RenameReport:
     rows: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: 'RenameReport') -> None:
+        for table, n in other.rows.items(): self.rows[table] = self.rows.get(table, 0) + n
+        self.kept |= other.kept
+
     def __str__(self) -> str:
         lines = [f'{table}: {n} renamed' for table, n in self.rows.items() if n]
         lines += [f'{table}: {n} left under the old key, since the new one has them too'
@@ -202,10 +207,12 @@ def _rename_source(conn: psycopg.Connection, old: str, new: str) -> None:
 def rename_brands(db: Databases, pairs: Mapping[str, str]) -> RenameReport:
     "Rename brand keys (old → new) in catalogue, vectors and log; a second run finds nothing to do."
     report = RenameReport()
-    for logical in LOGICALS:
-        with db.connect(logical) as conn, conn.transaction():
-            conn.execute('set local statement_timeout = 0')
-            for old, new in pairs.items(): _rename_in(conn, logical, old, new, report=report)
+    def rename(conn: psycopg.Connection, logical: Logical) -> RenameReport:
+        part = RenameReport()
+        conn.execute('set local statement_timeout = 0')
+        for old, new in pairs.items(): _rename_in(conn, logical, old, new, report=part)
+        return part
+    for logical in LOGICALS: report.add(db.write(logical, partial(rename, logical=logical)))
     return report
 
 def _rename_in(conn: psycopg.Connection, logical: Logical, old: str, new: str, *,

@@ -263,34 +263,42 @@ def _renamed(conn: psycopg.Connection, brands: Mapping[str, str]) -> list[str]:
             for old, new in pairs]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #5657474f
+_Written = tuple[tuple[int, int], list[Rejected], list[tuple[str, str, str]], list[str]]
+
+def _merge_products(conn: psycopg.Connection, checked: Checked, index_scope: str | None) -> _Written:
+    "(new and changed, further rejects, older ids that fold alike, notes)"
+    conn.execute('set local statement_timeout = 0; set local lock_timeout = 0')
+    # one import of products after the other: several unique keys cannot be merged at once
+    conn.execute("select pg_advisory_xact_lock(hashtextextended('unde import raw_products', 0))")
+    alike = fold_ids(conn)
+    rows = ([*(v[c] for c in _PRODUCT_COLUMNS), line] for line, v in checked.good)
+    _copy(conn, 'raw_products', _PRODUCT_COLUMNS, rows)
+    further = [
+        Rejected(line, 'external_id', written, _ALIKE.format(written, f'{known!r} of the catalogue'))
+        for line, written, known in match_ids(conn)
+    ]
+    further += _refuse_taken(conn)
+    extra = ', updated_at = now()' + ('' if 'image_urls' in checked.absent else _NEW_PHOTOS)
+    keep = _kept(checked.absent, index_scope)
+    columns = _PRODUCT_COLUMNS, '(brand, external_id)'
+    counts = _merge(conn, 'raw_products', *columns, extra=extra, keep=keep)
+    return counts, further, alike, _renamed(conn, checked.brands)
+
 def _write_products(db: Databases, checked: Checked, report: ImportReport, index_scope: str | None) -> None:
     "Merge the checked products; counts go into the report, further rejects to the others."
-    rows = ([*(v[c] for c in _PRODUCT_COLUMNS), line] for line, v in checked.good)
-    extra = ', updated_at = now()' + ('' if 'image_urls' in checked.absent else _NEW_PHOTOS)
-    with db.connect('catalogue') as conn, conn.transaction():
-        conn.execute('set local statement_timeout = 0; set local lock_timeout = 0')
-        # one import of products after the other: several unique keys cannot be merged at once
-        conn.execute("select pg_advisory_xact_lock(hashtextextended('unde import raw_products', 0))")
-        alike = fold_ids(conn)
-        _copy(conn, 'raw_products', _PRODUCT_COLUMNS, rows)
-        other = match_ids(conn)
-        further = [
-            Rejected(line, 'external_id', written, _ALIKE.format(written, f'{known!r} of the catalogue'))
-            for line, written, known in other
-        ]
-        further += _refuse_taken(conn)
-        report.inserted, report.updated = _merge(conn, 'raw_products', _PRODUCT_COLUMNS,
-                                                 '(brand, external_id)', extra=extra,
-                                                 keep=_kept(checked.absent, index_scope))
-        report.notes += _renamed(conn, checked.brands)
-    report.notes += [f'{brand}: {_ALIKE.format(a, repr(b))}' for brand, a, b in alike[:5]]
+    def merge(conn: psycopg.Connection) -> _Written: return _merge_products(conn, checked, index_scope)
+    counts, further, alike, notes = db.write('catalogue', merge)
+    report.inserted, report.updated = counts
+    report.notes += notes + [f'{brand}: {_ALIKE.format(a, repr(b))}' for brand, a, b in alike[:5]]
     checked.rejects += further
     report.rejected += len({r.line for r in further})
 
+# %% ../../nbs/056_catalogue.imports.ipynb #567a2123
 def _count_names(checked: Checked, report: ImportReport) -> None:
     "A note about photos that are named by a file, of which no folder is known."
     names = [n for _, v in checked.good for n in v['image_urls'] if not re.match(_ADDRESS, n)]
-    if names: report.notes.append(f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER')
+    told = f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER' if names else ''
+    report.notes += [told] if told else []
 
 def _count_unmapped(checked: Checked, report: ImportReport) -> None:
     "A note about products whose category is not known."
@@ -362,6 +370,14 @@ def import_products(
     return _finish(report, file, [*checked.rejects, *faults], rejects)
 
 # %% ../../nbs/056_catalogue.imports.ipynb #8d6eec60
+def _merge_stores(conn: psycopg.Connection, checked: Checked) -> tuple[tuple[int, int], list[str]]:
+    "(new and changed, notes)"
+    columns, malls = tuple(STORES.readers), unify_malls(conn)
+    for _, values in checked.good: values['mall_name'] = spell_mall(values['mall_name'], malls)
+    _copy(conn, 'raw_stores', columns, ([*(v[c] for c in columns), line] for line, v in checked.good))
+    counts = _merge(conn, 'raw_stores', columns, '(brand, store_id)', keep=checked.absent)
+    return counts, _renamed(conn, checked.brands)
+
 def import_stores(
     db: Databases,
     file: str | Path,
@@ -380,12 +396,7 @@ def import_stores(
     checked = _collect(table, parse)
     report = ImportReport(table='raw_stores', dialect=checked.dialect, read=checked.read,
                           rejected=checked.rejected)
-    columns = tuple(STORES.readers)
-    with db.connect('catalogue') as conn, conn.transaction():
-        malls = unify_malls(conn)
-        for _, values in checked.good: values['mall_name'] = spell_mall(values['mall_name'], malls)
-        _copy(conn, 'raw_stores', columns, ([*(v[c] for c in columns), line] for line, v in checked.good))
-        report.inserted, report.updated = _merge(conn, 'raw_stores', columns, '(brand, store_id)',
-                                                 keep=checked.absent)
-        report.notes += _renamed(conn, checked.brands)
+    counts, notes = db.write('catalogue', lambda conn: _merge_stores(conn, checked))
+    report.inserted, report.updated = counts
+    report.notes += notes
     return _finish(report, file, checked.rejects, rejects)

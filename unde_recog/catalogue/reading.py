@@ -83,7 +83,7 @@ class Row(NamedTuple):
     fault: str = ''
 
 def cell_text(cell: str) -> str:
-    "A cell without spaces around it, and without the sign and quotes by which a spreadsheet keeps zeros."
+    "A cell without spaces around it, and without the signs by which a spreadsheet keeps zeros."
     text = cell.strip()
     return text[2:-1] if text[:2] == '="' and text[-1] == '"' else text
 
@@ -276,7 +276,8 @@ def _header(path: Path, encoding: str, delimiter: str | None) -> tuple[str, list
     reader = csv.reader(first[start:], delimiter=delimiter, skipinitialspace=True)
     headers = next(reader)
     body = first[start + reader.line_num:]
-    if len(headers) > 1 and body and all(line.lstrip().startswith("'") and f"'{delimiter}'" in line for line in body):
+    enclosed = [line.lstrip().startswith("'") and f"'{delimiter}'" in line for line in body]
+    if len(headers) > 1 and body and all(enclosed):
         raise ValueError(f"{path}: its cells stand in apostrophes ('): export it with double quotes")
     return delimiter, check_headers(headers, str(path)), start + reader.line_num
 

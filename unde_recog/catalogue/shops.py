@@ -65,8 +65,11 @@ def plain(text: str) -> str:
 
 def product_row(**values: Any) -> dict[str, str]:
     "A row of `raw_products` as text; lists as JSON."
-    return {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
-            for k, v in values.items()}
+    return {
+        k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
+        for k, v in values.items()
+    }
+
 
 def _id_with_colour(style: str, colour: str, alone: bool) -> str:
     "The id of a style in a colour; the style's own where there is one colour only."
@@ -131,9 +134,11 @@ def members(packed: str) -> list[str]:
     return [v['sku'] for v in map(attributes, parts) if 'sku' in v]
 
 # %% ../../nbs/053_catalogue.shops.ipynb #95618c3e
-_VIEWS = ((r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
-          (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'),
-          (r'_model$', 'on_model'))
+_VIEWS = (
+    (r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
+    (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'), (r'_model$', 'on_model'),
+)
+
 
 def view_of(path: str) -> str:
     "The view in a photo's file name; `unknown` if there is none."
@@ -244,7 +249,7 @@ def magento_products(rows: ExportRows, context: ShopContext) -> ProductRows:
         key = (style['sku'], fold(_values(row, context).get('colour', ''))) if style else ('', row['sku'])
         groups[key].append((line, row))
     for style in styles:
-        if any(sku == style['sku'] for sku, _ in groups): continue
+        if style.get('product_online') == '2' or any(sku == style['sku'] for sku, _ in groups): continue
         context.leave_out('configurable products without a variation here are left out', style['sku'])
     for (style_sku, _), found in groups.items():
         own = [r for _, r in found]
@@ -312,7 +317,8 @@ _SHOPIFY = {
     'URL handle': 'Handle', 'Description': 'Body (HTML)', 'SKU': 'Variant SKU', 'Price': 'Variant Price',
     'Product image URL': 'Image Src', 'Variant image URL': 'Variant Image',
     'Published on online store': 'Published',
-    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published', 'Image Src', 'Image Position')},
+    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published')},
+    **{n: n for n in ('Image Src', 'Image Position')},
     **{f'Option{n} {what}': f'Option{n} {what}' for n in (2, 3) for what in ('Name', 'Value')},
 }
 
@@ -435,5 +441,6 @@ def woocommerce_products(rows: ExportRows, context: ShopContext) -> ProductRows:
 
 # %% ../../nbs/053_catalogue.shops.ipynb #c56af8c6
 ShopExport = Callable[[ExportRows, ShopContext], ProductRows]
-READY: Mapping[str, ShopExport] = {'magento': magento_products, 'shopify': shopify_products,
-                                   'woocommerce': woocommerce_products}
+READY: Mapping[str, ShopExport] = {
+    'magento': magento_products, 'shopify': shopify_products, 'woocommerce': woocommerce_products,
+}

@@ -50,6 +50,14 @@ class RejectsFile:
         csv.writer(self._file).writerows(sorted(self._waiting))
         self._waiting.clear()
 
+    def restart(self) -> None:
+        "Begin anew, as if nothing had been written."
+        if self._file is not None:
+            self._file.close()
+            self.path.unlink(missing_ok=True)
+        self.rows, self._file = 0, None
+        self._waiting.clear()
+
     def close(self) -> None:
         self.flush()
         if self._file is not None: self._file.close()
@@ -80,7 +88,8 @@ class _Reader:
             self.read += 1
             values, faults = self.parse(row)
             if not faults and (n := values.get('quantity')) and not values['sizes_in_stock']:
-                faults = [Rejected(row.line, 'sizes_in_stock', '', f'is empty, but there are {n} pieces: {_SIZE}')]
+                reason = f'is empty, but there are {n} pieces: {_SIZE}'
+                faults = [Rejected(row.line, 'sizes_in_stock', '', reason)]
             if not faults:
                 try: values['fetched_at'] = self.utc(values, now)
                 except ValueError as e:
@@ -212,16 +221,16 @@ def import_availability(
     )
     refused = RejectsFile(Path(rejects) if rejects else Path(file).with_suffix('.rejects.csv'))
     report = ImportReport(table='raw_availability', dialect=str(source))
-    try:
-        with db.connect('catalogue') as conn, conn.transaction():
-            reader = _Reader(source, parse, store_zones(conn), refused, options.timezone)
-            _load(conn, reader)
-            refuse_twice(conn, refused)
-            gather_polls(conn, options.poll_window)
-            report.inserted, report.updated = write_readings(conn)
-            report.notes = orphans(conn, Path(file).name) + _notes(conn, parse)
+    def write(conn: psycopg.Connection) -> tuple[int, tuple[int, int], list[str]]:
+        refused.restart()
+        reader = _Reader(source, parse, store_zones(conn), refused, options.timezone)
+        _load(conn, reader)
+        refuse_twice(conn, refused)
+        gather_polls(conn, options.poll_window)
+        return reader.read, write_readings(conn), orphans(conn, Path(file).name) + _notes(conn, parse)
+    try: report.read, counts, report.notes = db.write('catalogue', write)
     finally: refused.close()
-    report.read, report.rejected, report.faults = reader.read, refused.rows, refused.rows
+    (report.inserted, report.updated), report.rejected, report.faults = counts, refused.rows, refused.rows
     if refused.rows: report.rejects_file = str(refused.path)
     report.unchanged = report.read - report.inserted - report.updated - report.rejected
     return report

@@ -52,7 +52,8 @@ _KEYS, _TEXTS = (
 PRODUCTS = Table(
     'raw_products',
     {
-        'source': read_key, 'brand': read_brand, **dict.fromkeys(_KEYS, read_id), **dict.fromkeys(_TEXTS, read_text),
+        'source': read_key, 'brand': read_brand,
+        **dict.fromkeys(_KEYS, read_id), **dict.fromkeys(_TEXTS, read_text),
         'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
         'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
     },
@@ -69,6 +70,9 @@ STORES = Table(
     required=('brand', 'store_id', 'name'),
     key=('brand', 'store_id'),
 )
+
+
+# %% ../../nbs/054_catalogue.tables.ipynb #2e8a56dd
 _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
@@ -105,8 +109,12 @@ def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), 2, .5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(names)}"
 
-def column_map(headers: Sequence[str], table: Table, mapping: Mapping[str, str] | None = None,
-               given: Iterable[str] = ()) -> dict[str, str]:
+def column_map(
+    headers: Sequence[str],
+    table: Table,
+    mapping: Mapping[str, str] | None = None,
+    given: Iterable[str] = (),
+) -> dict[str, str]:
     """ours → theirs for the columns that the file has; `given` are filled in otherwise.
 
     Raises `ValueError` for a wrong mapping or a missing column."""
@@ -145,7 +153,8 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
     products = list(READY[name](records(), context))
     headers = list(PRODUCTS.readers)
     rows = [*faults, *(
-        Row(line, [''], values) if isinstance(values, str) else Row(line, [values.get(h, '') for h in headers])
+        Row(line, [''], values) if isinstance(values, str)
+        else Row(line, [values.get(h, '') for h in headers])
         for line, values in products
     )]
     return replace(source, headers=headers, rows=lambda: iter(rows), notes=context.told())
@@ -209,17 +218,19 @@ class RowParser:
 _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list there
 
 # %% ../../nbs/054_catalogue.tables.ipynb #8f11df25
-def observe_columns(source: TableFile, observers: Mapping[str, Callable[[str], None]],
-                    columns: Mapping[str, int]) -> None:
+def observe_columns(
+    source: TableFile, observers: Mapping[str, Callable[[str], None]], columns: Mapping[str, int]
+) -> None:
     "Show every cell of the undecided columns to its observer."
     watched = [(columns[c], see) for c, see in observers.items() if c in columns]
     for row in source.rows() if watched else ():
         if row.fault: continue
         for at, see in watched: see(row.cells[at])
 
-def row_parser(source: TableFile, table: Table, mapping: Mapping[str, str] | None,
-               options: ReadOptions, *, fixed: Mapping[str, str],
-               aliases: Mapping[str, str] | None = None) -> RowParser:
+def row_parser(
+    source: TableFile, table: Table, mapping: Mapping[str, str] | None, options: ReadOptions, *,
+    fixed: Mapping[str, str], aliases: Mapping[str, str] | None = None,
+) -> RowParser:
     "A parser for the rows of `source`. Raises `ValueError` for a file without rows or columns."
     if next(source.rows(), None) is None: raise ValueError(f'{source.path} has a header but no rows')
     try: theirs = column_map(source.headers, table, mapping, fixed)

@@ -66,7 +66,7 @@ def is_shortened(text: str) -> bool:
 
 @lru_cache(100_000)
 def read_id(v: str) -> str | None:
-    "The id of a product or store, as `read_key`; numbers that a spreadsheet has changed are refused."
+    "The id of a product or store, as `read_key`; what a spreadsheet has shortened is refused."
     text = read_key(v)
     if text is None: return None
     if is_shortened(text): refuse(SHORTENED)
@@ -193,7 +193,7 @@ def _counts_of(value: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(k, float(n)) for k, n in found if n is not None]
 
 def read_sizes(v: str, separator: str | None = None, in_stock: bool = False) -> list[str]:
-    "Sizes of a cell; `in_stock`: without those that have a count of 0. `{}`, `0`, `sold out`: none."
+    "Sizes of a cell; `in_stock`: without those of a count of 0. `{}`, `0`, `sold out`: none."
     text = v.strip()
     if is_null(text): return []
     if text[0] == '(' and text[-1] == ')' and text.count('(') == 1: text = text[1:-1].strip()
@@ -334,8 +334,10 @@ def category_patterns(path: Path | None = None) -> tuple[tuple[re.Pattern[str], 
     with open(path or ASSETS/'categories.csv', encoding='utf-8', newline='') as f:
         rows = [(r['pattern'], r['category']) for r in csv.DictReader(f)]
     if wrong := {c for _, c in rows} - set(CATEGORIES):
-        raise ValueError(f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
-                         f"there are {', '.join(CATEGORIES)}")
+        raise ValueError(
+            f"CATEGORY_MAP: {', '.join(sorted(wrong))} is no category; "
+            f"there are {', '.join(CATEGORIES)}"
+        )
     return tuple((re.compile(rf'\b(?:{p})\b', re.I), c) for p, c in rows)
 
 # %% ../../nbs/051_catalogue.values.ipynb #14b92c0f

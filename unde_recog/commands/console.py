@@ -54,6 +54,10 @@ def show_error(text: str) -> None:
     err.print(f'[bold red]unde-recog:[/] {escape(text)}', markup=True, highlight=False, soft_wrap=True)
 
 # %% ../../nbs/340_commands.console.ipynb #cd47e3c9
+def _one_line(error: Exception, expected: bool) -> str:
+    text = str(error) or type(error).__name__
+    return text if expected else f'the database: {text.splitlines()[0]}: try again'
+
 @contextmanager
 def report_errors(code: int = 2) -> Iterator[None]:
     "Turn an expected error into one line and an exit code."
@@ -63,9 +67,10 @@ def report_errors(code: int = 2) -> Iterator[None]:
         if _debug or extra is None: raise
         show_error(f"{e.name} is missing: pip install 'unde_recog[{extra}]'")
         raise typer.Exit(code) from None
-    except (ValueError, OSError, RuntimeError, ImportError, LookupError) as e:
-        if _debug: raise
-        show_error(str(e) or type(e).__name__)
+    except Exception as e:
+        expected = isinstance(e, (ValueError, OSError, RuntimeError, ImportError, LookupError))
+        if _debug or not (expected or type(e).__module__.startswith('psycopg')): raise
+        show_error(_one_line(e, expected))
         raise typer.Exit(code) from None
 
 # %% ../../nbs/340_commands.console.ipynb #03e4986c

@@ -101,15 +101,17 @@ def run_import(run: Any, file: Path, **options: Any) -> int:
 
 EXPORTS = '''The five commonest exports, a line each:
 
-unde-recog import products export.csv --map shopify --currency EUR
+own CSV: unde-recog import products products.csv --images photos
 
-unde-recog import products wc-products.csv --map woocommerce --brand Nordlys
+Shopify: unde-recog import products export.csv --map shopify --currency EUR
 
-unde-recog import products catalog_product.csv --map magento --brand Luma --images media
+WooCommerce: unde-recog import products wc-products.csv --map woocommerce --brand Nordlys
 
-unde-recog import products feed.xlsx --map ours.json --decimal ,
+Magento: unde-recog import products catalog_product.csv --map magento --brand Luma --images media
 
-unde-recog import availability stock.csv --timezone Europe/Madrid'''
+Excel, Parquet: unde-recog import products feed.xlsx --map ours.json
+
+Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid'''
 
 # %% ../../nbs/342_commands.imports.ipynb #e4642ebf
 import_app = typer.Typer(

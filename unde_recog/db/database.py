@@ -29,6 +29,7 @@ from unde_recog.db.connection import (
     Connection,
     DatabaseError,
     Logical,
+    T,
     acheck,
     address,
     aprepare,
@@ -38,6 +39,7 @@ from unde_recog.db.connection import (
     local_settings,
     mark_used,
     prepare,
+    retrying,
 )
 from .migrations import dry_run_at, migrate_at
 from ..settings import Settings, SettingsError
@@ -263,20 +265,20 @@ class _Connections(_Pools):
 class Databases(_Connections):
     "The three logical databases. Use as a context manager, or call `close` / `aclose`."
 
-    def __init__(
-        self,
-        urls: Mapping[Logical, str],
-        *,
-        keep: Any = None,
-        direct: Mapping[Logical, str] | None = None,
-        **options: Any,
-    ):
+    def __init__(self, urls: Mapping[Logical, str], *, keep: Any = None,
+                 direct: Mapping[Logical, str] | None = None, **options: Any):
         super().__init__(urls, **options)
         self._keep = keep  # the embedded server's handle, released with us
         self.direct = {**self.urls, **(direct or {})}  # past a pooler, for migrations
 
     def __repr__(self) -> str:
         return f"Databases({', '.join(f'{k}={address(v)}' for k, v in self.urls.items())})"
+
+    def write(self, logical: Logical, work: Callable[[psycopg.Connection], T]) -> T:
+        "`work(connection)` in a transaction, done again from its start if it meets another writer."
+        def once() -> T:
+            with self.connect(logical) as conn, conn.transaction(): return work(conn)
+        return retrying(once)
 
     def migrate(self) -> dict[str, list[str]]:
         "Bring all three up to date; returns what was applied."

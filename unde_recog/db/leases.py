@@ -14,7 +14,7 @@ __all__ = ['LEASE', 'holder_name', 'is_gone', 'LeaseHeld', 'LeaseLost', 'take', 
 
 # %% ../../nbs/026_db.leases.ipynb #dd3bd124
 import psycopg
-from .connection import Logical
+from .connection import Logical, retrying
 from .database import Databases
 
 # %% ../../nbs/026_db.leases.ipynb #16da1855
@@ -112,7 +112,7 @@ class Lease:
 def hold(db: Databases, logical: Logical, name: str, *, job: str, ttl: float = LEASE) -> Iterator[Lease]:
     "Hold the lease `name` in a logical database. Raises `LeaseHeld`."
     holder = holder_name(job)
-    with db.connect(logical) as conn: take(conn, name, holder, ttl)
+    with db.connect(logical) as conn: retrying(lambda: take(conn, name, holder, ttl))
     lease = Lease(db.urls[logical], name, holder, ttl)
     try: yield lease
     finally:

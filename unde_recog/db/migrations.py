@@ -24,6 +24,7 @@ from unde_recog.db.connection import (
     connect_options,
     is_pooled,
     prepare,
+    retrying,
 )
 from .schema import find_tables, wanted_tables
 
@@ -152,8 +153,8 @@ def _adopt(conn: psycopg.Connection, logical: Logical) -> list[str]:
 def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
     """Apply what is missing; returns the names applied now. Safe to call from many processes at
     once."""
-    done = _migrate_files(conn, logical)
-    return _adopt(conn, logical) if done is None else done
+    done = retrying(lambda: _migrate_files(conn, logical))
+    return retrying(lambda: _adopt(conn, logical)) if done is None else done
 
 # %% ../../nbs/023_db.migrations.ipynb #02bc25fe
 def dry_run(conn: psycopg.Connection, logical: Logical) -> str:

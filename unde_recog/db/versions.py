@@ -16,6 +16,7 @@ __all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'Ver
 
 # %% ../../nbs/027_db.versions.ipynb #820bc013
 import psycopg
+from .connection import retrying
 
 # %% ../../nbs/027_db.versions.ipynb #0af77c35
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def use_version(
         raise VersionError(
             f'{version} is not finished: run `unde-recog index` with its model to the end first'
         )
-    conn.execute(_CHOOSE, (namespace, version, 'use', by or _me(), reason))
+    retrying(lambda: conn.execute(_CHOOSE, (namespace, version, 'use', by or _me(), reason)))
     return found
 
 # %% ../../nbs/027_db.versions.ipynb #9165ebe5
@@ -164,15 +165,16 @@ def drop_version(
         raise VersionError(
             f'{version} is read by queries: choose another with `unde-recog versions use` first'
         )
-    conn.execute(_CHOOSE, (namespace, version, 'drop', _me(), reason))
-    for (name,) in conn.execute(_INDEXES, {'version': version, 'namespace': namespace}).fetchall():
-        conn.execute(f'drop index if exists {name}')  # type: ignore[call-overload]
+    def run(query: Any, values: Any) -> psycopg.Cursor:
+        return retrying(lambda: conn.execute(query, values))  # an index run may be writing
+    run(_CHOOSE, (namespace, version, 'drop', _me(), reason))
+    for (name,) in run(_INDEXES, {'version': version, 'namespace': namespace}).fetchall():
+        run(f'drop index if exists {name}', None)
     deleted = 0
-    while n := conn.execute(_PORTION, (version,)).rowcount: deleted += n
-    conn.execute('delete from item_embeddings where namespace = %s and version = %s', (namespace, version))
-    conn.execute('delete from embedding_failures where version = %s', (version,))
-    conn.execute('delete from embedding_versions where namespace = %s and version = %s',
-                 (namespace, version))
+    while n := run(_PORTION, (version,)).rowcount: deleted += n
+    run('delete from item_embeddings where namespace = %s and version = %s', (namespace, version))
+    run('delete from embedding_failures where version = %s', (version,))
+    run('delete from embedding_versions where namespace = %s and version = %s', (namespace, version))
     return deleted
 
 # %% ../../nbs/027_db.versions.ipynb #22f3d040

@@ -8,6 +8,7 @@ import hashlib, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 # %% auto #0
@@ -19,7 +20,7 @@ __all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_miss
 import numpy as np
 import psycopg
 from ..contracts import SkuKey
-from ..db.connection import is_pooled, naming_errors
+from ..db.connection import is_pooled, naming_errors, retrying
 from ..db.database import Databases
 from ..db.leases import Lease
 from ..db.versions import is_part, list_versions, use_version, version_in_force
@@ -219,7 +220,7 @@ def _bring_up(
 ) -> None:
     "Embed what is missing and take away what may go."
     conn, report, version = writer.conn, writer.report, writer.report.version
-    state = diff_index(conn, photos, products, version, brands=brands)
+    state = retrying(partial(diff_index, conn, photos, products, version, brands=brands))
     check_shrink(version, state.delisted, state.rows, how.limit)  # before hours of work
     report.refreshed = state.refreshed
     todo = _missing(photos, state, how.storage, refresh)
@@ -334,10 +335,11 @@ def finalize_version(
     counts, keys = brand_counts(conn, report.version), {p.key for p in photos}
     if not counts: raise nothing_embedded(report)
     report.shared = mark_shared(conn, report.version)
-    for brand in plan_indexes(counts, *sizes):
-        if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
-    for category in plan_categories(category_counts(conn, report.version), sizes[0]):
-        if build_index(conn, report.version, category=category): report.indexes_built.append(category)
+    due: list[dict[str, Any]] = [{'brand': b} for b in plan_indexes(counts, *sizes)]
+    due += [{'category': c} for c in plan_categories(category_counts(conn, report.version), sizes[0])]
+    for of in due:
+        built = retrying(partial(build_index, conn, report.version, **of))
+        if built: report.indexes_built.append(next(iter(of.values())) or 'all')
     if report.embedded or report.removed: _vacuum(conn)
     report.with_vector = _covered(conn, report.version, keys)
     why = decide_part(conn, report, keys, namespace, limited=limited)

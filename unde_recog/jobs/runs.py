@@ -16,6 +16,7 @@ __all__ = ['Progress', 'IndexCounts', 'part_text', 'IndexReport', 'IndexBusy', '
 # %% ../../nbs/120_jobs.runs.ipynb #1666413d
 import psycopg
 from psycopg.types.json import Jsonb
+from ..db.connection import retrying
 from ..db.database import Databases
 from ..db.leases import Lease, LeaseHeld, hold
 
@@ -112,7 +113,8 @@ _COMPLETE = '''update embedding_versions
 
 def enter_version(conn: psycopg.Connection, namespace: str, embedder: Any) -> None:
     "The version's row in `embedding_versions`, unless it is there."
-    conn.execute(_ENTER, (namespace, embedder.model_version, embedder.card.name, embedder.dims))
+    row = namespace, embedder.model_version, embedder.card.name, embedder.dims
+    retrying(lambda: conn.execute(_ENTER, row))
 
 def mark_complete(
     conn: psycopg.Connection,
@@ -127,7 +129,7 @@ def mark_complete(
     brand."""
     values = {'partial': partial, 'report': Jsonb(dict(counts)), 'products': counts.get('with_vector')}
     values |= {'photos': sum((brands or {}).values()), 'brands': Jsonb(dict(brands or {}))}
-    conn.execute(_COMPLETE, {**values, 'namespace': namespace, 'version': version})
+    retrying(lambda: conn.execute(_COMPLETE, {**values, 'namespace': namespace, 'version': version}))
 
 # %% ../../nbs/120_jobs.runs.ipynb #d7447b96
 def nothing_embedded(report: IndexReport) -> ValueError:

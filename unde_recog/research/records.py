@@ -132,6 +132,8 @@ def _check_answer(row: Mapping[str, str], grade: str) -> None:
         raise ValueError(f"answer {answer!r}: one of {', '.join(ANSWERS)}, or nothing, is needed")
     if grade != '0': raise ValueError(f'answer {answer!r} beside a product: leave one of the two out')
 
+
+# %% ../../nbs/208_research.records.ipynb #d9f4aded
 def _label(row: Mapping[str, str]) -> dict[str, Any]:
     "A checked row. Raises `ValueError` with the remedy."
     photo, item, brand, sku, grade = (
@@ -232,6 +234,8 @@ def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
 
 _UUID = '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 
+
+# %% ../../nbs/208_research.records.ipynb #5f87663d
 def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
     """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
     right."""
@@ -313,6 +317,8 @@ def answers_by_garment(labels: pd.DataFrame) -> dict[tuple[str, int], str]:
     said = words.fillna('').astype(str).str.strip().replace('', 'answered')
     return dict(zip(zip(labels.photo, labels['item'].astype(int)), said))
 
+
+# %% ../../nbs/208_research.records.ipynb #a172a18c
 def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 3, 5)) -> pd.DataFrame:
     """A row a labelled item: `L@k`, `L_rr`, `L_ndcg` for L in primary, booster, merged, final;
     `loss`, `gain`, `answerable` (a right SKU is known), `answer` (`answers_by_garment`), `turn`
