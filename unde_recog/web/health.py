@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'ALERT_SHARE', 'Health', 'health_of', 'labelled', 'log_of', 'pool_gauges', 'score_limit', 'disk_free',
-           'log_counters', 'readings', 'watch_health', 'publish_readings']
+           'log_counters', 'guarded', 'readings', 'watch_health', 'publish_readings']
 
 # %% ../../nbs/281_web.health.ipynb #699d82d2
 import asyncio, shutil, time
@@ -96,6 +96,11 @@ def log_counters(state: AppState) -> Readings:
         'unde_log_rows_unkept': ('log rows that the disk did not take', count('unkept')),
     }
 
+def guarded(state: AppState) -> bool:
+    "Whether CERTIFICATE_GUARD holds the gate closed."
+    ready = state.engine.ready
+    return ready is not None and getattr(ready.recognizer, 'guarded', None) is not None
+
 def readings(state: AppState) -> StateCollector:
     "Queues, pools, the log, the disk and readiness as metrics."
     def gauges() -> Readings:
@@ -105,6 +110,8 @@ def readings(state: AppState) -> StateCollector:
             'unde_requests_in_flight': ('photos that are worked on', one(state.admission.inside)),
             'unde_pixels_in_flight': ('pixels that are being decoded', one(IN_FLIGHT.used)),
             'unde_ready': ('1 when /health says ready', one(not (state.reasons or state.engine.reason))),
+            'unde_certificate_over': ('1 while the gate trusts nobody, its certificate being over',
+                                      one(guarded(state))),
             'unde_primary_score_limit': ('an average score that is too low', one(score_limit(state))),
             'unde_disk_free_bytes': ('bytes free in the data folder', one(disk_free(state))),
         }
