@@ -21,6 +21,7 @@ from .commands.database import database_app, versions_app
 from .commands.demo import demo_app
 from .commands.imports import brands_app, import_app
 from .commands.jobs import add_job_groups, jobs_app, send_app
+from .commands.log_files import export_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
@@ -36,6 +37,7 @@ GROUPS = {
     'models': models_app,
     'versions': versions_app,
     'keys': keys_app,
+    'export': export_app,
 }
 SINGLE = (
     jobs_app,

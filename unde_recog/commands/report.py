@@ -29,13 +29,17 @@ def pairs(words: list[str]) -> dict[str, str]:
     return found
 
 # %% ../../nbs/345_commands.report.ipynb #994d38be
-def list_reports() -> None:
-    "Print every report and its parameters' defaults."
-    from unde_recog.research.report import report_parameters, reports
+def list_reports(folder: Path = Path('reports')) -> None:
+    "Print what every report answers, its parameters' defaults, and whether the committed one is stale."
+    from unde_recog.research.report import answers, report_parameters, reports, stale
     for name, path in reports().items():
         parameters = report_parameters(path).items()
         shown = ', '.join(f'{k}={default}' for k, (default, _) in parameters if k != 'out')
-        out.print(f'{name}: {shown}', highlight=False)
+        out.print(f'[bold]{name}[/] {answers(path)}', highlight=False, soft_wrap=True)
+        if shown: out.print(f'  [dim]-p {shown}[/]', highlight=False, soft_wrap=True)
+        old = [s for s in stale(folder/name, path) if s not in ('not made yet', 'made before this was written down')]
+        if old: out.print(f"  [yellow]stale:[/] another {' and '.join(old)} since", highlight=False)
+
 
 # %% ../../nbs/345_commands.report.ipynb #3d37f6b2
 ReportName = Annotated[str | None, typer.Argument(help='Which report; without it, all are listed.')]
@@ -49,7 +53,7 @@ def report(context: typer.Context, name: ReportName = None, to: ReportsFolder = 
     "Run a papermill report into reports/NAME. Parameters: -p name value, as often as needed."
     with report_errors():
         from unde_recog.research.report import run_report
-        if name is None: return list_reports()
+        if name is None: return list_reports(to)
         parameters = pairs(context.args)
         folder = run_report(name, parameters, to, html=html, progress=err.is_terminal)
         print(folder/'report.md')
