@@ -5,13 +5,14 @@ import time
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.web_shop import Shop
 from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.guard import newest_certificate, note_evidence, record_certificate
 from unde_recog.research.anytime import watch_certificate
-from unde_recog.research.records import read_items
+from unde_recog.research.records import outcomes, read_items
 from unde_recog.research.study_table import explored_year
 from unde_recog.research.watch import certificate_metrics, explored_log, watch_in_force
 from unde_recog.session import take_guard
@@ -94,6 +95,11 @@ def test_a_closed_gate_asks_the_booster_for_all(shop):
         assert booster.asked == 1 and 'certificate' in closed.degraded
 
 
+def lost_to(row):
+    "The first product that skipping the booster would lose, else the primary's own first."
+    return next((k for k in row.fused[:3] if k not in row.primary[:3]), row.primary[0])
+
+
 def test_explored_garments_end_a_certificate(shop):
     "The log of a real session, its explored garments labelled: the watcher writes down what it found."
     booster = Booster(shop.world.keys[5])
@@ -115,10 +121,12 @@ def test_explored_garments_end_a_certificate(shop):
         assert items.explored.all() and (items.propensity == 1).all()
         seen = explored_log(items)
         assert len(seen) == len(items) and seen.loss.sum() == 0
-        # a labeller says: it was what the booster names, each time
-        labels = items[['photo', 'item']].assign(brand=booster.key[0], external_id=booster.key[1], grade=2)
+        # a labeller says: it was what both together show and the primary alone does not
+        labels = pd.DataFrame([(r.photo, r.item, *lost_to(r), 2) for r in items.itertuples()],
+                              columns=['photo', 'item', 'brand', 'external_id', 'grade'])
         found = watch_in_force(db, version, labels=labels)
-        assert found.explored == len(items) and found.losses > 0
+        assert found.explored == len(items) and found.losses == seen['open'].sum()
+        assert found.losses == outcomes(items, labels).loss.sum()
         with db.connect('log') as conn: kept = newest_certificate(conn, version)
         assert kept.fortune == pytest.approx(found.fortune) and kept.explored == found.explored
         assert f'unde_quality_certificate_losses {found.losses}' in certificate_metrics(found)
