@@ -22,6 +22,7 @@ from .commands.demo import demo_app
 from .commands.imports import brands_app
 from .commands.jobs import add_job_groups, jobs_app, send_app
 from .commands.mall import mall_app
+from .commands.log_files import export_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
@@ -40,6 +41,7 @@ GROUPS = {
     'versions': versions_app,
     'keys': keys_app,
     'mall': mall_app,
+    'export': export_app,
 }
 SINGLE = (
     jobs_app,

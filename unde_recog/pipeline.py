@@ -4,7 +4,7 @@
 
 # %% ../nbs/142_pipeline.ipynb #44b1e2e8
 from __future__ import annotations
-import asyncio
+import asyncio, math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -71,9 +71,12 @@ async def rerank_step(item_state: ItemState, ctx: RequestContext) -> None:
 
 # %% ../nbs/142_pipeline.ipynb #7894826e
 def bands_in_force(item_state: ItemState, ctx: RequestContext) -> Bands | None:
-    "The settings' bands for a judged answer, else the card's own."
-    if not item_state.reranked: return card_bands(ctx.parts.primary.card)
-    return Bands(ctx.settings.CONFIDENCE_HIGH, ctx.settings.CONFIDENCE_MEDIUM)
+    """The settings' bands for a judged answer, else the card's own; once the gate's certificate is
+    over, nothing is exact that the booster has not seen."""
+    judged = Bands(ctx.settings.CONFIDENCE_HIGH, ctx.settings.CONFIDENCE_MEDIUM)
+    bands = judged if item_state.reranked else card_bands(ctx.parts.primary.card)
+    unseen = ctx.guarded is not None and not item_state.booster
+    return bands._replace(high=math.inf) if bands and unseen else bands
 
 def likely_category(item_state: ItemState) -> str:
     "The detector's category, else that of most of the first five candidates."

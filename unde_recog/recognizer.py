@@ -62,7 +62,8 @@ def settings_in_force(ctx: RequestContext) -> dict[str, Any]:
     "The settings that decide on answers, and the versions of models and prompts."
     logged = {name: getattr(ctx.settings, name) for name in LOGGED_SETTINGS}
     shares = {'in_booster_share': in_booster_share(ctx), 'on_trial': ctx.parts.on_trial}
-    return logged | shares | part_versions(ctx.parts)
+    guarded = {'guarded': ctx.guarded} if ctx.guarded else {}
+    return logged | guarded | shares | part_versions(ctx.parts)
 
 # %% ../nbs/143_recognizer.ipynb #c1d7a4c7
 def logged_lists(item_state: ItemState) -> dict[str, list[dict[str, Any]]]:
@@ -292,6 +293,7 @@ def new_context(recognizer: Recognizer, **given: Any) -> RequestContext:
         deadline=Deadline(settings.REQUEST_DEADLINE.total_seconds()),
         latencies=recognizer.latencies,
         catalogue=recognizer.catalogue,
+        guarded=recognizer.guarded if settings.CERTIFICATE_GUARD else None,
         **given,
     )
 
@@ -319,6 +321,7 @@ async def recognize_photo(
 ) -> Answer:
     "Load a photo, answer it, and leave in the background what may be asked afterwards."
     image, log = await load_photo(recognizer, photo), recognizer.log
+    if ctx.guarded: ctx.degraded.append('certificate')
     ctx.photo_size = full_size(image)
     ctx.brands = await brands_of_mall(recognizer.db, recognizer.malls, ctx.mall)
     ctx.mall = recognizer.malls.spelled(ctx.mall)
@@ -342,6 +345,7 @@ class Recognizer:
         self.settings, self.db, self.parts = settings, db, parts
         self.log, self.storage, self.rng = log, storage, random.Random()
         self.malls, self.catalogue, self.latencies = Malls(), CatalogueReader(db), LatencyHistory()
+        self.guarded: str | None = None  # why the gate's certificate holds no longer (`session.take_guard`)
         self.pending: set[asyncio.Task] = set()  # what goes on after answers
 
     async def recognize(

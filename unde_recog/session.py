@@ -14,7 +14,7 @@ from typing import Any
 # %% auto #0
 __all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts',
            'trial_primary', 'wanted_trial', 'build_parts', 'open_recognizer', 'changed', 'change_settings',
-           'watch_settings', 'take_index', 'follow_index']
+           'watch_settings', 'take_index', 'follow_index', 'take_guard']
 
 # %% ../nbs/144_session.ipynb #64df56c0
 from .contracts import Answer
@@ -22,6 +22,8 @@ from .db.database import DatabaseError, Databases, open_databases
 from .db.versions import StoredVersion, version_on_trial
 from .embedder import Embedder, embedder_for
 from .evidence import load_evidence
+from .gating import thresholds
+from .guard import guard_reason, newest_certificate
 from .models.detector import local_detector
 from .context import Parts
 from .recognizer import Recognizer
@@ -161,7 +163,9 @@ def open_recognizer(
         parts = build(settings)
         request_log = open_log(settings, db) if logged else None
         recognizer = Recognizer(settings, db, parts, log=request_log, storage=storage)
-        return warmed(Session(recognizer, build))
+        session = warmed(Session(recognizer, build))
+        take_guard(session)
+        return session
     except BaseException:
         db.close()
         raise
@@ -232,3 +236,19 @@ def follow_index(session: Session, every: float = 5.) -> threading.Thread:
     thread = threading.Thread(target=work, name='index', daemon=True)
     thread.start()
     return thread
+
+# %% ../nbs/144_session.ipynb #051308a8
+def take_guard(session: Session) -> str | None:
+    """Look up whether the gate's certificate still holds; → why not, or None. A database that cannot
+    be asked changes nothing."""
+    recognizer, primary = session.recognizer, session.recognizer.parts.primary
+    if not recognizer.settings.CERTIFICATE_GUARD:
+        recognizer.guarded = None
+        return None
+    own = thresholds(recognizer.settings, primary.card)
+    with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
+    reason, before = guard_reason(state, own), recognizer.guarded
+    recognizer.guarded = reason
+    if reason and not before: log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
+    if before and not reason: log.warning('the gate is back: its certificate holds')
+    return reason

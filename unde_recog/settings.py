@@ -113,6 +113,9 @@ class _Decision(BaseModel):
     EXPLORATION_SHARE: Share = _f(
         0.0, 'share of confident items that ask the booster after the answer, for research'
     )
+    CERTIFICATE_GUARD: bool = _f(
+        False, "on: once the gate's certificate is broken or has expired, nothing is trusted"
+    )
 
 # %% ../nbs/000_settings.ipynb #8566ae21
 class _Places(BaseModel):

@@ -295,7 +295,8 @@ def test_shrinking_pulls_towards_the_middle(groups):
     assert (
         (found.low <= found.shrunk + 1e-9) & (found.shrunk <= found.high + 1e-9)
     ).all() and found.shrunk.between(0, 1).all()
-    if sum(sizes) > 20 and len(groups) > 1 and found.raw.notna().all():
+    # groups of one size; a small one may be pulled further than a large one
+    if sum(sizes) > 20 and len(set(sizes)) == 1 and len(groups) > 1:
         assert np.ptp(found.shrunk) <= np.ptp(found.raw) + 1e-6
 
 

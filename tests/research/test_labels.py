@@ -79,7 +79,9 @@ def test_every_word_is_on_disk_at_once_and_is_found_again(tmp_path, data):
     assert os.listdir(tmp_path) == ['labels.csv'] and all(
         sum(g == 2 for g in said.values()) <= 1 for said in session.answers.values()
     )
-    assert len(outcomes(data.items, session.table())) == session.done
+    # garments passed over on the way are rows of their own, and no answers
+    told = outcomes(data.items, session.table())
+    assert (told.answer != 'unanswered').sum() == session.done
 
 
 def test_a_word_that_cannot_be_written_was_not_said(tmp_path, data):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReportName', 'ReportsFolder', 'Html', 'report_app', 'Days', 'Until', 'ModelVersion', 'Reference', 'PlanLimits',
-           'MetricsFile', 'quality_app', 'pairs', 'list_reports', 'report', 'parse_day', 'print_frame', 'write_metrics',
-           'measure', 'stopped_feeds', 'quality']
+           'MetricsFile', 'LabelsFile', 'quality_app', 'pairs', 'list_reports', 'report', 'parse_day', 'print_frame',
+           'write_metrics', 'watch', 'measure', 'stopped_feeds', 'quality']
 
 # %% ../../nbs/345_commands.report.ipynb #ce5a8fc7
 from datetime import date
@@ -29,13 +29,17 @@ def pairs(words: list[str]) -> dict[str, str]:
     return found
 
 # %% ../../nbs/345_commands.report.ipynb #994d38be
-def list_reports() -> None:
-    "Print every report and its parameters' defaults."
-    from unde_recog.research.report import report_parameters, reports
+def list_reports(folder: Path = Path('reports')) -> None:
+    "Print what every report answers, its parameters' defaults, and whether the committed one is stale."
+    from unde_recog.research.report import answers, report_parameters, reports, stale
     for name, path in reports().items():
         parameters = report_parameters(path).items()
         shown = ', '.join(f'{k}={default}' for k, (default, _) in parameters if k != 'out')
-        out.print(f'{name}: {shown}', highlight=False)
+        out.print(f'[bold]{name}[/] {answers(path)}', highlight=False, soft_wrap=True)
+        if shown: out.print(f'  [dim]-p {shown}[/]', highlight=False, soft_wrap=True)
+        old = [s for s in stale(folder/name, path) if s not in ('not made yet', 'made before this was written down')]
+        if old: out.print(f"  [yellow]stale:[/] another {' and '.join(old)} since", highlight=False)
+
 
 # %% ../../nbs/345_commands.report.ipynb #3d37f6b2
 ReportName = Annotated[str | None, typer.Argument(help='Which report; without it, all are listed.')]
@@ -49,7 +53,7 @@ def report(context: typer.Context, name: ReportName = None, to: ReportsFolder = 
     "Run a papermill report into reports/NAME. Parameters: -p name value, as often as needed."
     with report_errors():
         from unde_recog.research.report import run_report
-        if name is None: return list_reports()
+        if name is None: return list_reports(to)
         parameters = pairs(context.args)
         folder = run_report(name, parameters, to, html=html, progress=err.is_terminal)
         print(folder/'report.md')
@@ -67,6 +71,10 @@ PlanLimits = Annotated[bool, typer.Option(
 MetricsFile = Annotated[Path | None, typer.Option(
     help="Write the alerts in Prometheus' text format (for the node exporter's text files)."
 )]
+LabelsFile = Annotated[Path | None, typer.Option(
+    help='Labels, as the labelling page writes them: of explored garments they watch the certificate.'
+)]
+
 
 # %% ../../nbs/345_commands.report.ipynb #364832b6
 def parse_day(text: str | None) -> date | None:
@@ -90,6 +98,22 @@ def write_metrics(text: str, path: Path) -> None:
     new.replace(path)
 
 # %% ../../nbs/345_commands.report.ipynb #4ea9ee3a
+def watch(db: Any, model_version: str | None, labels: Path | None, span: Any) -> Any:
+    "Check the certificate in force, if there is an index and one was applied."
+    from datetime import datetime, timedelta, timezone
+    from unde_recog.research.records import read_items, read_labels
+    from unde_recog.research.watch import watch_in_force
+    from unde_recog.search import VectorSpaceError, current_version
+    try:
+        with db.connect('vectors') as conn: version = model_version or current_version(conn, None).version
+    except VectorSpaceError: return None
+    week = datetime.now(timezone.utc) - timedelta(days=7)
+    given = {} if span is None else {
+        'reference': read_items(db, *span, version, lists=False, older='none'),
+        'live': read_items(db, week, None, version, lists=False, older='none'),
+    }
+    return watch_in_force(db, version, labels=read_labels(labels) if labels else None, **given)
+
 def measure(
     days: int,
     until: str | None,
@@ -97,6 +121,7 @@ def measure(
     *,
     reference: str | None,
     plan_limits: bool,
+    labels: Path | None = None,
 ) -> Any:
     "The daily figures of the request log and their alerts."
     from unde_recog.db.database import open_databases
@@ -104,8 +129,13 @@ def measure(
     end = parse_day(until)
     span = parse_span(reference) if reference else None
     with open_databases(load_settings()) as db:
-        return quality(db, days=days, until=end, model_version=model_version, reference=span,
-                       relative=not plan_limits)
+        found = quality(
+            db, days=days, until=end, model_version=model_version,
+            reference=span, relative=not plan_limits,
+        )
+        found.certificate = watch(db, model_version, labels, span)
+    return found
+
 
 # %% ../../nbs/345_commands.report.ipynb #cb61f1dd
 quality_app = typer.Typer()
@@ -127,17 +157,24 @@ def quality(
     *,
     plan_limits: PlanLimits = False,
     prometheus: MetricsFile = None,
+    labels: LabelsFile = None,
 ) -> None:
     """Daily figures of the request log and their alerts.
     Exit code 0 fine, 1 yellow, 2 red, 3 cannot be told, 4 an error.
     """
     with report_errors(4):
         from unde_recog.research.quality import quality_metrics_text
-        result = measure(days, until, model_version, reference=reference, plan_limits=plan_limits)
+        result = measure(days, until, model_version, reference=reference, plan_limits=plan_limits,
+                         labels=labels)
         shown = result.days[result.days.queries > 0].round(3)
         print_frame(shown.reset_index(), 'A day a row')
         print_frame(result.table(), 'Alerts')
         for note in [*result.notes, *stopped_feeds()]:
             out.print(f'[dim]{note}[/]', highlight=False, soft_wrap=True)
-        if prometheus: write_metrics(quality_metrics_text(result), prometheus)
+        text = quality_metrics_text(result)
+        if result.certificate:
+            from unde_recog.research.watch import certificate_metrics
+            out.print(result.certificate.words(), highlight=False, soft_wrap=True)
+            text += certificate_metrics(result.certificate)
+        if prometheus: write_metrics(text, prometheus)
     raise typer.Exit(result.code)

@@ -30,7 +30,7 @@ _KEYS = "jsonb_path_query_array({0}, '$[*].brand'), jsonb_path_query_array({0}, 
 _PLAIN = {
     'photo': 'i.request_id::text',
     'item': 'i.item_index',
-    'photo_url': 'r.photo_url',
+    'photo_url': "coalesce(r.photo_url, 'storage:' || r.photo_key)",  # uploads kept for labelling
     'category': 'i.category',
     'created_at': 'i.created_at',
     'model_version': 'i.model_version',

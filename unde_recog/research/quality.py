@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from ..models.registry import cards
-from .drift import drift
+from .drift import drift, drift_places
 from .records import read_items, unknown
 
 # %% ../../nbs/217_research.quality.ipynb #c8890414
@@ -289,12 +289,14 @@ class Quality:
     checks: list[Check]
     drift: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
+    places: pd.DataFrame | None = None  # where the first score has drifted
+    certificate: Any = None             # `watch.CertificateCheck` of the certificate in force
 
     @property
     def code(self) -> int:
         "0 fine, 1 yellow, 2 red, 3 cannot be told."
         states = {c.state for c in self.checks}
-        if 'red' in states: return 2
+        if 'red' in states or (self.certificate is not None and self.certificate.ended): return 2
         if 'yellow' in states or (self.drift is not None and self.drift.matters.any()): return 1
         return 3 if states <= {'no data', 'cannot tell'} else 0
 
@@ -326,6 +328,10 @@ def drift_notes(
     "Add drift against `reference` to what was found, or a note why it could not be checked."
     try: found.drift = drift(reference, live)
     except ValueError as e: found.notes.append(f'drift not checked: {e}.')
+    if found.drift is not None and len(found.drift):
+        found.places = drift_places(reference, live)
+        for by, value, *_ in found.places[found.places.matters.astype(bool)].itertuples(index=False):
+            found.notes.append(f'the first score has drifted where {by} is {value}.')
     if found.drift is not None and found.drift.empty:
         found.drift = None
         found.notes.append('drift not checked: the last days and the reference hold no figure in common.')

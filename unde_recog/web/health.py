@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'ALERT_SHARE', 'Health', 'health_of', 'labelled', 'log_of', 'pool_gauges', 'score_limit', 'JobReadings',
-           'disk_free', 'log_counters', 'pixels_held', 'readings', 'watch_health', 'publish_readings']
+           'disk_free', 'log_counters', 'pixels_held', 'guarded', 'readings', 'watch_health', 'publish_readings']
 
 # %% ../../nbs/281_web.health.ipynb #699d82d2
 import asyncio, shutil, time
@@ -118,6 +118,10 @@ def log_counters(state: AppState) -> Readings:
     }
 
 def pixels_held(state: AppState) -> int: return state.admission.usual.held + state.admission.large.held
+def guarded(state: AppState) -> bool:
+    "Whether CERTIFICATE_GUARD holds the gate closed."
+    ready = state.engine.ready
+    return ready is not None and getattr(ready.recognizer, 'guarded', None) is not None
 
 def readings(state: AppState) -> StateCollector:
     "Queues, pools, the log, the disk, jobs and readiness as metrics."
@@ -130,6 +134,8 @@ def readings(state: AppState) -> StateCollector:
             'unde_requests_in_flight': ('photos that are worked on', one(state.admission.inside)),
             'unde_pixels_in_flight': ('pixels of photos that are held', one(pixels_held(state))),
             'unde_ready': ('1 when /health says ready', one(not (state.reasons or state.engine.reason))),
+            'unde_certificate_over': ('1 while the gate trusts nobody, its certificate being over',
+                                      one(guarded(state))),
             'unde_primary_score_limit': ('an average score that is too low', one(score_limit(state))),
             'unde_disk_free_bytes': ('bytes free in the data folder', one(disk_free(state))),
         }

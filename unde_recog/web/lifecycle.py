@@ -186,7 +186,7 @@ def take_trial(
 def load_once(engine: Engine) -> None:
     "Open what `engine` still lacks; follow the index. Raises what loading raises."
     from unde_recog.db.database import open_databases
-    from unde_recog.session import watch_settings
+    from unde_recog.session import take_guard, watch_settings
     from unde_recog.media.storage import open_storage
     if engine.opened is None:
         engine.opened = open_databases(engine.settings, timeout=3., statement_timeout=10.)
@@ -197,8 +197,10 @@ def load_once(engine: Engine) -> None:
         how: dict[str, Any] = {'metrics': engine.metrics, 'role': engine.role}
         take_over(engine.ready, engine.opened, version, engine.inference, **how)
         take_trial(engine.ready, engine.opened, engine.inference, **how)
+        take_guard(engine.ready)
         return
     engine.take(engine.session_over(version))
+    if engine.ready is not None: take_guard(engine.ready)
     if engine.reload is not None: watch_settings(engine.session, engine.reload)
     log.info('ready: %s', version.version if version else engine.role)
 
