@@ -445,7 +445,7 @@ function sureness(score, type, best) { // in words; how far behind the best it l
 }
 function likeness(score, type, best) {
   const p = Math.round(Math.max(0, Math.min(1, score ?? 0)) * 100);
-  return h('p', { class: `likeness ${type ?? 'first'}` }, h('b', {}, t(sureness(score ?? 0, type, best))), h('span', {}, t('likeness', { p })), h('span', { class: 'meter', 'aria-hidden': 'true', vars: { '--part': `${p}%` } }));
+  return h('p', { class: `likeness ${type ?? 'first'}` }, h('b', {}, t(sureness(score ?? 0, type, best))), h('span', { class: 'meter', 'aria-hidden': 'true', vars: { '--part': `${p}%` } }));
 }
 function storeOf(store, mine, full) {
   const place = [store.mall_name, store.floor && t('floor', { floor: store.floor })].filter(Boolean).join(', ');
