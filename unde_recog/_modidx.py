@@ -2753,6 +2753,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'unde_recog/research/latency.py'),
                                              'unde_recog.research.latency.build_all': ( 'research.latency.html#build_all',
                                                                                         'unde_recog/research/latency.py'),
+                                             'unde_recog.research.latency.category_of': ( 'research.latency.html#category_of',
+                                                                                          'unde_recog/research/latency.py'),
                                              'unde_recog.research.latency.centres': ( 'research.latency.html#centres',
                                                                                       'unde_recog/research/latency.py'),
                                              'unde_recog.research.latency.compare_ways': ( 'research.latency.html#compare_ways',
