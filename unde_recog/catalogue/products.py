@@ -58,6 +58,7 @@ _FACTS = (  # as in _COLUMNS
     'style_id', 'name', 'price', 'currency', 'colour', 'category', 'composition', 'product_url',
 )
 
+# %% ../../nbs/058_catalogue.products.ipynb #2d486560
 def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
     "Rows of `products_query` by SKU key."
     found = {}

@@ -58,14 +58,17 @@ def where_text(match: Match) -> str:
     return text + (f' · {len(match.stores) - 1} more' if len(match.stores) > 1 else '')
 
 # %% ../../nbs/014_media.gallery.ipynb #89032f17
+_UNLIKE = ('category_not_sold', 'nothing_near')
+
 def likeness_text(match: Match, item: ItemAnswer) -> str:
     "How alike a find is, in words: by what the garment's answer is called, and behind its best."
     best = max((m.score for m in item.matches), default=0.)
     part = match.score/best if best > 0 else 1.
+    if item.reason in _UNLIKE: return 'only a little alike'
     if item.match_type == 'exact': return 'very sure'
     if item.match_type == 'similar':
         return 'quite alike' if part >= .75 else 'somewhat alike' if part >= .4 else 'only a little alike'
-    return 'same spirit' if part >= .6 else 'only a little alike'
+    return 'in its style' if part >= .6 else 'only a little alike'
 
 _REASONS = {
     'no_garment': 'No garment could be made out in this photo. Try a photo that shows it larger.',
@@ -83,7 +86,6 @@ def reason_text(reason: str | None) -> str:
 _WORDS = {'exact': 'found', 'similar': 'similar', 'style': 'in a similar style', 'none': 'nothing found'}
 _CARD = Template('''<figure class=card>$image<figcaption><b>$name</b><br>$brand · $price<br>
 <span class=where>$where</span><br><small>$alike$note</small></figcaption></figure>''')
-
 
 def _card(match: Match, picture: Image.Image | None, alike: str, note: str = '') -> str:
     name = escape(match.name or match.external_id)
@@ -104,7 +106,6 @@ _ITEM = Template('''<section class=item style="--hue:$hue">
 <h3><span class=dot>$number</span> $category — $words$order</h3>
 <small>$tags</small>$reason<div class=cards>$cards</div></section>''')
 LoadPicture = Callable[[str], Image.Image | None]
-
 
 def _item(item: ItemAnswer, load: LoadPicture, notes: Mapping[SkuKey, str]) -> str:
     cards = [
@@ -155,7 +156,6 @@ _PAGE = Template('''<!doctype html><html lang=en><meta charset=utf-8>
 _ENTRY = Template('''<div class=entry><img src="$picture" alt="the photo"><div><h2>$title</h2>
 $items$degraded<small>$total_ms ms · $model</small></div></div>''')
 
-
 @dataclass
 class Entry:
     "One photo of the page with its answer; `notes` may add a word to a SKU, as the demo does."
@@ -163,7 +163,6 @@ class Entry:
     answer: Answer
     title: str = ''
     notes: Mapping[SkuKey, str] = field(default_factory=dict)
-
 
 def _entry(entry: Entry, load: LoadPicture) -> str:
     answer = entry.answer
@@ -177,7 +176,6 @@ def _entry(entry: Entry, load: LoadPicture) -> str:
         total_ms=answer.total_ms,
         model=escape(answer.model_version),
     )
-
 
 def render_page(entries: Iterable[Entry], load: LoadPicture, title: str = 'What was found',
                 intro: str = '') -> str:

@@ -53,7 +53,6 @@ VERSION, PHOTOS, DIMS = 'generated-1+none', 5, 512
 def _unit(x: np.ndarray) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
 
-
 def centres(n: int = 60, seed: int = 0) -> np.ndarray:
     "Cluster centres, float32 [n, 512]."
     return _unit(np.random.default_rng(seed).normal(size=(n, DIMS)))
@@ -269,7 +268,6 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
 # %% ../../nbs/204_research.latency.ipynb #b6dcef8c
 def layout_of(conn: psycopg.Connection) -> Layout:
     return parse_layout(VERSION, run(conn, layout_query(VERSION)))
-
 
 def build_all(conn: psycopg.Connection, *, memory: str = '2GB',
               on_event: Callable[[str, int, int], None] | None = None) -> dict[str, float]:

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['TAGGING', 'SEARCHING', 'BATCH', 'R', 'FIELDS', 'Ledger', 'AccountDetails', 'reconcile', 'Account', 'Caller',
-           'records_of', 'Batches', 'Collection', 'Listing', 'Tagging', 'read_account', 'Ximilar', 'XimilarDetector',
-           'cut_or_none', 'read_key', 'candidates', 'XimilarRetriever', 'XimilarTagger', 'open_ximilar']
+__all__ = ['TAGGING', 'SEARCHING', 'BATCH', 'R', 'BatchReader', 'FIELDS', 'ANSWERED', 'Ledger', 'AccountDetails', 'reconcile',
+           'Account', 'Caller', 'records_of', 'Batches', 'Collection', 'Listing', 'Tagging', 'read_account', 'Ximilar',
+           'XimilarDetector', 'cut_or_none', 'read_key', 'candidates', 'XimilarRetriever', 'XimilarTagger',
+           'open_ximilar']
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #d5aaec87
 from PIL import Image
@@ -33,6 +34,7 @@ from unde_recog.vendors.ximilar_records import (
     Record,
     Terms,
     check_reply,
+    each_record,
     in_order,
     join_pairs,
     load_terms,
@@ -152,16 +154,18 @@ class Caller(Account):
         collection: bool = False,
         method: str = 'POST',
         needs_status: bool = True,
+        accept: Sequence[int] = (),
+        attempts: int = 2,
     ) -> R:
-        """One call of `operation`, paid by `records`; `read` parses the answer.
-        Raises `VendorError`."""
+        """One call of `operation`, paid by `records`; `read` parses the answer, also one with a
+        status code in `accept`. Raises `VendorError`."""
         headers = self.headers(collection)
         request = partial(self.http.request, method, path, body=body, headers=headers)
         async def attempt(left: float) -> R:
             reply = await request(timeout=left, sent=partial(self.bill, operation, records))
-            return read(check_reply(reply, needs_status=needs_status))
+            return read(check_reply(reply, needs_status=needs_status, accept=accept))
 
-        return await call(VENDOR, attempt, timeout=timeout, guard=self.guard)
+        return await call(VENDOR, attempt, timeout=timeout, guard=self.guard, attempts=attempts)
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #8244f55f
 def records_of(part: Sequence[Mapping[str, Any]],
@@ -171,6 +175,8 @@ def records_of(part: Sequence[Mapping[str, Any]],
     return [Record({'_id': r.get('_id')}, result) for r in part]
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #0178096b
+BatchReader = Callable[[Sequence[Mapping[str, Any]], dict[str, Any]], list[Record]]
+
 class Batches(Caller):
     "Calls with many records."
 
@@ -181,13 +187,14 @@ class Batches(Caller):
         records: Sequence[Mapping[str, Any]],
         *,
         timeout: float,
-        collection: bool = False,
+        read: BatchReader = lambda part, body: in_order(part, body.get('records')),
+        **how: Any,
     ) -> list[Record]:
-        "One `Record` for each of `records`. Raises `VendorError` if no batch came through."
-        ask = partial(self.ask, operation, path, timeout=timeout, collection=collection)
+        """One `Record` for each of `records`; `how` as in `ask`.
+        Raises `VendorError` if no batch came through."""
+        ask = partial(self.ask, operation, path, timeout=timeout, **how)
         async def batch(part: Sequence[Mapping[str, Any]]) -> list[Record] | VendorError:
-            read = lambda body: in_order(part, body.get('records'))
-            try: return await ask({'records': list(part)}, read, records=len(part))
+            try: return await ask({'records': list(part)}, partial(read, part), records=len(part))
             except VendorError as e: return e
         parts = [records[i:i + BATCH] for i in range(0, len(records), BATCH)]
         done = await asyncio.gather(*(batch(p) for p in parts))
@@ -204,17 +211,22 @@ class Batches(Caller):
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #75cf3e16
 FIELDS = ('_id', 'brand', 'external_id')
+ANSWERED = (404, 411, 412)  # each record says what became of it
 
 class Collection(Batches):
     """The operations on the collection XIMILAR_COLLECTION_ID; `timeout` is for the whole call.
     All raise `VendorError`."""
 
-    async def _on(self, name: str, records: Sequence[Mapping[str, Any]], timeout: float) -> list[Record]:
-        return await self.records(name, SEARCHING + name, records, timeout=timeout, collection=True)
+    async def _on(
+        self, name: str, records: Sequence[Mapping[str, Any]], timeout: float, attempts: int = 2
+    ) -> list[Record]:
+        how: dict[str, Any] = {'read': each_record, 'accept': ANSWERED, 'attempts': attempts}
+        return await self.records(name, SEARCHING + name, records, timeout=timeout, collection=True, **how)
 
     async def insert(self, records: Sequence[Mapping[str, Any]], *, timeout: float = 60.) -> list[Record]:
-        "Add records (see `sku_record`); one already there has the error 411, one too many 412."
-        return await self._on('insert', records, timeout)
+        """Add records (see `sku_record`); one already there has the error 411, one too many 412.
+        Never sent again by itself: what became of a failed call, `get` can tell."""
+        return await self._on('insert', records, timeout, attempts=1)
 
     async def delete(self, ids: Sequence[str], *, timeout: float = 60.) -> list[Record]:
         return await self._on('delete', [{'_id': i} for i in ids], timeout)
@@ -224,7 +236,7 @@ class Collection(Batches):
         return await self._on('get', [{'_id': i} for i in ids], timeout)
 
     async def update(self, records: Sequence[Mapping[str, Any]], *, timeout: float = 60.) -> list[Record]:
-        "Change metadata; photos cannot be changed."
+        "Change metadata; photos cannot be changed. A record that is not there has the error 404."
         if any('_base64' in r or '_url' in r for r in records):
             raise ValueError('update changes metadata only: delete and insert to change a photo')
         return await self._on('update', records, timeout)
@@ -319,6 +331,7 @@ class XimilarDetector:
         scale = max(1., max(photo.size)/terms.longest['detect'])
         return [i for f in join_pairs(found) if (i := cut_or_none(photo, [v*scale for v in f.box], f))]
 
+# %% ../../nbs/103_vendors.ximilar.ipynb #24463669
 def cut_or_none(photo: Image.Image, box: Sequence[float], f: Found) -> Item | None:
     "The item, or None for a box that lies outside the photo."
     try: return cut(photo, box, f.category, f.confidence, label=f.label)
