@@ -67,6 +67,8 @@ PRODUCTS = Table(
     },
     required=('external_id', 'brand'), key=('brand', 'external_id'),
 )
+
+# %% ../../nbs/054_catalogue.tables.ipynb #6a5a19ec
 _PLACE = ('name', 'address', 'city', 'country', 'floor')
 STORES = Table(
     'raw_stores',
