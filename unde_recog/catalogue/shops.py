@@ -188,6 +188,7 @@ def _magento_price(row: Mapping[str, str]) -> str:
     days = row.get('special_price_from_date', ''), row.get('special_price_to_date', '')
     return price_now(row.get('price', ''), row.get('special_price', ''), *days)
 
+# %% ../../nbs/053_catalogue.shops.ipynb #90a25958
 def _magento_product(
     style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], context: ShopContext
 ) -> dict[str, str]:

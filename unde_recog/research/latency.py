@@ -86,10 +86,11 @@ def rows_of(brand: str, first: int, count: int,
     vectors = sku_vectors(brand, first, count, kinds)
     for i in range(count):
         key = SkuKey(brand, f's{first + i:06d}')
+        category = category_of(brand, first + i, kinds)
         for rank in range(PHOTOS):
             yield (
                 CatalogPhoto(key, f'generated:{brand}/{key.external_id}/{rank}', rank,
-                             {'category': category_of(brand, first + i, kinds), 'style_id': f'{(first + i) // 3}'}),
+                             {'category': category, 'style_id': f'{(first + i) // 3}'}),
                 hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(),
                 vectors[i, rank],
             )
