@@ -122,6 +122,7 @@ def to_match(candidate: Candidate, product: Product | None, colours: Sequence[Co
         price=product.price if product else meta.get('price'),
         currency=product.currency if product else meta.get('currency'),
         image_url=photo or candidate.image_url or None,
+        product_url=product.product_url if product else None,
         stores=list(candidate.stores),
         other_malls=list(candidate.other_malls),
         other_colours=list(colours),

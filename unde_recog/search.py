@@ -187,8 +187,8 @@ def skus_query(
     plain, likely = filter_arms(layout, brands), category_arms(layout, brands, evidence.likely)
     arms = plain + likely
     params = {name: value for arm in arms for name, value in arm.params.items()}
-    # twice: from all brands, whole clusters are else missed (reports/latency)
-    depth = 2*fetch if brands is None and not likely else fetch
+    # twice: whole clusters are else missed (reports/latency); an arm a category looks there again
+    depth = fetch if likely else 2*fetch
     local = planner(depth, any(arm.iterate for arm in arms))
     near = '\nunion all '.join(arm.sql() for arm in arms)
     if evidence: params['deductions'] = json.dumps(evidence.deductions)

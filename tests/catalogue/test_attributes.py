@@ -1,5 +1,6 @@
 "Attributes of products against labels made by hand, and what must stay unknown."
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -37,15 +38,15 @@ def test_a_hundred_luma_products_by_hand(luma):
     assert len(skus) == 100 and skus <= luma.keys()
     given, right, wrong = Counter(), Counter(), []
     for sku in sorted(skus):
-        for attribute, value in product_attributes(luma[sku]).items():
+        said = json.loads(luma[sku]['attributes'] or '{}')
+        for attribute, value in product_attributes(luma[sku] | said).items():
             given[attribute] += 1
             if value in labels[sku, attribute]: right[attribute] += 1
             else: wrong.append((sku, attribute, value))
     assert right.total()/given.total() >= .9, wrong
-    for attribute in ('type', 'material', 'fit', 'style'):
+    for attribute in ('type', 'material', 'pattern', 'fit', 'style'):
         assert right[attribute]/given[attribute] >= .9, (attribute, wrong)
-    assert right['pattern'] >= given['pattern'] - 1, wrong
-    assert given['type'] == 100 and given['material'] >= 20 and given['fit'] >= 35
+    assert given['type'] == 100 and given['pattern'] >= 90 and given['material'] >= 20 and given['fit'] >= 35
 
 
 @pytest.mark.parametrize('row', [

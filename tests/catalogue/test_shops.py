@@ -8,8 +8,12 @@ from psycopg.rows import dict_row
 
 from unde_recog.catalogue.identity import rename_brands
 from unde_recog.catalogue.imports import import_products, import_stores
+from unde_recog.catalogue.products import parse_products, products_query
 from unde_recog.catalogue.reading import ReadOptions
 from unde_recog.catalogue.stock import import_availability
+from unde_recog.contracts import Candidate, SkuKey
+from unde_recog.db.database import run
+from unde_recog.rerank import to_match
 
 
 def write(path, rows):
@@ -127,6 +131,7 @@ def test_magento_attribute_codes_and_store_views(db, tmp_path):
         'name': 'Hoodie',
         'store_view_code': '',
         'url_key': 'hoodie',
+        'additional_attributes': 'pattern=Color-Blocked,climate=Cool',
         'configurable_variations': 'sku=mh07-s-gray,maat=S | sku=MH07-M-Gray,maat=M',
     }
     simple = [
@@ -150,6 +155,19 @@ def test_magento_attribute_codes_and_store_views(db, tmp_path):
         'MH07-Gray', 'Hoodie', 'Gray', ['S', 'M'],
     )
     assert row['product_url'] == 'https://luma.example/hoodie.html'
+    assert row['attributes'] == {'type': 'hoodie', 'pattern': 'colour-block'}
+
+
+def test_the_address_of_a_product_reaches_the_match(db, tmp_path):
+    "From the file to the JSON of an answer; attributes of a column of their own, too."
+    rows = [{'brand': 'hm', 'external_id': '1', 'name': 'Tee', 'category': 'T-shirts',
+             'product_url': 'https://hm.example/1', 'attributes': '{"pattern": "Stripes"}'}]
+    import_products(db, write(tmp_path/'p.csv', rows))
+    assert [r['attributes'] for r in table(db)] == [{'type': 't-shirt', 'pattern': 'striped'}]
+    key = SkuKey('hm', '1')
+    with db.connect('catalogue') as conn: product = parse_products(run(conn, products_query([key])))[key]
+    match = to_match(Candidate(key=key, score=.5), product)
+    assert match.model_dump(mode='json')['product_url'] == 'https://hm.example/1'
 
 
 def test_brands_are_renamed_everywhere(db, tmp_path):

@@ -198,7 +198,7 @@ def _store_photos(values: dict[str, Any], line: int, folder: PhotoFolder, storag
     values['image_urls'], values['image_views'] = [n for n, _ in kept], [v for _, v in kept]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #71ab3de9
-_PRODUCT_COLUMNS = (*PRODUCTS.readers, 'external_id_folded', 'category_canonical', 'attributes',
+_PRODUCT_COLUMNS = (*PRODUCTS.readers, 'external_id_folded', 'category_canonical',
                     'image_status', 'index_scope')
 _NEW_PHOTOS = ''', image_status = case when t.image_urls is distinct from excluded.image_urls
         then excluded.image_status else t.image_status end,
@@ -209,7 +209,7 @@ def _kept(absent: set[str], index_scope: str | None) -> set[str]:
     """What stays of a product that is there.
 
     Columns that the file lacks, what follows from them, and what other jobs have set since."""
-    kept = absent | {'image_status'}
+    kept = absent - {'attributes'} | {'image_status'}  # they follow from other columns too
     if 'category' in absent: kept |= {'category_canonical'}
     if absent & {'name', 'category'}: kept |= {'attributes'}
     if index_scope is None: kept |= {'index_scope'}
@@ -234,7 +234,7 @@ def _complete_product(values: dict[str, Any], categories: Path | None, index_sco
     values['source'] = values['source'] or values['brand']
     values['external_id_folded'] = fold(values['external_id'])
     values['category_canonical'] = canonical_category(values['category'], categories)
-    values['attributes'] = product_attributes(values)
+    values['attributes'] = product_attributes(values | (values.get('attributes') or {}))
     photos = len(values['image_urls'])
     values['image_views'] = (values['image_views'] + ['unknown']*photos)[:photos]
     values['index_scope'] = index_scope or 'pgvector'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ExportRows', 'ShopRows', 'ProductRows', 'ShopExport', 'READY', 'ShopContext', 'attribute_name', 'plain',
-           'product_row', 'required_columns', 'price_now', 'attributes', 'members', 'view_of', 'photos_of',
-           'category_of', 'size_order', 'magento_products', 'shopify_products', 'woocommerce_products']
+           'product_row', 'said_outright', 'required_columns', 'price_now', 'attributes', 'members', 'view_of',
+           'photos_of', 'category_of', 'size_order', 'magento_products', 'shopify_products', 'woocommerce_products']
 
 # %% ../../nbs/053_catalogue.shops.ipynb #f3865866
 import html, json, re
@@ -49,6 +49,8 @@ _CODES = {
     'size': 'size sizes groesse grosse talla taille taglia maat rozmiar velikost storrelse storlek '
             'razmer размер beden marime tamanho clothing_size shoe_size 尺码 사이즈',
     'material': 'material materials composition stoff matiere materiale materiaal состав fabric',
+    'pattern': 'pattern muster motif motivo print dessin desen wzor estampado узор',
+    'fit': 'fit passform coupe vestibilita pasvorm kroj крой',
 }
 _KNOWN_CODES = {fold(code): ours for ours, codes in _CODES.items() for code in codes.split()}
 
@@ -70,6 +72,14 @@ def product_row(**values: Any) -> dict[str, str]:
         for k, v in values.items()
     }
 
+
+
+_SAID = ('pattern', 'fit')  # attributes that nothing else in an export says as surely
+
+def said_outright(values: Mapping[str, str]) -> str:
+    "What a shop's attributes say of a product, as JSON for the column `attributes`."
+    said = {name: values[name] for name in _SAID if values.get(name)}
+    return json.dumps(said, ensure_ascii=False) if said else ''
 
 def _id_with_colour(style: str, colour: str, alone: bool) -> str:
     "The id of a style in a colour; the style's own where there is one colour only."
@@ -183,6 +193,7 @@ def _magento_price(row: Mapping[str, str]) -> str:
     days = row.get('special_price_from_date', ''), row.get('special_price_to_date', '')
     return price_now(row.get('price', ''), row.get('special_price', ''), *days)
 
+# %% ../../nbs/053_catalogue.shops.ipynb #90a25958
 def _magento_product(
     style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], context: ShopContext
 ) -> dict[str, str]:
@@ -210,6 +221,7 @@ def _magento_product(
         image_urls=photos,
         image_views=[view_of(p) for p in photos],
         product_url=_page(context, f'{page}.html' if page else ''),
+        attributes=said_outright(shared | values),
     )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #9e92f0f7
@@ -392,6 +404,7 @@ def _woo_product(
         composition=', '.join(attrs.get('material', [])),
         sizes=list(dict.fromkeys(sizes)),
         image_urls=_woo_photos(*own, parent),
+        attributes=said_outright({name: ', '.join(found) for name, found in attrs.items()}),
         product_url=_page(context, f"?p={parent['ID']}" if parent.get('ID') else ''),
     )
 

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from .console import err, out, plain_table, report_errors
 from ..contracts import Answer, ItemAnswer, Match
-from ..media.gallery import Entry, price_text, render_page
+from ..media.gallery import Entry, likeness_text, price_text, reason_text, render_page
 from ..settings import load_settings
 
 # %% ../../nbs/343_commands.recognize.ipynb #8a8e74b4
@@ -60,14 +60,16 @@ def item_table(item: ItemAnswer) -> Table:
     table = plain_table(columns, item_title(item), pad_edge=False)
     for n, m in enumerate(item.matches, 1):
         table.add_row(str(n), _product_name(m), m.brand, price_text(m), where_lines(m),
-                      f'{m.score:.2f}')
+                      likeness_text(m, item))
     return table
 
 # %% ../../nbs/343_commands.recognize.ipynb #b8e50117
 def show_answer(answer: Answer) -> None:
     "Print an answer: a table a garment, then what was left out, time and request id."
+    if answer.reason: out.print(reason_text(answer.reason))
     for item in answer.items:
         out.print(item_table(item))
+        if item.reason: out.print(reason_text(item.reason))
         out.print()
     if answer.degraded: out.print(f"[yellow]left out: {', '.join(answer.degraded)}[/]")
     last = f'{answer.total_ms} ms · {answer.model_version} · request {answer.request_id}'
