@@ -71,12 +71,12 @@ def fill_items(conn: psycopg.Connection, drawn: Drawn, namespace: str, version: 
 def exact_items(drawn: Drawn, of: Sequence[int], k: int) -> list[list[int]]:
     "The `k` products nearest to each of `of`, by all vectors."
     queries = {n: v[n - start] for start, v in drawn.blocks() for n in of if start <= n < start + len(v)}
-    asked = np.concatenate([queries[n] for n in of])
+    asked = np.stack([queries[n].mean(0) for n in of])
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     best: list[np.ndarray] = []
     for _, vectors in drawn.blocks():
         flat = vectors.reshape(-1, drawn.dims)
-        near = (asked @ flat.T).reshape(len(of), drawn.photos, len(vectors), drawn.photos)
-        best.append(near.max(axis=(1, 3)))
+        best.append((asked @ flat.T).reshape(len(of), len(vectors), drawn.photos).max(axis=2))
     scores = np.concatenate(best, axis=1)
     scores[np.arange(len(of)), list(of)] = -1
     return np.argsort(-scores, axis=1, kind='stable')[:, :k].tolist()

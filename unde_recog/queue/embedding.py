@@ -31,7 +31,7 @@ def add_embedding(app: Celery, settings: Callable[[], Settings]) -> None:
         if result.busy: raise self.retry(countdown=5, max_retries=1000)
         return asdict(result)
     limits = {'time_limit': 6*HOUR, 'soft_time_limit': 6*HOUR - 60}
-    app.task(bind=True, name=EMBEDDING, queue=EMBEDDING, **limits)(embed)
+    app.task(bind=True, name=EMBEDDING, queue=EMBEDDING, shared=False, **limits)(embed)
 
 # %% ../../nbs/313_queue.embedding.ipynb #b83c72aa
 def in_queue(
