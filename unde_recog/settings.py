@@ -174,6 +174,9 @@ class _Vendors(BaseModel):
         'pgvector', 'what stops when a budget is spent'
     )
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
+    HF_ENDPOINT: HttpAddress = _f('https://huggingface.co', 'the model hub, or a mirror of it')
+    HF_TOKEN: SecretStr | None = _f(None, 'for models behind terms, and private ones')
+    HF_HUB_OFFLINE: bool = _f(False, 'never ask the hub: only what is here')
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')
 
@@ -192,6 +195,7 @@ class _Service(BaseModel):
         64, 'photos worked on at once; more are refused'
     )
     RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
+    PHOTO_SAMPLE: Share = _f(0., 'share of uploads kept for labelling, where the person agrees')
     BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
     FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ErrorKind', 'HEIC', 'VIDEO', 'WANTED', 'MAX_PIXELS', 'MAX_PIXELS_WHOLE', 'MIN_SIDE', 'LARGE', 'IN_FLIGHT',
-           'LONGEST_PADDED', 'ImageError', 'formats', 'foreign_format', 'unreadable', 'shrinks', 'check_pixels',
-           'cut_off_webp', 'open_header', 'to_eight_bits', 'to_rgb', 'turn_upright', 'draft', 'reduced', 'full_size',
-           'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'completed', 'decode', 'image_hash', 'pixel_hash',
-           'pad_square', 'shrink', 'to_jpeg', 'at_height', 'sheet']
+           'MOST_SCANS', 'LONGEST_PADDED', 'ImageError', 'formats', 'foreign_format', 'unreadable', 'shrinks',
+           'check_pixels', 'cut_off_webp', 'open_header', 'to_eight_bits', 'to_rgb', 'turn_upright', 'draft', 'reduced',
+           'full_size', 'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'DecodingCost', 'decoding_cost',
+           'completed', 'decode', 'image_hash', 'pixel_hash', 'pad_square', 'shrink', 'to_jpeg', 'at_height', 'sheet']
 
 # %% ../../nbs/011_media.images.ipynb #783ea3ce
 import hashlib, io, math, threading
@@ -245,6 +245,24 @@ def decoded_pixels(image: Image.Image, at_least: int | None) -> int:
     if at_least is None or not shrinks(image): return whole
     scale = max(1, min(8, min(image.size) // at_least))
     return whole // (1 << scale.bit_length() - 1)**2
+
+# %% ../../nbs/011_media.images.ipynb #1ce5b2e1
+MOST_SCANS = 100
+
+class DecodingCost(NamedTuple):
+    "Pixels that decoding holds, and that it goes over."
+    pixels: int
+    work: int
+
+def decoding_cost(data: bytes, at_least: int | None = MIN_SIDE, name: str = 'the photo') -> DecodingCost:
+    "What `decode` of a photo's bytes will cost. Raises `ImageError` for one that asks for too much."
+    with open_header(data, MAX_PIXELS, at_least, name) as image:
+        whole, pixels = image.width*image.height, decoded_pixels(image, at_least)
+        passes = data.count(b'\xff\xda') if image.info.get('progressive') else 1
+    if passes > MOST_SCANS:
+        told = f'{name} goes over its pixels {passes:,} times: save it as a plain JPEG'
+        raise ImageError('too_many_pixels', told)
+    return DecodingCost(pixels, pixels + whole*max(1, passes//4)//4)
 
 # %% ../../nbs/011_media.images.ipynb #897797b3
 _ENDS = tuple(filler * 2048 + b'\xff\xd9' for filler in (b'', b'\x55', b'\xaa'))

@@ -231,6 +231,7 @@ class Storage(Protocol):
     "Bytes by key. `get` raises `ImageError` (not_found)."
     def get(self, key: str) -> bytes: ...
     def put(self, key: str, data: bytes) -> None: ...
+    def delete(self, key: str) -> None: ...
     def exists(self, key: str) -> bool: ...
     def list(self, prefix: str = '') -> Iterator[str]: ...
 
@@ -279,6 +280,7 @@ class FolderStorage:
             temporary.write_bytes(data)
             os.replace(temporary, target)
         finally: temporary.unlink(missing_ok=True)
+    def delete(self, key: str) -> None: (self.folder/check_key(key)).unlink(missing_ok=True)
     def exists(self, key: str) -> bool: return (self.folder/check_key(key)).is_file()
     def list(self, prefix: str = '') -> Iterator[str]:
         for p in sorted(self.folder.rglob('*')):
@@ -344,6 +346,10 @@ class S3Storage:
         with _s3_errors(self.bucket, key):
             self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data,
                                    ContentType='image/jpeg')
+
+    def delete(self, key: str) -> None:
+        with _s3_errors(self.bucket, key):
+            self.client.delete_object(Bucket=self.bucket, Key=check_key(key))
 
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError

@@ -123,7 +123,7 @@ async def by_image(state: AppState, request: Request, k: int) -> SearchResult:
     whole = Item(Box(0, 0, *full_size(image)), 'other', 1., image)
     item = given_items(image, given[:1])[0] if given else whole
     async def look() -> tuple[str, list[Candidate]]:
-        with state.admission.enter(): return await state.engine.call(primary_search(item, k))
+        return await state.engine.call(primary_search(item, k))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
     fits = lambda c: not filters or filters.fits(c.metadata.get('price'), c.metadata.get('gender'))
     kept = [c for c in found if fits(c)]

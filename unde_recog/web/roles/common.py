@@ -139,7 +139,7 @@ async def paid_call(state: AppState, response: Response, work: Callable[[Any], A
     "What `work(recognizer)` gives; the response's headers name its costs and what was left out."
     async def there(recognizer: Any) -> tuple[T, Cost]:
         with track_cost() as spent: return await work(recognizer), spent
-    with state.admission.enter(): result, spent = await state.engine.call(there)
+    result, spent = await state.engine.call(there)
     response.headers.update(cost_headers(spent) | left_out_headers(left_out))
     return result
 
