@@ -44,7 +44,7 @@ def near_query(
     fetch = PHOTOS*(k + 1)
     params: dict[str, Any] = {'brand': key.brand, 'id': key.external_id, 'k': k, 'fetch': fetch}
     params |= {'namespace': namespace, 'version': version, 'modality': modality}
-    local = {'hnsw.ef_search': str(max(100, min(1000, fetch))), 'plan_cache_mode': 'force_custom_plan'}
+    local = {'hnsw.ef_search': str(max(200, min(1000, fetch))), 'plan_cache_mode': 'force_custom_plan'}
     return Query(text, params, local)
 
 def parse_near(rows: Sequence[Sequence[Any]]) -> list[Candidate]:
