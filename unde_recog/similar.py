@@ -47,6 +47,7 @@ def near_query(
     local = {'hnsw.ef_search': str(max(200, min(1000, fetch))), 'plan_cache_mode': 'force_custom_plan'}
     return Query(text, params, local)
 
+# %% ../nbs/045_similar.ipynb #02d8cf75
 def parse_near(rows: Sequence[Sequence[Any]]) -> list[Candidate]:
     "Rows of `near_query`."
     return [Candidate(key=SkuKey(b, i), score=min(1., max(0., float(s)))) for b, i, s in rows]

@@ -54,7 +54,8 @@ def context(db, folder, feeds, **options):
     (folder/'feeds.json').write_text(json.dumps(feeds))
     with db.connect('catalogue') as conn:
         for brand in feeds:
-            conn.execute("insert into raw_stores (brand, store_id, name, mall_name) values (%s, '1', 'x', 'M') "
+            conn.execute('insert into raw_stores (brand, store_id, name, mall_name) '
+                         "values (%s, '1', 'x', 'M') "
                          'on conflict do nothing', (brand,))
     settings = load_settings(env={}, UNDE_DATA_DIR=folder, ALLOW_PRIVATE_URLS=True)
     return JobContext(settings=settings, db=db, options=PollOptions(**options))

@@ -29,10 +29,12 @@ def copy_version(shop):
         old = conn.execute("select version from embedding_versions where namespace = 'default'").fetchone()[0]
         new = f'{old}@{NEW}'
         conn.execute(
-            '''insert into embedding_versions (namespace, version, model, dims, status, products, photos, completed_at)
+            '''insert into embedding_versions
+                   (namespace, version, model, dims, status, products, photos, completed_at)
                select namespace, %s, model, dims, 'complete', products, photos, '2020-01-01'
                from embedding_versions where version = %s''', (new, old))
-        columns = '''brand, sku_id, image_url, image_rank, image_hash, embedding, metadata, category_canonical'''
+        columns = ('brand, sku_id, image_url, image_rank, image_hash, embedding, metadata, '
+                   'category_canonical')
         conn.execute(
             f'''insert into sku_image_embeddings ({columns}, model_version)
                 select {columns}, %s from sku_image_embeddings where model_version = %s''', (new, old))
@@ -99,5 +101,6 @@ def test_switch_trial_and_back_under_load(shop):
                       "select model_version, settings->>'on_trial' as settings, settings->>'CANARY_SHARE' "
                       'as primary_models from recognition_items) t')
     assert {'true'} == {s for v, s, c in logged if v == new and float(c) == .5 and s == 'true'}
-    mixed = shop.log('''select request_id from recognition_items group by 1 having count(distinct model_version) > 1''')
+    mixed = shop.log('''select request_id from recognition_items
+                        group by 1 having count(distinct model_version) > 1''')
     assert mixed == []

@@ -55,8 +55,8 @@ def provider_list(names: str) -> list[str]:
     import onnxruntime as ort
     asked, there = [n.strip() for n in names.split(',') if n.strip()], ort.get_available_providers()
     if asked and not (missing := [n for n in asked if n not in there]): return asked
-    named = ', '.join(missing) if asked else 'nothing'
-    raise ValueError(f"ONNX_PROVIDERS={names}: {named} is not in this onnxruntime; there are: {', '.join(there)}")
+    named, known = ', '.join(missing) if asked else 'nothing', ', '.join(there)
+    raise ValueError(f'ONNX_PROVIDERS={names}: {named} is not in this onnxruntime; there are: {known}')
 
 # %% ../../nbs/071_models.onnx.ipynb #d1326fe9
 class OnnxTower:
