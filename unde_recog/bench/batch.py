@@ -158,14 +158,12 @@ def fingerprint(conn: psycopg.Connection, version: str, brand: str) -> tuple[int
     return rows, digest.hexdigest()[:16], Counter(kind for _, _, kind in failed)
 
 # %% ../../nbs/336_bench.batch.ipynb #53ffb275
-def run_and_kill(words: list[str], env: Mapping[str, str], after: float) -> bool:
-    "Start a program, kill it after `after` seconds; whether it was still at work."
+def run_and_kill(words: list[str], env: Mapping[str, str], at: int) -> bool:
+    "Start a program that prints how far it is, kill it at `at`; whether it was still at work."
     null = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, *words], env=dict(env), stdout=null, stderr=null)
-    try:
-        process.wait(after)
-        return False
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+    process = subprocess.Popen([sys.executable, *words], env=dict(env), stderr=null,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as lines: reached = any(int(line) >= at for line in lines)
+    if reached: os.kill(process.pid, signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
