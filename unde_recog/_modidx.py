@@ -2489,6 +2489,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'unde_recog.models.onnx.image_input': ('models.onnx.html#image_input', 'unde_recog/models/onnx.py'),
                                         'unde_recog.models.onnx.image_output': ( 'models.onnx.html#image_output',
                                                                                  'unde_recog/models/onnx.py'),
+                                        'unde_recog.models.onnx.provider_list': ( 'models.onnx.html#provider_list',
+                                                                                  'unde_recog/models/onnx.py'),
                                         'unde_recog.models.onnx.session_options': ( 'models.onnx.html#session_options',
                                                                                     'unde_recog/models/onnx.py')},
             'unde_recog.models.pull': { 'unde_recog.models.pull.PullPlan': ('models.pull.html#pullplan', 'unde_recog/models/pull.py'),

@@ -20,7 +20,7 @@ from PIL import Image
 from .models.classical import ClassicalDescriptor
 from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
-from .models.onnx import OnnxTower, Preset, session_options
+from .models.onnx import CPU, OnnxTower, Preset, provider_list, session_options
 from .models.registry import ModelCard, Preprocessing, get_card, models_dir, require_files
 from .settings import Settings, load_settings
 from .models.text import TextTower, open_text
@@ -99,7 +99,7 @@ class Embedder:
         raise ValueError(f'{name} gives {out.shape[1]} dimensions, its card says {self.dims}')
 
 # %% ../nbs/090_embedder.ipynb #fa60a1ec
-def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor:
+def _hybrid(path: Path, preset: Preset, threads: int | None, providers: str) -> HybridDescriptor:
     import onnxruntime as ort
     options = session_options(preset, threads)
     # half of the work is Python's: images side by side, not inside the network, and one more of
@@ -107,18 +107,19 @@ def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor
     side_by_side = preset == 'batch' and options.intra_op_num_threads > 1
     workers = options.intra_op_num_threads + 1 if side_by_side else 1
     if side_by_side: options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    session = ort.InferenceSession(str(path), options, providers=provider_list(providers))
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
     return HybridDescriptor(run, workers)
 
 # %% ../nbs/090_embedder.ipynb #c4e4acb7
-def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
+def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None, *,
+           providers: str = CPU) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
     if card.kind == 'classical': return ClassicalDescriptor(first)
-    if card.kind == 'fused': return _hybrid(first, preset, threads)
+    if card.kind == 'fused': return _hybrid(first, preset, threads, providers)
     graph = next(path for name, path in files.items() if name.endswith('.onnx'))  # the image's is first
-    network = OnnxTower(graph, preset, threads)
+    network = OnnxTower(graph, preset, threads, providers)
     encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
     return encode
@@ -149,7 +150,8 @@ def load_embedder(
     Raises `UnknownModel` or `ModelUnavailable`."""
     settings = settings or load_settings()
     card = get_card(name or settings.EMBEDDER_MODEL, settings)
-    tower = _tower(card, require_files(card, settings), preset, threads)
+    files = require_files(card, settings)
+    tower = _tower(card, files, preset, threads, providers=settings.ONNX_PROVIDERS)
     text = _text(card, tower, settings, preset, threads=threads)
     return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=text)
 

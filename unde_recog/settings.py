@@ -136,6 +136,9 @@ class _Places(BaseModel):
     MIGRATION_DATABASE_URL: PostgresAddress | None = _f(
         None, 'direct address beside a pooler, for migrations; unset = the three', repr=False
     )
+    ONNX_PROVIDERS: str = _f(
+        'CPUExecutionProvider', 'of ONNX Runtime, best first, as CUDAExecutionProvider,CPUExecutionProvider'
+    )
     INDEX_SHRINK_LIMIT: Share = _f(.2, 'share of a version that one index run may remove')
     UNDE_DATA_DIR: Path | None = _f(None, "embedded database, models, caches; unset = the platform's place")
     ALLOW_PRIVATE_URLS: bool = _f(False, 'let photo URLs point into private networks')

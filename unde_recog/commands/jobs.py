@@ -25,7 +25,8 @@ def option_of(field: Field, kind: Any) -> inspect.Parameter:
     "A dataclass field as a parameter that typer understands."
     words = [f"--{field.name.replace('_', '-')}"] if kind is bool and not field.default else []
     default = None if field.default is MISSING else field.default
-    annotation = Annotated[kind | None if default is None else kind, typer.Option(*words, **field.metadata)]
+    shown = typer.Option(*words, **field.metadata)
+    annotation: Any = Annotated[kind | None if default is None else kind, shown]
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )

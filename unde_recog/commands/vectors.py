@@ -7,7 +7,7 @@ __all__ = ['Ids', 'Source', 'Where', 'OlderModel', 'OlderVersion', 'Table', 'Bas
 
 # %% ../../nbs/353_commands.vectors.ipynb #83f50c0b
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 # %% ../../nbs/353_commands.vectors.ipynb #5a27708e
 import typer
@@ -51,5 +51,6 @@ def import_vectors_command(
         known = read_id_map(ids, settings.BRAND_ALIASES)
         with open_databases(settings) as db, Bars() as bars:
             def progress(done: int, total: int, failed: int) -> None: bars.on_event('vectors', done, total)
-            how = {'older_version': older_version, 'table': table, 'base_url': base_url, 'progress': progress}
+            how: dict[str, Any] = {'older_version': older_version, 'table': table}
+            how |= {'base_url': base_url, 'progress': progress}
             print(import_vectors(db, source, known, where=where, model=model, namespace=namespace, **how))

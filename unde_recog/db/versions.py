@@ -107,13 +107,17 @@ def use_version(
     return found
 
 # %% ../../nbs/027_db.versions.ipynb #9165ebe5
-_TRIAL = """select version, action from version_choices
-    where namespace = %s and action in ('try', 'stop') order by id desc limit 1"""
+_TRIAL = """with newest as (
+        select id, version, action from version_choices
+        where namespace = %(namespace)s and action in ('try', 'stop') order by id desc limit 1)
+    select version from newest n where action = 'try' and not exists (
+        select from version_choices c where c.namespace = %(namespace)s and c.id > n.id
+            and c.version = n.version and c.action in ('use', 'drop'))"""
 
 def version_on_trial(conn: psycopg.Connection, namespace: str = 'default') -> StoredVersion | None:
     "The version that a share of requests reads; None if there is none beside the one in force."
-    row = conn.execute(_TRIAL, (namespace,)).fetchone()
-    if row is None or row[1] == 'stop': return None
+    row = conn.execute(_TRIAL, {'namespace': namespace}).fetchone()
+    if row is None: return None
     versions = list_versions(conn, namespace)
     current = version_in_force(versions)
     found = next((v for v in versions if v.version == row[0] and v.complete and not v.partial), None)

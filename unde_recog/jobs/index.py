@@ -209,6 +209,7 @@ def failed_since(
     rows = conn.execute(_TRIED, (version, since)).fetchall()
     return {(SkuKey(b, s), url): EmbeddingError(kind, detail) for b, s, url, kind, detail in rows}
 
+# %% ../../nbs/124_jobs.index.ipynb #2b6b4f93
 def _bring_up(
     writer: Writer,
     photos: list[CatalogPhoto],
@@ -290,7 +291,8 @@ def index_catalogue(
         writer = Writer(conn, embedder, report, lease, chunk=how.chunk, commit=how.commit)
         _bring_up(writer, photos, products, brands, how=how, refresh=refresh)
         sizes = how.global_from, how.brand_from
-        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=brands is not None or how.sample < 1)
+        limited = brands is not None or how.sample < 1
+        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=limited)
         report.seconds = time.monotonic() - started
         return report
 

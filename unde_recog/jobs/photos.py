@@ -45,6 +45,7 @@ _LISTED = '''select brand, external_id, image_urls,
     where index_scope in ('pgvector', 'pilot') and (%(brands)s::text[] is null or brand = any(%(brands)s))
     order by brand, external_id'''
 
+# %% ../../nbs/121_jobs.photos.ipynb #f8916797
 _COPIES = """select brand, external_id, position, source_url, storage_key, content_hash from photo_files
     where state = 'fetched' and (%(brands)s::text[] is null or brand = any(%(brands)s))"""
 
@@ -56,6 +57,7 @@ def stored_copies(
     rows = conn.execute(_COPIES, wanted).fetchall()
     return {(SkuKey(brand, x), rank): (url, key, digest) for brand, x, rank, url, key, digest in rows}
 
+# %% ../../nbs/121_jobs.photos.ipynb #84257601
 def listed_photos(
     conn: psycopg.Connection, brands: Sequence[str] | None = None
 ) -> tuple[list[CatalogPhoto], set[SkuKey]]:

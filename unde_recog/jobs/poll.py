@@ -44,12 +44,14 @@ class Feed:
 def read_feeds(path: Path) -> list[Feed]:
     "The feeds of a JSON file. Raises `ValueError` naming what is wrong."
     try: listed = json.loads(path.read_text('utf-8'))
-    except FileNotFoundError: raise ValueError(f'{path}: there is no such file: list the feeds there') from None
+    except FileNotFoundError:
+        raise ValueError(f'{path}: there is no such file: list the feeds there') from None
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
     known, feeds = {f.name for f in fields(Feed)} - {'brand'}, []
     for brand, given in listed.items():
         if wrong := set(given) - known:
-            raise ValueError(f"{path}: {brand}: {', '.join(sorted(wrong))} is unknown; known: {', '.join(sorted(known))}")
+            text = f"{', '.join(sorted(wrong))} is unknown; known: {', '.join(sorted(known))}"
+            raise ValueError(f'{path}: {brand}: {text}')
         if bool(given.get('source')) == bool(given.get('adapter')):
             raise ValueError(f'{path}: {brand}: source or adapter is needed, not both')
         feeds.append(Feed(brand=canonical_brand(brand), **given))

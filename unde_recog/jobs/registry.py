@@ -27,7 +27,9 @@ JOBS: dict[str, JobEntry] = {
     'photos': JobEntry(
         'unde_recog.jobs.photo_files', "Fetch the shops' photos into object storage.", '15 * * * *'
     ),
-    'poll': JobEntry('unde_recog.jobs.poll', 'Ask what the stores have, and forget old history.', '5 * * * *'),
+    'poll': JobEntry(
+        'unde_recog.jobs.poll', 'Ask what the stores have, and forget old history.', '5 * * * *'
+    ),
     'index': JobEntry(
         'unde_recog.jobs.index_job', 'Embed what the catalogue lists and the index lacks.', '30 2 * * *'
     ),

@@ -102,6 +102,7 @@ def _note(reply: Reply, response: httpx.Response) -> None:
     reply.status, headers = response.status_code, response.headers
     reply.etag, reply.retry_after = headers.get('etag'), headers.get('retry-after')
 
+# %% ../../nbs/012_media.storage.ipynb #a71a40bb
 def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
     """The next URL of a redirect, None for a page to read.
 
@@ -155,11 +156,9 @@ def _drain(chunks: Iterable[bytes], max_bytes: int) -> bytes:
             raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return bytes(data)
 
-
 def _ask(
-    session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *,
-    max_bytes: int, reply: Reply,
-) -> bytes | str:
+    session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock,
+    *, max_bytes: int, reply: Reply) -> bytes | str:
     "One hop: the photo's bytes, or the URL to go to."
     request['extensions']['trace'] = clock.trace
     built = session.build_request('GET', **request)
@@ -173,7 +172,6 @@ def _ask(
 # %% ../../nbs/012_media.storage.ipynb #acbd45f1
 def _late(timeout: float) -> ImageError:
     return ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
-
 
 def _try_hop(
     session: httpx.Client, url: str, clock: _Clock, *, max_bytes: int, allow_private: bool,

@@ -63,7 +63,7 @@ def add_job(app: Celery, name: str, settings: Callable[[], Settings]) -> None:
         except DatabaseError as e:
             raise self.retry(exc=RuntimeError(str(e)), countdown=10, max_retries=30) from None
     limits = {'time_limit': LONGEST, 'soft_time_limit': LONGEST - 60}
-    app.task(bind=True, name=name, queue=JOBS_QUEUE, **limits)(run_it)
+    app.task(bind=True, name=name, queue=JOBS_QUEUE, shared=False, **limits)(run_it)
 
 # %% ../../nbs/312_queue.jobs.ipynb #c0388484
 def beat_schedule() -> dict[str, dict[str, Any]]:
