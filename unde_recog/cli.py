@@ -19,6 +19,7 @@ from .commands.check import check_app
 from .commands.console import set_debug
 from .commands.database import database_app, versions_app
 from .commands.demo import demo_app
+from .commands.find import find_app
 from .commands.imports import brands_app, import_app, index_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
@@ -37,7 +38,7 @@ GROUPS = {
     'keys': keys_app,
 }
 SINGLE = (
-    index_app, recognize_app, report_app, demo_app, quality_app,
+    index_app, recognize_app, find_app, report_app, demo_app, quality_app,
     serve_app, privacy_app, log_app, sandbox_app, database_app, check_app,
 )
 Debug = Annotated[bool, typer.Option(help='Show the traceback of an error.')]
