@@ -256,6 +256,14 @@ def tests_beside():
         elif parts[0] not in rooms | TOP_TESTS: fail(f'tests/{parts[0]} is named after no room')
 
 
+def links():
+    "Links of the documentation to files of this repository exist."
+    for p in tracked('*.md', 'docs/*.md', 'deploy/*.md', 'reports/*/*.md'):
+        for target in re.findall(r'\]\(([^)#\s]+)[^)]*\)', p.read_text('utf-8')):
+            if re.match(r'\w+:', target): continue
+            if not (p.parent/target).exists(): fail(f'{p.relative_to(ROOT)} links to {target}: no such file')
+
+
 def leaks():
     bad = re.compile(rb'/root/|/work/|/home/\w+/|/opt/(pypi|wheels)|-----BEGIN [A-Z ]*PRIVATE KEY')
     for p in tracked():
@@ -293,7 +301,7 @@ def wheel():
 
 def main():
     in_sync()
-    for check in (notebooks, arrows, reading_order, lines, tests_beside, leaks): check()
+    for check in (notebooks, arrows, reading_order, lines, tests_beside, links, leaks): check()
     if sh(BIN/'ruff', 'check', '-q', '.').returncode: fail('ruff')
     if sh(BIN/'mypy').returncode: fail('mypy')
     if sh(sys.executable, '.ci/readme.py', '--check').returncode: fail('README.md')

@@ -120,9 +120,8 @@ def canonical_value(attribute: str, text: str, vocabulary: Vocabulary | None = N
 # %% ../nbs/005_attributes.ipynb #02ed2841
 _AFTER = re.compile(r' (with|in|for|and|of|by|from|to|over) ')
 
-def common_value(
-    attribute: str, values: Iterable[str], vocabulary: Vocabulary | None = None
-) -> str | None:
+def common_value(attribute: str, values: Iterable[str],
+                 vocabulary: Vocabulary | None = None) -> str | None:
     "The nearest common ancestor that has terms of its own; None if there is none."
     paths = [lineage(attribute, v, vocabulary) for v in dict.fromkeys(values)]
     named = {t.value for t in (vocabulary or load_vocabulary()).terms[attribute]}
@@ -164,12 +163,8 @@ def _single_fibre(composition: str, vocabulary: Vocabulary | None) -> str | None
     values = [v for p in parts for v in _fibres(p, vocabulary)[:1]]
     return values[0] if len(values) == 1 and len(parts) - len(stretch) == 1 else None
 
-def material_of(
-    name: str,
-    composition: str,
-    description: str,
-    vocabulary: Vocabulary | None = None,
-) -> str | None:
+def material_of(name: str, composition: str, description: str,
+                vocabulary: Vocabulary | None = None) -> str | None:
     "The material of a product by name, composition and description."
     unlined = re.sub(r'\w+[ -](lined|lining|trim)\b', ' ', name.lower())
     named = _fibres(unlined, vocabulary)
@@ -184,9 +179,8 @@ _DETAIL = re.compile(
     r'[^.•;]*', re.I,
 )
 
-def one_value(
-    attribute: str, name: str, description: str, vocabulary: Vocabulary | None = None
-) -> str | None:
+def one_value(attribute: str, name: str, description: str,
+              vocabulary: Vocabulary | None = None) -> str | None:
     "The value that the name holds, else the only one of the description."
     if named := find_terms(attribute, name, vocabulary): return named[-1].value
     text = _DETAIL.sub(' ', description) if attribute == 'pattern' else description

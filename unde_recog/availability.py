@@ -36,9 +36,8 @@ where jsonb_array_length(r.sizes_in_stock) > 0
 order by k.brand, k.external_id, s.mall_name, s.store_id'''
 _KEYS = 'unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id)'
 
-def stock_query(
-    keys: Iterable[SkuKey], window: timedelta, now: datetime | None = None, mall: str | None = None
-) -> Query:
+def stock_query(keys: Iterable[SkuKey], window: timedelta, now: datetime | None = None,
+                mall: str | None = None) -> Query:
     "Newest non-empty readings in (now − window, now], a row a store; `mall` limits the stores."
     now = now or datetime.now(timezone.utc)
     and_mall = 'and s.mall_name = %(mall)s' if mall is not None else ''
@@ -84,12 +83,8 @@ def with_stores(candidate: Candidate, stores: Iterable[Store], mall: str | None)
     shown = (s for s in stores if not candidate.in_mall or s.mall_name == mall)
     return candidate.but(stores=tuple(shown))
 
-def sort_by_malls(
-    candidates: Sequence[Candidate],
-    malls: Mapping[SkuKey, Sequence[str | None]],
-    mall: str | None,
-    passing: int = 20,
-) -> Stock:
+def sort_by_malls(candidates: Sequence[Candidate], malls: Mapping[SkuKey, Sequence[str | None]],
+                  mall: str | None, passing: int = 20) -> Stock:
     """Split `candidates` by the malls of the stores that have them (None: a store in the street).
     Without a mall the first `passing` go on."""
     if mall is None: return Stock([c.but(in_mall=None) for c in candidates[:passing]], feed='unasked')
@@ -102,12 +97,8 @@ def sort_by_malls(
         else: stock.gone.append(c.but(in_mall=False))
     return stock
 
-def sort_by_stock(
-    candidates: Sequence[Candidate],
-    stores: Mapping[SkuKey, Sequence[Store]],
-    mall: str | None,
-    passing: int = 20,
-) -> Stock:
+def sort_by_stock(candidates: Sequence[Candidate], stores: Mapping[SkuKey, Sequence[Store]],
+                  mall: str | None, passing: int = 20) -> Stock:
     "As `sort_by_malls`, each candidate with its stores."
     malls = {key: [s.mall_name for s in found] for key, found in stores.items()}
     stock = sort_by_malls(candidates, malls, mall, passing)
@@ -141,6 +132,7 @@ def available(
         stock.feed = 'stopped'
     return stock
 
+# %% ../nbs/042_availability.ipynb #0a2db293
 async def aavailable(
     conn: psycopg.AsyncConnection,
     candidates: Sequence[Candidate],
@@ -198,7 +190,6 @@ _MALLS = Query(
     '''select mall_name, array_agg(distinct brand order by brand) from raw_stores
     where mall_name is not null group by mall_name'''
 )
-
 
 def spelling(malls: Iterable[str], mall: str) -> str:
     "`mall` as its stores spell it; compared folded. Raises `UnknownMall`, naming near ones."

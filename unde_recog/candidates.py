@@ -11,8 +11,8 @@ from typing import Any
 # %% auto #0
 __all__ = ['PRIMARY_K', 'BOOSTER_K', 'MERGE_K', 'vectors_of_all', 'wait_for_vector', 'ask_primary', 'exact_scores', 'ask_booster',
            'evidence_for', 'is_sold', 'merge_step', 'retrieve', 'search_step', 'ask_tagger', 'local_step', 'tag_step',
-           'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider', 'show_unknown_stock',
-           'availability_step']
+           'wants_context', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider',
+           'show_unknown_stock', 'availability_step']
 
 # %% ../nbs/141_candidates.ipynb #23b92691
 from .availability import Round, Stock, aware, feed_query, next_round, sort_by_malls
@@ -22,6 +22,7 @@ from .contracts import Candidate, SkuKey, Tagger
 from .db.database import arun
 from .evidence import Evidence, evidence_of
 from .gating import booster_thresholds, distinct, fuse, gate
+from .settings import Settings
 
 # %% ../nbs/141_candidates.ipynb #c17f7803
 PRIMARY_K = 50
@@ -66,9 +67,8 @@ async def ask_primary(item_state: ItemState, ctx: RequestContext, k: int = PRIMA
     plain = [c.but(score=c.cosine) for c in found if c.cosine is not None]
     item_state.cosine_gate = gate(plain, *ctx.thresholds)
 
-async def exact_scores(
-    item_state: ItemState, ctx: RequestContext, keys: Sequence[SkuKey], timeout: float
-) -> dict[SkuKey, float]:
+async def exact_scores(item_state: ItemState, ctx: RequestContext, keys: Sequence[SkuKey],
+                       timeout: float) -> dict[SkuKey, float]:
     "The primary's scores of SKUs that others have named."
     await wait_for_vector(item_state, ctx, timeout)
     return await ctx.parts.primary.exact_scores(item_state.item, keys, timeout=timeout)
@@ -132,9 +132,8 @@ async def search_step(item_state: ItemState, ctx: RequestContext) -> None:
         await merge_step(item_state, ctx)
 
 # %% ../nbs/141_candidates.ipynb #d11a5c44
-async def ask_tagger(
-    tagger: Tagger, item_state: ItemState, ctx: RequestContext, *, name: str, step: str
-) -> dict[str, str]:
+async def ask_tagger(tagger: Tagger, item_state: ItemState, ctx: RequestContext, *, name: str,
+                     step: str) -> dict[str, str]:
     "The tags of a garment's crop; none if the tagger cannot say."
     async def call(timeout: float) -> dict[str, str]:
         return await tagger.tag(item_state.item.crop, timeout=timeout)
@@ -143,9 +142,8 @@ async def ask_tagger(
 async def local_step(item_state: ItemState, ctx: RequestContext) -> None:
     "The tags that cost nothing."
     with timed(item_state, 'tag'):
-        found = await ask_tagger(
-            ctx.parts.local_tagger, item_state, ctx, name='local_tags', step='local_tags'
-        )
+        found = await ask_tagger(ctx.parts.local_tagger, item_state, ctx, name='local_tags',
+                                 step='local_tags')
     item_state.tags = {**item_state.tags, **found}
 
 async def tag_step(item_state: ItemState, ctx: RequestContext) -> None:
@@ -158,10 +156,14 @@ async def tag_step(item_state: ItemState, ctx: RequestContext) -> None:
         found = await ask_tagger(tagger, item_state, ctx, name=f'{tagger.name}_tagging', step='tag')
     item_state.tags = {**item_state.tags, **found}
 
+def wants_context(settings: Settings) -> bool:
+    "Whether context tags are asked for."
+    return settings.CONTEXT_TAGS == 'on' or (settings.CONTEXT_TAGS == 'auto' and settings.ADVICE)
+
 async def context_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Style, occasion, brand style and season, from the vision model; exact tags win over them."
     tagger = ctx.parts.context_tagger
-    if tagger is None: return
+    if tagger is None or not wants_context(ctx.settings): return
     found = await ask_tagger(tagger, item_state, ctx, name=f'{tagger.name}_context', step='context')
     item_state.tags = {**found, **item_state.tags}
 
@@ -179,9 +181,8 @@ async def stock_in_mall(ctx: RequestContext, candidates: Sequence[Candidate], ti
         if not alive: stock.feed = 'stopped'
     return stock
 
-async def stock_of(
-    item_state: ItemState, ctx: RequestContext, candidates: Sequence[Candidate]
-) -> Stock | None:
+async def stock_of(item_state: ItemState, ctx: RequestContext,
+                   candidates: Sequence[Candidate]) -> Stock | None:
     "The stock of `candidates`; None if nobody can say."
     async def call(timeout: float) -> Stock:
         if not ctx.filters: return await stock_in_mall(ctx, candidates, timeout)

@@ -20,7 +20,8 @@ from .commands.console import set_debug
 from .commands.database import database_app, versions_app
 from .commands.demo import demo_app
 from .commands.find import find_app
-from .commands.imports import brands_app, import_app, index_app
+from .commands.imports import brands_app, import_app
+from .commands.jobs import add_job_groups, jobs_app, send_app
 from .commands.models import models_app
 from .commands.recognize import recognize_app
 from .commands.report import quality_app, report_app
@@ -38,17 +39,25 @@ GROUPS = {
     'keys': keys_app,
 }
 SINGLE = (
-    index_app, recognize_app, find_app, report_app, demo_app, quality_app,
-    serve_app, privacy_app, log_app, sandbox_app, database_app, check_app,
+    jobs_app,
+    send_app,
+    recognize_app,
+    find_app,
+    report_app,
+    demo_app,
+    quality_app,
+    serve_app,
+    privacy_app,
+    log_app,
+    sandbox_app,
+    database_app,
+    check_app,
 )
 Debug = Annotated[bool, typer.Option(help='Show the traceback of an error.')]
 
 # %% ../nbs/360_cli.ipynb #9d55929c
-app = typer.Typer(
-    help='A street photo in, the same garments from the shops of your mall out.',
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(help='A street photo in, the same garments from the shops of your mall out.',
+                  no_args_is_help=True, pretty_exceptions_enable=False)
 
 @app.callback()
 def main(debug: Debug = False) -> None:
@@ -56,3 +65,4 @@ def main(debug: Debug = False) -> None:
 
 for group_name, group in GROUPS.items(): app.add_typer(group, name=group_name)
 for single in SINGLE: app.add_typer(single)
+add_job_groups(app)

@@ -42,9 +42,8 @@ class Budget(Protocol):
 class Advisor(Protocol):
     "Two or three sentences on wearing the finds."
     name: str
-    async def advise(
-        self, finds: Sequence[Match], *, timeout: float, tags: Sequence[Mapping[str, str]] = ()
-    ) -> str: ...
+    async def advise(self, finds: Sequence[Match], *, timeout: float,
+                     tags: Sequence[Mapping[str, str]] = ()) -> str: ...
 
 # %% ../nbs/140_context.ipynb #b2ecc6d2
 @dataclass(kw_only=True)
@@ -66,11 +65,8 @@ class Parts:
 def part_versions(parts: Parts) -> dict[str, Any]:
     "Models and prompts in force, for the log."
     paid = (parts.booster, parts.tagger, parts.context_tagger, parts.reranker)
-    versions = {
-        f'{part.name} versions': getattr(part, 'versions', None)
-        for part in paid
-        if part is not None
-    }
+    versions = {f'{part.name} versions': getattr(part, 'versions', None) for part in paid
+                if part is not None}
     return {name: version for name, version in versions.items() if version}
 
 # %% ../nbs/140_context.ipynb #993649dc
@@ -154,9 +150,8 @@ def in_booster_share(ctx: RequestContext) -> bool:
     place = int(hashlib.sha256(f'booster\0{named}'.encode()).hexdigest()[:8], 16)/2**32
     return place < ctx.settings.BOOSTER_SHARE
 
-async def attempt_step(
-    ctx: RequestContext, name: str, step: str, call: Call[T], *, degraded: list[str]
-) -> T | None:
+async def attempt_step(ctx: RequestContext, name: str, step: str, call: Call[T], *,
+                       degraded: list[str]) -> T | None:
     """`resilience.attempt` within the step's time. A paid step is not started if no money is left
     for it, or if it usually takes too long."""
     timeout = ctx.time_for(step)

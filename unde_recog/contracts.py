@@ -151,9 +151,8 @@ class Detector(Protocol):
 class Retriever(Protocol):
     "Item → ranked candidates, best first, on the retriever's own scale."
     name: str
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None, timeout: float
-    ) -> list[Candidate]: ...
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
+                     timeout: float) -> list[Candidate]: ...
 
 # %% ../nbs/003_contracts.ipynb #8f19a742
 @runtime_checkable
@@ -173,9 +172,8 @@ class Verdict(NamedTuple):
 class Reranker(Protocol):
     "Crop against the candidates' catalogue photos: is it the same garment?"
     name: str
-    async def rerank(
-        self, crop: Image.Image, candidates: Sequence[Candidate], tags: Mapping[str, str], *, timeout: float
-    ) -> list[Verdict]: ...
+    async def rerank(self, crop: Image.Image, candidates: Sequence[Candidate],
+                     tags: Mapping[str, str], *, timeout: float) -> list[Verdict]: ...
 
 # %% ../nbs/003_contracts.ipynb #92d4c428
 class _Contract(BaseModel):

@@ -46,18 +46,14 @@ from .wardrobe.street import Scene
 from .wardrobe.world import Truth, World
 
 # %% ../nbs/320_demo.ipynb #04c3b133
-def demo_settings(
-    settings: Settings | None = None,
-    folder: Path | str | None = None,
-) -> Settings:
+def demo_settings(settings: Settings | None = None, folder: Path | str | None = None) -> Settings:
     """Settings on embedded defaults in the demo's own data folder; nothing else of the user's is
     read."""
     if folder is None:
         base = data_dir(settings or load_settings())
         folder = base.with_name(f'{base.name}-demo')
-    return load_settings(
-        env={}, UNDE_DATA_DIR=Path(folder), REQUEST_DEADLINE='6s', DETECTOR_MODEL=OWN_DETECTOR
-    )
+    return load_settings(env={}, UNDE_DATA_DIR=Path(folder), REQUEST_DEADLINE='6s',
+                         DETECTOR_MODEL=OWN_DETECTOR)
 
 def world_folder(settings: Settings, seed: int, skus: int) -> Path:
     "Where the drawn catalogue of a seed and size lies."
@@ -142,18 +138,13 @@ def logged_items(conn: Any, request_id: str) -> list[LoggedItem]:
     return [LoggedItem(*row) for row in rows]
 
 # %% ../nbs/320_demo.ipynb #9b5747a1
-def recognize_scenes(
-    session: Session,
-    world: World,
-    scenes: Sequence[Scene],
-    on_event: ProgressHandler,
-) -> list[Outcome]:
+def recognize_scenes(session: Session, world: World, scenes: Sequence[Scene],
+                     on_event: ProgressHandler) -> list[Outcome]:
     "Every scene through the pipeline, with the boxes of its garments given."
     answers = []
     for n, scene in enumerate(scenes, 1):
-        answers.append(session.recognize(
-            scene.data, user_mall=scene.mall, user_id='demo', boxes=given_boxes(scene)
-        ))
+        answers.append(session.recognize(scene.data, user_mall=scene.mall, user_id='demo',
+                                         boxes=given_boxes(scene)))
         on_event('recognising', n, len(scenes))
     flush_log(session)
     outcomes = []
@@ -167,11 +158,8 @@ def recognize_scenes(
     return outcomes
 
 # %% ../nbs/320_demo.ipynb #edf382c2
-def find_scenes(
-    settings: Settings,
-    scenes: Sequence[Scene],
-    on_event: ProgressHandler,
-) -> list[tuple[Scene, Answer]]:
+def find_scenes(settings: Settings, scenes: Sequence[Scene],
+                on_event: ProgressHandler) -> list[tuple[Scene, Answer]]:
     "Every scene through the pipeline with nothing but the photo."
     answers = []
     with open_recognizer(settings) as session:
@@ -193,10 +181,8 @@ def marked_entry(outcome: Outcome, world: World) -> Entry:
     "A scene with its answer; what is worn and its other colours are marked."
     scene, answer = outcome.scene, outcome.answer
     styles = {(i.key.brand, world.product(i.key).style_id) for i in scene.items}
-    marks = {
-        SkuKey(m.brand, m.external_id): 'same style, other colour'
-        for a in answer.items for m in a.matches if (m.brand, m.style_id) in styles
-    }
+    marks = {SkuKey(m.brand, m.external_id): 'same style, other colour' for a in answer.items
+             for m in a.matches if (m.brand, m.style_id) in styles}
     marks |= {i.key: 'what is worn' for i in scene.items}
     return Entry(scene.image, answer, f'{scene.mall}, scene {scene.seed}', marks)
 
@@ -225,19 +211,15 @@ def demo_page(
     entries = [found_entry(scene, answer) for scene, answer in found]
     entries += [marked_entry(o, world) for o in outcomes]
     overall = rates.loc['all']
-    intro = INTRO.format(
-        garments=int(overall['garments']), first=overall['SKU at 1'],
-        guess=rates.loc['guessing', 'SKU at 1'], fifty=overall['SKU at 50'], found=len(found),
-    )
+    intro = INTRO.format(garments=int(overall['garments']), first=overall['SKU at 1'],
+                         guess=rates.loc['guessing', 'SKU at 1'], fifty=overall['SKU at 50'],
+                         found=len(found))
     title = 'unde_recog: a drawn street, a drawn shop'
     return render_page(entries, picture_loader(storage), title, intro)
 
 # %% ../nbs/320_demo.ipynb #8d1af4fa
-def save_pictures(
-    out: Path,
-    outcomes: Sequence[Outcome],
-    found: Sequence[tuple[Scene, Answer]],
-) -> None:
+def save_pictures(out: Path, outcomes: Sequence[Outcome],
+                  found: Sequence[tuple[Scene, Answer]]) -> None:
     "`street.jpg` and `found.jpg`: the first five scenes with their boxes."
     given = [(o.scene.image, [i.box for i in o.scene.items]) for o in outcomes[:5]]
     boxed = [(s.image, [i.box for i in a.items]) for s, a in found[:5]]
@@ -294,9 +276,8 @@ def run_demo(
     clock.append(time.monotonic())
     found = find_scenes(settings, drawn[:found_scenes], on_event)
     paid = drawn[:paid_scenes]
-    routes = compare_backends(
-        settings, world, paid, storage, folder=folder, on_event=on_event
-    ) if paid else None
+    routes = compare_backends(settings, world, paid, storage, folder=folder,
+                              on_event=on_event) if paid else None
     result = demo_result(outcomes, found, routes, skus=skus, page=out/'index.html')
     result.seconds['draw, import, index'] = clock[1] - clock[0]
     result.seconds['recognize a scene'] = (clock[3] - clock[2])/max(1, scenes)
@@ -318,17 +299,11 @@ def demo_result(
     if found:
         evaluated = [r for s, a in found for r in evaluate_found(s, a)]
         table = found_table(pd.DataFrame(evaluated), rows)
-    return DemoResult(
-        outcomes=outcomes, rates=hit_rates(rows, skus), rows=rows, page=page,
-        routes=routes, found=table,
-    )
+    return DemoResult(outcomes=outcomes, rates=hit_rates(rows, skus), rows=rows, page=page,
+                      routes=routes, found=table)
 
-def write_page(
-    result: DemoResult,
-    world: World,
-    storage: Storage,
-    found: Sequence[tuple[Scene, Answer]],
-) -> None:
+def write_page(result: DemoResult, world: World, storage: Storage,
+               found: Sequence[tuple[Scene, Answer]]) -> None:
     "The page and its pictures."
     folder = result.page.parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,8 @@ class WholePhoto:
 DetectCall = Callable[[float], Awaitable[list[Item]]]  # time-out in seconds → items
 RunDetector = Callable[[Detector, DetectCall], Awaitable[list[Item] | None]]  # None: it has failed
 
-async def first_finds(
-    detectors: Sequence[Detector], photo: Image.Image, run_detector: RunDetector
-) -> list[Item]:
+async def first_finds(detectors: Sequence[Detector], photo: Image.Image,
+                      run_detector: RunDetector) -> list[Item]:
     "What the first detector finds that finds anything, else the whole photo."
     for detector in {d.name: d for d in detectors}.values():
         call = lambda timeout: detector.detect(photo, timeout=timeout)
@@ -68,6 +67,7 @@ def _steps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     down, right = np.abs(np.diff(lab, axis=0)).sum(-1), np.abs(np.diff(lab, axis=1)).sum(-1)
     return down[:, :-1], right[:-1]
 
+# %% ../nbs/040_detect.ipynb #11ee8f70
 def is_smooth(lab: np.ndarray) -> bool:
     "Whether a picture has hardly an edge."
     down, right = _steps(lab)
@@ -116,6 +116,7 @@ def _face_box(skin: np.ndarray) -> np.ndarray | None:
     if min(x1 - x0, y1 - y0) < 12: return None
     return skin[y0:min(y1, y0 + int(1.5*(x1 - x0))), x0:x1]
 
+# %% ../nbs/040_detect.ipynb #d028e864
 def is_face(rgb: np.ndarray) -> bool:
     "Whether a picture is mostly a face."
     box = _face_box(_skin(rgb))

@@ -74,9 +74,8 @@ TextEncoder = Callable[[Sequence[str]], np.ndarray]
 class Embedder:
     """Images → float32 [n, dims], rows of unit length. `card` says which model; safe to share
     between threads. A model that reads words has the method `embed_text` as well."""
-    def __init__(
-        self, card: ModelCard, tower: Tower, *, batch: int = 16, text: TextEncoder | None = None
-    ):
+    def __init__(self, card: ModelCard, tower: Tower, *, batch: int = 16,
+                 text: TextEncoder | None = None):
         self.card, self.tower, self.batch = card, tower, batch
         if text is not None: self.embed_text = lambda texts: self._normalised(texts, text)
 
@@ -111,6 +110,7 @@ def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
     return HybridDescriptor(run, workers)
 
+# %% ../nbs/090_embedder.ipynb #c4e4acb7
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
@@ -123,9 +123,8 @@ def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: 
     return encode
 
 # %% ../nbs/090_embedder.ipynb #3779c4ed
-def _text(
-    card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *, threads: int | None
-) -> TextTower | None:
+def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
+          threads: int | None) -> TextTower | None:
     "The text tower of a card that has one and whose files are here."
     if not card.text or preset == 'batch': return None
     import onnxruntime as ort
@@ -136,6 +135,7 @@ def _text(
 
 _BATCH = {'runtime': {'onnx': 1, 'fused': 4}, 'batch': {'fused': 64}}  # images a call
 
+# %% ../nbs/090_embedder.ipynb #3b8234a1
 def load_embedder(
     name: str | None = None,
     preset: Preset = 'runtime',

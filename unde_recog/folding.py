@@ -14,10 +14,8 @@ from functools import lru_cache
 from anyascii import anyascii
 
 # %% ../nbs/002_folding.ipynb #1bc5a58f
-_INVISIBLE = re.compile(
-    '[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f'
-    '\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0]'
-)
+_INVISIBLE = re.compile('[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f'
+                        '\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0]')
 
 @lru_cache(65536)
 def clean(text: str) -> str:
@@ -71,9 +69,9 @@ def brand_key(text: str, aliases: Mapping[str, str] | None = None) -> str:
 
 # %% ../nbs/002_folding.ipynb #23c1c641
 NULL_WORDS = frozenset(
-    'null none nan n/a #n/a nil undefined (null) <null> \\n #null! #value! #ref!'.split()
+    'null none nan nat n/a n.a. #n/a nil undefined (null) <null> <na> (none) (blank) [null] \\n '
+    '#null! #value! #ref! #name? #num! #div/0!'.split()
 )
-
 
 def is_null(text: str) -> bool:
     "Whether `text` is empty, or a word by which exports say so."

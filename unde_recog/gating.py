@@ -37,6 +37,7 @@ def passes(top1: float, gap: float, threshold: float | None, margin: float | Non
     if threshold is None or margin is None: return False
     return top1 >= threshold and gap >= margin - _ROUNDING
 
+# %% ../nbs/041_gating.ipynb #2b407271
 def gate(candidates: Sequence[Candidate], threshold: float | None, margin: float | None) -> Gate:
     """The verdict on a list, on its own scale. Without thresholds (a model that was never
     calibrated) nothing is confident."""
@@ -58,18 +59,16 @@ class Thresholds(NamedTuple):
 def thresholds(settings: Settings, card: Any) -> Thresholds:
     "The primary's thresholds in force: numbers from the settings, else the card's own."
     chosen = lambda setting, own: own if setting == 'auto' else float(setting)
-    return Thresholds(
-        chosen(settings.CONFIDENCE_THRESHOLD, card.threshold), chosen(settings.MARGIN, card.margin)
-    )
+    return Thresholds(chosen(settings.CONFIDENCE_THRESHOLD, card.threshold),
+                      chosen(settings.MARGIN, card.margin))
 
 def booster_thresholds(settings: Settings) -> Thresholds:
     "The booster's, on its own 0–100 scale."
     return Thresholds(settings.XIMILAR_CONFIDENCE_THRESHOLD, settings.XIMILAR_MARGIN)
 
 # %% ../nbs/041_gating.ipynb #484ac75e
-def _both(
-    primary: Sequence[Candidate], booster: Sequence[Candidate], exact: Mapping[SkuKey, float]
-) -> list[Candidate]:
+def _both(primary: Sequence[Candidate], booster: Sequence[Candidate],
+          exact: Mapping[SkuKey, float]) -> list[Candidate]:
     "One candidate a SKU, with every score that was measured."
     merged = {p.key: p.but(primary=p.score if p.primary is None else p.primary) for p in distinct(primary)}
     for b in distinct(booster):
@@ -82,11 +81,8 @@ def _impute(c: Candidate, primary: float, ximilar: float) -> Candidate:
     "Fill the missing score with `primary` or `ximilar`, and say so."
     marks = tuple(n for n in ('primary', 'ximilar') if getattr(c, n) is None)
     if not marks: return c
-    return c.but(
-        primary=primary if c.primary is None else c.primary,
-        ximilar=ximilar if c.ximilar is None else c.ximilar,
-        imputed=marks,
-    )
+    return c.but(primary=primary if c.primary is None else c.primary,
+                 ximilar=ximilar if c.ximilar is None else c.ximilar, imputed=marks)
 
 # %% ../nbs/041_gating.ipynb #c78896e6
 def _ranks(candidates: Sequence[Candidate]) -> dict[SkuKey, int]:
@@ -95,9 +91,8 @@ def _ranks(candidates: Sequence[Candidate]) -> dict[SkuKey, int]:
 def _last(candidates: Sequence[Candidate]) -> float:
     return min((c.score for c in distinct(candidates)), default=0.)
 
-def _reciprocal_ranks(
-    rows: Sequence[Candidate], *rankings: dict[SkuKey, int], rrf_k: int
-) -> list[Candidate]:
+def _reciprocal_ranks(rows: Sequence[Candidate], *rankings: dict[SkuKey, int],
+                      rrf_k: int) -> list[Candidate]:
     "The candidates scored by the sum of their reciprocal ranks."
     score = lambda key: sum(1/(rrf_k + ranks[key]) for ranks in rankings if key in ranks)
     return [c.but(score=score(c.key)) for c in rows]

@@ -4,8 +4,8 @@
 
 # %% ../nbs/093_likeness.ipynb #df9bf38b
 from __future__ import annotations
+import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 # %% auto #0
@@ -74,7 +74,7 @@ def near_vector(
 
 # %% ../nbs/093_likeness.ipynb #c49a2921
 _OWN = """select coalesce(embedding::vector, embedding_other) from sku_image_embeddings
-    where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3"""
+    where model_version = %s and brand = %s and sku_id = %s and not shared order by image_rank limit 3"""
 
 def own_vectors(conn: psycopg.Connection, version: str, key: SkuKey) -> np.ndarray:
     "The first three views of a product, float32 [n, d]. Raises `LookupError`."
@@ -124,11 +124,11 @@ def without(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
 # %% ../nbs/093_likeness.ipynb #4977ab12
 _SAMPLE = """select coalesce(embedding::vector, embedding_other), metadata->>'colour',
         brand || '/' || (metadata->>'style_id')
-    from sku_image_embeddings where model_version = %s and image_rank = 0
+    from sku_image_embeddings where model_version = %s and image_rank = 0 and not shared
     order by image_hash limit 6000"""
 _OF_KEYS = """select e.brand, e.sku_id, coalesce(e.embedding::vector, e.embedding_other)
     from unnest(%s::text[], %s::text[]) as k(brand, sku_id) join sku_image_embeddings e using (brand, sku_id)
-    where e.model_version = %s"""
+    where e.model_version = %s and not e.shared"""
 
 def read_directions(conn: psycopg.Connection, version: str) -> np.ndarray:
     "The colour directions of a version, from a sample of its products."

@@ -48,6 +48,7 @@ LOGGED_SETTINGS = (
     'BOOSTER_SHARE',
     'FUSION',
     'TAGGING_MODE',
+    'CONTEXT_TAGS',
     'MIN_CANDIDATES',
     'RERANK_VISUAL_WEIGHT',
     'CONFIDENCE_HIGH',
@@ -155,9 +156,8 @@ def record(log: RequestLog | None, ctx: RequestContext, last: bool = True) -> No
     if log is not None: (log.put if last else log.note)(request_row(ctx, rows))
 
 # %% ../nbs/143_recognizer.ipynb #3aab1a28
-def log_failure(
-    log: RequestLog | None, ctx: RequestContext, image: Image.Image, error: BaseException
-) -> None:
+def log_failure(log: RequestLog | None, ctx: RequestContext, image: Image.Image,
+                error: BaseException) -> None:
     "Log a request that ended in `error`, if anything is known of it or was paid for it."
     if not ctx.item_states and not ctx.credits: return
     whole = Item(Box(0, 0, *full_size(image)), 'other', 0., image)
@@ -195,9 +195,8 @@ async def explore(item_state: ItemState, ctx: RequestContext, rng: random.Random
     item_state.explored_list = [c.logged(item_state.index) for c in found[:PRIMARY_K]]
 
 # %% ../nbs/143_recognizer.ipynb #35dbc1e9
-async def find_items(
-    image: Image.Image, boxes: Sequence[Any] | None, ctx: RequestContext
-) -> list[Item]:
+async def find_items(image: Image.Image, boxes: Sequence[Any] | None,
+                     ctx: RequestContext) -> list[Item]:
     "The garments of a photo; where none is found, the photo itself if it looks like goods."
     if boxes: return given_items(image, boxes)
     async def run_detector(detector: Detector, call: DetectCall) -> list[Item] | None:
@@ -300,9 +299,8 @@ async def load_photo(recognizer: Recognizer, photo: Any) -> Image.Image:
     return await asyncio.to_thread(load_image, photo, storage=recognizer.storage, allow_private=private)
 
 # %% ../nbs/143_recognizer.ipynb #204a6ff4
-async def finish_later(
-    recognizer: Recognizer, answer: Answer, ctx: RequestContext, on_event: EventHandler | None
-) -> None:
+async def finish_later(recognizer: Recognizer, answer: Answer, ctx: RequestContext,
+                       on_event: EventHandler | None) -> None:
     "Advise and explore, then write the log row."
     explorations = [explore(state, ctx, recognizer.rng) for state in ctx.item_states]
     try: await asyncio.gather(advise(answer, ctx, on_event), *explorations)
@@ -336,10 +334,8 @@ async def recognize_photo(
 class Recognizer:
     """The pipeline over some parts. `recognize` is a coroutine; see `open_recognizer` for
     notebooks and scripts."""
-    def __init__(
-        self, settings: Settings, db: Databases, parts: Parts, *,
-        log: RequestLog | None = None, storage: Storage | None = None,
-    ):
+    def __init__(self, settings: Settings, db: Databases, parts: Parts, *,
+                 log: RequestLog | None = None, storage: Storage | None = None):
         self.settings, self.db, self.parts = settings, db, parts
         self.log, self.storage, self.rng = log, storage, random.Random()
         self.malls, self.catalogue, self.latencies = Malls(), CatalogueReader(db), LatencyHistory()

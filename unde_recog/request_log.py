@@ -144,9 +144,8 @@ log = logging.getLogger('unde_recog.request_log')
 class RequestLog:
     """Bounded queue in front of the log tables. `written`, `lost`, `kept` (left on disk for the
     next process) and `waiting` are metrics."""
-    def __init__(
-        self, db: Databases, *, size: int = 1000, retry: float = .5, journal: Journal | None = None
-    ):
+    def __init__(self, db: Databases, *, size: int = 1000, retry: float = .5,
+                 journal: Journal | None = None):
         self.db, self.retry, self.journal = db, retry, journal
         self.written = self.lost = self.kept = 0
         self.unkept = 0  # rows that the disk did not take

@@ -34,12 +34,8 @@ def judged(candidate: Candidate, verdict: Verdict, tags: Mapping[str, str], weig
     score = combined(visual, semantic, weight)
     return candidate.but(visual=visual, semantic=semantic, score=score, reason=verdict.reason)
 
-def apply_verdicts(
-    candidates: Sequence[Candidate],
-    verdicts: Sequence[Verdict],
-    tags: Mapping[str, str],
-    weight: float = .7,
-) -> list[Candidate]:
+def apply_verdicts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict],
+                   tags: Mapping[str, str], weight: float = .7) -> list[Candidate]:
     "`candidates` re-ordered by `verdicts`; what no verdict names follows in its old order."
     by_key = {v.key: v for v in verdicts}
     known = [judged(c, by_key[c.key], tags, weight) for c in candidates if c.key in by_key]
@@ -95,9 +91,8 @@ def leads(candidate: Candidate, candidates: Sequence[Candidate], bands: Bands | 
     return own - max((s for s in others if s is not None), default=0.) >= bands.margin - 1e-9
 
 # %% ../nbs/091_rerank.ipynb #412aacaa
-def pick(
-    candidates: Sequence[Candidate], bands: Bands | None, limit: int = 5
-) -> tuple[MatchType, list[Candidate]]:
+def pick(candidates: Sequence[Candidate], bands: Bands | None,
+         limit: int = 5) -> tuple[MatchType, list[Candidate]]:
     """(match type, candidates to show): one if exact, up to `limit` if similar, none if style;
     plus at most one exact find elsewhere."""
     here = [c for c in candidates if c.in_mall is not False and may_match(c, bands)]

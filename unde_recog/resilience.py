@@ -70,9 +70,8 @@ def cause_of(error: BaseException) -> str:
     if not isinstance(kind, str): return type(error).__name__
     return f'{kind} ({code})' if code else kind
 
-async def attempt(
-    name: str, call: Callable[[float], Awaitable[T]], timeout: float, degraded: MutableSequence[str]
-) -> T | None:
+async def attempt(name: str, call: Callable[[float], Awaitable[T]], timeout: float,
+                  degraded: MutableSequence[str]) -> T | None:
     "The result of `call(timeout)`, or None with `name` added to `degraded`."
     try:
         if timeout < MINIMUM_TIME: raise TimeoutError

@@ -42,7 +42,9 @@ def planner(fetch: int, filtered: bool) -> dict[str, str]:
 # %% ../nbs/044_search.ipynb #b5ed5710
 _DISTANCE = 'embedding <=> %(vector)s::vector'
 _CATEGORY = "coalesce(category_canonical, metadata->>'category')"  # of an older index: its metadata
-_PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category, {_DISTANCE} as distance'
+_PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category'
+# a picture of many products is like none of them
+_UNSHARED = f'case when shared then 1 else {_DISTANCE} end'
 _SKUS = '''select brand, sku_id, image_url, metadata, category, distance from (
     select *, row_number() over (order by distance, brand, sku_id) as place,
         distance - coalesce((%(deductions)s::jsonb->>category)::float8, 0) as weighed
@@ -75,7 +77,8 @@ def exact_query(
     params = {'vector': vector, 'version': version, 'brands': list(brands or ())}
     if evidence: params['deductions'] = json.dumps(evidence.deductions)
     if categories is not None: params['categories'] = list(categories)
-    return _query(f'select {_PHOTO} {_ROWS}{brand}{category}', k, {}, **params)
+    near = f'select {_PHOTO}, {_UNSHARED} as distance {_ROWS}{brand}{category}'
+    return _query(near, k, {}, **params)
 
 # %% ../nbs/044_search.ipynb #cb87f378
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ class Arm(NamedTuple):
     exact: bool = False
 
     def sql(self, limit: str = _NEAREST) -> str:
-        return f"(select {_PHOTO} {_ROWS}{self.where} {'' if self.exact else limit})"
+        rows = f'{_ROWS} and not shared{self.where}'
+        return f"(select {_PHOTO}, {_DISTANCE} as distance {rows} {'' if self.exact else limit})"
 
 def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
     "The arms that cover `brands` (None: all)."
@@ -152,9 +156,8 @@ def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
     return arms
 
 # %% ../nbs/044_search.ipynb #07f0c0f9
-def category_arms(
-    layout: Layout, brands: Sequence[str] | None, categories: Sequence[str]
-) -> list[Arm]:
+def category_arms(layout: Layout, brands: Sequence[str] | None,
+                  categories: Sequence[str]) -> list[Arm]:
     "The arms that cover the likely `categories` among `brands`."
     if not layout.categories: return []  # made before indexes knew categories
     brand = '' if brands is None else ' and brand = any(%(brands)s)'
@@ -262,9 +265,8 @@ def search(
     return parse_skus(rows, evidence)[:k]
 
 # %% ../nbs/044_search.ipynb #227ef402
-async def asearch_all(
-    conn: psycopg.AsyncConnection, queries: Sequence[SearchQuery], *, layout: Layout
-) -> list[list[Candidate]]:
+async def asearch_all(conn: psycopg.AsyncConnection, queries: Sequence[SearchQuery], *,
+                      layout: Layout) -> list[list[Candidate]]:
     "As `search`, for several questions at once."
     rows: list[list] = [[] for _ in queries]
     async def ask(asked: Sequence[Query | None]) -> None:
@@ -288,7 +290,7 @@ async def asearch(
     return (await asearch_all(conn, [SearchQuery(vector, k, brands)], layout=layout))[0]
 
 # %% ../nbs/044_search.ipynb #aa5a5b24
-_SCORES = f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE})),
+_SCORES = f'''select e.brand, e.sku_id, max(1 - ({_UNSHARED})),
     max(coalesce(e.category_canonical, e.metadata->>'category'))
 from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, sku_id)
 join sku_image_embeddings e
@@ -301,10 +303,8 @@ def exact_scores_query(keys: Iterable[SkuKey], vector: np.ndarray, version: str)
 
 def parse_scores(rows: Iterable[Sequence], evidence: Evidence = Evidence()) -> dict[SkuKey, float]:
     "Rows of `exact_scores_query` by SKU key, 0–1, the evidence weighed in."
-    return {
-        SkuKey(brand, sku_id): evidence.combined(min(1., max(0., cosine)), category)
-        for brand, sku_id, cosine, category in rows
-    }
+    return {SkuKey(brand, sku_id): evidence.combined(min(1., max(0., cosine)), category)
+            for brand, sku_id, cosine, category in rows}
 
 # %% ../nbs/044_search.ipynb #e8a121fb
 log = logging.getLogger('unde_recog')
@@ -318,9 +318,8 @@ class Version(NamedTuple):
     model: str
     dims: int
 
-def current_version(
-    conn: psycopg.Connection, pinned: str | None = None, namespace: str = 'default'
-) -> Version:
+def current_version(conn: psycopg.Connection, pinned: str | None = None,
+                    namespace: str = 'default') -> Version:
     """The version to read: `pinned` (BLEND_EMBEDDING_VERSION), else the one in force
     (`db.versions`). Raises `VectorSpaceError`."""
     versions = list_versions(conn, namespace)
@@ -366,16 +365,14 @@ class CachedVectors:
 # %% ../nbs/044_search.ipynb #9edc17f1
 Scored = tuple[list[SkuKey], np.ndarray, Evidence]  # the SKUs to score, the garment's vector, its evidence
 
-async def search_together(
-    retriever: PgRetriever, queries: Sequence[SearchQuery]
-) -> list[list[Candidate]]:
+async def search_together(retriever: PgRetriever,
+                          queries: Sequence[SearchQuery]) -> list[list[Candidate]]:
     "Answer several searches over one connection."
     async with retriever.db.aconnect('vectors', min(1., retriever.db.timeout)) as conn:
         return await asearch_all(conn, queries, layout=await retriever.layout(conn))
 
-async def score_together(
-    retriever: PgRetriever, asked: Sequence[Scored]
-) -> list[dict[SkuKey, float]]:
+async def score_together(retriever: PgRetriever,
+                         asked: Sequence[Scored]) -> list[dict[SkuKey, float]]:
     "Answer several calls of `exact_scores` over one connection."
     queries = [exact_scores_query(keys, vector, retriever.version) for keys, vector, _ in asked]
     async with retriever.db.aconnect('vectors') as conn: answers = await arun_all(conn, queries)
@@ -386,9 +383,8 @@ class PgRetriever:
     """The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`,
     `model_version`, `dims`. `evidence`: the table that weighs categories; None: likeness alone."""
     name, layout_ttl = 'pgvector', 60.  # seconds
-    def __init__(
-        self, db: Databases, embedder: Any, version: str, *, evidence: EvidenceTable | None = None
-    ):
+    def __init__(self, db: Databases, embedder: Any, version: str, *,
+                 evidence: EvidenceTable | None = None):
         check_space(embedder, version)
         self.db, self.embedder, self.version = db, embedder, version
         self._layout: tuple[float, Layout] | None = None
@@ -407,17 +403,15 @@ class PgRetriever:
             rows = await arun(conn, layout_query(self.version))
             self._layout = time.monotonic(), parse_layout(self.version, rows)
         return self._layout[1]
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None = None, timeout: float = 5
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None = None,
+                     timeout: float = 5) -> list[Candidate]:
         "The `k` nearest SKUs, best first."
         if k < 1: raise ValueError(f'k={k}: at least one SKU must be asked for')
         async with asyncio.timeout(timeout):
             evidence = evidence_of(item, self.evidence)
             return await self._searches.ask(SearchQuery(await self.embed(item), k, brands, evidence))
-    async def exact_scores(
-        self, item: Item, keys: Iterable[SkuKey], *, timeout: float = 2
-    ) -> dict[SkuKey, float]:
+    async def exact_scores(self, item: Item, keys: Iterable[SkuKey], *,
+                           timeout: float = 2) -> dict[SkuKey, float]:
         "Cosines of given SKUs; those that are not indexed are missing."
         if not (keys := list(keys)): return {}
         async with asyncio.timeout(timeout):

@@ -115,9 +115,8 @@ def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) 
 # %% ../nbs/144_session.ipynb #9838f695
 log = logging.getLogger('unde_recog')
 
-def build_parts(
-    settings: Settings, db: Databases, storage: Storage, plug: Callable[[Parts], Parts] | None
-) -> Parts:
+def build_parts(settings: Settings, db: Databases, storage: Storage,
+                plug: Callable[[Parts], Parts] | None) -> Parts:
     "Own parts, vendors there are keys for and roles with an address, as `plug` leaves them."
     parts = paid_parts(without_keys(settings), own_parts(settings, db), db, storage)
     parts = remote_parts(settings, parts)

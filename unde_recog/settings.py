@@ -97,6 +97,9 @@ class _Decision(BaseModel):
     TAGGING_MODE: Literal['on_demand', 'always'] = _f(
         'on_demand', 'exact attributes: only when not confident, or always'
     )
+    CONTEXT_TAGS: Literal['auto', 'on', 'off'] = _f(
+        'auto', 'style, occasion, season by the vision model; auto = only where ADVICE is on'
+    )
     AVAILABILITY_WINDOW: Duration = _f('24h', 'how old a stock reading may be')
     MIN_CANDIDATES: Annotated[int, Field(ge=1, le=50)] = _f(
         3, "fewer of the mall's own than this: search wider"
@@ -192,6 +195,7 @@ class _Service(BaseModel):
         64, 'photos worked on at once; more are refused'
     )
     RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
+    PHOTO_SAMPLE: Share = _f(0., 'share of uploads kept for labelling, where the person agrees')
     BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
     FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')
 
@@ -253,6 +257,7 @@ def _read_text(path: Path) -> str:
             lines.append(line.decode('latin-1'))  # an odd letter in a comment
     return '\n'.join(lines)
 
+# %% ../nbs/000_settings.ipynb #01bcc0a0
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""
@@ -290,9 +295,8 @@ def _not_writable(folder: Path) -> str | None:
     return None
 
 # %% ../nbs/000_settings.ipynb #3040d38d
-def load_settings(
-    ini: str | Path | None = None, env: Mapping[str, str] | None = None, **keywords: Any
-) -> Settings:
+def load_settings(ini: str | Path | None = None, env: Mapping[str, str] | None = None,
+                  **keywords: Any) -> Settings:
     """Layer keywords over `env` over the ini file over defaults.
 
     Raises `SettingsError` naming every wrong setting."""

@@ -88,9 +88,9 @@ def pixel_weights(lab: np.ndarray) -> np.ndarray:
     unlike = np.linalg.norm(lab - np.median(edge, 0), axis=-1).ravel()/12
     return _centre(len(lab))*unlike.clip(.15, 1)  # a floor: a white shirt on a white wall is still there
 
-def dominant_colours(
-    crop: Image.Image, k: int = 5, side: int = 48
-) -> list[tuple[tuple[int, int, int], float]]:
+# %% ../nbs/006_tagging.ipynb #90664370
+def dominant_colours(crop: Image.Image, k: int = 5,
+                     side: int = 48) -> list[tuple[tuple[int, int, int], float]]:
     """(RGB, weight) of a crop's colours, heaviest first, weights summing to 1. `side`: how many
     pixels are looked at, across and down."""
     rgb = crop if crop.mode == 'RGB' else crop.convert('RGB')
@@ -232,9 +232,8 @@ def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> floa
     return float(max(0., 1 - distance/UNLIKE))
 
 # %% ../nbs/006_tagging.ipynb #bfec388a
-def agreement(
-    attribute: str, ours: str | None, theirs: str | None, ours_hex: str | None = None
-) -> float | None:
+def agreement(attribute: str, ours: str | None, theirs: str | None,
+              ours_hex: str | None = None) -> float | None:
     "How far two values of an attribute agree, 0–1; None where one side does not know."
     if not ours or not theirs: return None
     if attribute in ('color', 'colour'): return colour_likeness(ours, theirs, ours_hex)
@@ -282,19 +281,14 @@ def agreements(tags: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str
 # %% ../nbs/006_tagging.ipynb #c15d8354
 CONTRADICTED = .5   # a mean agreement below this, over two attributes or more
 
-def contradicts(
-    tags: Mapping[str, str], metadata: Mapping[str, Any], attributes: Sequence[str] = EXACT
-) -> bool:
+def contradicts(tags: Mapping[str, str], metadata: Mapping[str, Any],
+                attributes: Sequence[str] = EXACT) -> bool:
     "Whether the exact tags, taken together, speak against a product."
     known = [d for a, d in agreements(tags, metadata).items() if a in attributes]
     return len(known) > 1 and sum(known)/len(known) < CONTRADICTED
 
-def prefilter(
-    candidates: Sequence[Candidate],
-    tags: Mapping[str, str],
-    minimum: int,
-    attributes: Sequence[str] = EXACT,
-) -> list[Candidate]:
+def prefilter(candidates: Sequence[Candidate], tags: Mapping[str, str], minimum: int,
+              attributes: Sequence[str] = EXACT) -> list[Candidate]:
     """`candidates` without those that contradict `tags`, at least `minimum` of them, in their
     order."""
     bad = [c for c in candidates if contradicts(tags, c.metadata, attributes)]

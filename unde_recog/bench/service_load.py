@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the clients are a process of this module, started anew for 
 def pair_app(settings: Settings) -> Any:
     "The service with POST /baseline beside it, its admission open."
     from fastapi import Request
+    from unde_recog.media.images import from_full
     from unde_recog.serving import make_app
     from unde_recog.web.inputs import boxes_of, read_input
     app = make_app(settings, role='app')
@@ -41,12 +42,10 @@ def pair_app(settings: Settings) -> Any:
         photo = await read_input(request)
         image = await state.photo(photo)
         boxes = boxes_of(photo.params, image) or []
-        state.check()
         embed = state.engine.session.recognizer.parts.primary.embedder.embed
-        with state.admission.enter():
-            vectors = await asyncio.gather(
-                *(state.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes)
-            )
+        vectors = await asyncio.gather(
+            *(state.engine.inference.run(embed, [image.crop(from_full(b['box'], image))]) for b in boxes)
+        )
         return {'garments': len(vectors)}
     app.add_api_route('/baseline', baseline, methods=['POST'], include_in_schema=False)
     return app
@@ -64,7 +63,6 @@ def environment(**values: Any) -> dict[str, str]:
         | {'OMP_NUM_THREADS': '1'}
         | {k: str(v) for k, v in values.items() if v is not None}
     )
-
 
 def free_port() -> int:
     with socket.socket() as s:
@@ -134,10 +132,8 @@ def running(what: str, folder: Path, time_limit: float = 120., **values: Any) ->
     serve = ['-c', 'from unde_recog.cli import app; app()', 'serve', '--role', 'app']
     command = [sys.executable, *(serve if what == SERVICE else OURS)]
     env = environment(**values, PORT=port)
-    with (
-        open(log, 'wb') as out,
-        subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=env) as process,
-    ):
+    with (open(log, 'wb') as out,
+          subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=env) as process):
         try:
             server = Server(port, psutil.Process(process.pid))
             wait_ready(server, process, log, time_limit=time_limit)
@@ -154,9 +150,8 @@ def form_part(name: str, value: bytes, more: str = '') -> bytes:
     head = f'--{_MARK.decode()}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'
     return head.encode() + value + b'\r\n'
 
-def request_bytes(
-    path: str, photo: bytes, boxes: Sequence[Mapping[str, Any]], mall: str | None = 'mall 1'
-) -> bytes:
+def request_bytes(path: str, photo: bytes, boxes: Sequence[Mapping[str, Any]],
+                  mall: str | None = 'mall 1') -> bytes:
     "One upload as it goes over the wire."
     fields = {'boxes': json.dumps(list(boxes)), 'user_mall': mall or ''}
     parts = [form_part(name, value.encode()) for name, value in fields.items() if value]
@@ -188,9 +183,8 @@ class Run:
     def rate(self) -> float: return len(self.seconds)/self.lasted if self.lasted else 0.
 
 # %% ../../nbs/330_bench.service_load.ipynb #c01a8581
-async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
-) -> tuple[int, float, bytes]:
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+                   request: bytes) -> tuple[int, float, bytes]:
     "(status, Retry-After or -1, body)."
     writer.write(request)
     await writer.drain()
@@ -201,7 +195,6 @@ async def exchange(
         float(head.get(b'retry-after', -1)),
         await reader.readexactly(int(head[b'content-length'])),
     )
-
 
 async def one_client(port: int, request: bytes, run: Run, ends: float, *, left: list[int]) -> None:
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
@@ -250,11 +243,12 @@ def main(arguments: Sequence[str]) -> None:
         return
     import uvicorn
     from unde_recog.serving import shorten_switch_interval
+    from unde_recog.web.pools import tame_allocator
     settings = load_settings()
     shorten_switch_interval()
-    uvicorn.run(
-        pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None, access_log=False
-    )
+    tame_allocator()
+    uvicorn.run(pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None,
+                access_log=False)
 
 # %% ../../nbs/330_bench.service_load.ipynb #2cdebda4
 def database_processes(db: 'Databases') -> list[psutil.Process]:
@@ -263,11 +257,8 @@ def database_processes(db: 'Databases') -> list[psutil.Process]:
         (pid,) = conn.execute('select pg_backend_pid()').fetchone()  # type: ignore[misc]
     try:
         backend = psutil.Process(pid)
-        return (
-            [parent, *parent.children(recursive=True)]
-            if (parent := backend.parent()) and backend.name().startswith('postgres')
-            else []
-        )
+        return ([parent, *parent.children(recursive=True)]
+                if (parent := backend.parent()) and backend.name().startswith('postgres') else [])
     except psutil.Error:
         return []
 
@@ -368,11 +359,8 @@ def growth(samples: Sequence[Mapping[str, Any]]) -> float:
     longest = max((s['segment'] for s in samples), key=lambda g: sum(s['segment'] == g for s in samples))
     own = [s for s in samples if s['segment'] == longest]
     own = own[len(own)//5:]
-    return (
-        float(np.polyfit([s['done'] / 1000 for s in own], [s['mb'] for s in own], 1)[0])
-        if len(own) > 1
-        else 0.0
-    )
+    return (float(np.polyfit([s['done'] / 1000 for s in own], [s['mb'] for s in own], 1)[0])
+            if len(own) > 1 else 0.0)
 
 # %% ../../nbs/330_bench.service_load.ipynb #cc4a1475
 async def probe_live(port: int, every: float, seconds: list[float], stop: asyncio.Event) -> None:
@@ -380,9 +368,8 @@ async def probe_live(port: int, every: float, seconds: list[float], stop: asynci
     while not stop.is_set():
         started = time.monotonic()
         reader, writer = await asyncio.open_connection('127.0.0.1', port)
-        status, _, _ = await exchange(
-            reader, writer, b'GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'
-        )
+        status, _, _ = await exchange(reader, writer,
+                                      b'GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
         seconds.append(time.monotonic() - started if status == 200 else float('inf'))
         writer.close()
         await asyncio.sleep(every)

@@ -25,9 +25,8 @@ if TYPE_CHECKING:  # whoever only sends photos starts without them
     from unde_recog.embedder import Embedder
 
 # %% ../../nbs/331_bench.simulated_shop.ipynb #f99b8967
-def drawn_photo(
-    seed: int = 2, size: tuple[int, int] = (1500, 2000), garments: int = 4
-) -> tuple[bytes, list[dict[str, Any]]]:
+def drawn_photo(seed: int = 2, size: tuple[int, int] = (1500, 2000),
+                garments: int = 4) -> tuple[bytes, list[dict[str, Any]]]:
     "(JPEG, boxes as the service takes them) of a drawn person."
     from unde_recog.media.images import decode, to_jpeg
     from unde_recog.wardrobe.world import World
@@ -37,13 +36,11 @@ def drawn_photo(
 
 # %% ../../nbs/331_bench.simulated_shop.ipynb #23cbb3e9
 KINDS = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag')
-COLOURS = (
-    'black', 'white', 'blue', 'navy', 'red', 'green', 'beige', 'grey', 'brown', 'pink', 'khaki', 'yellow',
-)
-PRODUCT_COLUMNS = (
-    'source', 'external_id', 'brand', 'style_id', 'name', 'price', 'currency', 'category',
-    'category_canonical', 'gender', 'colour', 'sizes', 'image_urls', 'image_views',
-)
+COLOURS = ('black', 'white', 'blue', 'navy', 'red', 'green', 'beige', 'grey', 'brown', 'pink',
+           'khaki', 'yellow')
+PRODUCT_COLUMNS = ('source', 'external_id', 'brand', 'style_id', 'name', 'price', 'currency',
+                   'category', 'category_canonical', 'gender', 'colour', 'sizes', 'image_urls',
+                   'image_views')
 _VIEWS = json.dumps(['front', 'back', 'detail', 'on_model', 'full_look'])
 NEAR = (.95, .85, .7, .6)  # cosine of the nearest SKU to the first garment, the second …
 
@@ -103,9 +100,8 @@ def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tup
         }
         rows.append(
             (
-                CatalogPhoto(
-                    SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg', r, about
-                ),
+                CatalogPhoto(SkuKey(brand, f's{i:06d}'), f'https://img.invalid/{brand}/{i}/{r}.jpg',
+                             r, about),
                 hashlib.sha256(f'{brand} {i} {r}'.encode()).hexdigest(),
                 vectors[i, r],
             )
@@ -113,9 +109,8 @@ def _index_rows(crops: Mapping[str, np.ndarray], brand: str, n: int) -> list[tup
     return rows
 
 # %% ../../nbs/331_bench.simulated_shop.ipynb #79dfb84f
-def build_version(
-    conn: psycopg.Connection, version: str, crops: Mapping[str, np.ndarray], scale: float, *, model: str
-) -> None:
+def build_version(conn: psycopg.Connection, version: str, crops: Mapping[str, np.ndarray],
+                  scale: float, *, model: str) -> None:
     "Vectors and indexes of a version, made anew, as `unde-recog index` would leave them."
     from unde_recog.jobs.hnsw import brand_counts, build_index, plan_indexes
     from unde_recog.jobs.vectors import copy_vectors
@@ -135,9 +130,8 @@ def build_version(
         (version,),
     )
 
-def fill_index(
-    conn: psycopg.Connection, embedder: Embedder, crops: Mapping[str, np.ndarray], scale: float
-) -> int:
+def fill_index(conn: psycopg.Connection, embedder: Embedder, crops: Mapping[str, np.ndarray],
+               scale: float) -> int:
     "Vectors and indexes of the embedder's version, where they are not there. → rows of the index."
     from unde_recog.jobs.hnsw import brand_counts
     version = embedder.model_version

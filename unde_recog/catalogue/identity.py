@@ -57,10 +57,8 @@ def match_ids(conn: psycopg.Connection) -> list[tuple[int, str, str]]:
     refused = []
     for line, brand, written, known in conn.execute(_ALIKE).fetchall():
         if same_written(written, known):
-            conn.execute(
-                'update incoming set external_id = %s where brand = %s and line = %s',
-                (known, brand, line),
-            )
+            conn.execute('update incoming set external_id = %s where brand = %s and line = %s',
+                         (known, brand, line))
         else:
             conn.execute('delete from incoming where brand = %s and line = %s', (brand, line))
             refused.append((line, written, known))
@@ -140,11 +138,8 @@ def renamed_brands(conn: psycopg.Connection, keys: Mapping[str, str]) -> dict[st
     if not old: return {}
     query = '''select distinct brand from raw_products where brand = any(%(keys)s)
                union select distinct brand from raw_stores where brand = any(%(keys)s)'''
-    return {
-        brand: old[brand]
-        for (brand,) in conn.execute(query, {'keys': list(old)})
-        if brand not in keys.values()
-    }
+    return {brand: old[brand] for (brand,) in conn.execute(query, {'keys': list(old)})
+            if brand not in keys.values()}
 
 # %% ../../nbs/055_catalogue.identity.ipynb #bff7dc6f
 @dataclass
@@ -155,11 +150,8 @@ class RenameReport:
 
     def __str__(self) -> str:
         lines = [f'{table}: {n} renamed' for table, n in self.rows.items() if n]
-        lines += [
-            f'{table}: {n} left under the old key, since the new one has them too'
-            for table, n in self.kept.items()
-            if n
-        ]
+        lines += [f'{table}: {n} left under the old key, since the new one has them too'
+                  for table, n in self.kept.items() if n]
         return '\n'.join(lines) or 'nothing to rename'
 
 # %% ../../nbs/055_catalogue.identity.ipynb #a404a0b5
@@ -180,9 +172,8 @@ def _rename_rows(conn: psycopg.Connection, table: str, old: str, new: str) -> tu
         with conn.transaction(): return conn.execute(query, (new, *values)).rowcount
     try: renamed = update('brand = %s', old)
     except psycopg.errors.UniqueViolation:
-        rows = conn.execute(
-            sql.SQL('select ctid::text from {} where brand = %s').format(name), (old,)
-        ).fetchall()
+        rows = conn.execute(sql.SQL('select ctid::text from {} where brand = %s').format(name),
+                            (old,)).fetchall()
         for (row,) in rows:
             try: renamed += update('ctid = %s::tid', row)
             except psycopg.errors.UniqueViolation: continue
@@ -197,10 +188,8 @@ def _rename_json(conn: psycopg.Connection, table: str, column: str, *, old: str,
     pair = f'"brand": "{old}"', f'"brand": "{new}"'
     query = sql.SQL('update {0} set {1} = replace({1}::text, %s, %s)::jsonb where {1}::text like %s')
     pattern = '%' + pair[0].replace('_', r'\_') + '%'
-    return conn.execute(
-        query.format(sql.Identifier(table), sql.Identifier(column)), (*pair, pattern)
-    ).rowcount
-
+    return conn.execute(query.format(sql.Identifier(table), sql.Identifier(column)),
+                        (*pair, pattern)).rowcount
 
 _SOURCE = '''update raw_products p set source = %(new)s
     where source = %(old)s and brand = %(new)s and not exists (
@@ -219,9 +208,8 @@ def rename_brands(db: Databases, pairs: Mapping[str, str]) -> RenameReport:
             for old, new in pairs.items(): _rename_in(conn, logical, old, new, report=report)
     return report
 
-def _rename_in(
-    conn: psycopg.Connection, logical: Logical, old: str, new: str, *, report: RenameReport
-) -> None:
+def _rename_in(conn: psycopg.Connection, logical: Logical, old: str, new: str, *,
+               report: RenameReport) -> None:
     for table in dict.fromkeys(t for t, _ in _tables(conn, 'text', 'brand')):
         renamed, left = _rename_rows(conn, table, old, new)
         report.rows[table] = report.rows.get(table, 0) + renamed

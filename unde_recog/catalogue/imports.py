@@ -54,10 +54,8 @@ class ImportReport:
         return 3 if self.faults or self.rejected else 0
 
     def __str__(self) -> str:
-        text = (
-            f'{self.table}: {self.read} read, {self.inserted} new, {self.updated} changed, '
-            f'{self.unchanged} unchanged, {self.rejected} rejected'
-        )
+        text = (f'{self.table}: {self.read} read, {self.inserted} new, {self.updated} changed, '
+                f'{self.unchanged} unchanged, {self.rejected} rejected')
         if self.rejects_file: text += f' (see {self.rejects_file})'
         return '\n'.join([text, *([f'read as {self.dialect}'] if self.dialect else []), *self.notes])
 
@@ -69,9 +67,8 @@ def write_rejects(path: Path, rejects: Sequence[Rejected]) -> None:
 # %% ../../nbs/056_catalogue.imports.ipynb #ab80b70a
 _INCOMING = 'create temp table incoming on commit drop as select {}, 0 as line from {} with no data'
 
-def _copy(
-    conn: psycopg.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
+def _copy(conn: psycopg.Connection, table: str, columns: Sequence[str],
+          rows: Iterable[Sequence[Any]]) -> None:
     "A temporary table `incoming` like `table`, filled by COPY."
     names = sql.SQL(', ').join(map(sql.Identifier, columns))
     conn.execute(sql.SQL(_INCOMING).format(names, sql.Identifier(table)))
@@ -82,10 +79,8 @@ _MERGE = '''insert into {table} as t ({names}) select {names} from incoming
     on conflict {conflict} do update set {sets} {extra}
     where ({ours}) is distinct from ({theirs}) {guard} returning xmax = 0'''
 
-def _merge(
-    conn: psycopg.Connection, table: str, columns: Sequence[str], conflict: str, *,
-    extra: str = '', guard: str = '', keep: Iterable[str] = (),
-) -> tuple[int, int]:
+def _merge(conn: psycopg.Connection, table: str, columns: Sequence[str], conflict: str, *,
+           extra: str = '', guard: str = '', keep: Iterable[str] = ()) -> tuple[int, int]:
     """Merge `incoming` into `table` on `conflict`; (inserted, updated).
 
     Of a row that is there `keep` stays; `extra` assignments and a `guard` may be added."""
@@ -144,9 +139,8 @@ def _collect(source: TableFile, parse: RowParser) -> Checked:
     return found
 
 # %% ../../nbs/056_catalogue.imports.ipynb #cc3ae2d5
-def _finish(
-    report: ImportReport, file: str | Path, rejects: Sequence[Rejected], where: str | Path | None
-) -> ImportReport:
+def _finish(report: ImportReport, file: str | Path, rejects: Sequence[Rejected],
+            where: str | Path | None) -> ImportReport:
     "Write the rejects file, if there is anything to say, and count the rest."
     path = Path(where) if where else Path(file).with_suffix('.rejects.csv')
     if rejects:
@@ -182,15 +176,15 @@ class PhotoFolder:
         return None
 
 # %% ../../nbs/056_catalogue.imports.ipynb #62c053b4
+_ADDRESS = r'(https?|s3)://|storage:'
 _NO_PHOTO = 'no such photo in the folder given as --images; the product is kept without it'
 
-def _store_photos(
-    values: dict[str, Any], line: int, folder: PhotoFolder, storage: Storage, *, rejects: list[Rejected]
-) -> None:
+def _store_photos(values: dict[str, Any], line: int, folder: PhotoFolder, storage: Storage, *,
+                  rejects: list[Rejected]) -> None:
     "Put the photos of one product into storage and replace names by keys."
     kept: list[tuple[str, str]] = []
     for name, view in zip(values['image_urls'], values['image_views'], strict=True):
-        if re.match(r'(https?|s3)://|storage:', name):
+        if re.match(_ADDRESS, name):
             kept.append((name, view))
             continue
         path = folder.find(name)
@@ -204,10 +198,8 @@ def _store_photos(
     values['image_urls'], values['image_views'] = [n for n, _ in kept], [v for _, v in kept]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #71ab3de9
-_PRODUCT_COLUMNS = (
-    *PRODUCTS.readers,
-    'external_id_folded', 'category_canonical', 'attributes', 'image_status', 'index_scope',
-)
+_PRODUCT_COLUMNS = (*PRODUCTS.readers, 'external_id_folded', 'category_canonical', 'attributes',
+                    'image_status', 'index_scope')
 _NEW_PHOTOS = ''', image_status = case when t.image_urls is distinct from excluded.image_urls
         then excluded.image_status else t.image_status end,
     ximilar_status = case when t.image_urls is distinct from excluded.image_urls
@@ -233,10 +225,8 @@ _TAKEN = '''delete from incoming i using (
 def _refuse_taken(conn: psycopg.Connection) -> list[Rejected]:
     "Take rows whose id belongs to another brand of the source out of `incoming`."
     reason = 'the source has this id already, for the brand {}'
-    return [
-        Rejected(line, 'external_id', ext, reason.format(other))
-        for line, ext, other in conn.execute(_TAKEN)
-    ]
+    return [Rejected(line, 'external_id', ext, reason.format(other))
+            for line, ext, other in conn.execute(_TAKEN)]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #a8a3eaa5
 def _complete_product(values: dict[str, Any], categories: Path | None, index_scope: str | None) -> None:
@@ -249,9 +239,8 @@ def _complete_product(values: dict[str, Any], categories: Path | None, index_sco
     values['image_views'] = (values['image_views'] + ['unknown']*photos)[:photos]
     values['index_scope'] = index_scope or 'pgvector'
 
-def _check_arguments(
-    images: str | Path | None, storage: Storage | None, index_scope: str | None
-) -> Path | None:
+def _check_arguments(images: str | Path | None, storage: Storage | None,
+                     index_scope: str | None) -> Path | None:
     "The folder of photos, if one is given. Raises `ValueError` for what cannot work."
     if index_scope not in (None, 'off', 'pgvector', 'pilot'):
         raise ValueError(f'index_scope={index_scope!r}: off, pgvector or pilot is needed')
@@ -264,10 +253,8 @@ def _check_arguments(
 def _renamed(conn: psycopg.Connection, brands: Mapping[str, str]) -> list[str]:
     "Notes on brands whose rows are still under a key that an earlier rule made."
     pairs = renamed_brands(conn, brands).items()
-    return [
-        f'{new}: earlier rows are under {old}; run: unde-recog brands rename {old}={new}'
-        for old, new in pairs
-    ]
+    return [f'{new}: earlier rows are under {old}; run: unde-recog brands rename {old}={new}'
+            for old, new in pairs]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #5657474f
 def _write_products(db: Databases, checked: Checked, report: ImportReport, index_scope: str | None) -> None:
@@ -286,20 +273,23 @@ def _write_products(db: Databases, checked: Checked, report: ImportReport, index
             for line, written, known in other
         ]
         further += _refuse_taken(conn)
-        report.inserted, report.updated = _merge(
-            conn, 'raw_products', _PRODUCT_COLUMNS, '(brand, external_id)',
-            extra=extra, keep=_kept(checked.absent, index_scope),
-        )
+        report.inserted, report.updated = _merge(conn, 'raw_products', _PRODUCT_COLUMNS,
+                                                 '(brand, external_id)', extra=extra,
+                                                 keep=_kept(checked.absent, index_scope))
         report.notes += _renamed(conn, checked.brands)
     report.notes += [f'{brand}: {_ALIKE.format(a, repr(b))}' for brand, a, b in alike[:5]]
     checked.rejects += further
     report.rejected += len({r.line for r in further})
 
+def _count_names(checked: Checked, report: ImportReport) -> None:
+    "A note about photos that are named by a file, of which no folder is known."
+    names = [n for _, v in checked.good for n in v['image_urls'] if not re.match(_ADDRESS, n)]
+    if names: report.notes.append(f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER')
+
 def _count_unmapped(checked: Checked, report: ImportReport) -> None:
     "A note about products whose category is not known."
-    unknown = Counter(
-        v['category'] or '(none)' for _, v in checked.good if v['category_canonical'] == 'other'
-    )
+    unknown = Counter(v['category'] or '(none)' for _, v in checked.good
+                      if v['category_canonical'] == 'other')
     if unknown:
         common = ', '.join(f'{c} ({k})' for c, k in unknown.most_common(5))
         report.notes.append(
@@ -321,10 +311,9 @@ def _check_currencies(checked: Checked, options: ReadOptions) -> None:
 
 def _photo_faults(checked: Checked) -> list[Rejected]:
     "Lines for the rejects file on addresses that are no photo; their products are kept."
-    return [
-        Rejected(line, 'image_urls', name[:80], f'{reason}; the product is kept without it')
-        for line, values in checked.good for name, reason in getattr(values['image_urls'], 'refused', [])
-    ]
+    return [Rejected(line, 'image_urls', name[:80], f'{reason}; the product is kept without it')
+            for line, values in checked.good
+            for name, reason in getattr(values['image_urls'], 'refused', [])]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #45cc6066
 def import_products(
@@ -353,15 +342,16 @@ def import_products(
     parse = row_parser(table, PRODUCTS, chosen, options, fixed=fixed, aliases=brand_aliases(aliases))
     checked = _collect(table, parse)
     _check_currencies(checked, options)
-    report = ImportReport(
-        table='raw_products', dialect=checked.dialect, read=checked.read, rejected=checked.rejected
-    )
+    report = ImportReport(table='raw_products', dialect=checked.dialect, read=checked.read,
+                          rejected=checked.rejected)
     faults, photos = _photo_faults(checked), PhotoFolder(folder) if folder else None
     for line, values in checked.good:
         _complete_product(values, categories, index_scope)
         if photos and storage is not None: _store_photos(values, line, photos, storage, rejects=faults)
         values['image_status'] = 'uploaded' if values['image_urls'] else 'pending'
     _write_products(db, checked, report, index_scope)
+    report.notes += table.notes
+    if not folder: _count_names(checked, report)
     _count_unmapped(checked, report)
     return _finish(report, file, [*checked.rejects, *faults], rejects)
 
@@ -382,16 +372,14 @@ def import_stores(
     fixed = {k: v for k, v in (('brand', brand), ('timezone', options.timezone)) if v}
     parse = row_parser(table, STORES, chosen, options, fixed=fixed, aliases=brand_aliases(aliases))
     checked = _collect(table, parse)
-    report = ImportReport(
-        table='raw_stores', dialect=checked.dialect, read=checked.read, rejected=checked.rejected
-    )
+    report = ImportReport(table='raw_stores', dialect=checked.dialect, read=checked.read,
+                          rejected=checked.rejected)
     columns = tuple(STORES.readers)
     with db.connect('catalogue') as conn, conn.transaction():
         malls = unify_malls(conn)
         for _, values in checked.good: values['mall_name'] = spell_mall(values['mall_name'], malls)
         _copy(conn, 'raw_stores', columns, ([*(v[c] for c in columns), line] for line, v in checked.good))
-        report.inserted, report.updated = _merge(
-            conn, 'raw_stores', columns, '(brand, store_id)', keep=checked.absent
-        )
+        report.inserted, report.updated = _merge(conn, 'raw_stores', columns, '(brand, store_id)',
+                                                 keep=checked.absent)
         report.notes += _renamed(conn, checked.brands)
     return _finish(report, file, checked.rejects, rejects)

@@ -55,6 +55,7 @@ def products_query(keys: Iterable[SkuKey]) -> Query:
 
 _FACTS = ('style_id', 'name', 'price', 'currency', 'colour', 'category', 'composition')  # as in _COLUMNS
 
+# %% ../../nbs/058_catalogue.products.ipynb #2d486560
 def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
     "Rows of `products_query` by SKU key."
     found = {}
@@ -108,10 +109,8 @@ def fallback_query(
     return Query(
         f'''select {_COLUMNS} from raw_products p where {' and '.join(conditions) or 'true'}
         order by p.price nulls last, p.brand, p.external_id limit %(limit)s''',
-        {
-            'category': category, 'pattern': colour_pattern(colour), 'mall': mall,
-            'since': now - window, 'now': now, 'limit': limit, 'attributes': Jsonb(attributes or {}),
-        },
+        {'category': category, 'pattern': colour_pattern(colour), 'mall': mall,
+         'since': now - window, 'now': now, 'limit': limit, 'attributes': Jsonb(attributes or {})},
     )
 
 # %% ../../nbs/058_catalogue.products.ipynb #0303b9c0
@@ -165,9 +164,8 @@ class CatalogueReader:
         self._facts = Batcher(lambda asked: _answer_facts(db, asked))
         self._products = Batcher(self._ask_products)
 
-    async def malls(
-        self, keys: Sequence[SkuKey], window: timedelta, now: datetime | None = None
-    ) -> dict[SkuKey, list[str | None]]:
+    async def malls(self, keys: Sequence[SkuKey], window: timedelta,
+                    now: datetime | None = None) -> dict[SkuKey, list[str | None]]:
         "By SKU, the malls of the stores that have it; see `availability.malls_query`."
         return await self._malls.ask(((window, now), keys)) if keys else {}
 

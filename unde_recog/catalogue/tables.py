@@ -24,12 +24,13 @@ from unde_recog.catalogue.columns import (
     read_price,
     read_time,
 )
-from .reading import ReadOptions, Row, TableFile, header_key, open_table
+from .reading import ReadOptions, Row, TableFile, cell_text, header_key, open_table
 from .shops import READY, ShopContext
 from unde_recog.catalogue.values import (
     read_brand,
     read_count,
     read_degrees,
+    read_id,
     read_key,
     read_latitude,
     read_photos,
@@ -45,13 +46,13 @@ class Table(NamedTuple):
     key: tuple[str, ...]
 
 _KEYS, _TEXTS = (
-    ('source', 'external_id', 'style_id'),
+    ('external_id', 'style_id'),
     ('name', 'description', 'category', 'gender', 'colour'),
 )
 PRODUCTS = Table(
     'raw_products',
     {
-        'brand': read_brand, **dict.fromkeys(_KEYS, read_key), **dict.fromkeys(_TEXTS, read_text),
+        'source': read_key, 'brand': read_brand, **dict.fromkeys(_KEYS, read_id), **dict.fromkeys(_TEXTS, read_text),
         'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
         'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
     },
@@ -61,7 +62,7 @@ _PLACE = ('name', 'address', 'city', 'country', 'floor')
 STORES = Table(
     'raw_stores',
     {
-        'brand': read_brand, 'store_id': read_key, **dict.fromkeys(_PLACE, read_text),
+        'brand': read_brand, 'store_id': read_id, **dict.fromkeys(_PLACE, read_text),
         'mall_name': read_key, 'latitude': read_latitude, 'longitude': read_degrees,
         'timezone': read_zone,
     },
@@ -72,7 +73,7 @@ _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
     {
-        'brand': read_brand, 'store_id': read_key, 'product_id': read_key, 'sizes_in_stock': read_sizes,
+        'brand': read_brand, 'store_id': read_id, 'product_id': read_id, 'sizes_in_stock': read_sizes,
         'fetched_at': read_time, 'quantity': read_count,
     },
     required=(*_READING, 'sizes_in_stock', 'fetched_at'), key=(*_READING, 'fetched_at'),
@@ -104,12 +105,8 @@ def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), 2, .5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(names)}"
 
-def column_map(
-    headers: Sequence[str],
-    table: Table,
-    mapping: Mapping[str, str] | None = None,
-    given: Iterable[str] = (),
-) -> dict[str, str]:
+def column_map(headers: Sequence[str], table: Table, mapping: Mapping[str, str] | None = None,
+               given: Iterable[str] = ()) -> dict[str, str]:
     """ours → theirs for the columns that the file has; `given` are filled in otherwise.
 
     Raises `ValueError` for a wrong mapping or a missing column."""
@@ -123,7 +120,8 @@ def column_map(
         chosen[ours] = theirs_of[header_key(theirs)]
     for need in table.required:
         if need not in chosen and need not in given:
-            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give a mapping)')
+            or_else = '--delimiter' if len(headers) == 1 else 'a mapping'
+            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give {or_else})')
     return chosen
 
 # %% ../../nbs/054_catalogue.tables.ipynb #28a6d38e
@@ -143,11 +141,14 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
     def records() -> Iterator[tuple[int, dict[str, str]]]:
         for row in source.rows():
             if row.fault: faults.append(row)
-            else: yield row.line, {h: c.strip() for h, c in zip(source.headers, row.cells) if h}
+            else: yield row.line, {h: cell_text(c) for h, c in zip(source.headers, row.cells) if h}
     products = list(READY[name](records(), context))
     headers = list(PRODUCTS.readers)
-    rows = [*faults, *(Row(line, [values.get(h, '') for h in headers]) for line, values in products)]
-    return replace(source, headers=headers, rows=lambda: iter(rows))
+    rows = [*faults, *(
+        Row(line, [''], values) if isinstance(values, str) else Row(line, [values.get(h, '') for h in headers])
+        for line, values in products
+    )]
+    return replace(source, headers=headers, rows=lambda: iter(rows), notes=context.told())
 
 def open_source(
     file: str | Path, mapping: Mapping[str, str] | str | None, options: ReadOptions, *,
@@ -182,7 +183,7 @@ class RowParser:
     def text(self, cells: Sequence[str], column: str) -> str:
         "The cell of a column, or what is given for all rows."
         at = self.columns.get(column)
-        return (cells[at].strip() if at is not None else '') or self.fixed.get(column, '')
+        return (cell_text(cells[at]) if at is not None else '') or self.fixed.get(column, '')
 
     def __call__(self, row: Row) -> tuple[dict[str, Any], list[Rejected]]:
         "(values, faults) of one row."
@@ -194,7 +195,7 @@ class RowParser:
             except ValueError as e: faults.append(Rejected(row.line, column, text[:80], str(e)))
         for column in self.table.required:
             if values.get(column) is None and not any(w.column == column for w in faults):
-                faults.append(Rejected(row.line, column, '', 'is missing'))
+                faults.append(Rejected(row.line, column, self.text(row.cells, column)[:80], 'is missing'))
         if 'price' in self.readers: values['price_text'] = self.text(row.cells, 'price')
         if values.get('brand'):
             try: values['brand'] = self.brand(values['brand'])
@@ -208,19 +209,17 @@ class RowParser:
 _EMPTY = frozenset((*_LISTS, 'image_views'))  # an empty cell is an empty list there
 
 # %% ../../nbs/054_catalogue.tables.ipynb #8f11df25
-def observe_columns(
-    source: TableFile, observers: Mapping[str, Callable[[str], None]], columns: Mapping[str, int]
-) -> None:
+def observe_columns(source: TableFile, observers: Mapping[str, Callable[[str], None]],
+                    columns: Mapping[str, int]) -> None:
     "Show every cell of the undecided columns to its observer."
     watched = [(columns[c], see) for c, see in observers.items() if c in columns]
     for row in source.rows() if watched else ():
         if row.fault: continue
         for at, see in watched: see(row.cells[at])
 
-def row_parser(
-    source: TableFile, table: Table, mapping: Mapping[str, str] | None, options: ReadOptions, *,
-    fixed: Mapping[str, str], aliases: Mapping[str, str] | None = None,
-) -> RowParser:
+def row_parser(source: TableFile, table: Table, mapping: Mapping[str, str] | None,
+               options: ReadOptions, *, fixed: Mapping[str, str],
+               aliases: Mapping[str, str] | None = None) -> RowParser:
     "A parser for the rows of `source`. Raises `ValueError` for a file without rows or columns."
     if next(source.rows(), None) is None: raise ValueError(f'{source.path} has a header but no rows')
     try: theirs = column_map(source.headers, table, mapping, fixed)

@@ -105,6 +105,4 @@ class Bars:
 def plain_table(columns: Iterable[Any], title: str | None = None, **options: Any) -> Table:
     "An empty table without a box."
     names = [str(c) for c in columns]
-    return Table(
-        *names, title=title, title_justify='left', title_style='bold', box=None, **options
-    )
+    return Table(*names, title=title, title_justify='left', title_style='bold', box=None, **options)

@@ -81,10 +81,8 @@ def demo(
     from unde_recog.demo import run_demo
     with report_errors():
         with Bars() as bars:
-            result = run_demo(
-                out_folder, seed=seed, skus=skus, scenes=scenes, workers=workers,
-                on_event=bars.on_event,
-            )
+            result = run_demo(out_folder, seed=seed, skus=skus, scenes=scenes, workers=workers,
+                              on_event=bars.on_event)
         print_result(result, skus, scenes)
         draw, scene = result.seconds['draw, import, index'], result.seconds['recognize a scene']
         times = f'{draw:.0f} s to draw, import and index; {1000*scene:.0f} ms a scene'

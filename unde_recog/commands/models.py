@@ -25,6 +25,7 @@ def _model_row(card: Any, settings: Any) -> tuple[str, ...]:
     pair = 'no' if card.threshold is None else f'{card.threshold:g} / {card.margin:g}'
     return name, str(card.dims), here, pair, card.title
 
+# %% ../../nbs/344_commands.models.ipynb #0a5f2bc3
 @models_app.command('list')
 def models_list() -> None:
     "All models of the registry."

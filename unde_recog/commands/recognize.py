@@ -59,9 +59,8 @@ def item_table(item: ItemAnswer) -> Table:
     columns = ['', 'product', 'brand', 'price', 'where', 'likeness']
     table = plain_table(columns, item_title(item), pad_edge=False)
     for n, m in enumerate(item.matches, 1):
-        table.add_row(
-            str(n), _product_name(m), m.brand, price_text(m), where_lines(m), f'{m.score:.2f}'
-        )
+        table.add_row(str(n), _product_name(m), m.brand, price_text(m), where_lines(m),
+                      f'{m.score:.2f}')
     return table
 
 # %% ../../nbs/343_commands.recognize.ipynb #b8e50117
@@ -94,9 +93,7 @@ Boxes = Annotated[list[str] | None, typer.Option(
          'Default: what the detector finds.',
 )]
 AsJson = Annotated[bool, typer.Option('--json', help='The contract of the service.')]
-HtmlFile = Annotated[Path | None, typer.Option(
-    help='Write a page with the pictures side by side.'
-)]
+HtmlFile = Annotated[Path | None, typer.Option(help='Write a page with the pictures side by side.')]
 
 # %% ../../nbs/343_commands.recognize.ipynb #f3a5533f
 def answer_page(photo: str, answer: Answer, storage: Any, image: Any) -> str:
@@ -105,12 +102,8 @@ def answer_page(photo: str, answer: Answer, storage: Any, image: Any) -> str:
     entry = Entry(image, answer, Path(photo).name)
     return render_page([entry], picture_loader(storage), 'What was found')
 
-def recognize_photo(
-    photo: str,
-    mall: str | None,
-    boxes: list[dict[str, Any]],
-    html: Path | None,
-) -> Answer:
+def recognize_photo(photo: str, mall: str | None, boxes: list[dict[str, Any]],
+                    html: Path | None) -> Answer:
     "The answer for a photo; its page is written to `html` if given."
     from unde_recog.media.storage import load_image
     from unde_recog.session import open_recognizer

@@ -38,22 +38,14 @@ def list_reports() -> None:
         out.print(f'{name}: {shown}', highlight=False)
 
 # %% ../../nbs/345_commands.report.ipynb #3d37f6b2
-ReportName = Annotated[str | None, typer.Argument(
-    help='Which report; without it, all are listed.'
-)]
+ReportName = Annotated[str | None, typer.Argument(help='Which report; without it, all are listed.')]
 ReportsFolder = Annotated[Path, typer.Option(help='Folder of all reports.')]
 Html = Annotated[bool, typer.Option(help='A page with the pictures inside, too.')]
 report_app = typer.Typer()
 
-@report_app.command(
-    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True}
-)
-def report(
-    context: typer.Context,
-    name: ReportName = None,
-    to: ReportsFolder = Path('reports'),
-    html: Html = False,
-) -> None:
+@report_app.command(context_settings={'allow_extra_args': True, 'ignore_unknown_options': True})
+def report(context: typer.Context, name: ReportName = None, to: ReportsFolder = Path('reports'),
+           html: Html = False) -> None:
     "Run a papermill report into reports/NAME. Parameters: -p name value, as often as needed."
     with report_errors():
         from unde_recog.research.report import run_report
@@ -112,10 +104,8 @@ def measure(
     end = parse_day(until)
     span = parse_span(reference) if reference else None
     with open_databases(load_settings()) as db:
-        return quality(
-            db, days=days, until=end, model_version=model_version,
-            reference=span, relative=not plan_limits,
-        )
+        return quality(db, days=days, until=end, model_version=model_version, reference=span,
+                       relative=not plan_limits)
 
 # %% ../../nbs/345_commands.report.ipynb #cb61f1dd
 quality_app = typer.Typer()
@@ -135,9 +125,7 @@ def quality(
     """
     with report_errors(4):
         from unde_recog.research.quality import quality_metrics_text
-        result = measure(
-            days, until, model_version, reference=reference, plan_limits=plan_limits
-        )
+        result = measure(days, until, model_version, reference=reference, plan_limits=plan_limits)
         shown = result.days[result.days.queries > 0].round(3)
         print_frame(shown.reset_index(), 'A day a row')
         print_frame(result.table(), 'Alerts')

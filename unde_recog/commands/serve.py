@@ -16,9 +16,7 @@ from .console import out, report_errors
 from ..settings import load_settings
 
 # %% ../../nbs/347_commands.serve.ipynb #2242448f
-Role = Annotated[str, typer.Option(
-    help='app, gateway, reranker, embedder, embed-batch or all.'
-)]
+Role = Annotated[str, typer.Option(help='app, gateway, reranker, embedder, embed-batch or all.')]
 Host = Annotated[str | None, typer.Option(help='Default: HOST.')]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help='Default: PORT.')]
 serve_app = typer.Typer()
@@ -76,9 +74,8 @@ def keys_list() -> None:
             out.print(f'{key.name}: {rights}; {key.per_minute} a minute', highlight=False)
 
 # %% ../../nbs/347_commands.serve.ipynb #41ec452a
-Delete = Annotated[bool, typer.Option(
-    help='Delete the rows instead of untying them from the person.'
-)]
+Delete = Annotated[bool,
+                   typer.Option(help='Delete the rows instead of untying them from the person.')]
 User = Annotated[str, typer.Argument(help='The user_id as the log has it.')]
 privacy_app = typer.Typer()
 

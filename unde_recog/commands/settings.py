@@ -29,18 +29,15 @@ ModelVersion = Annotated[str | None, typer.Option(
 )]
 
 # %% ../../nbs/341_commands.settings.ipynb #450f4cef
-settings_app = typer.Typer(
-    help='Show the settings, or apply a calibrated fragment.', invoke_without_command=True
-)
+settings_app = typer.Typer(help='Show the settings, or apply a calibrated fragment.',
+                           invoke_without_command=True)
 
 def print_settings(rows: list[tuple[str, Any, str]]) -> None:
     "A table of names, values and origins."
     table = plain_table(['name', 'value', 'origin'])
     for name, value, origin in rows:
         changed = origin != 'default'
-        table.add_row(
-            name, value, origin if changed else '', style='bold' if changed else None
-        )
+        table.add_row(name, value, origin if changed else '', style='bold' if changed else None)
     out.print(table)
 
 # %% ../../nbs/341_commands.settings.ipynb #fe65479c
@@ -63,18 +60,13 @@ def _version_in_force(now: Any) -> str:
 
 # %% ../../nbs/341_commands.settings.ipynb #2e6020dc
 @settings_app.command('apply')
-def settings_apply(
-    fragment: Fragment,
-    ini: IniFile = None,
-    model_version: ModelVersion = None,
-) -> None:
+def settings_apply(fragment: Fragment, ini: IniFile = None,
+                   model_version: ModelVersion = None) -> None:
     "Take a calibrated pair of thresholds into the settings file."
     with report_errors():
         from unde_recog.research.certificate import apply_fragment, in_words
         target = ini or Path(os.environ.get('UNDE_SETTINGS') or 'settings.ini')
-        done = apply_fragment(
-            fragment, target, model_version or _version_in_force(load_settings())
-        )
+        done = apply_fragment(fragment, target, model_version or _version_in_force(load_settings()))
         pair = f'CONFIDENCE_THRESHOLD = {done.threshold:g}, MARGIN = {done.margin:g}'
         out.print(f'{target}: {pair}', highlight=False, soft_wrap=True)
         out.print(in_words(done.certificate), highlight=False)

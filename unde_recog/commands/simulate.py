@@ -22,12 +22,10 @@ Labels = Annotated[Path, typer.Option(help='Where the true answers are written.'
 Photos = Annotated[int, typer.Option(min=1, max=100_000)]
 Days = Annotated[float, typer.Option(min=.01)]
 Skus = Annotated[int, typer.Option(min=12, max=20000)]
-Backend = Annotated[str, typer.Option(
-    help='SEARCH_BACKEND of the requests; dual labels every list.'
-)]
-Explore = Annotated[float, typer.Option(
-    min=0, max=1, help='EXPLORATION_SHARE, for backend conditional.'
-)]
+Backend = Annotated[str,
+                    typer.Option(help='SEARCH_BACKEND of the requests; dual labels every list.')]
+Explore = Annotated[float,
+                    typer.Option(min=0, max=1, help='EXPLORATION_SHARE, for backend conditional.')]
 Darker = Annotated[float, typer.Option(
     min=0, max=1, help='Drift: how much darker the second half of the photos is.'
 )]
@@ -38,10 +36,8 @@ Workers = Annotated[int, typer.Option(min=1, max=64)]
 def simulated_settings(backend: str, explore: float) -> Any:
     "Settings of the simulated log's own data folder."
     base = data_dir(load_settings())
-    return load_settings(
-        env={}, UNDE_DATA_DIR=base.with_name(f'{base.name}-simulated'),
-        SEARCH_BACKEND=backend, EXPLORATION_SHARE=explore,
-    )
+    return load_settings(env={}, UNDE_DATA_DIR=base.with_name(f'{base.name}-simulated'),
+                         SEARCH_BACKEND=backend, EXPLORATION_SHARE=explore)
 
 def print_log(log: Any, photos: int, labels: Path, folder: Path) -> None:
     "What was logged, and the two lines that use it."
@@ -78,10 +74,8 @@ def make_log_command(
         drift = Drift(after=days/2, darker=darker) if darker else None
         plan = Plan(photos, days=days, seed=seed, drift=drift)
         with Bars() as bars:
-            log = make_log(
-                settings, World(seed=seed, skus=skus), plan, labels,
-                judge=judge, workers=workers, on_event=bars.on_event,
-            )
+            log = make_log(settings, World(seed=seed, skus=skus), plan, labels, judge=judge,
+                           workers=workers, on_event=bars.on_event)
         print_log(log, photos, labels, settings.UNDE_DATA_DIR)
 
 # %% ../../nbs/348_commands.simulate.ipynb #0af52027
@@ -94,9 +88,8 @@ SearchRate = Annotated[float, typer.Option(
     min=0, max=1, help='How often the simulated booster puts the right SKU first.'
 )]
 Realistic = Annotated[bool, typer.Option(help='Answer as slowly as the vendors are said to.')]
-Faults = Annotated[list[str] | None, typer.Option(
-    '--fault', help='vendor:kind[:seconds]; may be repeated.'
-)]
+Faults = Annotated[list[str] | None,
+                   typer.Option('--fault', help='vendor:kind[:seconds]; may be repeated.')]
 
 # %% ../../nbs/348_commands.simulate.ipynb #2dddb002
 def serve_sandbox(box: Any, settings: Any, photos: Path) -> None:
@@ -137,9 +130,8 @@ def sandbox(
         settings = demo_settings()
         latency = REALISTIC if realistic else Latency()
         with Bars() as bars:
-            box = demo_sandbox(
-                settings, photos, seed=seed, skus=skus, scenes=scenes, port=port,
-                quality=Quality(search=search), latency=latency, on_event=bars.on_event,
-            )
+            box = demo_sandbox(settings, photos, seed=seed, skus=skus, scenes=scenes, port=port,
+                               quality=Quality(search=search), latency=latency,
+                               on_event=bars.on_event)
         for vendor, what in faults: box.app.faults.always(vendor, what)
         serve_sandbox(box, settings, photos)

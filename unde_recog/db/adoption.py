@@ -59,10 +59,8 @@ class Plan:
 
     def sql(self) -> str:
         "All of it as a script, for a person or an administrator."
-        lines = [
-            f'-- {table} belongs to {owner}: run this as that role'
-            for table, owner in self.owners.items()
-        ]
+        lines = [f'-- {table} belongs to {owner}: run this as that role'
+                 for table, owner in self.owners.items()]
         lines += [f'-- STOPS: {d}' for d in self.differences] + [f'-- note: {n}' for n in self.notes]
         if self.statements: lines += ['begin;', *(s + ';' for s in self.statements), 'commit;']
         lines += [s + ';' for _, s in self.indexes]
@@ -137,11 +135,8 @@ def plan_checks(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Tabl
         differs = [n for n in there & wanted.columns.keys()
                    if not will_do(wanted.columns[n].type, found.columns[n].type)]
         if differs: continue  # said already
-        missing = [
-            n
-            for n in wanted.columns
-            if n not in found.columns and re.search(rf'\b{n}\b', check.condition)
-        ]
+        missing = [n for n in wanted.columns
+                   if n not in found.columns and re.search(rf'\b{n}\b', check.condition)]
         bad, example = (0, '') if missing else _violations(conn, found.place, check.condition)
         if bad:
             plan.notes.append(
@@ -194,7 +189,6 @@ _RIGHTS = """select current_user, has_table_privilege(%(t)s, 'select')
              and has_table_privilege(%(t)s, 'insert') and has_table_privilege(%(t)s, 'update')
              and has_table_privilege(%(t)s, 'delete')"""
 
-
 def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
     "What we may not do with a table of theirs."
     (me, granted) = conn.execute(_RIGHTS, {'t': found.place}).fetchone()  # type: ignore[misc]
@@ -205,18 +199,16 @@ def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
         )
 
 # %% ../../nbs/022_db.adoption.ipynb #44722356
-def plan_adoption(
-    conn: psycopg.Connection, wanted: Mapping[str, Table], found: Mapping[str, Table]
-) -> Plan:
+def plan_adoption(conn: psycopg.Connection, wanted: Mapping[str, Table],
+                  found: Mapping[str, Table]) -> Plan:
     "How the tables `found` become the tables `wanted`."
     plan = Plan()
     for name, table in wanted.items():
         if name not in found:
             plan.statements.append(table_ddl(table))
             constrained = {c.name for c in table.constraints}
-            plan.statements += [
-                i.ddl(quoted(name), i.name) for i in table.indexes if i.name not in constrained
-            ]
+            plan.statements += [i.ddl(quoted(name), i.name) for i in table.indexes
+                                if i.name not in constrained]
             continue
         before = len(plan.statements), len(plan.indexes)
         plan_columns(plan, table, found[name])

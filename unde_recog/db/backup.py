@@ -75,7 +75,6 @@ def read_list(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise DatabaseError(f'{folder / LIST} cannot be read: {type(e).__name__}') from None
 
-
 def _write_list(folder: Path, content: Mapping[str, Any]) -> None:
     part = folder/f'{LIST}.part'
     part.write_text(json.dumps(content, indent=1, sort_keys=True), encoding='utf-8')
@@ -123,9 +122,8 @@ def build_saved(conn: psycopg.Connection, folder: Path) -> None:
             conn.execute(sql.SQL('comment on index {} is {}').format(name, index['comment']))
 
 # %% ../../nbs/029_db.backup.ipynb #b299a1d7
-def _is_saved(
-    conn: psycopg.Connection, folder: Path, entry: Mapping[str, Any] | None, table: Table
-) -> bool:
+def _is_saved(conn: psycopg.Connection, folder: Path, entry: Mapping[str, Any] | None,
+              table: Table) -> bool:
     "Whether the file of an earlier attempt still holds what the table holds."
     if not entry or tuple(entry['columns']) != tuple(table.columns): return False
     path = folder/entry['file']

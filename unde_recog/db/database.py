@@ -68,10 +68,8 @@ class Query:
 
     def statements(self) -> Iterator[tuple[Any, Any]]:
         if self.local:
-            yield (
-                'select ' + ', '.join(['set_config(%s, %s, true)'] * len(self.local)),
-                [v for kv in self.local.items() for v in kv],
-            )
+            yield ('select ' + ', '.join(['set_config(%s, %s, true)'] * len(self.local)),
+                   [v for kv in self.local.items() for v in kv])
         yield self.sql, self.params
 
 # %% ../../nbs/024_db.database.ipynb #7b436a95
@@ -86,10 +84,8 @@ def text_array(texts: Iterable[str | None]) -> str:
 def key_arrays(keys: Iterable[tuple[str, str]]) -> dict[str, str]:
     "Parameters for `unnest(%(brands)s::text[], %(ids)s::text[])`, a row a SKU key."
     keys = list(keys)
-    return {
-        'brands': text_array([brand for brand, _ in keys]),
-        'ids': text_array([external_id for _, external_id in keys]),
-    }
+    return {'brands': text_array([brand for brand, _ in keys]),
+            'ids': text_array([external_id for _, external_id in keys])}
 
 # %% ../../nbs/024_db.database.ipynb #3c9d549e
 def bound(conn: Any, query: Query) -> Query:
@@ -133,10 +129,8 @@ async def arun(conn: psycopg.AsyncConnection, query: Query) -> list[TupleRow]:
     return (await arun_all(conn, [query]))[0]
 
 # %% ../../nbs/024_db.database.ipynb #cb3475c4
-async def _answer(
-    work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
-    asked: Sequence[tuple[Any, asyncio.Future]],
-) -> None:
+async def _answer(work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
+                  asked: Sequence[tuple[Any, asyncio.Future]]) -> None:
     """Call `work` once and give each of `asked` (question, future) its answer, or all of them the
     error."""
     try: answers = list(zip(asked, await work([q for q, _ in asked]), strict=True)) if asked else []
@@ -209,9 +203,8 @@ class _Pools(_Addresses):
         ready = partial(prepare, statement_timeout=self.statement_timeout)
         with self._lock:
             if url not in self._pools:
-                self._pools[url] = ConnectionPool(
-                    url, open=True, configure=ready, connection_class=Connection, **options
-                )
+                self._pools[url] = ConnectionPool(url, open=True, configure=ready,
+                                                  connection_class=Connection, **options)
             return self._pools[url]
 
     async def apool(self, logical: Logical) -> AsyncConnectionPool:
@@ -220,9 +213,8 @@ class _Pools(_Addresses):
         if url not in self._apools:
             options = {'name': f'unde-{logical}', 'check': acheck, **self._options}
             ready = partial(aprepare, statement_timeout=self.statement_timeout)
-            self._apools[url] = AsyncConnectionPool(
-                url, open=False, configure=ready, connection_class=AsyncConnection, **options
-            )
+            self._apools[url] = AsyncConnectionPool(url, open=False, configure=ready,
+                                                    connection_class=AsyncConnection, **options)
         await self._apools[url].open()  # again does no harm, and waits for whoever opens it first
         return self._apools[url]
 
@@ -239,10 +231,8 @@ class _Pools(_Addresses):
 def _no_connection(logical: Logical, url: str, error: Exception) -> DatabaseError:
     names = ' or '.join(dict.fromkeys((_NAMES[logical], 'DATABASE_URL')))
     where = address(url) or 'an address that cannot be read'
-    return DatabaseError(
-        f'the {logical} database at {where} gives no connection ({cause(error)}): '
-        f'is the server up, and {names} right?'
-    )
+    return DatabaseError(f'the {logical} database at {where} gives no connection ({cause(error)}): '
+                         f'is the server up, and {names} right?')
 
 # %% ../../nbs/024_db.database.ipynb #ea349023
 class _Connections(_Pools):
@@ -259,9 +249,8 @@ class _Connections(_Pools):
         finally: pool.putconn(mark_used(conn))
 
     @asynccontextmanager
-    async def aconnect(
-        self, logical: Logical, timeout: float | None = None
-    ) -> AsyncIterator[psycopg.AsyncConnection]:
+    async def aconnect(self, logical: Logical,
+                       timeout: float | None = None) -> AsyncIterator[psycopg.AsyncConnection]:
         "A connection from the async pool. Raises `DatabaseError` if none comes in time."
         pool = await self.apool(logical)
         try: conn = await pool.getconn(timeout or self.timeout)

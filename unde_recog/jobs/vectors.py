@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['copy_vectors', 'write_batch', 'write_failures', 'IndexState', 'diff_index', 'IndexShrinks', 'check_shrink', 'Swept',
-           'sweep_vectors']
+__all__ = ['Row', 'copy_vectors', 'write_batch', 'write_failures', 'IndexState', 'diff_index', 'IndexShrinks', 'check_shrink',
+           'Swept', 'sweep_vectors']
 
 # %% ../../nbs/122_jobs.vectors.ipynb #cb221997
 import numpy as np
@@ -23,23 +23,22 @@ from ..db.leases import Lease
 from .photos import CatalogPhoto, LoadedPhoto
 
 # %% ../../nbs/122_jobs.vectors.ipynb #5f52e757
-_TYPES = {
-    'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2', 'image_hash': 'text',
-    'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb', 'category_canonical': 'text',
-}
+_TYPES = {'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2',
+          'image_hash': 'text', 'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
+          'category_canonical': 'text', 'phash': 'int8'}
+Row = tuple[CatalogPhoto, str, np.ndarray] | tuple[CatalogPhoto, str, np.ndarray, int | None]
 _COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
 
-def copy_vectors(
-    conn: psycopg.Connection, rows: Iterable[tuple[CatalogPhoto, str, np.ndarray]], version: str
-) -> int:
-    "COPY (photo, hash, vector) rows into `sku_image_embeddings`; → how many."
+def copy_vectors(conn: psycopg.Connection, rows: Iterable[Row], version: str) -> int:
+    """COPY (photo, hash, vector) rows, or with a perceptual hash, into `sku_image_embeddings`;
+    → how many."""
     written = 0
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(list(_TYPES.values()))
-        for photo, digest, vector in rows:
+        for photo, digest, vector, *phash in rows:
             facts, category = Jsonb(photo.metadata), photo.metadata.get('category')
-            row = (*photo.key, photo.url, photo.rank, digest, vector, version, facts, category)
-            copy.write_row(row)
+            about = version, facts, category, phash[0] if phash else None
+            copy.write_row((*photo.key, photo.url, photo.rank, digest, vector, *about))
             written += 1
     return written
 
@@ -54,9 +53,8 @@ _THERE = f'''select e.brand, e.sku_id, e.image_hash
     from sku_image_embeddings e join {_BATCH} using (brand, sku_id, image_hash)
     where e.model_version = %(version)s'''
 
-def _write_batch(
-    conn: psycopg.Connection, photos: Sequence[tuple[LoadedPhoto, Any]], version: str, lease: Lease | None
-) -> int:
+def _write_batch(conn: psycopg.Connection, photos: Sequence[tuple[LoadedPhoto, Any]], version: str,
+                 lease: Lease | None) -> int:
     reads = [r for r, _ in photos]
     columns = zip(*((*r.photo.key, r.photo.url, r.hash) for r in reads))
     batch = {'version': version, **dict(zip(('brands', 'ids', 'urls', 'hashes'), map(list, columns)))}
@@ -66,11 +64,11 @@ def _write_batch(
             conn.execute(query, batch)  # type: ignore[arg-type]
         there = conn.execute(_THERE, batch).fetchall()  # type: ignore[arg-type]
         seen = {(SkuKey(b, s), digest) for b, s, digest in there}
-        fresh: list[tuple[CatalogPhoto, str, np.ndarray]] = []
+        fresh: list[Row] = []
         for r, vector in photos:
             if (r.photo.key, r.hash) in seen: continue
             seen.add((r.photo.key, r.hash))
-            fresh.append((r.photo, r.hash, vector))
+            fresh.append((r.photo, r.hash, vector, r.phash))
         return copy_vectors(conn, fresh, version)
 
 # %% ../../nbs/122_jobs.vectors.ipynb #c9a1dec9
@@ -225,9 +223,8 @@ _READABLE = f'''delete from embedding_failures e using wanted w
     where e.version = %(version)s and {_SAME}'''
 _REPLACED = 'select count(*) from gone where replaced and not unlisted'
 
-def _sweep(
-    conn: psycopg.Connection, state: IndexState, version: str, scope: Mapping[str, Any], *, limit: float
-) -> Swept:
+def _sweep(conn: psycopg.Connection, state: IndexState, version: str, scope: Mapping[str, Any], *,
+           limit: float) -> Swept:
     "Delete and move what the temporary tables say. Raises `IndexShrinks`."
     def execute(query: str) -> psycopg.Cursor: return conn.execute(query, scope)  # type: ignore[arg-type]
     execute('drop table if exists pg_temp.gone')

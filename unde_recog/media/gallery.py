@@ -61,7 +61,6 @@ _WORDS = {'exact': 'found', 'similar': 'similar', 'style': 'in a similar style',
 _CARD = Template('''<figure class=card>$image<figcaption><b>$name</b><br>$brand · $price<br>
 <span class=where>$where</span><br><small>$score$note</small></figcaption></figure>''')
 
-
 def _card(match: Match, picture: Image.Image | None, note: str = '') -> str:
     name = escape(match.name or match.external_id)
     image = '<div class=gap>no picture</div>'
@@ -82,14 +81,10 @@ _ITEM = Template('''<section class=item style="--hue:$hue">
 <small>$tags</small><div class=cards>$cards</div></section>''')
 LoadPicture = Callable[[str], Image.Image | None]
 
-
 def _item(item: ItemAnswer, load: LoadPicture, notes: Mapping[SkuKey, str]) -> str:
     cards = [
-        _card(
-            m,
-            load(m.image_url) if m.image_url else None,
-            notes.get(SkuKey(m.brand, m.external_id), ''),
-        )
+        _card(m, load(m.image_url) if m.image_url else None,
+              notes.get(SkuKey(m.brand, m.external_id), ''))
         for m in item.matches
     ]
     return _ITEM.substitute(
@@ -134,7 +129,6 @@ _PAGE = Template('''<!doctype html><html lang=en><meta charset=utf-8>
 _ENTRY = Template('''<div class=entry><img src="$picture" alt="the photo"><div><h2>$title</h2>
 $items$degraded<small>$total_ms ms · $model</small></div></div>''')
 
-
 @dataclass
 class Entry:
     "One photo of the page with its answer; `notes` may add a word to a SKU, as the demo does."
@@ -142,7 +136,6 @@ class Entry:
     answer: Answer
     title: str = ''
     notes: Mapping[SkuKey, str] = field(default_factory=dict)
-
 
 def _entry(entry: Entry, load: LoadPicture) -> str:
     answer = entry.answer
@@ -156,17 +149,8 @@ def _entry(entry: Entry, load: LoadPicture) -> str:
         model=escape(answer.model_version),
     )
 
-
-def render_page(
-    entries: Iterable[Entry],
-    load: LoadPicture,
-    title: str = 'What was found',
-    intro: str = '',
-) -> str:
+def render_page(entries: Iterable[Entry], load: LoadPicture, title: str = 'What was found',
+                intro: str = '') -> str:
     "One self-contained HTML page; `load` brings a product's picture by its address, or None."
-    return _PAGE.substitute(
-        title=escape(title),
-        style=_STYLE,
-        intro=escape(intro),
-        entries=''.join(_entry(e, load) for e in entries),
-    )
+    return _PAGE.substitute(title=escape(title), style=_STYLE, intro=escape(intro),
+                            entries=''.join(_entry(e, load) for e in entries))

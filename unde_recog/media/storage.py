@@ -39,11 +39,8 @@ def is_public(address: str) -> bool:
     ):
         if inner is not None: ip = inner
     if ip in _NAT64: ip = ipaddress.IPv4Address(int(ip) & 0xffffffff)
-    return (
-        ip.is_global
-        and not ip.is_multicast
-        and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS))
-    )
+    return (ip.is_global and not ip.is_multicast
+            and (ip in _UNICAST if ip.version == 6 else not any(ip in n for n in _NO_HOSTS)))
 
 # %% ../../nbs/012_media.storage.ipynb #0ee97a35
 def _resolve(host: str, port: int) -> list[str]:
@@ -52,7 +49,6 @@ def _resolve(host: str, port: int) -> list[str]:
         return [str(i[4][0]) for i in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, ValueError):
         raise ImageError('not_found', f'the host of the photo URL, {host}, is not known') from None
-
 
 def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     "(address to connect to, host) of an http(s) URL. Raises `ImageError` with kind `refused_url`."
@@ -99,13 +95,11 @@ def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
         try:
             return urljoin(url, response.headers['location'])
         except ValueError:
-            raise ImageError(
-                'refused_url', 'the photo URL redirects to one that cannot be read'
-            ) from None
+            raise ImageError('refused_url',
+                             'the photo URL redirects to one that cannot be read') from None
     if response.status_code in (404, 410):
-        raise ImageError(
-            'not_found', f'the photo URL answers {response.status_code}: there is no photo'
-        )
+        raise ImageError('not_found',
+                         f'the photo URL answers {response.status_code}: there is no photo')
     if not response.is_success:
         raise ImageError('http_error', f'the photo URL answers {response.status_code}')
     if int(response.headers.get('content-length') or 0) > max_bytes:
@@ -144,10 +138,8 @@ def _drain(chunks: Iterable[bytes], max_bytes: int) -> bytes:
             raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return bytes(data)
 
-
-def _ask(
-    session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *, max_bytes: int
-) -> bytes | str:
+def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *,
+         max_bytes: int) -> bytes | str:
     "One hop: the photo's bytes, or the URL to go to."
     request['extensions']['trace'] = clock.trace
     built = session.build_request('GET', **request)
@@ -161,10 +153,8 @@ def _ask(
 def _late(timeout: float) -> ImageError:
     return ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
 
-
-def _try_hop(
-    session: httpx.Client, url: str, clock: _Clock, *, max_bytes: int, allow_private: bool
-) -> bytes | str:
+def _try_hop(session: httpx.Client, url: str, clock: _Clock, *, max_bytes: int,
+             allow_private: bool) -> bytes | str:
     "`_ask` for an address that may be asked, in time. Raises `ImageError`."
     late = _late(clock.seconds)
     address, host = check_url(url, allow_private)
@@ -172,9 +162,8 @@ def _try_hop(
     try:
         found = _ask(session, _pinned(url, address, host), url, clock, max_bytes=max_bytes)
     except httpx.InvalidURL:
-        raise ImageError(
-            'refused_url', 'the photo URL, or one that it redirects to, cannot be read'
-        ) from None
+        raise ImageError('refused_url',
+                         'the photo URL, or one that it redirects to, cannot be read') from None
     except httpx.HTTPError as e:
         if clock.over or isinstance(e, httpx.TimeoutException): raise late from None
         raise ImageError('http_error', f'the photo URL cannot be read ({type(e).__name__})') from None
@@ -194,16 +183,11 @@ def fetch(
 
     Raises `ImageError` (refused_url, not_found, http_error, timeout, too_large).
     """
-    client = httpx.Client(
-        timeout=httpx.Timeout(timeout, connect=min(5, timeout)),
-        limits=httpx.Limits(max_keepalive_connections=0),
-        trust_env=False,
-    )
+    client = httpx.Client(timeout=httpx.Timeout(timeout, connect=min(5, timeout)),
+                          limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
     with client as session, _Clock(timeout) as clock:
         for _ in range(redirects + 1):
-            found = _try_hop(
-                session, url, clock, max_bytes=max_bytes, allow_private=allow_private
-            )
+            found = _try_hop(session, url, clock, max_bytes=max_bytes, allow_private=allow_private)
             if isinstance(found, bytes): return found
             url = found
     raise ImageError('refused_url', f'the photo URL redirects more than {redirects} times')
@@ -214,6 +198,7 @@ class Storage(Protocol):
     "Bytes by key. `get` raises `ImageError` (not_found)."
     def get(self, key: str) -> bytes: ...
     def put(self, key: str, data: bytes) -> None: ...
+    def delete(self, key: str) -> None: ...
     def exists(self, key: str) -> bool: ...
     def list(self, prefix: str = '') -> Iterator[str]: ...
 
@@ -262,6 +247,7 @@ class FolderStorage:
             temporary.write_bytes(data)
             os.replace(temporary, target)
         finally: temporary.unlink(missing_ok=True)
+    def delete(self, key: str) -> None: (self.folder/check_key(key)).unlink(missing_ok=True)
     def exists(self, key: str) -> bool: return (self.folder/check_key(key)).is_file()
     def list(self, prefix: str = '') -> Iterator[str]:
         for p in sorted(self.folder.rglob('*')):
@@ -307,12 +293,9 @@ def s3_client(endpoint_url: str | None = None, **options: Any) -> Any:
         import boto3, botocore.config
     except ImportError:
         raise ImportError("object storage needs boto3: pip install 'unde_recog[cloud]'") from None
-    config = botocore.config.Config(
-        connect_timeout=5,
-        read_timeout=20,
-        retries={'max_attempts': 3, 'mode': 'standard'},
-        max_pool_connections=32,
-    )
+    config = botocore.config.Config(connect_timeout=5, read_timeout=20,
+                                    retries={'max_attempts': 3, 'mode': 'standard'},
+                                    max_pool_connections=32)
     return boto3.client('s3', endpoint_url=endpoint_url, config=config, **options)
 
 # %% ../../nbs/012_media.storage.ipynb #2e89f07e
@@ -328,9 +311,12 @@ class S3Storage:
 
     def put(self, key: str, data: bytes) -> None:
         with _s3_errors(self.bucket, key):
-            self.client.put_object(
-                Bucket=self.bucket, Key=check_key(key), Body=data, ContentType='image/jpeg'
-            )
+            self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data,
+                                   ContentType='image/jpeg')
+
+    def delete(self, key: str) -> None:
+        with _s3_errors(self.bucket, key):
+            self.client.delete_object(Bucket=self.bucket, Key=check_key(key))
 
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
@@ -351,11 +337,8 @@ def open_storage(settings: Settings) -> Storage:
     "The bucket of S3_BUCKET, or a folder in UNDE_DATA_DIR."
     if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET:
         raise SettingsError('S3_ENDPOINT_URL is set but S3_BUCKET is not: name the bucket')
-    return (
-        S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL)
-        if settings.S3_BUCKET
-        else FolderStorage(data_dir(settings) / 'storage')
-    )
+    return (S3Storage(settings.S3_BUCKET, settings.S3_ENDPOINT_URL) if settings.S3_BUCKET
+            else FolderStorage(data_dir(settings) / 'storage'))
 
 # %% ../../nbs/012_media.storage.ipynb #671ac4d2
 def _read_file(path: str, max_bytes: int) -> bytes:
@@ -366,7 +349,6 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as e:
         why = getattr(e, 'strerror', None) or e
         raise ImageError('not_found', f'{path} cannot be read: {why}') from None
-
 
 def _read_stored(key: str, bucket: str | None, storage: Storage | None, text: str) -> bytes:
     "The bytes of a key in the storage that is open here."

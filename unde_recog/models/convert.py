@@ -59,19 +59,14 @@ def layer_count(keys: Iterable[str], tower: str) -> int:
 
 def expected_keys(vision_layers: int, text_layers: int) -> list[str]:
     "All transformers names of a CLIP with so many layers."
-    layers = [
-        f'{tower}.encoder.layers.{i}.{part}.{kind}'
-        for tower, n in (('vision_model', vision_layers), ('text_model', text_layers))
-        for i in range(n)
-        for part in PARTS
-        for kind in ('weight', 'bias')
-    ]
+    layers = [f'{tower}.encoder.layers.{i}.{part}.{kind}'
+              for tower, n in (('vision_model', vision_layers), ('text_model', text_layers))
+              for i in range(n) for part in PARTS for kind in ('weight', 'bias')]
     return [*OUTSIDE, *layers]
 
 # %% ../../nbs/075_models.convert.ipynb #02b7b281
 def _some(names: list[str]) -> str:
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
-
 
 def check_keys(keys: Iterable[str]) -> list[str]:
     """The weights' names, `position_ids` left out.
@@ -83,21 +78,14 @@ def check_keys(keys: Iterable[str]) -> list[str]:
         raise ValueError('these are open_clip names already: build_model takes them as they are')
     layers = layer_count(keys, 'vision_model'), layer_count(keys, 'text_model')
     if 0 in layers:
-        raise ValueError(
-            'not a CLIP checkpoint of transformers: no layers of the '
-            f'{"text" if layers[0] else "image"} tower; '
-            f'its names begin {_some(keys) or "nowhere, it is empty"}'
-        )
+        raise ValueError('not a CLIP checkpoint of transformers: no layers of the '
+                         f'{"text" if layers[0] else "image"} tower; '
+                         f'its names begin {_some(keys) or "nowhere, it is empty"}')
     expected = expected_keys(*layers)
-    missing, unknown = (
-        [k for k in expected if k not in set(keys)],
-        [k for k in keys if k not in set(expected)],
-    )
-    wrong = [
-        f'{what}: {_some(which)}'
-        for what, which in (('missing', missing), ('unknown', unknown))
-        if which
-    ]
+    missing, unknown = ([k for k in expected if k not in set(keys)],
+                        [k for k in keys if k not in set(expected)])
+    wrong = [f'{what}: {_some(which)}'
+             for what, which in (('missing', missing), ('unknown', unknown)) if which]
     if wrong:
         raise ValueError(
             f'not a whole CLIP checkpoint of {layers[0]} + {layers[1]} layers; {"; ".join(wrong)}'
@@ -221,7 +209,6 @@ WEIGHTS = (
     'open_clip_pytorch_model.bin',
 )
 
-
 def checkpoint_file(path: Path | str) -> Path:
     "The weights at `path`, a file or a folder. Raises `FileNotFoundError` or `ValueError`."
     path = Path(path)
@@ -250,11 +237,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     torch, safe = need('torch', 'safetensors.torch')
     path = checkpoint_file(path)
     try:
-        state = (
-            safe.load_file(path)
-            if path.suffix == '.safetensors'
-            else torch.load(path, map_location='cpu', weights_only=True)
-        )
+        state = (safe.load_file(path) if path.suffix == '.safetensors'
+                 else torch.load(path, map_location='cpu', weights_only=True))
     except Exception as e:
         raise ValueError(
             f'{path.name} cannot be read ({type(e).__name__}): it is cut off, '
@@ -275,10 +259,8 @@ TOLERANCE = 1e-4
 
 def difference(a: Any, b: Any) -> float:
     "Largest difference between the unit rows of two [n, d]; NaN if a row has no direction."
-    a, b = (
-        x / np.linalg.norm(x, axis=1, keepdims=True)
-        for x in (np.asarray(a, np.float64), np.asarray(b, np.float64))
-    )
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True)
+            for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
     return float(np.abs(a - b).max())
 
 # %% ../../nbs/075_models.convert.ipynb #8325d948
@@ -335,9 +317,8 @@ def run_onnx(path: Path | str, rows: Any) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: np.asarray(rows)})[0]
 
 # %% ../../nbs/075_models.convert.ipynb #f3864cb0
-def export_tower(
-    network: Any, example: Any, input_name: str, output_name: str, *, path: Path | str
-) -> Path:
+def export_tower(network: Any, example: Any, input_name: str, output_name: str, *,
+                 path: Path | str) -> Path:
     """One network → an ONNX file with free batch size, checked against torch within 1e-4.
 
     Raises `ValueError`.
@@ -378,10 +359,8 @@ def export_towers(model: Any, folder: Path | str) -> dict[str, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part-', dir=folder) as aside:
-        made = [
-            export_tower(*parts, path=Path(aside) / f'{name}.onnx')
-            for name, parts in towers(model).items()
-        ]
+        made = [export_tower(*parts, path=Path(aside) / f'{name}.onnx')
+                for name, parts in towers(model).items()]
         sums = Path(aside)/'SHA256SUMS'
         sums.write_text(''.join(f'{sha256_of(p)}  {p.name}\n' for p in made), encoding='utf-8')
         for p in (*made, sums): os.replace(p, folder/p.name)
@@ -409,19 +388,14 @@ def prepare(state: Mapping[str, Any], folder: Path | str) -> tuple[Mapping[str, 
 CLIP_WORDS = 49408
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
-
 def clip_tokenizer(path: Path | str) -> Path:
     "Write CLIP's tokenizer, from the vocabulary that open_clip carries, as a `tokenizer.json`."
     words, pieces = need('open_clip', 'tokenizers')
     clip, norm, pre = words.SimpleTokenizer(), pieces.normalizers, pieces.pre_tokenizers
     begin, end = ((w, clip.encoder[w]) for w in ('<start_of_text>', '<end_of_text>'))
     merges = sorted(clip.bpe_ranks, key=clip.bpe_ranks.get)
-    bpe = pieces.models.BPE(
-        vocab=clip.encoder,
-        merges=merges,
-        end_of_word_suffix='</w>',
-        unk_token=end[0],
-    )
+    bpe = pieces.models.BPE(vocab=clip.encoder, merges=merges, end_of_word_suffix='</w>',
+                            unk_token=end[0])
     made = pieces.Tokenizer(bpe)
     spaces = norm.Replace(pieces.Regex(r'\s+'), ' ')
     made.normalizer = norm.Sequence([norm.NFC(), spaces, norm.Lowercase()])

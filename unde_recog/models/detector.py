@@ -39,14 +39,12 @@ def _session(card: DetectorCard, path: Path, threads: int | None) -> Any:
         raise ModelUnavailable(
             f'{card.name}: checksum {got[:12]}… of {path.name} is not the {card.sha256[:12]}… of the card'
         )
-    session = ort.InferenceSession(
-        str(path), session_options('runtime', threads), providers=['CPUExecutionProvider']
-    )
+    session = ort.InferenceSession(str(path), session_options('runtime', threads),
+                                   providers=['CPUExecutionProvider'])
     shape = session.get_inputs()[0].shape
     given = [d if isinstance(d, int) else None for d in shape]
-    if len(shape) != 4 or any(
-        a not in (None, b) for a, b in zip(given, (1, 3, card.size[1], card.size[0]))
-    ):
+    if len(shape) != 4 or any(a not in (None, b)
+                              for a, b in zip(given, (1, 3, card.size[1], card.size[0]))):
         raise ValueError(
             f'{card.name}: the file takes {list(shape)}, the card says [1, 3, {card.size[1]}, '
             f'{card.size[0]}] (size is width, height)'
@@ -55,7 +53,6 @@ def _session(card: DetectorCard, path: Path, threads: int | None) -> Any:
 
 # %% ../../nbs/079_models.detector.ipynb #d4d31c38
 Arrays = dict[str, np.ndarray]
-
 
 @lru_cache(1)
 def _tile_pool() -> ThreadPoolExecutor:
@@ -117,7 +114,7 @@ def worn_garments(detector: OnnxDetector, photo: Image.Image) -> list[Worn]:
     worn = second_look(foreground(outputs['kinds'][0], f), photo.size, look)
     return worn[:detector.card.max_finds * 3] if len(worn) > len(first) else alone
 
-
+# %% ../../nbs/079_models.detector.ipynb #a81ca9c7
 def as_item(photo: Image.Image, worn: Worn) -> Item:
     "The item of a garment, cut from the photo."
     g = worn.garment
@@ -127,12 +124,10 @@ def as_item(photo: Image.Image, worn: Worn) -> Item:
 # %% ../../nbs/079_models.detector.ipynb #2dc99532
 OWN_DETECTOR = 'street-garments'
 
-
 def detector_paths(settings: Settings) -> dict[str, Path]:
     "Cards by file name: those of the package, then those in the data directory, which win."
     folders = (ASSETS/'detectors', data_dir(settings)/'detectors')
     return {p.stem: p for folder in folders for p in sorted(folder.glob('*.json'))}
-
 
 def default_card(settings: Settings, known: dict[str, Path]) -> str:
     "The card in the data directory, else the package's own. Raises `ValueError` for several."
@@ -142,13 +137,8 @@ def default_card(settings: Settings, known: dict[str, Path]) -> str:
         raise ValueError(f"{', '.join(mine)} lie in {folder}: say which one is meant")
     return mine[0] if mine else OWN_DETECTOR
 
-
-def open_detector(
-    settings: Settings | None = None,
-    card: str | Path | None = None,
-    *,
-    threads: int | None = None,
-) -> OnnxDetector:
+def open_detector(settings: Settings | None = None, card: str | Path | None = None, *,
+                  threads: int | None = None) -> OnnxDetector:
     """The detector of a card (a path, or a name in the data directory or package).
 
     By default the one in the data directory, else the package's own.

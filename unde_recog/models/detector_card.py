@@ -35,7 +35,6 @@ def _number(value: Any, category: str) -> float:
     "A number for all categories, or the one of `category` (.5 for one that is not listed)."
     return value if isinstance(value, float) else value.get(category, .5)
 
-
 class DetectorCard(InputCard):
     "An ONNX detector: its file, its input, and what its answer means."
 
@@ -76,15 +75,12 @@ def class_category(card: DetectorCard, index: int) -> Category | None:
     if word is None: return None
     return card.categories[word] if word in card.categories else word  # type: ignore[return-value]
 
-
 def check_classes(card: DetectorCard) -> DetectorCard:
     "The card itself. Raises `ValueError` for a class that is mapped to no category."
     known = {None, *card.categories, *CATEGORIES}
     if lost := [c for c in card.classes if c not in known]:
-        raise ValueError(
-            f"classes {', '.join(map(str, lost))} are mapped to no category: "
-            'add them to `categories`, to null if they are to be dropped'
-        )
+        raise ValueError(f"classes {', '.join(map(str, lost))} are mapped to no category: "
+                         'add them to `categories`, to null if they are to be dropped')
     return card
 
 # %% ../../nbs/076_models.detector_card.ipynb #3de54caf

@@ -44,10 +44,8 @@ def lowest(card: DetectorCard, threshold: float | None) -> float:
     if threshold is not None: return threshold
     return min(card.threshold_for(c) for c in CATEGORIES)
 
-
-def _query_finds(
-    logits: np.ndarray, boxes: np.ndarray, card: DetectorCard, threshold: float
-) -> Finds:
+def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard,
+                 threshold: float) -> Finds:
     n = len(card.classes) + (card.activation == 'softmax')
     if logits.ndim != 3 or logits.shape[2] != n or boxes.shape != (*logits.shape[:2], 4):
         raise ValueError(
@@ -62,7 +60,6 @@ def _query_finds(
     p = 1/(1 + np.exp(-logits[0]))
     query, kind = np.nonzero(p >= max(.01, threshold))
     return Finds(corners(boxes[0][query]), kind, p[query, kind])
-
 
 def read_detr(outputs: Outputs, card: DetectorCard, threshold: float | None = 0.) -> Finds:
     """`logits` and `pred_boxes` of DETR, YOLOS, RT-DETR.
@@ -85,10 +82,8 @@ def read_yolo(outputs: Outputs, card: DetectorCard, threshold: float | None = 0.
     if out.ndim != 3 or out.shape[1] != n:
         older = out.ndim == 3 and n + 1 in out.shape[1:]
         hint = ' (one row more: an objectness row, as YOLO v5 has? export v8 or later)'
-        raise ValueError(
-            f'{card.name}: {len(card.classes)} classes need an output [1, {n}, N]; '
-            f'the file gives {list(out.shape)}{hint if older else ""}'
-        )
+        raise ValueError(f'{card.name}: {len(card.classes)} classes need an output [1, {n}, N]; '
+                         f'the file gives {list(out.shape)}{hint if older else ""}')
     kind, score = out[0, 4:].argmax(0), out[0, 4:].max(0)
     keep = score >= max(.01, lowest(card, threshold))
     boxes = corners(out[0, :4, keep])/np.array(card.size*2, np.float32)
@@ -104,7 +99,6 @@ def peaks(heat: np.ndarray, threshold: float, limit: int = 3) -> list[tuple[int,
     found = [(int(c), int(y), int(x)) for c, y, x in where]
     found.sort(key=lambda p: -heat[p])
     return [p for i, p in enumerate(found) if sum(q[0] == p[0] for q in found[:i]) < limit]
-
 
 def peak_box(boxes: np.ndarray, heat: np.ndarray, y: int, x: int) -> np.ndarray:
     "Mean of the boxes [4, h, w] in the 3×3 cells around (y, x), weighted by heat [h, w]."
@@ -123,10 +117,8 @@ def _crossing(profile: np.ndarray, level: float) -> tuple[float, float] | None:
         ends.append(i + .5 + step*(float(profile[i]) - level)/max(float(profile[i]) - beyond, 1e-6))
     return ends[0], ends[1]
 
-
-def mask_box(
-    mask: np.ndarray, box: np.ndarray, grow: float = 0.2, level: float = 0.5
-) -> tuple[np.ndarray | None, float]:
+def mask_box(mask: np.ndarray, box: np.ndarray, grow: float = 0.2,
+             level: float = 0.5) -> tuple[np.ndarray | None, float]:
     """How far mask [h, w] (0–1) reaches inside the grown box, and its mean over the box itself.
 
     `level`: of the highest value there. Boxes are shares of the canvas.
@@ -152,7 +144,6 @@ class GarmentMaps(NamedTuple):
     kinds: np.ndarray
     presence: np.ndarray
 
-
 def garment_maps(outputs: Outputs, card: DetectorCard) -> GarmentMaps:
     "The outputs by name. Raises `ValueError` where they do not fit the card."
     maps = GarmentMaps(*(_output(outputs, n, card)[0] for n in GarmentMaps._fields))
@@ -162,10 +153,8 @@ def garment_maps(outputs: Outputs, card: DetectorCard) -> GarmentMaps:
         )
     return maps
 
-
-def blended_box(
-    maps: GarmentMaps, card: DetectorCard, peak: tuple[int, int, int]
-) -> tuple[np.ndarray, float]:
+def blended_box(maps: GarmentMaps, card: DetectorCard,
+                peak: tuple[int, int, int]) -> tuple[np.ndarray, float]:
     "(box, share of it that the mask fills) of a peak."
     c, y, x = peak
     name = card.classes[c] or ''
@@ -198,7 +187,6 @@ def read_garments(outputs: Outputs, card: DetectorCard, threshold: float | None 
         rows.append((*box, c, score * max(share, 1e-3)**powers[2]))
     a = np.array(rows, np.float32).reshape(-1, 6)
     return Finds(a[:, :4], a[:, 4].astype(int), a[:, 5])
-
 
 READERS: Mapping[str, Callable[..., Finds]] = {
     'detr': read_detr,
@@ -247,18 +235,16 @@ class Found(NamedTuple):
     score: float
     label: str
 
-
 # categories that cannot be the same pixels, and the share of the smaller box from which on they are
 RIVALS, INSIDE = ({'dress', 'bottom'}, {'dress', 'top'}), .9
 
-
+# %% ../../nbs/077_models.detector_outputs.ipynb #31cea328
 def shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     "The intersection of one box with [n, 4] others, as a share of the smaller of the two."
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     both = np.clip(high - low, 0, None).prod(1)
     areas = (others[:, 2:] - others[:, :2]).prod(1)
     return both / np.maximum(np.minimum((box[2:] - box[:2]).prod(), areas), 1e-9)
-
 
 def without_rivals(rows: Sequence[Found]) -> list[Found]:
     "Garments, best first, without those inside a better one of a rival category."
@@ -269,9 +255,8 @@ def without_rivals(rows: Sequence[Found]) -> list[Found]:
     return kept
 
 # %% ../../nbs/077_models.detector_outputs.ipynb #51e77759
-def _one_category(
-    finds: Finds, boxes: np.ndarray, ids: list[int], category: str, *, card: DetectorCard
-) -> list[Found]:
+def _one_category(finds: Finds, boxes: np.ndarray, ids: list[int], category: str, *,
+                  card: DetectorCard) -> list[Found]:
     "Garments of one category: duplicates removed, pairs joined."
     ids = [ids[i] for i in suppress(boxes[ids], finds.scores[ids], card.iou)] if ids else []
     kept = join_pairs(boxes[ids]) if category in card.pairs and ids else boxes[ids]
@@ -282,10 +267,8 @@ def _one_category(
         rows.append(Found((x0, y0, x1, y1), category, float(finds.scores[i]), word))
     return rows
 
-
-def gather(
-    finds: Finds, card: DetectorCard, f: Frame, threshold: float | None = None
-) -> list[Found]:
+def gather(finds: Finds, card: DetectorCard, f: Frame,
+           threshold: float | None = None) -> list[Found]:
     "Finds → garments, best first. `threshold` overrides the card's (0 for measuring)."
     if not (np.isfinite(finds.boxes).all() and np.isfinite(finds.scores).all()):
         raise ValueError(

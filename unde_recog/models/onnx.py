@@ -33,14 +33,12 @@ def session_options(preset: Preset, threads: int | None = None) -> Any:
 # %% ../../nbs/071_models.onnx.ipynb #abffe399
 _PIXELS = ('pixel_values', 'image', 'images', 'input', 'x')
 
-
 def image_input(names: Sequence[str], file: str) -> str:
     "Which input of a graph takes the pixels. Raises `ValueError`."
     known = [n for n in _PIXELS if n in names]
     if known: return known[0]
     if len(names) == 1: return names[0]
     raise ValueError(f'{file} has no image input: its inputs are {", ".join(names)}')
-
 
 def image_output(names: Sequence[str], file: str) -> str:
     "Which output of a graph is the image's vector. Raises `ValueError`."
@@ -59,17 +57,12 @@ class OnnxTower:
         self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         inputs = {i.name: i for i in self.session.get_inputs()}
         self.pixels = image_input(list(inputs), Path(path).name)
-        self.others = {
-            n: [d if isinstance(d, int) else None for d in i.shape]
-            for n, i in inputs.items()
-            if n != self.pixels
-        }
+        self.others = {n: [d if isinstance(d, int) else None for d in i.shape]
+                       for n, i in inputs.items() if n != self.pixels}
         outputs = [o.name for o in self.session.get_outputs()]
         self.output = image_output(outputs, Path(path).name)
 
     def __call__(self, tensor: np.ndarray) -> np.ndarray:
-        empty = {
-            n: np.full((1, shape[1] or 77), n == 'attention_mask', np.int64)
-            for n, shape in self.others.items()
-        }
+        empty = {n: np.full((1, shape[1] or 77), n == 'attention_mask', np.int64)
+                 for n, shape in self.others.items()}
         return self.session.run([self.output], {self.pixels: tensor, **empty})[0].astype(np.float32)

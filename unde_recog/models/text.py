@@ -33,9 +33,8 @@ def open_tokenizer(path: Path | str, context: int) -> Any:
         ) from None
     filled = tokenizer.padding or {}
     tokenizer.enable_truncation(context)
-    tokenizer.enable_padding(
-        length=context, pad_id=filled.get('pad_id', 0), pad_token=filled.get('pad_token', '!')
-    )
+    tokenizer.enable_padding(length=context, pad_id=filled.get('pad_id', 0),
+                             pad_token=filled.get('pad_token', '!'))
     return tokenizer
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +45,6 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray
 # %% ../../nbs/074_models.text.ipynb #2f2130b2
 _IDS = ('input_ids', 'text', 'ids')
 
-
 def text_names(inputs: Sequence[str], outputs: Sequence[str], name: str) -> tuple[str, str]:
     "(input of the ids, output of the vectors) of a graph. Raises `ValueError`."
     only = inputs[0] if len(inputs) == 1 else None
@@ -54,10 +52,8 @@ def text_names(inputs: Sequence[str], outputs: Sequence[str], name: str) -> tupl
     single = outputs[0] if len(outputs) == 1 and only else None
     output = next((n for n in outputs if 'text_embed' in n), single)
     if ids is None or output is None:
-        raise ValueError(
-            f'{name} reads no text: its inputs are {", ".join(inputs)}, its outputs '
-            f'{", ".join(outputs)}'
-        )
+        raise ValueError(f'{name} reads no text: its inputs are {", ".join(inputs)}, its outputs '
+                         f'{", ".join(outputs)}')
     return ids, output
 
 # %% ../../nbs/074_models.text.ipynb #4a396b85
@@ -101,19 +97,14 @@ def why_no_text(folder: Path | str, joint: bool = False) -> str | None:
     except ImportError: return "the library tokenizers is not installed: pip install 'unde_recog[text]'"
     return None
 
-
 def reads_text(session: Any) -> bool:
     "Whether an image session is a joint graph."
     ids = any(n.name in _IDS for n in session.get_inputs())
     return ids and any('text_embed' in o.name for o in session.get_outputs())
 
 # %% ../../nbs/074_models.text.ipynb #caa497d5
-def open_text(
-    folder: Path | str,
-    context: int,
-    make_session: Callable[[Path], Any],
-    image_session: Any = None,
-) -> TextTower | None:
+def open_text(folder: Path | str, context: int, make_session: Callable[[Path], Any],
+              image_session: Any = None) -> TextTower | None:
     """The text tower of the model in `folder`, or None.
 
     A warning is logged if only a part of it is there. Raises `ValueError` for files that cannot

@@ -60,11 +60,8 @@ class MovingChannel(redis.Channel):
                 raise
             with self.conn_or_acquire() as client:
                 if not item:
-                    client.eval(
-                        PROMOTE,
-                        len(self.priority_steps),
-                        *[self._q_for_pri(self._from, p) for p in self.priority_steps],
-                    )
+                    client.eval(PROMOTE, len(self.priority_steps),
+                                *[self._q_for_pri(self._from, p) for p in self.priority_steps])
                     raise Empty
                 self.connection._deliver(loads(bytes_to_str(item)), self._from)
                 client.lrem(taken(self._from), 1, item)
@@ -92,15 +89,10 @@ class Channel(MovingChannel):
         "What has been lying for `visibility_timeout` seconds goes back into its queue."
         if self._from is None: return
         with self.conn_or_acquire() as client:
-            self._lying = {
-                item: self._lying.get(item, monotonic())
-                for item in client.lrange(taken(self._from), 0, -1)
-            }
-            for item in [
-                i
-                for i, since in self._lying.items()
-                if monotonic() - since >= self.visibility_timeout
-            ]:
+            self._lying = {item: self._lying.get(item, monotonic())
+                           for item in client.lrange(taken(self._from), 0, -1)}
+            for item in [i for i, since in self._lying.items()
+                         if monotonic() - since >= self.visibility_timeout]:
                 client.eval(PUT_BACK, 2, taken(self._from), self._from, item)
                 del self._lying[item]  # taken once more, it has its time once more
 

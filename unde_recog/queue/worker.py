@@ -51,9 +51,8 @@ def wait_written(session: Session, rid: uuid.UUID, seconds: float = 10.) -> None
         time.sleep(.05)
     raise TimeoutError(f'the log row of request {rid} was not written in {seconds:g} s')
 
-def recognize_once(
-    session: Session, task_id: str, photo_url: str, user_id: str | None, *, user_mall: str | None
-) -> Answer:
+def recognize_once(session: Session, task_id: str, photo_url: str, user_id: str | None, *,
+                   user_mall: str | None) -> Answer:
     "The answer to a task. Raises what `Recognizer.recognize` raises."
     db, rid = session.recognizer.db, request_id(task_id)
     key, asked = answer_key('celery', str(rid)), answer_key(photo_url, f'{user_id}\0{user_mall}')
@@ -106,9 +105,8 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
 log = logging.getLogger('unde_recog.queue')
 _ADDRESSES = ('http://', 'https://', 'storage:')
 
-def answer_task(
-    session: Session, task_id: str, photo_url: str, user_id: str | None, *, user_mall: str | None
-) -> dict[str, Any]:
+def answer_task(session: Session, task_id: str, photo_url: str, user_id: str | None, *,
+                user_mall: str | None) -> dict[str, Any]:
     "The answer as JSON, or an error that trying again would not mend. Raises all others."
     if not str(photo_url).startswith(_ADDRESSES):
         return {'error': 'refused_url', 'detail': 'photo_url must begin with http(s):// or storage:'}
@@ -171,9 +169,8 @@ def watch_worker(settings: Settings) -> None:
 # %% ../../nbs/311_queue.worker.ipynb #46973820
 def add_task(app: Celery, open_session: Opener) -> None:
     "The task `recognize_photo`; `open_session` is called for each, and gives the one that is open."
-    def recognize_photo(
-        self: Any, photo_url: str, user_id: str | None = None, user_mall: str | None = None
-    ) -> dict[str, Any]:
+    def recognize_photo(self: Any, photo_url: str, user_id: str | None = None,
+                        user_mall: str | None = None) -> dict[str, Any]:
         from unde_recog.db.database import DatabaseError
         try: return answer_task(open_session(), self.request.id, photo_url, user_id, user_mall=user_mall)
         except (DatabaseError, TimeoutError) as e:
@@ -196,6 +193,8 @@ def make_celery(settings: Settings | None = None, open_session: Opener | None = 
     app = Celery('unde_recog', broker=broker, backend=results.get_secret_value() if results else None)
     app.conf.update(celery_settings(broker))
     add_task(app, open_session or worker_opener(given, None if settings else load_settings))
+    from unde_recog.queue.jobs import add_jobs  # a higher number: jobs are more than this page
+    add_jobs(app, lambda: given if settings else load_settings())
     return app
 
 # %% ../../nbs/311_queue.worker.ipynb #b8f2809f

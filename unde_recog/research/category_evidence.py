@@ -69,9 +69,8 @@ def smooth_row(counts: np.ndarray, strength: float) -> np.ndarray:
     return (1 - FLOOR*len(CATEGORIES))*np.array(rows) + FLOOR
 
 # %% ../../nbs/223_research.category_evidence.ipynb #a5ad40ac
-def log_loss(
-    rows: Mapping[str, np.ndarray], pairs: Iterable[Pairing], edges: Sequence[float] = EDGES
-) -> float:
+def log_loss(rows: Mapping[str, np.ndarray], pairs: Iterable[Pairing],
+             edges: Sequence[float] = EDGES) -> float:
     "Mean negative log-likelihood of the truth of finds that lie on a garment; NaN without any."
     losses = []
     for called, confidence, truth in pairs:
@@ -80,9 +79,8 @@ def log_loss(
         losses.append(-float(np.log(row[CATEGORIES.index(truth)])))
     return float(np.mean(losses)) if losses else float('nan')
 
-def choose_strength(
-    pairs: Sequence[Pairing], others: Sequence[Pairing], strengths: Sequence[float] = (2, 5, 10, 20, 50)
-) -> float:
+def choose_strength(pairs: Sequence[Pairing], others: Sequence[Pairing],
+                    strengths: Sequence[float] = (2, 5, 10, 20, 50)) -> float:
     """The strength that fits `others` best when counted from `pairs`. Raises `ValueError` without
     finds."""
     counts = evidence_counts(pairs)
@@ -93,9 +91,8 @@ def choose_strength(
     return min(losses, key=lambda s: losses[s])
 
 # %% ../../nbs/223_research.category_evidence.ipynb #03307bb4
-def category_evidence(
-    pairs: Iterable[Pairing], strength: float, *, data: str, date: str, digits: int = 6
-) -> dict[str, Any]:
+def category_evidence(pairs: Iterable[Pairing], strength: float, *, data: str, date: str,
+                      digits: int = 6) -> dict[str, Any]:
     "The asset: data, date, edges, and for each detector's category the chances of each bin."
     rows = {}
     for called, counts in evidence_counts(pairs).items():
@@ -106,10 +103,8 @@ def category_evidence(
 def write_category_evidence(evidence: Mapping[str, Any], path: Path | str) -> Path:
     "The asset as JSON, a bin a line."
     head = json.dumps({k: v for k, v in evidence.items() if k != 'rows'}, indent=1)
-    rows = [
-        f'  {json.dumps(c)}: [\n   ' + ',\n   '.join(json.dumps(b) for b in bins) + '\n  ]'
-        for c, bins in evidence['rows'].items()
-    ]
+    rows = [f'  {json.dumps(c)}: [\n   ' + ',\n   '.join(json.dumps(b) for b in bins) + '\n  ]'
+            for c, bins in evidence['rows'].items()]
     path = Path(path)
     text = head.removesuffix('\n}') + ',\n "rows": {\n' + ',\n'.join(rows) + '\n }\n}\n'
     path.write_text(text, encoding='utf-8')

@@ -54,11 +54,8 @@ def ranked(
 ) -> pd.DataFrame:
     """A row a query (of `kind`): label, identity, ap, p5, ceiling of p5, place (among distinct
     labels, 0 = not there). `queries`, `gallery`: unit vectors [n, d] in the order of `task`."""
-    ask = (
-        np.flatnonzero((task.queries.kind == kind).to_numpy())
-        if kind is not None
-        else np.arange(len(task.queries))
-    )
+    ask = (np.flatnonzero((task.queries.kind == kind).to_numpy()) if kind is not None
+           else np.arange(len(task.queries)))
     similarity, names = queries[ask] @ gallery.T, task.gallery[label].to_numpy()
     wanted = task.queries[label].to_numpy()[ask]
     rows = [
@@ -92,7 +89,6 @@ def embed_with(name: str, preset: str = 'batch') -> Callable[[Sequence[Image.Ima
     if name in BASELINES: return BASELINES[name]
     return load_embedder(name, preset).embed  # type: ignore[arg-type]
 
-
 def present(names: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
     "Names of models (default: the registry and the baselines) that are here, and that are not."
     wanted = [*cards(), *BASELINES] if names is None else list(names)
@@ -102,9 +98,8 @@ def present(names: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
 # %% ../../nbs/214_research.comparison.ipynb #58cf779e
 Scores = dict[tuple[str, str | None, str], pd.DataFrame]  # (model, kind, label) → a row a query
 
-def score_models(
-    task: Labelled, names: Sequence[str], labels: Sequence[str] | None = None, batch: int = 32
-) -> Scores:
+def score_models(task: Labelled, names: Sequence[str], labels: Sequence[str] | None = None,
+                 batch: int = 32) -> Scores:
     "Rank with every model, by every label and kind of query that the task has."
     labels = labels or [c for c in ('identity', 'style', 'cut') if c in task.table]
     kinds: list[str | None] = list(dict.fromkeys(task.queries.kind)) if 'kind' in task.table else [None]
@@ -113,10 +108,8 @@ def score_models(
         embed = embed_with(name)
         def vectors(photos: Sequence[str]) -> np.ndarray:
             return np.concatenate(
-                [
-                    embed([task.load(p) for p in photos[i : i + batch]])
-                    for i in range(0, len(photos), batch)
-                ]
+                [embed([task.load(p) for p in photos[i : i + batch]])
+                 for i in range(0, len(photos), batch)]
             )
 
         asked, known = vectors(list(task.queries.photo)), vectors(list(task.gallery.photo))
@@ -184,11 +177,8 @@ def _peak_mb() -> float:
     status = Path('/proc/self/status')
     if status.is_file():
         return next(
-            (
-                int(line.split()[1]) / 1024
-                for line in status.read_text().splitlines()
-                if line.startswith('VmHWM')
-            ),
+            (int(line.split()[1]) / 1024 for line in status.read_text().splitlines()
+             if line.startswith('VmHWM')),
             float('nan'),
         )
     try: import resource
@@ -199,10 +189,8 @@ def _peak_mb() -> float:
 def time_model(name: str, rounds: int = 30, batch: int = 32) -> Speed:
     "Load and time a model on noise photos of 448 pixels, in this process."
     draw = np.random.default_rng(0)
-    photos = [
-        Image.fromarray(draw.integers(0, 256, (448, 336, 3), 'uint8').astype('uint8'))
-        for _ in range(batch)
-    ]
+    photos = [Image.fromarray(draw.integers(0, 256, (448, 336, 3), 'uint8').astype('uint8'))
+              for _ in range(batch)]
     before, started = _peak_mb(), time.perf_counter()
     embed = embed_with(name, 'runtime')
     loaded, spent = time.perf_counter() - started, []
@@ -224,7 +212,6 @@ def time_model(name: str, rounds: int = 30, batch: int = 32) -> Speed:
         batch / float(np.median(passes)),
         _peak_mb() - before,
     )
-
 
 def time_models(names: Sequence[str], rounds: int = 30, batch: int = 32) -> dict[str, Speed]:
     "`time_model` for each, one after the other, each in a fresh process."
@@ -271,9 +258,8 @@ def model_table(
     `rows` photos."""
     names = [*dict.fromkeys(name for name, _, _ in scores), *missing]
     dims = [dims_of(n) for n in names]
-    index = [
-        np.nan if d is None or n in BASELINES else index_bytes(d, rows)/2**20 for n, d in zip(names, dims)
-    ]
+    index = [np.nan if d is None or n in BASELINES else index_bytes(d, rows)/2**20
+             for n, d in zip(names, dims)]
     columns = {'measured': [n not in missing for n in names], 'dims': pd.array(dims, 'Int64')}
     timed = pd.DataFrame({n: s._asdict() for n, s in speeds.items()}).T
     if not speeds: timed = pd.DataFrame(columns=list(Speed._fields))
@@ -300,16 +286,12 @@ USES = (
 TOGETHER_MB = 2000
 
 # %% ../../nbs/214_research.comparison.ipynb #7d65020a
-def eligible(
-    use: Use, scores: Scores, speeds: Mapping[str, Speed], kind: str | None
-) -> dict[str, pd.DataFrame]:
+def eligible(use: Use, scores: Scores, speeds: Mapping[str, Speed],
+             kind: str | None) -> dict[str, pd.DataFrame]:
     "Scores of the models that were measured for a use and are fast enough, where that is known."
     fast = lambda name: name not in speeds or speeds[name].p50_ms <= use.limit_ms
-    return {
-        name: table
-        for (name, k, label), table in scores.items()
-        if (k, label) == (kind, use.label) and name not in BASELINES and fast(name)
-    }
+    return {name: table for (name, k, label), table in scores.items()
+            if (k, label) == (kind, use.label) and name not in BASELINES and fast(name)}
 
 def best_of(use: Use, fit: Mapping[str, pd.DataFrame], measured: set[str], seed: int = 0) -> tuple[str, str]:
     "(the model chosen among `fit`, why)."
@@ -343,9 +325,8 @@ def choose(use: Use, scores: Scores, speeds: Mapping[str, Speed], seed: int = 0)
     return row | {'chosen': best, 'value': float(fit[best][use.measure].mean()), 'why': why}
 
 # %% ../../nbs/214_research.comparison.ipynb #71e7d30d
-def routing(
-    scores: Scores, speeds: Mapping[str, Speed], uses: Sequence[Use] = USES, seed: int = 0
-) -> tuple[pd.DataFrame, float]:
+def routing(scores: Scores, speeds: Mapping[str, Speed], uses: Sequence[Use] = USES,
+            seed: int = 0) -> tuple[pd.DataFrame, float]:
     "(a row a use, MB of all chosen models together; NaN if one was not timed)."
     table = pd.DataFrame([choose(u, scores, speeds, seed) for u in uses]).set_index('for')
     chosen = set(table.chosen.dropna())

@@ -6,7 +6,7 @@
 __all__ = ['ASSETS', 'PLAN_USERS', 'PHOTOS_EACH', 'Bill', 'credits', 'short', 'long', 'cost_prices', 'Range', 'euros',
            'vision_dollars', 'plan_table', 'printed', 'onboarding_table', 'mall_sizing', 'call_dollars',
            'judge_contradictions', 'rising_price', 'falling_total', 'tag_all_break_even', 'contradictions', 'usage',
-           'logged_items', 'photo_credits', 'forecast', 'reconcile', 'token_dollars']
+           'logged_items', 'photo_credits', 'UserSpread', 'user_spread', 'forecast', 'reconcile', 'token_dollars']
 
 # %% ../../nbs/213_research.cost.ipynb #049fd4c6
 import json
@@ -57,12 +57,8 @@ def credits(
                 f'{name}={value}: '
                 + ('a share from 0 to 1 is needed' if limit else 'must not be negative')
             )
-    return Bill(
-        p['detect'] * photos,
-        p['search'] * photos * items * boosted,
-        p['tags'] * photos * items * tagged,
-        p['insert'] * images,
-    )
+    return Bill(p['detect'] * photos, p['search'] * photos * items * boosted,
+                p['tags'] * photos * items * tagged, p['insert'] * images)
 
 # %% ../../nbs/213_research.cost.ipynb #53c0e134
 def short(n: float) -> str:
@@ -111,7 +107,6 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         return f'{self.low:.0f}–{self.high:.0f}' if self.low != self.high else f'{self.low:.0f}'
 
-
 def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     "Straight lines from (0, 0) through the points; beyond the last, its ratio."
     return float(ys[-1]*x/xs[-1]) if x > xs[-1] else float(np.interp(x, [0, *xs], [0, *ys]))
@@ -119,10 +114,8 @@ def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 def euros(credits: float, once: bool = False, table: Mapping[str, Any] | None = None) -> Range:
     "What so many credits cost a month, or `once`."
     rows = (table or cost_prices())['euros_once' if once else 'euros_a_month']
-    return Range(
-        _between(credits, [r[0] for r in rows], [r[1] for r in rows]),
-        _between(credits, [r[0] for r in rows], [r[-1] for r in rows]),
-    )
+    return Range(_between(credits, [r[0] for r in rows], [r[1] for r in rows]),
+                 _between(credits, [r[0] for r in rows], [r[-1] for r in rows]))
 
 # %% ../../nbs/213_research.cost.ipynb #60756536
 PLAN_USERS, PHOTOS_EACH = (1000, 5000, 10_000, 20_000), 8
@@ -139,11 +132,8 @@ def vision_dollars(photos: float, table: Mapping[str, Any] | None = None) -> dic
     return found | {'together': Range(*map(sum, zip(*found.values())))}
 
 # %% ../../nbs/213_research.cost.ipynb #72af468f
-def plan_table(
-    users: Sequence[int] = PLAN_USERS,
-    images: int = 10_000,
-    table: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+def plan_table(users: Sequence[int] = PLAN_USERS, images: int = 10_000,
+               table: Mapping[str, Any] | None = None) -> pd.DataFrame:
     "SPEC §13's table, a row a number of users, written as the plan writes it."
     rows = []
     for n in users:
@@ -174,10 +164,8 @@ def printed(name: str) -> pd.DataFrame:
     return pd.read_csv(ASSETS/f'plan_{name}.csv', dtype=str)
 
 # %% ../../nbs/213_research.cost.ipynb #eb4214c9
-def onboarding_table(
-    images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 200_000),
-    table: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+def onboarding_table(images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 200_000),
+                     table: Mapping[str, Any] | None = None) -> pd.DataFrame:
     "Credits and euros of filling the booster's collection, as the plan writes them."
     return pd.DataFrame(
         [
@@ -190,13 +178,8 @@ def onboarding_table(
         ]
     )
 
-
-def mall_sizing(
-    in_stock: Mapping[str, int],
-    indexed: Mapping[str, int] | None = None,
-    photos: int = 2,
-    table: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+def mall_sizing(in_stock: Mapping[str, int], indexed: Mapping[str, int] | None = None,
+                photos: int = 2, table: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """A row a brand and a last row `all`: SKUs in the mall's stock, those already in the booster's
     collection, images to insert at `photos` a SKU, credits, euros (once)."""
     rows = [(brand, n, min(n, (indexed or {}).get(brand, 0))) for brand, n in in_stock.items()]
@@ -241,12 +224,9 @@ def judge_contradictions(table: Mapping[str, Any] | None = None) -> list[dict[st
         by_plan = items*each*plan_price
         by_list = items*each*call_dollars('compare', prices)
         calls = f'{short(items)} items × {each} comparisons × ${plan_price:g}'
-        rows.append(_row(
-            f'rerank, {short(users)} users',
-            f'${rerank}',
-            f'{calls} = ${by_plan:,.0f}; at the list price ${by_list:,.0f}',
-            f'{_times(by_plan, rerank)} (list {_times(by_list, rerank)})',
-        ))
+        rows.append(_row(f'rerank, {short(users)} users', f'${rerank}',
+                         f'{calls} = ${by_plan:,.0f}; at the list price ${by_list:,.0f}',
+                         f'{_times(by_plan, rerank)} (list {_times(by_list, rerank)})'))
         tags = call_dollars('tag', prices)*items
         thousand = f'${1000*tagging.low/items:.2f}–{1000*tagging.high/items:.2f} a thousand items'
         rows.append(_row(
@@ -299,12 +279,9 @@ def contradictions(table: Mapping[str, Any] | None = None) -> pd.DataFrame:
     prices = table or cost_prices()
     ours, plan = plan_table(table=table), printed('costs')
     same = int((ours == plan).to_numpy().sum())
-    agreed = _row(
-        'credits, sums, euros and dollars of the table',
-        f'{plan.size} cells',
-        f'{same} reproduced',
-        'exact' if same == plan.size else f'{plan.size - same} cells',
-    )
+    agreed = _row('credits, sums, euros and dollars of the table', f'{plan.size} cells',
+                  f'{same} reproduced',
+                  'exact' if same == plan.size else f'{plan.size - same} cells')
     judged = judge_contradictions(prices)
     return pd.DataFrame([agreed, *judged, *rising_price(prices), *falling_total(prices)])
 
@@ -326,10 +303,8 @@ def usage(items: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame
         part = known[known[column].notna()]
         rows[name] = (part[column].astype(float).to_numpy(), part.photo)
     out = pd.DataFrame(
-        {
-            name: {**by_cluster(values, photos, draws, seed)._asdict(), 'n': len(values)}
-            for name, (values, photos) in rows.items()
-        }
+        {name: {**by_cluster(values, photos, draws, seed)._asdict(), 'n': len(values)}
+         for name, (values, photos) in rows.items()}
     ).T
     return out.astype({'n': int})
 
@@ -339,14 +314,34 @@ def logged_items(items: pd.DataFrame) -> pd.DataFrame:
     return items[items['shape'] == 'items'] if 'shape' in items else items
 
 def photo_credits(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> pd.Series:
-    """Credits of each photo of a log by the formula: detection, and what its items asked for,
-    exploration included."""
-    p, known = prices or load_terms().prices, logged_items(items)
+    """Credits of each photo of a log by the formula: detection, also where nothing was found, and
+    what its items asked for, exploration included."""
+    p = prices or load_terms().prices
+    known = items[items['shape'].isin(('items', 'photo'))] if 'shape' in items else items
     count = lambda column: known[column].fillna(False).astype(int)
     each = p['search']*(count('boosted') + count('explored')) + p['tags']*count('tagged')
     return p['detect'] + each.groupby(known.photo).sum()
 
 # %% ../../nbs/213_research.cost.ipynb #ef13aced
+class UserSpread(NamedTuple):
+    "Credits a photo: mean, variance between users and within, and means by resampled users."
+    mean: float
+    between: float
+    within: float
+    means: np.ndarray
+
+def user_spread(each: pd.Series, user: pd.Series, rng: np.random.Generator, draws: int) -> UserSpread:
+    "From credits a photo and whose photo it was; a photo of nobody known is its own user."
+    who = user.where(user.notna() & (user != 'simulated'), each.index.to_series())
+    t = each.groupby(who).agg(['sum', 'size', 'var'])
+    sums, n, users = t['sum'].to_numpy(float), t['size'].to_numpy(float), len(t)
+    deviation = (each - each.groupby(who).transform('mean')).pow(2).sum()
+    within = float(deviation/(n.sum() - users)) if n.sum() > users else float(each.var(ddof=0))
+    own = sums/n
+    between = max(0., float(own.var() - (within/n).mean())) if n.sum() > users else 0.
+    times = rng.multinomial(users, np.full(users, 1/users), draws).astype(float)
+    return UserSpread(float(each.mean()), between, within, (times @ sums)/(times @ n))
+
 def forecast(
     items: pd.DataFrame,
     users: Sequence[int] = PLAN_USERS,
@@ -356,28 +351,29 @@ def forecast(
     seed: int = 0,
     table: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """A month's credits by number of users with a 95 % interval for the bill, and the plan's euros
-    at both ends; no insertions. Raises `ValueError` for a log without items."""
-    each = photo_credits(items).to_numpy(float)
+    """A month's credits by number of users with a 95 % interval for the bill, users of the log
+    drawn as a whole, and the plan's euros at both ends; no insertions. Raises `ValueError` for a
+    log without items."""
+    each = photo_credits(items)
     if not len(each): raise ValueError('the log holds no items: nothing to forecast from')
+    owner = items.drop_duplicates('photo').set_index('photo').user_id.reindex(each.index)
     rng, rows = np.random.default_rng(seed), []
-    means = each[rng.integers(0, len(each), (draws, len(each)))].mean(1)
+    s = user_spread(each.astype(float), owner, rng, draws)
     for n in users:
         photos = np.maximum(rng.poisson(n*photos_each, draws), 1)
-        bills = photos*means + rng.normal(0, 1, draws)*each.std()*np.sqrt(photos)
-        low, high = np.quantile(bills, [.025, .975])
-        rows.append(
-            {
-                'users': n,
-                'photos': n * photos_each,
-                'credits': n * photos_each * each.mean(),
-                'low': max(0.0, low),
-                'high': high,
-                'euros low': euros(max(0.0, low), table=table).low,
-                'euros high': euros(high, table=table).high,
-            }
-        )
+        chance = np.sqrt(n*photos_each**2*s.between + photos*s.within)
+        low, high = np.quantile(photos*s.means + rng.normal(0, 1, draws)*chance, [.025, .975])
+        rows.append({
+            'users': n,
+            'photos': n*photos_each,
+            'credits': n*photos_each*s.mean,
+            'low': max(0., low),
+            'high': high,
+            'euros low': euros(max(0., low), table=table).low,
+            'euros high': euros(high, table=table).high,
+        })
     return pd.DataFrame(rows).set_index('users')
+
 
 # %% ../../nbs/213_research.cost.ipynb #01e55d7c
 def reconcile(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> dict[str, float]:
@@ -387,9 +383,8 @@ def reconcile(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> d
     return {'formula': whole, 'logged': logged, 'difference': logged - whole}
 
 # %% ../../nbs/213_research.cost.ipynb #c620a488
-def token_dollars(
-    tokens: float, model: str | None = None, table: Mapping[str, Any] | None = None
-) -> Range:
+def token_dollars(tokens: float, model: str | None = None,
+                  table: Mapping[str, Any] | None = None) -> Range:
     "Dollars for so many tokens of unknown kind. Raises `ValueError` for a model without a price."
     name = model or (table or cost_prices())['comparison']['model']
     ends = [price({kind: round(tokens)}, name) for kind in ('prompt', 'output')]

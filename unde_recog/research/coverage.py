@@ -22,8 +22,7 @@ from .simulate import Street, draw, truth
 
 # %% ../../nbs/232_research.coverage.ipynb #f1250e4a
 def live_path(icc: float, labelled: int, *, photos: int = 4000, items: int = 4,
-              street: Street = Street(),
-              seed: int = 99, **options: Any) -> GatePath:
+              street: Street = Street(), seed: int = 99, **options: Any) -> GatePath:
     """The path that `declare_path` makes of a simulated live log with this clustering.
 
     `options`: such as alpha, delta, steps."""
@@ -93,19 +92,17 @@ CHOOSERS: dict[str, Chooser] = {
 }
 
 # %% ../../nbs/232_research.coverage.ipynb #72a5a78e
-def _score(last: np.ndarray, loss: Mapping[str, np.ndarray], alpha: float, best: float) -> dict[str,
-                                                                                                float]:
+def _score(last: np.ndarray, loss: Mapping[str, np.ndarray], alpha: float,
+           best: float) -> dict[str, float]:
     "What became of the runs that ended at these steps (-1 = no certificate)."
     certified, won = last >= 0, np.where(last >= 0, loss['coverage'][last], 0.)
     broken = certified & (loss['conditional'][last] > alpha)
     return {'broken': float(broken.mean()), 'certified': float(certified.mean()),
-            'coverage': float(won.mean()),
-            'of_oracle': float(won.mean()/best) if best else np.nan}
+            'coverage': float(won.mean()), 'of_oracle': float(won.mean()/best) if best else np.nan}
 
-def check_coverage(path: GatePath, street: Street, icc: float, *, runs: int = 1000, photos: int = 250,
-                   items: int = 4,
-                   seed: int = 0, choosers: Sequence[str] | None = None,
-                   chunk: int = 100) -> pd.DataFrame:
+def check_coverage(path: GatePath, street: Street, icc: float, *, runs: int = 1000,
+                   photos: int = 250, items: int = 4, seed: int = 0,
+                   choosers: Sequence[str] | None = None, chunk: int = 100) -> pd.DataFrame:
     """A row a way of choosing: broken, certified (shares of runs), coverage (mean, 0 where
     nothing was certified), of_oracle."""
     pairs = np.array([(s.threshold, s.margin) for s in path.steps])
@@ -132,8 +129,7 @@ def _looks_of(c: Counts, items: int, path: GatePath, looks: np.ndarray) -> dict[
     return {'one look, repeated': one_look, 'anytime, every photo': certified_by(logs, path.delta)}
 
 def check_looks(path: GatePath, street: Street, icc: float, *, runs: int = 1000, photos: int = 500,
-                items: int = 4,
-                looks: int = 8, seed: int = 0, chunk: int = 50) -> pd.DataFrame:
+                items: int = 4, looks: int = 8, seed: int = 0, chunk: int = 50) -> pd.DataFrame:
     """A row a way: broken, certified (shares of runs), median photos until certified (inf if
     rarer than half)."""
     pairs = np.array([(s.threshold, s.margin) for s in path.steps])
@@ -158,8 +154,7 @@ def check_looks(path: GatePath, street: Street, icc: float, *, runs: int = 1000,
 
 # %% ../../nbs/232_research.coverage.ipynb #848c8635
 COLOURS = {'certified': '#1f6fb2', 'without the floor': '#8fb8d8', 'item by item': '#c9a227',
-           'betting': '#5a9e6f',
-           'best looking': '#b23a3a'}
+           'betting': '#5a9e6f', 'best looking': '#b23a3a'}
 
 def draw_coverage(tables: Mapping[str, pd.DataFrame], delta: float = .05, title: str = '') -> Any:
     """Broken promises by group (`tables`: group → `check_coverage`) and way of choosing, as a
@@ -183,7 +178,6 @@ def draw_coverage(tables: Mapping[str, pd.DataFrame], delta: float = .05, title:
     axis.set_title(title, fontsize=10, loc='left')
     axis.spines[['top', 'right']].set_visible(False)
     axis.legend(frameon=False, fontsize=8, ncols=len(names), loc='upper center',
-                bbox_to_anchor=(.5, -.1),
-                handlelength=1, columnspacing=1.2)
+                bbox_to_anchor=(.5, -.1), handlelength=1, columnspacing=1.2)
     figure.tight_layout()
     return figure

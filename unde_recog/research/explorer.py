@@ -84,7 +84,6 @@ def _counts(state: ExplorerState, pair: tuple[float, float]) -> tuple[np.ndarray
         state.judged.photo[sure], minlength=photos
     )
 
-
 def compare_pairs(state: ExplorerState) -> pd.DataFrame:
     "The pair in force and the pair being tried: shares of 1, and booster credits per 100 items."
     rows = {}
@@ -118,19 +117,16 @@ def changed_sides(state: ExplorerState) -> pd.DataFrame:
     table = state.rows.loc[at, ['photo', 'item', 'category', 'top1', 'margin']].assign(
         to=np.where(now[at], 'trusted', 'booster'),
         effect=[
-            EFFECTS.get(
-                (bool(now[i]), bool(state.judged.harm[i]), bool(state.judged.gain[i])), 'no matter'
-            )
+            EFFECTS.get((bool(now[i]), bool(state.judged.harm[i]), bool(state.judged.gain[i])),
+                        'no matter')
             for i in at
         ],
     )
-    return table.sort_values(
-        'effect', key=lambda e: e.map(EFFECT_ORDER.index), kind='stable'
-    ).reset_index(drop=True)
+    return table.sort_values('effect', key=lambda e: e.map(EFFECT_ORDER.index),
+                             kind='stable').reset_index(drop=True)
 
 # %% ../../nbs/229_research.explorer.ipynb #ed6ef178
 BY_HAND = 'chosen by hand in the explorer, after looking at the labels; its bound does not count the looking'
-
 
 def hand_picked_certificate(state: ExplorerState) -> Certificate:
     """The certificate of the pair being tried: the certified one itself, else one that says it is
@@ -196,9 +192,8 @@ def crops(items: pd.DataFrame, photos: Callable[[str], Image.Image]) -> Picture:
     return picture
 
 # %% ../../nbs/229_research.explorer.ipynb #f9b67e4b
-def simulated_state(
-    photos: int = 150, seed: int = 0, certificate: Certificate | None = None
-) -> ExplorerState:
+def simulated_state(photos: int = 150, seed: int = 0,
+                    certificate: Certificate | None = None) -> ExplorerState:
     "A simulated set to explore, with the pair that its gate used."
     items, labels = simulate_items(photos, 4, icc=.2, seed=seed, backend='dual')
     return ExplorerState(
@@ -209,7 +204,6 @@ def simulated_state(
         date=f'{items.created_at.max():%Y-%m-%d}',
         simulated=True,
     )
-
 
 def logged_state(
     db: Any,

@@ -34,7 +34,6 @@ def _xy(state: ExplorerState, top1: Any, margin: Any) -> tuple[Any, Any]:
         _H - _PAD - (_H - _PAD - 8) * np.asarray(margin, float) / max(top, 1e-9), 8, _H - _PAD
     )
 
-
 def dots(state: ExplorerState, limit: int = 1500) -> str:
     "The garments as SVG circles (a fixed sample, if there are more than `limit`)."
     known = np.flatnonzero(np.isfinite(state.judged.top1) & np.isfinite(state.judged.margin))
@@ -92,12 +91,10 @@ def scatter_svg(state: ExplorerState, points: str | None = None) -> str:
         for a, (name, colour) in zip((4, 110, 262), FATES)
     )
     score = _text((_W + _PAD)/2, bottom + 28, 'first score', 'text-anchor="middle"')
-    return _SVG.strip().format(
-        w=_W, h=_H, pad=_PAD, right=right, bottom=bottom, x=x, y=y,
-        width=max(0, right - x), height=max(0, y - 8), ticks=_ticks(state), names=names,
-        dots=dots(state) if points is None else points, rings=_rings(state),
-        axes=score + _text(_PAD + 4, 18, 'margin'),
-    )
+    return _SVG.strip().format(w=_W, h=_H, pad=_PAD, right=right, bottom=bottom, x=x, y=y,
+                               width=max(0, right - x), height=max(0, y - 8), ticks=_ticks(state),
+                               names=names, dots=dots(state) if points is None else points,
+                               rings=_rings(state), axes=score + _text(_PAD + 4, 18, 'margin'))
 
 # %% ../../nbs/230_research.explorer_page.ipynb #32ab6f8e
 _NUMBERS = """
@@ -119,10 +116,8 @@ def number_row(name: str, r: Any, alpha: float) -> str:
     visible = not np.isnan(gap) and abs(gap) >= (.5 if credits else 5e-4)
     change = (f'{gap:+.0f}' if credits else f'{100*gap:+.1f}') if visible else ''
     colour = '#b23a3a' if name == 'not ruled out up to' and r['tried'] > alpha else '#222'
-    return _NUMBER.strip().format(
-        name=name, before=show(r['in force']), tried=show(r['tried']), change=change,
-        kind=name.split()[0], colour=colour,
-    )
+    return _NUMBER.strip().format(name=name, before=show(r['in force']), tried=show(r['tried']),
+                                  change=change, kind=name.split()[0], colour=colour)
 
 def numbers_html(state: ExplorerState) -> str:
     "The comparison as an HTML table."
@@ -210,9 +205,8 @@ def buttons(certified: bool) -> dict[str, Any]:
 class Explorer:
     """The page over a state; `.widget` is what a notebook shows. Fragments are written into
     `folder`."""
-    def __init__(
-        self, state: ExplorerState, picture: Picture | None = None, folder: Path | str = '.'
-    ) -> None:
+    def __init__(self, state: ExplorerState, picture: Picture | None = None,
+                 folder: Path | str = '.') -> None:
         w = _widgets()
         self.state, self.picture, self.folder = state, picture, Path(folder)
         (low, high, top), (threshold, margin) = _frame(state), state.pair

@@ -25,20 +25,12 @@ from ..wardrobe.world import Truth, World
 # %% ../../nbs/205_research.fault_matrix.ipynb #14501c86
 VENDORS, BACKENDS = ('ximilar', 'gemini', 'claude'), ('pgvector', 'conditional', 'dual', 'ximilar')
 
-def corners(
-    vendors: Sequence[str] = VENDORS,
-    faults: Sequence[str] = FAULTS,
-    backends: Sequence[str] = BACKENDS,
-) -> list[tuple[str, str, str]]:
+def corners(vendors: Sequence[str] = VENDORS, faults: Sequence[str] = FAULTS,
+            backends: Sequence[str] = BACKENDS) -> list[tuple[str, str, str]]:
     """(vendor, fault, backend); the judges are tried under one backend, since search does not
     concern them."""
-    return [
-        (v, f, b)
-        for v in vendors
-        for f in faults
-        for b in backends
-        if v == 'ximilar' or b == 'conditional'
-    ]
+    return [(v, f, b) for v in vendors for f in faults for b in backends
+            if v == 'ximilar' or b == 'conditional']
 
 # %% ../../nbs/205_research.fault_matrix.ipynb #de31947a
 @dataclass(kw_only=True)
@@ -113,9 +105,8 @@ def wait_until(done: Callable[[], bool], end: float) -> bool:
     return done()
 
 # %% ../../nbs/205_research.fault_matrix.ipynb #089645da
-def ask_once(
-    settings: Settings, app: App, scene: Scene, boxes: bool, *, time_limit: float = 5.0
-) -> tuple[Answer, float, dict[str, Any]]:
+def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, *,
+             time_limit: float = 5.0) -> tuple[Answer, float, dict[str, Any]]:
     "(answer, seconds, {rows, credits, idle, unread}) of one request with vendors at `app`."
     given = [{'box': i.box, 'category': i.category} for i in scene.items] if boxes else None
     with Sandbox(app) as box:
@@ -179,9 +170,8 @@ def run_matrix(
     out = []
     for n, (vendor, fault, backend) in enumerate(cells):
         out.append(
-            try_corner(
-                settings, world, world.scene(first_scene + n), vendor, fault=fault, backend=backend
-            )
+            try_corner(settings, world, world.scene(first_scene + n), vendor, fault=fault,
+                       backend=backend)
         )
         if on_event: on_event(n + 1, len(cells))
     return out
@@ -203,10 +193,8 @@ def matrix_table(cells: Sequence[Cell]) -> pd.DataFrame:
         ]
         return ', '.join(wrong) or '✓'
 
-    table = pd.DataFrame(
-        [(c.vendor, c.fault, c.backend, mark(c)) for c in cells],
-        columns=['vendor', 'fault', 'backend', 'kept'],
-    )
+    table = pd.DataFrame([(c.vendor, c.fault, c.backend, mark(c)) for c in cells],
+                         columns=['vendor', 'fault', 'backend', 'kept'])
     return (
         table.pivot(index=['vendor', 'fault'], columns='backend', values='kept')
         .reindex(columns=[b for b in BACKENDS if b in {c.backend for c in cells}])

@@ -45,10 +45,9 @@ def routers(outcomes: pd.DataFrame, k: int = 3, *, credits: float = 10., draws: 
     for name, (right, calls) in ways.items():
         both = np.column_stack([right, best - right])
         value, regret = cluster_bootstrap(both, photo, draws=draws, seed=seed)
-        rows[name] = {f'recall@{k}': value.value, 'low': value.low, 'high': value.high, 'calls': calls,
-                      'credits_per_item': credits*calls, 'regret': regret.value,
-                      'regret_low': regret.low,
-                      'regret_high': regret.high}
+        rows[name] = {f'recall@{k}': value.value, 'low': value.low, 'high': value.high,
+                      'calls': calls, 'credits_per_item': credits*calls, 'regret': regret.value,
+                      'regret_low': regret.low, 'regret_high': regret.high}
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/224_research.fusion.ipynb #1831e1b7

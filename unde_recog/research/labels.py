@@ -61,9 +61,8 @@ class LabelSet:
     styles: Callable[[SkuKey], str | None]
 
 # %% ../../nbs/215_research.labels.ipynb #2d7c7acf
-def _drawn_item(
-    world: World, vision: SimulatedVision, gallery: np.ndarray, scene: Any, *, n: int, vector: np.ndarray
-) -> dict[str, Any]:
+def _drawn_item(world: World, vision: SimulatedVision, gallery: np.ndarray, scene: Any, *, n: int,
+                vector: np.ndarray) -> dict[str, Any]:
     "One garment of a drawn scene as a row of the log."
     worn, scores = scene.items[n], gallery @ vector
     style = lambda key: world.product(key).style_id
@@ -116,9 +115,8 @@ def drawn_set(photos: int = 4, skus: int = 60, seed: int = 0) -> LabelSet:
 # %% ../../nbs/215_research.labels.ipynb #70c5300c
 Garment = tuple[str, int]
 
-def as_labels(
-    answers: Mapping[Garment, Mapping[SkuKey, int]], by: Mapping[Garment, str]
-) -> pd.DataFrame:
+def as_labels(answers: Mapping[Garment, Mapping[SkuKey, int]],
+              by: Mapping[Garment, str]) -> pd.DataFrame:
     "The labels table of what was answered, right SKUs first."
     rows: list[tuple] = []
     for (photo, item), grades in answers.items():
@@ -247,9 +245,8 @@ class LabelSession(_Record):
         return len(grades_by_garment(labels))
 
 # %% ../../nbs/215_research.labels.ipynb #95194b04
-def logged_set(
-    items: pd.DataFrame, db: Databases, storage: Storage, *, allow_private: bool = False
-) -> LabelSet:
+def logged_set(items: pd.DataFrame, db: Databases, storage: Storage, *,
+               allow_private: bool = False) -> LabelSet:
     "What a labeller needs for logged items: photos by their address, products from the catalogue."
     urls = dict(zip(items.photo, items.photo_url))
     keys = sorted(
@@ -275,16 +272,14 @@ def logged_set(
             return None
 
     def style(key: SkuKey) -> str | None:
-        return (
-            f'{key.brand} {known[key].style_id}' if key in known and known[key].style_id else None
-        )
+        return (f'{key.brand} {known[key].style_id}' if key in known and known[key].style_id
+                else None)
 
     return LabelSet(items, photo, picture, style)
 
 # %% ../../nbs/215_research.labels.ipynb #a402dbdd
-def set_to_label(
-    settings: Settings | None = None, photos: int = 100, seed: int = 0, drawn: int = 4
-) -> tuple[LabelSet, str]:
+def set_to_label(settings: Settings | None = None, photos: int = 100, seed: int = 0,
+                 drawn: int = 4) -> tuple[LabelSet, str]:
     """(what to label, a sentence on where it comes from). Raises `ValueError` if the log has photos
     but none with an address."""
     settings = settings or load_settings()
@@ -303,12 +298,8 @@ def set_to_label(
                 'photos by storage key or URL, so that they can be looked at again'
             )
         chosen = sample_to_label(known, photos, seed).photo.unique().tolist()
-        data = logged_set(
-            read_items(db, photos=chosen, older='none'),
-            db,
-            open_storage(settings),
-            allow_private=settings.ALLOW_PRIVATE_URLS,
-        )
+        data = logged_set(read_items(db, photos=chosen, older='none'), db, open_storage(settings),
+                          allow_private=settings.ALLOW_PRIVATE_URLS)
     without = items.photo.nunique() - known.photo.nunique()
     simulated = int(data.items.groupby('photo').simulated.first().sum())
     return (

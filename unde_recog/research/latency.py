@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BRANDS', 'VERSION', 'PHOTOS', 'DIMS', 'MALLS', 'STORES_EACH', 'bench_settings', 'centres', 'directions',
            'sku_vectors', 'rows_of', 'load_vectors', 'load_readings', 'Ratio', 'compare_ways', 'queries', 'keys_of',
-           'sku_recall', 'global_only', 'distinct_on_query', 'time_loading', 'layout_of', 'build_all']
+           'sku_recall', 'global_only', 'distinct_on_query', 'time_loading', 'layout_of', 'build_all',
+           'one_picture_rows', 'Lost', 'one_picture_loss']
 
 # %% ../../nbs/204_research.latency.ipynb #f733df79
 import hashlib, time
@@ -17,14 +18,15 @@ from typing import Any, NamedTuple
 # %% ../../nbs/204_research.latency.ipynb #8e0d494c
 import numpy as np
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from ..availability import stock_query
 from ..contracts import SkuKey
 from ..db.database import Query, run
 from ..jobs.photos import CatalogPhoto
-from ..jobs.hnsw import build_index
+from ..jobs.hnsw import build_index, index_name, mark_shared
 from ..jobs.vectors import copy_vectors
-from ..search import Layout, layout_query, parse_layout, planner, skus_query
+from ..search import Layout, exact_query, layout_query, parse_layout, planner, skus_query
 from ..settings import Settings, data_dir, load_settings
 
 # %% ../../nbs/204_research.latency.ipynb #3ee88f9a
@@ -51,7 +53,6 @@ VERSION, PHOTOS, DIMS = 'generated-1+none', 5, 512
 def _unit(x: np.ndarray) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
 
-
 def centres(n: int = 60, seed: int = 0) -> np.ndarray:
     "Cluster centres, float32 [n, 512]."
     return _unit(np.random.default_rng(seed).normal(size=(n, DIMS)))
@@ -73,31 +74,22 @@ def sku_vectors(brand: str, first: int, count: int, kinds: np.ndarray, *, seed: 
     return out
 
 # %% ../../nbs/204_research.latency.ipynb #c1e90b4a
-def rows_of(
-    brand: str, first: int, count: int, kinds: np.ndarray
-) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
+def rows_of(brand: str, first: int, count: int,
+            kinds: np.ndarray) -> Iterator[tuple[CatalogPhoto, str, np.ndarray]]:
     vectors = sku_vectors(brand, first, count, kinds)
     for i in range(count):
         key = SkuKey(brand, f's{first + i:06d}')
         for rank in range(PHOTOS):
             yield (
-                CatalogPhoto(
-                    key,
-                    f'generated:{brand}/{key.external_id}/{rank}',
-                    rank,
-                    {'category': 'top', 'style_id': f'{(first + i) // 3}'},
-                ),
+                CatalogPhoto(key, f'generated:{brand}/{key.external_id}/{rank}', rank,
+                             {'category': 'top', 'style_id': f'{(first + i) // 3}'}),
                 hashlib.sha256(f'{brand} {first + i} {rank}'.encode()).hexdigest(),
                 vectors[i, rank],
             )
 
 # %% ../../nbs/204_research.latency.ipynb #9384453a
-def load_vectors(
-    conn: psycopg.Connection,
-    scale: float = 1.0,
-    on_event: Callable[[str, int, int], None] | None = None,
-    step: int = 1000,
-) -> int:
+def load_vectors(conn: psycopg.Connection, scale: float = 1.0,
+                 on_event: Callable[[str, int, int], None] | None = None, step: int = 1000) -> int:
     "Fill `sku_image_embeddings` to `scale` of the real size; → rows there."
     kinds, wanted = centres(), {b: max(60, int(n*scale)) for b, n in BRANDS.items()}
     conn.execute(
@@ -202,12 +194,8 @@ def queries(n: int, scale: float = 1., seed: int = 1) -> np.ndarray:
 
 def keys_of(rows: Sequence[Sequence]) -> list[SkuKey]: return [SkuKey(r[0], r[1]) for r in rows]
 
-def sku_recall(
-    conn: psycopg.Connection,
-    ours: Callable[[np.ndarray], Query],
-    exact: Callable[[np.ndarray], Query],
-    vectors: np.ndarray,
-) -> tuple[float, int]:
+def sku_recall(conn: psycopg.Connection, ours: Callable[[np.ndarray], Query],
+               exact: Callable[[np.ndarray], Query], vectors: np.ndarray) -> tuple[float, int]:
     "(mean share of the exact 50 SKUs found, fewest SKUs returned)."
     shares, fewest = [], 10**9
     for v in vectors:
@@ -222,19 +210,15 @@ def global_only(vector: np.ndarray, brands: Sequence[str], k: int = 50) -> Query
     fetch = 6*k
     q = skus_query(vector, k, Layout(VERSION, 10**9, {}), None, fetch=fetch)
     return Query(
-        q.sql.replace(
-            'where model_version = %(version)s',
-            'where model_version = %(version)s and brand = any(%(brands)s)',
-            1,
-        ),
+        q.sql.replace('where model_version = %(version)s',
+                      'where model_version = %(version)s and brand = any(%(brands)s)', 1),
         {**dict(q.params), 'brands': [*brands, '-']},
         planner(fetch, True),
     )  # type: ignore[arg-type]
 
 # %% ../../nbs/204_research.latency.ipynb #8ab0992d
-def distinct_on_query(
-    keys: Sequence[SkuKey], window: timedelta, now: datetime, mall: str | None
-) -> Query:
+def distinct_on_query(keys: Sequence[SkuKey], window: timedelta, now: datetime,
+                      mall: str | None) -> Query:
     "DISTINCT ON over the whole window, then the candidates."
     ours = stock_query(keys, window, now, mall)
     body = ours.sql[ours.sql.index('join raw_stores'):ours.sql.index('cross join lateral')]
@@ -267,10 +251,8 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
                 'insert into sku_image_embeddings (brand, sku_id, image_url, image_rank, '
                 'image_hash, embedding, model_version, metadata) values (%s, %s, %s, %s, %s, %s, '
                 '%s, %s)',
-                [
-                    (*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata))
-                    for p, digest, vector in batch
-                ],
+                [(*p.key, p.url, p.rank, digest, vector, 'loading-1+none', Jsonb(p.metadata))
+                 for p, digest, vector in batch],
             )
 
     def copied(batch: list) -> None: copy_vectors(conn, batch, 'loading-1+none')
@@ -280,13 +262,8 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
 def layout_of(conn: psycopg.Connection) -> Layout:
     return parse_layout(VERSION, run(conn, layout_query(VERSION)))
 
-
-def build_all(
-    conn: psycopg.Connection,
-    *,
-    memory: str = '2GB',
-    on_event: Callable[[str, int, int], None] | None = None,
-) -> dict[str, float]:
+def build_all(conn: psycopg.Connection, *, memory: str = '2GB',
+              on_event: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     "Global and all brand indexes; → seconds of those built now."
     took = {}
     for n, brand in enumerate([None, *BRANDS]):
@@ -301,3 +278,55 @@ def build_all(
         (VERSION,),
     )
     return took
+
+# %% ../../nbs/204_research.latency.ipynb #573de475
+def one_picture_rows(
+    skus: int, share: float, version_seed: int = 3
+) -> Iterator[tuple[CatalogPhoto, str, np.ndarray, int]]:
+    "Photos of `skus` products, `share` of them one picture; with perceptual hashes."
+    kinds, rng = centres(), np.random.default_rng(version_seed)
+    picture = _unit(kinds[0] + .004*rng.normal(size=DIMS))
+    for photo, digest, vector in rows_of('zara', 0, skus, kinds):
+        if rng.random() < share: yield photo, digest, picture, 7
+        else: yield photo, digest, vector, int(digest[:15], 16)
+
+# %% ../../nbs/204_research.latency.ipynb #47cd046d
+class Lost(NamedTuple):
+    "Share of queries whose first find is lost, and mean recall of the exact fifty."
+    first: float
+    recall: float
+
+def _compare(conn: psycopg.Connection, version: str, asked: np.ndarray, truth: list[list[SkuKey]]) -> Lost:
+    layout = parse_layout(version, run(conn, layout_query(version)))
+    found = [keys_of(run(conn, skus_query(v, 50, layout))) for v in asked]
+    lost = [f[:1] != t[:1] for f, t in zip(found, truth)]
+    shares = [len(set(f) & set(t))/len(t) for f, t in zip(found, truth)]
+    return Lost(float(np.mean(lost)), float(np.mean(shares)))
+
+def _rebuild(conn: psycopg.Connection, version: str) -> None:
+    with conn.transaction():
+        conn.execute(sql.SQL('drop index if exists {}').format(sql.Identifier(index_name(version, None))))
+        build_index(conn, version, memory='1GB')
+    conn.execute('vacuum analyze sku_image_embeddings')
+
+def one_picture_loss(
+    conn: psycopg.Connection, skus: int = 8000, share: float = .2, n: int = 200, *, seed: int = 1
+) -> dict[str, Lost]:
+    "What one picture under many products hides: all rows in one graph, and marked and left out."
+    version, rng, kinds = f'one-picture-{share:g}+none', np.random.default_rng(seed), centres()
+    conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
+    conn.execute("set statement_timeout = 0")
+    copy_vectors(conn, one_picture_rows(skus, share), version)
+    chosen = rng.integers(0, skus, n)
+    asked = [sku_vectors('zara', int(i), 1, kinds)[0, 0] + .02*rng.normal(size=DIMS) for i in chosen]
+    vectors = _unit(np.stack(asked))
+    mark_shared(conn, version)
+    truth = [keys_of(run(conn, exact_query(v, 50, version))) for v in vectors]
+    _rebuild(conn, version)
+    left_out = _compare(conn, version, vectors, truth)
+    conn.execute('update sku_image_embeddings set shared = false where model_version = %s', (version,))
+    _rebuild(conn, version)
+    both = {'in one graph': _compare(conn, version, vectors, truth), 'left out': left_out}
+    conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
+    _rebuild(conn, version)
+    return both

@@ -59,8 +59,8 @@ def verdict(top1: ArrayLike, margin: ArrayLike, threshold: float,
     return (np.asarray(top1, float) >= threshold) & (np.asarray(margin,
                                                                 float) >= margin_threshold - 1e-9)
 
-def replay(log: pd.DataFrame, threshold: float, margin: float, *, credits: float = 10.) -> dict[str,
-                                                                                                Any]:
+def replay(log: pd.DataFrame, threshold: float, margin: float, *,
+           credits: float = 10.) -> dict[str, Any]:
     """What another pair does, as far as the log knows exactly: calls, credits, and, over the
     dropped calls that were labelled, losses and gains of recall@3."""
     new, asked = verdict(log.top1, log.margin, threshold, margin), log.asked.to_numpy()
@@ -162,8 +162,7 @@ def _standardised(features: ArrayLike) -> np.ndarray:
     return (x - x.mean(0))/np.maximum(x.std(0), 1e-12)
 
 def guess_rate(event: ArrayLike, weight: ArrayLike, photo: ArrayLike, features: ArrayLike, *,
-               folds: int = 5,
-               seed: int = 0, minimum: int = 5) -> np.ndarray:
+               folds: int = 5, seed: int = 0, minimum: int = 5) -> np.ndarray:
     """Guessed rate of each item [items] from `features` [items, k], by a ridge logistic
     regression on other photos' seen items; their mean with fewer than `minimum` of a class."""
     from sklearn.linear_model import LogisticRegression
@@ -220,8 +219,7 @@ def clustering(log: pd.DataFrame, outcome: str = 'loss') -> float:
 FEATURES = ('top1', 'margin')
 
 def harm(log: pd.DataFrame, threshold: float | None = None, margin: float | None = None, *,
-         method: str = 'dr',
-         outcome: str = 'loss') -> Estimate:
+         method: str = 'dr', outcome: str = 'loss') -> Estimate:
     """Rate of `outcome` (`loss` or `gain`) among the items that a pair would call confident
     (None, None: the gate that was in force). Raises `NoSupport`."""
     sure = log.confident.to_numpy()
@@ -347,10 +345,9 @@ def _simulated_log(photos: int, items: int, icc: float, rng: np.random.Generator
     return t, clustering(asked)
 
 def coverage_study(runs: int = 1000, photos: int = 1500, items: int = 4, *, icc: float = .2,
-                   share: float = .05,
-                   pair: tuple[float, float] = (.76, .04),
-                   methods: Sequence[str] = ('ips', 'snips', 'dr'),
-                   street: Street = Street(), seed: int = 0) -> pd.DataFrame:
+                   share: float = .05, pair: tuple[float, float] = (.76, .04),
+                   methods: Sequence[str] = ('ips', 'snips', 'dr'), street: Street = Street(),
+                   seed: int = 0) -> pd.DataFrame:
     """Simulated: share of runs whose interval holds the true harm of the gate in force, by
     method, with mean width and how often `upper` fails."""
     rng, true, rows = np.random.default_rng(seed), truth(*pair, street)['conditional'], []

@@ -25,10 +25,8 @@ def _folders(folder: Path) -> pd.DataFrame:
     "photo, identity of a folder an identity."
     found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in _PICTURES and p.parent != folder)
     return pd.DataFrame(
-        [
-            (p.relative_to(folder).as_posix(), p.parent.relative_to(folder).as_posix())
-            for p in found
-        ],
+        [(p.relative_to(folder).as_posix(), p.parent.relative_to(folder).as_posix())
+         for p in found],
         columns=['photo', 'identity'],
     )
 

@@ -69,8 +69,7 @@ def starting_share(level: np.ndarray, photo: np.ndarray, labelled: int, needed: 
     return share_curve(level, photo, icc_guess=icc_guess).start(labelled, needed)
 
 def first_step(curve: ShareCurve, labelled: float, alpha: float, delta: float, *,
-               events: int | None = None,
-               latest: float = .5) -> tuple[int, float]:
+               events: int | None = None, latest: float = .5) -> tuple[int, float]:
     """(events borne, share) of the first step; share inf if not even no event could be borne
     before `latest`."""
     for k in range(events_borne(labelled) if events is None else events, -1, -1):

@@ -85,7 +85,6 @@ class _Sigmoid:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-np.clip(self.slope * values + self.intercept, -500, 500)))
 
-
 class _Steps:
     "An isotonic step function, joined by straight lines."
 
@@ -98,11 +97,8 @@ def _honest(values: np.ndarray | None, y: np.ndarray, method: str) -> Any:
     if values is None or method == 'none': return _Sigmoid(1., 0.)
     if method == 'isotonic': return _Steps(values, y)
     platt = LogisticRegression(C=1e6, max_iter=1000).fit(values[:, None], y)
-    return (
-        _Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0]))
-        if platt.coef_[0, 0] > 0
-        else _Sigmoid(1.0, 0.0)
-    )
+    return (_Sigmoid(float(platt.coef_[0, 0]), float(platt.intercept_[0])) if platt.coef_[0, 0] > 0
+            else _Sigmoid(1.0, 0.0))
 
 # %% ../../nbs/211_research.probability.ipynb #be650f45
 class GateProbability(ClassifierMixin, BaseEstimator):
@@ -176,20 +172,16 @@ def photo_weights(groups: Any, draws: int, seed: int = 0) -> np.ndarray:
         .astype(float)
     )
 
-
-def honesty(
-    y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0, level: float = 0.95
-) -> pd.DataFrame:
+def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0,
+            level: float = 0.95) -> pd.DataFrame:
     """Brier, log-loss, slope, intercept, each with a photo-bootstrap interval: columns value,
     low, high."""
     y, p = np.asarray(y, float), np.asarray(p, float)
     if len(y) != len(p) or not len(y):
         raise ValueError(f'{len(y)} outcomes and {len(p)} probabilities: one each a row is needed')
     weights = np.vstack(
-        [
-            np.ones(len(y)),
-            photo_weights(np.arange(len(y)) if groups is None else groups, draws, seed),
-        ]
+        [np.ones(len(y)),
+         photo_weights(np.arange(len(y)) if groups is None else groups, draws, seed)]
     )
     x, q, total = log_odds(p), np.clip(p, 1e-6, 1 - 1e-6), weights.sum(1)
     rows = {
@@ -199,10 +191,8 @@ def honesty(
         'intercept': _newton(x, y, weights, False)[0],
     }
     edges = (1 - level)/2, (1 + level)/2
-    return pd.DataFrame(
-        {n: (v[0], *np.quantile(v[1:], edges)) for n, v in rows.items()},
-        index=['value', 'low', 'high'],
-    ).T
+    return pd.DataFrame({n: (v[0], *np.quantile(v[1:], edges)) for n, v in rows.items()},
+                        index=['value', 'low', 'high']).T
 
 # %% ../../nbs/211_research.probability.ipynb #30e0c8ac
 @dataclass(kw_only=True)
@@ -217,8 +207,7 @@ class ReliabilityDisplay:
 
     @classmethod
     def from_predictions(cls, y: Any, p: Any, groups: Any = None, *, bins: int = 10, name: str = '',
-                         ax: Any = None,
-                         draws: int = 300) -> 'ReliabilityDisplay':
+                         ax: Any = None, draws: int = 300) -> 'ReliabilityDisplay':
         "From outcomes (0 or 1) and probabilities."
         y, p = np.asarray(y, float), np.asarray(p, float)
         parts = [part for part in np.array_split(np.argsort(p, kind='stable'), bins) if len(part)]

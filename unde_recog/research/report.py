@@ -51,13 +51,8 @@ def data_version(*parts: Path | str | bytes) -> str:
     "A short digest of files and texts, in the order given."
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(
-            part.read_bytes()
-            if isinstance(part, Path)
-            else part.encode()
-            if isinstance(part, str)
-            else part
-        )
+        digest.update(part.read_bytes() if isinstance(part, Path) else part.encode()
+                      if isinstance(part, str) else part)
     return digest.hexdigest()[:12]
 
 def machine() -> dict[str, Any]:
@@ -92,10 +87,8 @@ def check_parameters(name: str, given: Mapping[str, Any]) -> Path:
         raise UnknownReport(f"there is no report {name!r}; there are {', '.join(known) or 'none'}")
     wrong = sorted(set(given) - set(report_parameters(known[name])))
     if wrong:
-        raise UnknownReport(
-            f"report {name} has no parameter {', '.join(wrong)}; it has "
-            f"{', '.join(report_parameters(known[name]))}"
-        )
+        raise UnknownReport(f"report {name} has no parameter {', '.join(wrong)}; it has "
+                            f"{', '.join(report_parameters(known[name]))}")
     return known[name]
 
 # %% ../../nbs/203_research.report.ipynb #66694e0e

@@ -102,11 +102,8 @@ def magento_protocol(folder: Path | str) -> Protocol:
         )
     table = pd.read_csv(folder/'photos.csv', dtype=str)
     table['sku'] = table['style'] + '-' + table['colour']
-    return Protocol(
-        folder / 'photos',
-        table[table.view.isin(['main', '0'])].reset_index(drop=True),
-        table[table.view.isin(['back', 'alt1'])].reset_index(drop=True),
-    )
+    return Protocol(folder / 'photos', table[table.view.isin(['main', '0'])].reset_index(drop=True),
+                    table[table.view.isin(['back', 'alt1'])].reset_index(drop=True))
 
 # %% ../../nbs/202_research.retrieval.ipynb #0e172a64
 def garment_only(image: Image.Image, category: str) -> Image.Image:
@@ -133,7 +130,6 @@ _LUMA = (
     ('bag', r'[mw]b\d'),
     ('top', r'[mw](h|s|t)\d'),
 )
-
 
 def luma_category(style: str) -> str:
     "Canonical category of a style code of Magento's Luma shop (`mh01`, `24-wb04`, …)."
@@ -167,10 +163,8 @@ def study(
 
     def vectors(rows: pd.DataFrame, how: Callable | None) -> np.ndarray:
         return np.concatenate(
-            [
-                embed([task.load(r.photo) if how is None else how(task.load(r.photo), r)])
-                for _, r in rows.iterrows()
-            ]
+            [embed([task.load(r.photo) if how is None else how(task.load(r.photo), r)])
+             for _, r in rows.iterrows()]
         )
 
     known = vectors(task.gallery, gallery_change) if gallery_vectors is None else gallery_vectors

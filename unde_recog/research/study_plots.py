@@ -30,8 +30,7 @@ def discordant(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary'
 _STUDY_COLOURS = {0: '#2e8b57', 1: '#d5d9dd', 2: '#8d949c', 3: '#c0392b', 4: '#ffffff'}
 
 def draw_study(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary',
-               measure: str = 'recall@3', *,
-               limit: int = 120) -> Any:
+               measure: str = 'recall@3', *, limit: int = 120) -> Any:
     """A matplotlib figure: a column a photo, a square an item, coloured by which list finds it.
 
     The first `limit` photos, the most changed first."""
@@ -54,8 +53,7 @@ def draw_study(outcomes: pd.DataFrame, new: str = 'merged', old: str = 'primary'
     handles = [Patch(color=_STUDY_COLOURS[k], label=f'{n} ({int((kind == k).sum())})') for k,
                n in names.items()]
     axis.legend(handles=handles, ncol=4, frameon=False, fontsize=8, loc='upper left',
-                bbox_to_anchor=(0, 0),
-                handlelength=1)
+                bbox_to_anchor=(0, 0), handlelength=1)
     return figure
 
 # %% ../../nbs/234_research.study_plots.ipynb #0a0c10ca
@@ -64,8 +62,7 @@ Crop = Callable[[pd.Series], Image.Image | None]
 
 def picture_discordant(items: pd.DataFrame, labels: pd.DataFrame, rows: pd.DataFrame, crop: Crop, *,
                        product: Callable[[Any], Image.Image | None], new: str = 'merged',
-                       old: str = 'primary',
-                       limit: int = 6, height: int = 110) -> Image.Image:
+                       old: str = 'primary', limit: int = 6, height: int = 110) -> Image.Image:
     """A contact sheet, a row a garment of `rows` (see `discordant`).
 
     `crop(item row)` and `product(SKU key)` give pictures, or None, which becomes a grey card."""

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/170_sandbox.faults.ipynb #5df3a8bc
 from __future__ import annotations
-import asyncio, json, threading
+import asyncio, json, random, threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +30,11 @@ FAULTS: tuple[str, ...] = get_args(FaultKind)
 
 @dataclass(frozen=True)
 class Fault:
-    "What to do instead of a proper answer; `seconds` is for the slow ones and for Retry-After."
+    """What to do instead of a proper answer; `seconds` is for the slow ones and for Retry-After.
+    `before`: it strikes before the work is done, which is not paid for then."""
     kind: FaultKind
     seconds: float = 30.
+    before: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:
@@ -45,6 +47,7 @@ class Faults:
     def __init__(self) -> None:
         self._scripts: dict[str, deque[Fault | None]] = {}
         self._always: dict[str, Fault | None] = {}
+        self._now_and_then: dict[str, Callable[[], Fault | None]] = {}
         self.played: list[tuple[str, str]] = []
         self._lock = threading.Lock()
 
@@ -53,6 +56,7 @@ class Faults:
         with self._lock:
             self._always[vendor] = fault
             self._scripts.pop(vendor, None)
+            self._now_and_then.pop(vendor, None)
 
     def script(self, vendor: str, steps: Sequence[Fault | None]) -> None:
         "The next calls of `vendor`, one step each; then proper answers."
@@ -60,12 +64,20 @@ class Faults:
             self._scripts[vendor] = deque(steps)
             self._always.pop(vendor, None)
 
+    def sometimes(self, vendor: str, share: float, faults: Sequence[Fault], seed: int = 0) -> None:
+        "A `share` of the calls of `vendor` meets one of `faults`, until `always` is set."
+        rng = random.Random(seed)
+        with self._lock:
+            self._now_and_then[vendor] = lambda: rng.choice(faults) if rng.random() < share else None
+
     def next(self, vendor: str) -> Fault | None:
         with self._lock:
             steps = self._scripts.get(vendor)
             fault = steps.popleft() if steps else self._always.get(vendor)
+            if not fault and not steps and (draw := self._now_and_then.get(vendor)): fault = draw()
             if fault: self.played.append((vendor, fault.kind))
             return fault
+
 
 # %% ../../nbs/170_sandbox.faults.ipynb #1fa4f693
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]

@@ -41,12 +41,8 @@ def learn_photos(world: World, storage: Storage, folder: Path, truth: Truth) -> 
             truth.add_photo(photo.read_bytes(), key)
 
 # %% ../../nbs/173_sandbox.routing.ipynb #4880e357
-async def ask_all(
-    session: Session,
-    scenes: Sequence[Scene],
-    on_event: Callable[[int], None],
-    at_once: int = 3,
-) -> list[tuple[Answer, float]]:
+async def ask_all(session: Session, scenes: Sequence[Scene], on_event: Callable[[int], None],
+                  at_once: int = 3) -> list[tuple[Answer, float]]:
     "(answer, seconds) a scene, a few at a time; boxes are given."
     slots, done = asyncio.Semaphore(at_once), 0
 
@@ -54,9 +50,8 @@ async def ask_all(
         nonlocal done
         async with slots:
             started = time.monotonic()
-            answer = await session.recognizer.recognize(
-                scene.data, user_id='demo', boxes=given_boxes(scene)
-            )
+            answer = await session.recognizer.recognize(scene.data, user_id='demo',
+                                                        boxes=given_boxes(scene))
             done += 1
             on_event(done)
             return answer, time.monotonic() - started

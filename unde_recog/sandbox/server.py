@@ -6,19 +6,20 @@
 from __future__ import annotations
 import asyncio, base64, json, logging, re, socket, threading, time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 # %% auto #0
 __all__ = ['REALISTIC', 'STATUS', 'CREDITS', 'Latency', 'tagged_record', 'collection_answer', 'Ximilar', 'decode_picture',
-           'gemini_answer', 'claude_answer', 'route', 'read_body', 'Vendors', 'control', 'App', 'uvicorn_server',
-           'sandbox_settings', 'Sandbox']
+           'gemini_answer', 'claude_answer', 'route', 'read_body', 'Vendors', 'control', 'until_gone', 'App',
+           'uvicorn_server', 'sandbox_settings', 'Sandbox']
 
 # %% ../../nbs/172_sandbox.server.ipynb #f4fea7b5
 import numpy as np
 from .faults import CutConnection, Fault, Faults, play, respond
-from .vendors import Collection, SimulatedVision, Quality, llm_answer, ximilar_detect
+from .vendors import Collection, Quality, SimulatedTexts, SimulatedVision
+from .vendors import embeddings_answer, llm_answer, ximilar_detect
 from ..wardrobe.world import Truth, World
 
 # %% ../../nbs/172_sandbox.server.ipynb #954aea60
@@ -28,8 +29,9 @@ class Latency:
     ximilar: tuple[float, float] = (0., 0.)
     gemini: tuple[float, float] = (0., 0.)
     claude: tuple[float, float] = (0., 0.)
+    openai: tuple[float, float] = (0., 0.)
 
-REALISTIC = Latency(ximilar=(.2, .5), gemini=(.7, 1.3), claude=(1., 2.))
+REALISTIC = Latency(ximilar=(.2, .5), gemini=(.7, 1.3), claude=(1., 2.), openai=(.2, .6))
 
 # %% ../../nbs/172_sandbox.server.ipynb #63a515e7
 def tagged_record(vision: SimulatedVision, operation: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,24 +45,16 @@ def tagged_record(vision: SimulatedVision, operation: str, record: Mapping[str, 
 # %% ../../nbs/172_sandbox.server.ipynb #4fd147cf
 STATUS = {'code': 200, 'text': 'OK', 'request_id': 'sandbox'}
 
-def collection_answer(
-    collection: Collection, operation: str, records: Sequence[Any], body: Mapping[str, Any]
-) -> dict[str, Any]:
+def collection_answer(collection: Collection, operation: str, records: Sequence[Any],
+                      body: Mapping[str, Any]) -> dict[str, Any]:
     "The answer of an operation on the collection."
     stored = collection.records
     if operation == 'visual_search': return {'status': STATUS, **collection.search(body)}
     if operation == 'ping': return {'status': STATUS, 'info': 'sandbox', 'records_count': len(stored)}
-    if operation == 'insert':
-        code, done = collection.insert(records)
-        return {'status': {**STATUS, 'code': code}, 'records': done}
-    if operation in ('delete', 'get'):
-        code, found = collection.take([str(r['_id']) for r in records], operation == 'delete')
-        return {'status': {**STATUS, 'code': code}, 'records': found}
-    if operation == 'update':
-        for r in records:
-            fields = {k: v for k, v in r.items() if not k.startswith('_base')}
-            stored.get(str(r['_id']), {}).update(fields)
-        return {'status': STATUS, 'records': records}
+    ids = [str(r['_id']) for r in records] if operation in ('delete', 'get') else []
+    if operation == 'insert': return collection.insert(records)
+    if operation in ('delete', 'get'): return collection.take(ids, operation == 'delete')
+    if operation == 'update': return collection.update(records)
     page, size = int(body.get('page', 1)), int(body.get('size', 1000))
     shown = list(stored.values())[(page - 1)*size:page*size]
     return {'status': STATUS, 'records': shown, 'count': len(stored), 'page': page}
@@ -76,21 +70,32 @@ CREDITS = {
 }
 _ON_COLLECTION = ('visual_search', 'ping', 'insert', 'delete', 'get', 'update', 'allRecords')
 
-
 class Ximilar:
     "The tagging and similarity services."
 
-    def __init__(self, vision: SimulatedVision):
+    def __init__(self, vision: SimulatedVision, credits_limit: int = 10_000_000):
         self.vision, self.collection = vision, Collection(vision)
+        self.collections = {'sandbox': self.collection}
         self.spent: Counter[str] = Counter()
+        self.credits_limit, self._lock = credits_limit, threading.Lock()
 
-    def answer(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def collection_of(self, name: str) -> Collection:
+        "The collection with this id; a new one is empty."
+        return self.collections.setdefault(name, Collection(self.vision, filled=False))
+
+    def answer(
+        self, operation: str, body: Mapping[str, Any], collection: str = 'sandbox'
+    ) -> dict[str, Any]:
         query = [body['query_record']] if 'query_record' in body else []
         records = list(body.get('records') or query)
         if len(records) > 10: return {'status': {'code': 400, 'text': 'at most 10 records'}}
-        self.spent[operation] += CREDITS.get(operation, 0)*len(records)
-        if operation in _ON_COLLECTION:
-            return collection_answer(self.collection, operation, records, body)
+        with self._lock:
+            price = CREDITS.get(operation, 0)*len(records)
+            if price and self.spent.total() + price > self.credits_limit:
+                return {'status': {'code': 402, 'text': 'no credits left'}}
+            self.spent[operation] += price
+            if operation in _ON_COLLECTION:
+                return collection_answer(self.collection_of(collection), operation, records, body)
         return {'status': STATUS, 'records': [tagged_record(self.vision, operation, r) for r in records]}
 
     def details(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Ximilar:
         return {
             'status': {'code': 200},
             'credits_counter': total,
-            'credits_limit': 10_000_000,
+            'credits_limit': self.credits_limit,
             'sandbox': True,
         }
 
@@ -146,10 +151,8 @@ def claude_answer(vision: SimulatedVision, body: Mapping[str, Any]) -> dict[str,
     else:
         reply = llm_answer(vision, ['text'], [])
         block = {'type': 'text', 'text': reply['text']}
-    usage = {
-        'input_tokens': _tokens(text, len(pictures)),
-        'output_tokens': _tokens(json.dumps(reply), 0),
-    }
+    usage = {'input_tokens': _tokens(text, len(pictures)),
+             'output_tokens': _tokens(json.dumps(reply), 0)}
     return {
         'id': 'msg_sandbox',
         'type': 'message',
@@ -166,15 +169,18 @@ _ROUTES = (
     ('ximilar', re.compile(r'/(?:tagging/fashion/v2|similarity/fashion-new/v2)/(\w+)/?$')),
     ('gemini', re.compile(r'/(?:v\w+/)?models/[^/]+:(generateContent)$')),
     ('claude', re.compile(r'/v1/(messages)$')),
+    ('openai', re.compile(r'/v1/(embeddings)$')),
     ('ximilar', re.compile(r'/account/v2/(details)/?$')),
 )
 _KEYS = {
     'ximilar': (b'authorization',),
     'gemini': (b'x-goog-api-key',),
     'claude': (b'x-api-key', b'authorization'),
+    'openai': (b'authorization',),
 }
 _NO_KEY = b'{"detail": "Authentication credentials were not provided.", "sandbox": true}'
 
+# %% ../../nbs/172_sandbox.server.ipynb #c6324a14
 def route(path: str) -> tuple[str, str]:
     "(vendor, operation) of a path; ('', '') if it is nobody's."
     return next(((v, m[1]) for v, pattern in _ROUTES if (m := pattern.search(path))), ('', ''))
@@ -201,18 +207,26 @@ class Vendors:
         self.vision, self.latency, self.faults = SimulatedVision(world, truth, quality), latency, Faults()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.ximilar, self._rng = Ximilar(self.vision), np.random.default_rng(world.seed)
+        self.texts = SimulatedTexts()
+        self.inside: Counter[str] = Counter()  # calls under way, by vendor
+        self.most: Counter[str] = Counter()  # the most at any moment
         self.unread = 0  # clients that disconnected before their request was read
 
-    def answer(self, vendor: str, operation: str, body: bytes) -> tuple[int, bytes]:
+    def answer(
+        self, vendor: str, operation: str, body: bytes, collection: str = 'sandbox'
+    ) -> tuple[int, bytes]:
         "(status, JSON) of one call."
-        try: return 200, json.dumps(self._answer(vendor, operation, json.loads(body or b'{}'))).encode()
+        try:
+            answer = self._answer(vendor, operation, json.loads(body or b'{}'), collection)
+            return 200, json.dumps(answer).encode()
         except (ValueError, KeyError, TypeError) as e:
             detail = f'{type(e).__name__}: {e}'
             return 400, json.dumps({'detail': detail, 'status': {'code': 400}, 'sandbox': True}).encode()
 
-    def _answer(self, vendor: str, operation: str, body: Any) -> dict[str, Any]:
+    def _answer(self, vendor: str, operation: str, body: Any, collection: str) -> dict[str, Any]:
         if operation == 'details': return self.ximilar.details()
-        if vendor == 'ximilar': return self.ximilar.answer(operation, body)
+        if vendor == 'ximilar': return self.ximilar.answer(operation, body, collection)
+        if vendor == 'openai': return embeddings_answer(self.texts, body)
         if vendor == 'gemini': return gemini_answer(self.vision, body)
         return claude_answer(self.vision, body)
 
@@ -237,6 +251,19 @@ def control(vendors: Vendors, path: str, body: bytes) -> tuple[int, bytes]:
     return 200, json.dumps(state).encode()
 
 # %% ../../nbs/172_sandbox.server.ipynb #503086df
+async def until_gone(receive: Any, work: Coroutine[Any, Any, None]) -> None:
+    "`work`, unless the client hangs up before."
+    async def gone() -> None:
+        while (await receive())['type'] != 'http.disconnect': pass
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done(): tasks[0].result()
+    finally:
+        for task in tasks: task.cancel()
+
+
+# %% ../../nbs/172_sandbox.server.ipynb #1fe27131
 class App(Vendors):
     "The vendors as one ASGI application."
 
@@ -245,18 +272,30 @@ class App(Vendors):
         if (body := await read_body(receive)) is None:
             self.unread += 1
             return
+        headers = dict(scope['headers'])
         if scope['path'].startswith('/_sandbox'):
             return await respond(send, *control(self, scope['path'], body))
         vendor, operation = route(scope['path'])
         if not vendor: return await respond(send, 404, b'{"detail": "Not found.", "sandbox": true}')
-        if not any(dict(scope['headers']).get(k) for k in _KEYS[vendor]):
-            return await respond(send, 401, _NO_KEY)
+        if not any(headers.get(k) for k in _KEYS[vendor]): return await respond(send, 401, _NO_KEY)
+        self.inside[vendor] += 1
+        self.most[vendor] = max(self.most[vendor], self.inside[vendor])
+        try: await self._call(vendor, operation, body, headers, receive=receive, send=send)
+        finally: self.inside[vendor] -= 1
+
+    async def _call(
+        self, vendor: str, operation: str, body: bytes, headers: Mapping[bytes, bytes],
+        *, receive: Any, send: Any,
+    ) -> None:
         self.calls[vendor, operation] += 1
         await asyncio.sleep(float(self._rng.uniform(*getattr(self.latency, vendor))))
-        status, answer = await asyncio.to_thread(self.answer, vendor, operation, body)
-        fault = self.faults.next(vendor)
+        fault, status, answer = self.faults.next(vendor), 200, b'{}'
+        if not (fault and fault.before):
+            collection = headers.get(b'collection-id', b'sandbox').decode()
+            status, answer = await asyncio.to_thread(self.answer, vendor, operation, body, collection)
         if fault is None: await respond(send, status, answer)
-        else: await play(fault, send, answer)
+        else: await until_gone(receive, play(fault, send, answer))
+
 
 # %% ../../nbs/172_sandbox.server.ipynb #515af045
 def uvicorn_server(app: Any) -> Any:
@@ -298,9 +337,8 @@ class Sandbox:
         self.socket.bind(('127.0.0.1', port))
         self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}'
         self.server = uvicorn_server(app)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={'sockets': [self.socket]}, name='sandbox', daemon=True
-        )
+        self.thread = threading.Thread(target=self.server.run, kwargs={'sockets': [self.socket]},
+                                       name='sandbox', daemon=True)
 
     def __enter__(self) -> 'Sandbox':
         # cut connections are raised on purpose

@@ -66,10 +66,8 @@ def find_garments(
         for n, (item, row) in enumerate(zip(scene.items, scores)):
             order = [world.keys[i] for i in np.argsort(-row, kind='stable')[:k]]
             near = -np.sort(-row)[:k]
-            candidates = [
-                Candidate(key=key, score=float(s), primary=float(s), metadata=facts[key])
-                for key, s in zip(order, near)
-            ]
+            candidates = [Candidate(key=key, score=float(s), primary=float(s), metadata=facts[key])
+                          for key, s in zip(order, near)]
             found.append(TaggedGarment(item.key, scene.seed, n, colour_tags(crops[n]), candidates))
     return found
 
@@ -77,9 +75,8 @@ def find_garments(
 CONTEXT = ('style', 'occasion', 'brand_style', 'season')
 TAGS = (*EXACT, *CONTEXT)
 
-def simulated_tags(
-    world: World, garment: TaggedGarment, names: Sequence[str], quality: Quality = Quality()
-) -> dict[str, str]:
+def simulated_tags(world: World, garment: TaggedGarment, names: Sequence[str],
+                   quality: Quality = Quality()) -> dict[str, str]:
     "Some tags of a garment; the same garment gets the same tags in every set."
     right, tags = world.attributes(garment.key), {}
     for name in names:
@@ -90,9 +87,9 @@ def simulated_tags(
         if name == 'color': tags['color_hex'] = source['color_hex']
     return tags
 
-def simulated_verdicts(
-    world: World, garment: TaggedGarment, candidates: Sequence[Candidate], quality: Quality = Quality()
-) -> list[Verdict]:
+# %% ../../nbs/174_sandbox.tag_value.ipynb #15a397e4
+def simulated_verdicts(world: World, garment: TaggedGarment, candidates: Sequence[Candidate],
+                       quality: Quality = Quality()) -> list[Verdict]:
     "The judge's scores of some candidates."
     mine, verdicts = world.garment(garment.key), []
     for c in candidates:
@@ -130,9 +127,8 @@ def tag_sets(world: World, garment: TaggedGarment) -> dict[str, dict[str, str]]:
     sets |= {f'exact without {n}': joined(o for o in EXACT if o != n) for n in EXACT}
     return sets | {f'exact and {n}': exact | bought[n] for n in CONTEXT} | {'all': exact | context}
 
-def scene_interval(
-    difference: np.ndarray, scenes: np.ndarray, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def scene_interval(difference: np.ndarray, scenes: np.ndarray, draws: int = 2000,
+                   seed: int = 0) -> tuple[float, float]:
     "95 % interval of a mean difference by resampling scenes."
     rng, groups = np.random.default_rng(seed), [difference[scenes == s] for s in np.unique(scenes)]
     sums = np.array([(g.sum(), len(g)) for g in groups])
@@ -154,10 +150,8 @@ def tag_value(world: World, garments: Sequence[TaggedGarment], *, judge: bool) -
         difference = np.array(hit, float) - base
         low, high = scene_interval(difference, scenes)
         paid = any(word in (*EXACT, 'exact', 'all') for word in name.split())
-        rows[name] = {
-            'SKU at 1': float(np.mean(hit)), 'difference': float(difference.mean()),
-            'low': low, 'high': high, 'credits': CREDITS['exact'] if paid else 0,
-        }
+        rows[name] = {'SKU at 1': float(np.mean(hit)), 'difference': float(difference.mean()),
+                      'low': low, 'high': high, 'credits': CREDITS['exact'] if paid else 0}
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/174_sandbox.tag_value.ipynb #c675e666

@@ -4,14 +4,16 @@
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #2295011b
 from __future__ import annotations
-import base64, hashlib, io, json
+import base64, hashlib, io, json, re, uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 # %% auto #0
 __all__ = ['Quality', 'SimulatedVision', 'picture_of', 'perceived_attributes', 'ximilar_object', 'ximilar_detect',
-           'ranked_by_truth', 'Records', 'passes', 'Collection', 'compare_pictures', 'llm_answer']
+           'ranked_by_truth', 'with_status', 'drawn_records', 'Records', 'StoredRecords', 'passes', 'Collection',
+           'compare_pictures', 'llm_answer', 'SimulatedTexts', 'embeddings_answer']
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #786c33fb
 import numpy as np
@@ -60,18 +62,16 @@ def picture_of(record: Mapping[str, Any]) -> bytes | str:
     if record.get('_base64'):
         text = str(record['_base64'])
         try:
-            return base64.b64decode(
-                text.split(',', 1)[1] if text.startswith('data:') else text, validate=True
-            )
+            return base64.b64decode(text.split(',', 1)[1] if text.startswith('data:') else text,
+                                    validate=True)
         except ValueError:
             raise ValueError('_base64 cannot be decoded') from None
     if record.get('_url'): return str(record['_url'])
     raise ValueError('a record needs _url or _base64')
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #46c68866
-def perceived_attributes(
-    vision: SimulatedVision, known: Known | None, digest: str, names: Sequence[str]
-) -> dict[str, str]:
+def perceived_attributes(vision: SimulatedVision, known: Known | None, digest: str,
+                         names: Sequence[str]) -> dict[str, str]:
     """Some attributes of the product seen.
     Each is wrong with the quality's chance, and then another product's."""
     if known is None or known.key is None: return {}
@@ -90,9 +90,8 @@ _NAMES = {
     'hat': ('Accessories/Headwear', 'Hats'),
 }
 
-def ximilar_object(
-    vision: SimulatedVision, known: Known, digest: str, *, box: Sequence[int], area: float
-) -> dict[str, Any]:
+def ximilar_object(vision: SimulatedVision, known: Known, digest: str, *, box: Sequence[int],
+                   area: float) -> dict[str, Any]:
     "One `_objects` entry."
     if known.scene and known.index is not None: category = known.scene.items[known.index].category
     else: category = vision.world.garment(known.key).category if known.key else ''
@@ -143,22 +142,16 @@ def ximilar_detect(vision: SimulatedVision, record: Mapping[str, Any], tagged: b
     return {**kept, '_objects': objects, '_status': {'code': 200, 'text': 'OK'}}
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #7112f567
-def ranked_by_truth(
-    vision: SimulatedVision, known: Known | None, digest: str, k: int
-) -> list[tuple[SkuKey, float]]:
+def ranked_by_truth(vision: SimulatedVision, known: Known | None, digest: str,
+                    k: int) -> list[tuple[SkuKey, float]]:
     "(SKU, distance), nearest first."
     rng = vision.rng('search', digest)
     if known is None or known.key is None:
         keys = [vision.world.keys[i] for i in rng.permutation(len(vision.world.keys))[:k]]
-        return [
-            (key, round(0.75 + 0.2 * i / max(1, k) + 0.01 * float(rng.random()), 6))
-            for i, key in enumerate(keys)
-        ]
-    visible = (
-        known.scene.items[known.index].visible
-        if known.scene is not None and known.index is not None
-        else 1.0
-    )
+        return [(key, round(0.75 + 0.2 * i / max(1, k) + 0.01 * float(rng.random()), 6))
+                for i, key in enumerate(keys)]
+    visible = (known.scene.items[known.index].visible
+               if known.scene is not None and known.index is not None else 1.0)
     order = [key for key, _ in vision.world.similar(known.key, k)]
     right_first = rng.random() < vision.quality.search*min(1., .55 + .6*visible)
     order.insert(0 if right_first else 1 + int(min(len(order), rng.geometric(.18))), known.key)
@@ -168,35 +161,66 @@ def ranked_by_truth(
     return [(key, round(float(min(d, 1.5)), 6)) for key, d in zip(order[:k], start + np.cumsum(gaps))]
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #eb439611
+def with_status(record: Mapping[str, Any], code: int, text: str = '') -> dict[str, Any]:
+    return {**record, '_status': {'code': code, 'text': text or str(code)}}
+
+def drawn_records(world: World) -> dict[str, dict[str, Any]]:
+    "A record a product of the world."
+    def record(key: SkuKey) -> dict[str, Any]:
+        product = world.by_key[key]
+        facts = {'name': product.name, 'category': product.garment.category}
+        unique = f'{key.brand}|{key.external_id}'
+        return {'_id': unique, 'brand': key.brand, 'external_id': key.external_id, **facts}
+    return {r['_id']: r for r in map(record, world.by_key)}
+
 class Records:
-    "The records of the similarity collection: insert, delete, get; credits are counted."
-    def __init__(self, vision: SimulatedVision):
-        self.vision, self.credits = vision, 0
-        self.records: dict[str, dict[str, Any]] = {
-            f'{k.brand}|{k.external_id}': {
-                '_id': f'{k.brand}|{k.external_id}',
-                'brand': k.brand,
-                'external_id': k.external_id,
-                'name': p.name,
-                'category': p.garment.category,
-            }
-            for k, p in vision.world.by_key.items()
-        }
+    "The records of a similarity collection, at most `capacity` of them."
 
-    def insert(self, records: Sequence[Mapping[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
-        out: list[dict[str, Any]] = []
+    def __init__(self, vision: SimulatedVision, filled: bool = True, capacity: int = 1_000_000):
+        self.vision, self.capacity = vision, capacity
+        self.records: dict[str, dict[str, Any]] = drawn_records(vision.world) if filled else {}
+        self.sent: Counter[str] = Counter()
+
+    def insert(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        "210 all inserted, 211 some, 411 none as they are there, 412 none for want of room."
+        done, skipped = [], []
         for r in records:
-            duplicate = r.get('_id') in self.records
-            if not duplicate and r.get('_id'):
-                self.records[str(r['_id'])] = {k: v for k, v in r.items() if k != '_base64'}
-            code, text = (411, 'duplicate') if duplicate else (210, 'inserted')
-            out.append({'_id': r.get('_id'), '_status': {'code': code, 'text': text}})
-        return (210 if all(o['_status']['code'] == 210 for o in out) else 211), out
+            name = str(r.get('_id') or uuid.uuid4())
+            self.sent[name] += 1
+            if name in self.records: skipped.append(with_status({'_id': name}, 411, 'record duplicate'))
+            elif len(self.records) >= self.capacity:
+                skipped.append(with_status({'_id': name}, 412, 'hard capacity exceeded'))
+            else:
+                kept = {k: v for k, v in r.items() if k not in ('_base64', '_url')}
+                self.records[name] = {**kept, '_id': name}
+                done.append(with_status(self.records[name], 210))
+        refused = {s['_status']['code'] for s in skipped}
+        code = 210 if not skipped else 211 if done else 412 if 412 in refused else 411
+        return {'status': {'code': code}, 'answer_records': done, 'skipped_records': skipped}
 
-    def take(self, ids: Sequence[str], remove: bool) -> tuple[int, list[dict[str, Any]]]:
+
+# %% ../../nbs/171_sandbox.vendors.ipynb #986eb662
+class StoredRecords(Records):
+    "A collection whose records can be read, deleted and changed by id."
+
+    def take(self, ids: Sequence[str], remove: bool = False) -> dict[str, Any]:
+        "200 (or 220, deleted) all, 206 some not found, 404 none."
         get = self.records.pop if remove else self.records.get
-        found = [get(i, None) for i in ids]
-        return (220 if remove else 200) if all(found) else 206, [dict(r) for r in found if r]
+        code = 220 if remove else 200
+        found = [with_status(r, code) for i in ids if (r := get(i, None)) is not None]
+        status = {'code': code if len(found) == len(ids) else 206 if found else 404}
+        return {'status': status, 'answer_records': found}
+
+    def update(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        "Change metadata; a picture among it is refused. 200 all, 206 some not found, 404 none."
+        if any('_base64' in r or '_url' in r for r in records):
+            raise ValueError('update changes metadata, not pictures')
+        known = [r for r in records if str(r['_id']) in self.records]
+        for r in known: self.records[str(r['_id'])].update(r)
+        status = {'code': 200 if len(known) == len(records) else 206 if known else 404}
+        found = [with_status(self.records[str(r['_id'])], 200) for r in known]
+        return {'status': status, 'answer_records': found}
+
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #0310916c
 def passes(record: Mapping[str, Any], filter_: Any) -> bool:
@@ -207,7 +231,9 @@ def passes(record: Mapping[str, Any], filter_: Any) -> bool:
         if record.get(name) not in (wanted if isinstance(wanted, list) else [wanted]): return False
     return True
 
-class Collection(Records):
+
+# %% ../../nbs/171_sandbox.vendors.ipynb #9743e217
+class Collection(StoredRecords):
     "The similarity collection: its records, and the search among them."
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,3 +284,46 @@ def llm_answer(vision: SimulatedVision, wanted: Sequence[str], pictures: Sequenc
     known, digest = vision.see(pictures[0])
     attributes = perceived_attributes(vision, known, digest, [n for n in wanted if n in _ATTRIBUTES])
     return {n: attributes.get(n, '') for n in wanted}
+
+# %% ../../nbs/171_sandbox.vendors.ipynb #08d0e06b
+class SimulatedTexts:
+    "Vectors of texts, and how often each was asked for."
+
+    def __init__(self, dims: int = 3072, limit: int = 8192):
+        self.dims, self.limit = dims, limit
+        self.asked: Counter[str] = Counter()
+        self.tokens = 0
+        self._words: dict[tuple[str, int], np.ndarray] = {}
+
+    def _word(self, word: str, dims: int) -> np.ndarray:
+        if (word, dims) not in self._words:
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], 'big')
+            self._words[word, dims] = np.random.default_rng(seed).standard_normal(dims, np.float32)
+        return self._words[word, dims]
+
+    def vector(self, text: str, dims: int) -> np.ndarray:
+        "float32 [dims], length 1."
+        words = re.findall(r'\w+', text.lower()) or ['']
+        total = np.sum([self._word(w, dims) for w in words], axis=0)
+        return (total/np.linalg.norm(total)).astype(np.float32)
+
+
+# %% ../../nbs/171_sandbox.vendors.ipynb #a0968114
+def embeddings_answer(texts: SimulatedTexts, body: Mapping[str, Any]) -> dict[str, Any]:
+    "An answer of `POST /v1/embeddings`. Raises `ValueError` for a request that would be refused."
+    given = [body['input']] if isinstance(body['input'], str) else list(body['input'])
+    dims, counts = int(body.get('dimensions') or texts.dims), [max(1, len(t)//4) for t in given]
+    if not given or len(given) > 2048: raise ValueError(f'{len(given)} inputs: 1 to 2048 are allowed')
+    if max(counts) > texts.limit: raise ValueError(f'an input has more than {texts.limit} tokens')
+    texts.asked.update(given)
+    texts.tokens += sum(counts)
+    def encoded(vector: np.ndarray) -> Any:
+        if body.get('encoding_format') == 'base64': return base64.b64encode(vector.tobytes()).decode()
+        return [round(float(x), 6) for x in vector]
+    data = [
+        {'object': 'embedding', 'index': n, 'embedding': encoded(texts.vector(t, dims))}
+        for n, t in enumerate(given)
+    ]
+    usage = {'prompt_tokens': sum(counts), 'total_tokens': sum(counts)}
+    return {'object': 'list', 'data': data, 'model': str(body.get('model')), 'usage': usage}
+

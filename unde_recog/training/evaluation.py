@@ -33,21 +33,17 @@ class Evaluation(NamedTuple):
     photos: list[Image.Image]
     truth: list[Photo]
 
-
 MAIN = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag')
 
-
-def as_photo(
-    boxes: np.ndarray, categories: Sequence[int] | np.ndarray, scores: np.ndarray | None = None
-) -> Photo:
+def as_photo(boxes: np.ndarray, categories: Sequence[int] | np.ndarray,
+             scores: np.ndarray | None = None) -> Photo:
     "Boxes of one photo, by category."
     numbers, scores = np.asarray(categories, int), np.zeros(len(boxes)) if scores is None else scores
     return {GARMENTS[k]: Boxes(boxes[numbers == k], scores[numbers == k]) for k in np.unique(numbers)}
 
 # %% ../../nbs/188_training.evaluation.ipynb #3009a4e1
-def street_photos(
-    folder: Path | str, split: str, rows: Sequence[int] | np.ndarray | None = None
-) -> Evaluation:
+def street_photos(folder: Path | str, split: str,
+                  rows: Sequence[int] | np.ndarray | None = None) -> Evaluation:
     "Photos of one split of the street set, or those of its rows that are asked for."
     listed, names = street_rows(folder, split), label_names(folder)
     photos, truth = [], []
@@ -57,14 +53,12 @@ def street_photos(
         truth.append(as_photo(*instances(labels, names)))
     return Evaluation(photos, truth)
 
-
 def coco_photos(data: Coco, rows: Sequence[int] | np.ndarray) -> Evaluation:
     "Photos of some rows of a COCO folder."
     chosen = [data.rows[int(i)] for i in rows]
     marks = [data.found.get(r['id'], []) for r in chosen]
     truth = [as_photo(*coco_boxes(m, [data.kind(a) for a in m])) for m in marks]
     return Evaluation([data.photo(r) for r in chosen], truth)
-
 
 def drawn_photos(n: int, seed: int = 11, size: tuple[int, int] = (512, 768)) -> Evaluation:
     "Drawn street scenes of the wardrobe's test split."
@@ -84,26 +78,20 @@ def prior_guess(learnt: Evaluation, photos: Sequence[Image.Image]) -> list[Photo
         for c, b in truth.items(): places.setdefault(c, []).extend(b.boxes/np.array(photo.size*2))
     return [
         {
-            c: Boxes(
-                np.mean(p, 0)[None] * np.array(photo.size * 2),
-                np.array([len(p) / len(learnt.photos)]),
-            )
+            c: Boxes(np.mean(p, 0)[None] * np.array(photo.size * 2),
+                     np.array([len(p) / len(learnt.photos)]))
             for c, p in places.items()
         }
         for photo in photos
     ]
 
-
 def whole_guess(photos: Sequence[Image.Image]) -> list[Photo]:
     "Every category, everywhere."
-    return [
-        {c: Boxes(np.array([[0, 0, *photo.size]], float), np.ones(1)) for c in GARMENTS}
-        for photo in photos
-    ]
+    return [{c: Boxes(np.array([[0, 0, *photo.size]], float), np.ones(1)) for c in GARMENTS}
+            for photo in photos]
 
 # %% ../../nbs/188_training.evaluation.ipynb #1e643813
 Raw = list[tuple[dict[str, np.ndarray], Frame]]
-
 
 def raw_answers(detector: OnnxDetector, photos: Sequence[Image.Image]) -> Raw:
     "The network's outputs and the frame, for every photo."
@@ -113,7 +101,6 @@ def raw_answers(detector: OnnxDetector, photos: Sequence[Image.Image]) -> Raw:
         arrays = detector.session.run(detector.outputs, {detector.input: tensor})
         rows.append((dict(zip(detector.outputs, arrays)), f))
     return rows
-
 
 def read_answers(raw: Raw, card: DetectorCard, threshold: float | None = 0.) -> list[Photo]:
     "Finds of every photo by category; `threshold` None: the card's."
@@ -131,7 +118,6 @@ def mean_ap(truth: Sequence[Photo], found: Sequence[Photo], category: str) -> fl
     t = [p.get(category, NONE).boxes for p in truth]
     f = [p.get(category, NONE) for p in found]
     return float(np.nan_to_num(np.mean([average_precision(t, f, iou) for iou in (.5, .6, .7, .8)])))
-
 
 def choose_decoding(
     raw: Raw,
@@ -161,7 +147,6 @@ def _worn_logits(raw: Raw) -> np.ndarray:
     p = np.clip([float(o['presence'][0, -1]) for o, _ in raw], 1e-6, 1 - 1e-6)
     return np.log(p / (1 - p))
 
-
 def choose_worn(people: Raw, alone: Raw, spare: float = .01) -> float:
     """The `worn` of a card's decoding, between answers to photos of people and of lone garments.
 
@@ -171,9 +156,8 @@ def choose_worn(people: Raw, alone: Raw, spare: float = .01) -> float:
     return round(float(1/(1 + np.exp(-(low + high)/2))), 4)
 
 # %% ../../nbs/188_training.evaluation.ipynb #969b1508
-def choose_threshold(
-    truth: Sequence[np.ndarray], found: Sequence[Boxes], iou: float = 0.5
-) -> tuple[float, float, float] | None:
+def choose_threshold(truth: Sequence[np.ndarray], found: Sequence[Boxes],
+                     iou: float = 0.5) -> tuple[float, float, float] | None:
     "(score, precision, recall) of the best F1; None where nothing is right."
     scores = np.concatenate([f.scores for f in found])
     right = np.concatenate([right_finds(t, f, iou) for t, f in zip(truth, found)])
@@ -184,9 +168,8 @@ def choose_threshold(
     k = int(f1.argmax())
     return float(scores[order][k]), float(hits[k]/(k + 1)), float(hits[k]/n)
 
-def choose_thresholds(
-    truth: Sequence[Photo], found: Sequence[Photo], default: float = 0.5
-) -> dict[str, float]:
+def choose_thresholds(truth: Sequence[Photo], found: Sequence[Photo],
+                      default: float = 0.5) -> dict[str, float]:
     "Category → threshold, rounded down to three digits."
     picks = {
         c: choose_threshold([p.get(c, NONE).boxes for p in truth], [p.get(c, NONE) for p in found])
@@ -196,12 +179,9 @@ def choose_thresholds(
 
 # %% ../../nbs/188_training.evaluation.ipynb #84b3130a
 COLOURS = dict(
-    zip(
-        GARMENTS,
-        ('#d4372c', '#2f6fb7', '#8e44ad', '#1f7a4d', '#c77f0a', '#0f8b8d', '#b03a79', '#7f6a55'),
-    )
+    zip(GARMENTS,
+        ('#d4372c', '#2f6fb7', '#8e44ad', '#1f7a4d', '#c77f0a', '#0f8b8d', '#b03a79', '#7f6a55'))
 )
-
 
 def with_boxes(photo: Image.Image, found: Sequence[Any], width: int = 240) -> Image.Image:
     """A copy of `photo`, `width` pixels wide, with boxes, categories and scores of what was
@@ -236,9 +216,8 @@ def kept_averages(run: Path | str, width: int = 1) -> list[list[Path]]:
     paths = sorted(Path(run).glob('ema_*.pt'))
     return [paths[i:i + width] for i in range(len(paths) - width + 1)]
 
-def learning_curve(
-    run: Path | str, measured: Evaluation, card: DetectorCard, width: int = 1
-) -> list[dict[str, Any]]:
+def learning_curve(run: Path | str, measured: Evaluation, card: DetectorCard,
+                   width: int = 1) -> list[dict[str, Any]]:
     """Mean AP50 over the main categories of the kept averages in the folder (of the mean of
     `width` of them), read as `card` says.
     """
@@ -251,9 +230,8 @@ def learning_curve(
             )
             found = read_answers(raw_answers(detector, measured.photos), card)
             scores = [
-                average_precision(
-                    [p.get(c, NONE).boxes for p in measured.truth], [p.get(c, NONE) for p in found]
-                )
+                average_precision([p.get(c, NONE).boxes for p in measured.truth],
+                                  [p.get(c, NONE) for p in found])
                 for c in MAIN
             ]
             rows.append({'epoch': int(paths[-1].stem[4:]), 'AP50': round(float(np.nanmean(scores)), 4)})

@@ -39,7 +39,6 @@ UNKNOWN, BARE, KINDS = 255, 254, 12
 SHOES = 1 + GARMENTS.index('shoes')
 _KIND_OF = {name: k for k, c in enumerate(GARMENTS, 1) for name in LABELS[c].split()} | BODY
 
-
 def kind_table(names: Sequence[str]) -> np.ndarray:
     """Label index → kind, uint8 [256].
 
@@ -62,10 +61,8 @@ def kept_box(mask: np.ndarray, share: float = .05) -> tuple[tuple[int, int, int,
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), int(mask.sum())
 
-
-def instances(
-    labels: np.ndarray, names: Sequence[str], minimum: float = 0.001
-) -> tuple[np.ndarray, np.ndarray]:
+def instances(labels: np.ndarray, names: Sequence[str],
+              minimum: float = 0.001) -> tuple[np.ndarray, np.ndarray]:
     """Label map [h, w] → boxes float32 [n, 4] in pixels, category numbers [n].
 
     `minimum`: share of the photo under which a garment is left out.
@@ -86,7 +83,6 @@ def instances(
 # %% ../../nbs/182_training.examples.ipynb #6654d92f
 ALL = (1 << len(GARMENTS)) - 1
 
-
 class Example(NamedTuple):
     "A photo on the canvas with its truth."
     image: Image.Image  # RGB
@@ -96,9 +92,7 @@ class Example(NamedTuple):
     listed: int = ALL  # the categories whose garments are all in the list, as bits
     worn: int = 1  # somebody wears them (1), nobody (0), not known (−1)
 
-
 STORE = InputCard(size=(256, 384))
-
 
 def on_canvas(image: Image.Image, card: InputCard = STORE) -> Image.Image:
     "Letterboxed; kinds (mode L) without mixing, on ground."
@@ -152,16 +146,13 @@ def street_rows(folder: Path | str, split: str) -> list[dict[str, str]]:
 
 def street_truth(folder: Path | str, name: str) -> tuple[Image.Image, np.ndarray]:
     "A photo and its label map [h, w], in the photo's size."
-    photo, labels = (
-        Image.open(Path(folder) / 'photos' / name).convert('RGB'),
-        Image.open(Path(folder) / 'labels' / f'{Path(name).stem}.png').copy(),
-    )
+    photo, labels = (Image.open(Path(folder) / 'photos' / name).convert('RGB'),
+                     Image.open(Path(folder) / 'labels' / f'{Path(name).stem}.png').copy())
     if labels.size != photo.size: labels = labels.resize(photo.size, Image.Resampling.NEAREST)
     return photo, np.asarray(labels)
 
 def label_names(folder: Path | str) -> list[str]:
     return json.loads((Path(folder) / 'labels.json').read_text('utf-8'))
-
 
 def street_examples(folder: Path | str, split: str = 'train') -> Iterator[Example]:
     "Examples of a folder of street photos."
@@ -176,9 +167,8 @@ def drawn_examples(n: int, seed: int = 7, size: tuple[int, int] = (320, 480)) ->
     from unde_recog.wardrobe.world import World
     world = World(seed=seed)
     for i in range(n):
-        scene = world.scene(
-            i, split='train', size=size, difficulty=('easy', 'normal', 'normal', 'hard')[i % 4]
-        )
+        scene = world.scene(i, split='train', size=size,
+                            difficulty=('easy', 'normal', 'normal', 'hard')[i % 4])
         numbers = np.array([GARMENTS.index(item.category) for item in scene.items])
         kinds = np.concatenate([[0], numbers + 1]).astype(np.uint8)[scene.ids]
         boxes = np.array([item.box for item in scene.items], np.float32).reshape(-1, 4)
@@ -201,7 +191,6 @@ def phone_rows(folder: Path | str, measured: bool = False) -> list[dict[str, str
     rows = sorted(csv.DictReader(path.open(encoding='utf-8')), key=lambda r: r['photo'])
     return [r for i, r in enumerate(rows) if (i % 3 == 0) == measured]
 
-
 def alone(photo: Image.Image, fill: bool) -> Example:
     """A photo in which nobody wears anything.
 
@@ -218,7 +207,6 @@ def phone_examples(folder: Path | str, n: int, seed: int = 0) -> Iterator[Exampl
     for i in np.random.default_rng(seed).permutation(len(rows))[:n]:
         photo = Image.open(Path(folder) / 'photos' / rows[int(i)]['photo'])
         yield alone(photo.convert('RGB'), bool(i % 2))
-
 
 def product_examples(n: int, seed: int = 7) -> Iterator[Example]:
     "n drawn products before a shop's wall."
@@ -250,18 +238,13 @@ def pack(examples: Iterable[Example], room: int = 12) -> Examples:
         boxes[i, :n], categories[i, :n] = e.boxes[:n], e.categories[:n]
     listed = np.array([[e.listed >> k & 1 for k in range(len(GARMENTS))] for e in rows], bool)
     return Examples(
-        *(
-            torch.from_numpy(np.stack([np.asarray(v) for v in pictures]))
-            for pictures in ([e.image for e in rows], [e.kinds for e in rows])
-        ),
-        *map(
-            torch.from_numpy, (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))
-        ),
+        *(torch.from_numpy(np.stack([np.asarray(v) for v in pictures]))
+          for pictures in ([e.image for e in rows], [e.kinds for e in rows])),
+        *map(torch.from_numpy,
+             (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))),
     )
-
 
 def take(data: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
     return Examples(*(a[torch.as_tensor(np.asarray(rows))] for a in data))
-
 
 def together(*parts: Examples) -> Examples: return Examples(*(torch.cat(arrays) for arrays in zip(*parts)))

@@ -103,9 +103,8 @@ def as_onnx(
     return graph
 
 # %% ../../nbs/185_training.graphs.ipynb #38196742
-def quantised(
-    model: Any, examples: Sequence[Mapping[str, np.ndarray]], inside: Callable[[str], bool]
-) -> Any:
+def quantised(model: Any, examples: Sequence[Mapping[str, np.ndarray]],
+              inside: Callable[[str], bool]) -> Any:
     """A copy of the ONNX model with convolutions, and what is between them, in 8 bits where the
     node's name is `inside`; `examples`: inputs like those to come. Raises `ValueError` if no
     node is inside.

@@ -55,10 +55,8 @@ def gather(views: Iterable[View]) -> Views:
     """
     rows = [(prepared(v.image, LARGER), v.garment, v.family) for v in views]
     if not rows: raise ValueError('no views: is the folder empty?')
-    return Views(
-        np.stack([r[0] for r in rows]),
-        *(np.unique([r[i] for r in rows], return_inverse=True)[1] for i in (1, 2)),
-    )
+    return Views(np.stack([r[0] for r in rows]),
+                 *(np.unique([r[i] for r in rows], return_inverse=True)[1] for i in (1, 2)))
 
 # %% ../../nbs/190_training.metric.ipynb #8355432d
 def drawn_views(skus: int, seed: int = 11) -> Iterator[View]:
@@ -67,11 +65,8 @@ def drawn_views(skus: int, seed: int = 11) -> Iterator[View]:
     world = World(seed=seed, skus=skus)
     for key in world.keys:
         for view in ('front', 'back', 'on_model', 'detail'):
-            yield View(
-                world.photo(key, view, LARGER),
-                '/'.join(key),
-                f'{key.brand}/{world.product(key).style_id}',
-            )
+            yield View(world.photo(key, view, LARGER), '/'.join(key),
+                       f'{key.brand}/{world.product(key).style_id}')
 
 # %% ../../nbs/190_training.metric.ipynb #38adfb3c
 def cuts(
@@ -97,7 +92,6 @@ def cuts(
         alone = np.where(mask[..., None], rgb[y0:y1, x0:x1], 255).astype(np.uint8)
         yield GARMENTS[number], photo.crop(wide), Image.fromarray(alone)
 
-
 def street_views(folder: Path | str, split: str = 'train') -> Iterator[View]:
     "Both cuts of the garments of a folder of street photos."
     names = label_names(folder)
@@ -109,7 +103,6 @@ def street_views(folder: Path | str, split: str = 'train') -> Iterator[View]:
 # %% ../../nbs/190_training.metric.ipynb #ea354dbd
 def _u(rng: np.random.Generator, a: float, b: float, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.uniform(a, b, shape).astype(np.float32))
-
 
 def random_maps(n: int, rng: np.random.Generator, close: float) -> torch.Tensor:
     "Affine maps [n, 2, 3], output → input on −1…1, a share `close` of them close-ups."
@@ -123,15 +116,12 @@ def random_maps(n: int, rng: np.random.Generator, close: float) -> torch.Tensor:
     maps[:, 1, 2] = rng.uniform(-1, 1, n)*(np.maximum(0, 1 - sy) + .1)
     return torch.from_numpy(maps)
 
-
-def moved(
-    x: torch.Tensor, size: tuple[int, int], rng: np.random.Generator, close: float = 0.3
-) -> torch.Tensor:
+def moved(x: torch.Tensor, size: tuple[int, int], rng: np.random.Generator,
+          close: float = 0.3) -> torch.Tensor:
     "Pictures [n, 3, h, w] in 0–1 under random maps, at `size` (height, width); white outside."
     maps = random_maps(len(x), rng, close)
     grid = F.affine_grid(maps, [len(x), 3, *size], align_corners=False)
     return F.grid_sample(x - 1, grid, padding_mode='zeros', align_corners=False) + 1
-
 
 def other_ground(x: torch.Tensor, rng: np.random.Generator, share: float = .25) -> torch.Tensor:
     "White ground of a share of the pictures in one colour, in place."
@@ -158,12 +148,8 @@ def spoilt(x: torch.Tensor, rng: np.random.Generator, share: float = .3) -> torc
         top, left = int(rng.integers(0, h - tall)), int(rng.integers(0, w - wide))
         x[i, :, top:top + tall, left:left + wide] = _u(rng, 0, 1, 3, 1, 1)
     for i in np.flatnonzero(rng.random(len(x)) < share):
-        x[i] = F.interpolate(
-            F.avg_pool2d(x[i : i + 1], int(rng.integers(2, 4))),
-            size=(h, w),
-            mode='bilinear',
-            align_corners=False,
-        )[0]
+        x[i] = F.interpolate(F.avg_pool2d(x[i : i + 1], int(rng.integers(2, 4))), size=(h, w),
+                             mode='bilinear', align_corners=False)[0]
     return x
 
 def seen_anew(pictures: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
@@ -189,10 +175,8 @@ class Pairs:
             chosen += [int(g) for g in rng.permutation(self.families[f])[:2]]
             if len(chosen) >= n: break
         return np.concatenate(
-            [
-                rng.choice(own, 2, replace=False) if len(own := self.of[g]) > 1 else own.repeat(2)
-                for g in chosen[:n]
-            ]
+            [rng.choice(own, 2, replace=False) if len(own := self.of[g]) > 1 else own.repeat(2)
+             for g in chosen[:n]]
         )
 
 # %% ../../nbs/190_training.metric.ipynb #2a615e53
@@ -238,7 +222,6 @@ class Tuning:
     threads: int = 2
     seed: int = 0
 
-
 def lr_share(step: int, config: Tuning) -> float:
     "Warm-up, then a half cosine down to 2 %."
     cosine = (1 + np.cos(np.pi*min(1., step/config.steps)))/2
@@ -247,12 +230,9 @@ def lr_share(step: int, config: Tuning) -> float:
 # %% ../../nbs/190_training.metric.ipynb #39fa3382
 def make_optimiser(net: Tuned, config: Tuning) -> torch.optim.Optimizer:
     "AdamW over the backbone and the head, each with its share of the learning rate."
-    groups = [
-        {'params': list(net.look.parameters()), 'slower': config.slower},
-        {'params': list(net.head.parameters()), 'slower': 1.},
-    ]
+    groups = [{'params': list(net.look.parameters()), 'slower': config.slower},
+              {'params': list(net.head.parameters()), 'slower': 1.}]
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.decay)
-
 
 class Tuner:
     "A run in the folder `out` over some sources; goes on with the state that is there."
@@ -283,7 +263,6 @@ class Tuner:
 # %% ../../nbs/190_training.metric.ipynb #0299dda9
 _PARTS = ('net', 'average', 'optimiser')
 
-
 def save_state(run: Tuner) -> None:
     "Write the state of a run and the features of this step."
     state = {part: getattr(run, part).state_dict() for part in _PARTS} | {
@@ -298,7 +277,6 @@ def save_state(run: Tuner) -> None:
     look = run.average.look.state_dict()
     small = {k: v.half() if v.dtype.is_floating_point else v for k, v in look.items()}
     torch.save(small, run.out / f'look_{run.step:05d}.pt')
-
 
 def load_state(run: Tuner) -> None:
     "Go on where the state in the folder ends. Raises `ValueError` for another configuration."
@@ -326,7 +304,6 @@ def one_step(run: Tuner) -> dict[str, Any]:
     move_average(run.average, run.net, min(.99, run.step/(run.step + 10)))
     return {'step': run.step, 'source': which, 'loss': loss.item()}
 
-
 def tune(run: Tuner, on_step: Callable[[dict[str, Any]], None] | None = None) -> BackboneFeatures:
     """All steps that are left; returns the averaged `BackboneFeatures`.
 
@@ -344,10 +321,8 @@ def kept_look(path: Path | str) -> BackboneFeatures:
     "A `BackboneFeatures` that a run has kept on its way."
     look = BackboneFeatures(Lite())
     look.load_state_dict(
-        {
-            k: v.float() if v.dtype.is_floating_point else v
-            for k, v in torch.load(path, weights_only=True).items()
-        }
+        {k: v.float() if v.dtype.is_floating_point else v
+         for k, v in torch.load(path, weights_only=True).items()}
     )
     return look.eval()
 
@@ -357,9 +332,7 @@ def between(first: BackboneFeatures, last: BackboneFeatures, share: float = .5) 
     if not 0 <= share <= 1: raise ValueError(f'share {share}: between 0 (the first) and 1 (the last)')
     out, end = copy.deepcopy(first), last.state_dict()
     out.load_state_dict(
-        {
-            k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v
-            for k, v in first.state_dict().items()
-        }
+        {k: torch.lerp(v, end[k], share) if v.dtype.is_floating_point else v
+         for k, v in first.state_dict().items()}
     )
     return out.eval()

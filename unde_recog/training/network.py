@@ -33,11 +33,8 @@ def folded(body: Lite) -> Lite:
 # %% ../../nbs/186_training.network.ipynb #b68ea0c4
 def cbr(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
     "Convolution, batch normalisation, rectifier."
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outside),
-        nn.ReLU(True),
-    )
+    return nn.Sequential(nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
+                         nn.BatchNorm2d(outside), nn.ReLU(True))
 
 # %% ../../nbs/186_training.network.ipynb #91f0f7e0
 def places(x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +52,6 @@ def _lateral(widths: Sequence[int], deep: int, head: int, fine: int) -> list[nn.
     "From the backbone's stages at a 32nd, 16th, 8th and 4th of the size to the widths used here."
     stages = ((6, deep), (4, deep), (2, head), (1, fine))
     return [cbr(widths[stage], width, kernel=1) for stage, width in stages]
-
 
 def _zeroed(head: int, n: int) -> tuple[nn.Conv2d, nn.Conv2d]:
     "The layers of heat and sides: at first no garment anywhere, and small boxes."
@@ -123,10 +119,8 @@ def spot(box: Sequence[float], h: int, w: int) -> torch.Tensor:
     wide, tall = max(x1 - x0, 1/w)*.18 + .3/w, max(y1 - y0, 1/h)*.18 + .3/h
     return torch.exp(-((ys - cy)/tall)**2/2)[:, None]*torch.exp(-((xs - cx)/wide)**2/2)[None]
 
-
-def targets(
-    boxes: torch.Tensor, categories: torch.Tensor, h: int, w: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def targets(boxes: torch.Tensor, categories: torch.Tensor, h: int,
+            w: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(heat [n, 8, h, w] with 1 at the centres, which garment's box each cell is asked for).
 
     −1: none.
@@ -154,7 +148,6 @@ def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/186_training.network.ipynb #7f909edb
 KIND_WEIGHTS = (.5, 1, 1.2, 1.2, 1, 1.2, 1.8, 1.8, 1.5, .7, .7, 1.)
 
-
 class Losses(NamedTuple):
     "The five losses of a batch; their weighted sum is `total`."
     heat: torch.Tensor
@@ -167,7 +160,7 @@ class Losses(NamedTuple):
     def total(self) -> torch.Tensor:
         return self.heat + 2 * self.boxes + 2 * self.kinds + 0.7 * self.dice + self.presence
 
-
+# %% ../../nbs/186_training.network.ipynb #76dc77c4
 def heat_loss(logits: torch.Tensor, goal: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:
     """Focal loss with softened negatives around a centre, over the listed categories [n, 8].
 
@@ -185,10 +178,8 @@ def dice_loss(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     each = 1 - (2*(p*y).sum((2, 3)) + 1)/(p.sum((2, 3)) + y.sum((2, 3)) + 1)
     return each[there].sum()/there.sum().clamp(min=1)
 
-
-def pixel_losses(
-    logits: torch.Tensor, kinds: torch.Tensor, listed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pixel_losses(logits: torch.Tensor, kinds: torch.Tensor,
+                 listed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted cross-entropy and Dice over the garments that are there.
 
     Unknown pixels count for nothing, bare ones for the sum of what they may be.
@@ -213,12 +204,10 @@ def presence_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     each = F.binary_cross_entropy_with_logits(logits, goal, reduction='none')
     return (each * known).sum() / known.sum().clamp(min=1)
 
-
 def box_loss(got: torch.Tensor, want: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     "Generalised IoU and distance of boxes [n, 4], weighted by the heat of their cells."
     each = 1 - giou(got, want) + 2*(got - want).abs().sum(1)
     return (each*weight).sum()/weight.sum().clamp(min=1)
-
 
 def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     "The five losses of a batch."
@@ -229,9 +218,6 @@ def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     on = which >= 0
     got = side_boxes(sides).permute(0, 1, 3, 4, 2)[on]
     want = batch.boxes.to(device)[on.nonzero()[:, 0], which[on]]
-    return Losses(
-        heat_loss(logits, goal, listed),
-        box_loss(got, want, goal[on]),
-        *pixel_losses(kinds, batch.kinds.to(device), listed),
-        presence_loss(presence, batch),
-    )
+    return Losses(heat_loss(logits, goal, listed), box_loss(got, want, goal[on]),
+                  *pixel_losses(kinds, batch.kinds.to(device), listed),
+                  presence_loss(presence, batch))

@@ -41,7 +41,6 @@ def best_finds(found: Boxes, limit: int = 100) -> Boxes:
     order = np.argsort(-found.scores, kind='stable')[:limit]
     return Boxes(found.boxes[order], found.scores[order])
 
-
 def average_precision(truth: Sequence[np.ndarray], found: Sequence[Boxes], iou: float = .5) -> float:
     """Average precision over photos, 0–1; NaN where the class never occurs.
 
@@ -68,18 +67,15 @@ class Score(NamedTuple):
 
 Photo = dict[str, Boxes]
 
-def score_classes(
-    truth: Sequence[Photo], found: Sequence[Photo], classes: Sequence[str]
-) -> dict[str, Score]:
+def score_classes(truth: Sequence[Photo], found: Sequence[Photo],
+                  classes: Sequence[str]) -> dict[str, Score]:
     "Class → Score; truth and finds as one dict (class → Boxes) a photo."
     out = {}
     for c in classes:
         t, f = [p.get(c, NONE).boxes for p in truth], [p.get(c, NONE) for p in found]
-        out[c] = Score(
-            average_precision(t, f),
-            float(np.mean([average_precision(t, f, iou) for iou in IOUS])),
-            sum(map(len, t)),
-        )
+        out[c] = Score(average_precision(t, f),
+                       float(np.mean([average_precision(t, f, iou) for iou in IOUS])),
+                       sum(map(len, t)))
     return out
 
 def mean_ap50(scores: dict[str, Score], classes: Sequence[str]) -> float:
@@ -101,10 +97,8 @@ def bootstrap_ap50(
         values.append(
             np.nanmean(
                 [
-                    average_precision(
-                        [truth[i].get(c, NONE).boxes for i in rows],
-                        [found[i].get(c, NONE) for i in rows],
-                    )
+                    average_precision([truth[i].get(c, NONE).boxes for i in rows],
+                                      [found[i].get(c, NONE) for i in rows])
                     for c in classes
                 ]
             )

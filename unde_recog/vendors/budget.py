@@ -60,10 +60,8 @@ class MonthlyBudget:
 
     @property
     def action(self) -> str:
-        return action(
-            share(self.spent, self.settings.CREDIT_BUDGET, self.settings.TOKEN_BUDGET),
-            self.settings,
-        )
+        return action(share(self.spent, self.settings.CREDIT_BUDGET, self.settings.TOKEN_BUDGET),
+                      self.settings)
 
     def note(self, credits: int, tokens: int) -> None:
         "Add what a request has just cost."

@@ -64,9 +64,8 @@ class PaidAnswers(AnswerMemory):
         super().__init__(**bounds)
         self.db, self.hits, self.misses = db, 0, 0
 
-    async def get(
-        self, kind: str, keys: Sequence[str], timeout: float = .5, keep: timedelta | None = None
-    ) -> dict[str, Any]:
+    async def get(self, kind: str, keys: Sequence[str], timeout: float = .5,
+                  keep: timedelta | None = None) -> dict[str, Any]:
         "What is known of `keys` and no older than `keep`."
         keep = keep or self.keep
         found = self.known(kind, keys, keep)
@@ -141,9 +140,8 @@ class CachedRetriever:
         self.inner, self.cache, self.name = inner, cache, inner.name
         self.versions = getattr(inner, 'versions', None)
 
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None, timeout: float
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
+                     timeout: float) -> list[Candidate]:
         kind, sorted_brands = f'{self.name} search', None if brands is None else sorted(brands)
         key = question(pixel_hash(item.crop), k, sorted_brands, self.versions)
         if known := await self.cache.get(kind, [key], keep=_DAY):
@@ -164,10 +162,8 @@ class CachedDetector:
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]:
         kind, key = f'{self.name} detect', question(pixel_hash(photo), self.versions)
         if known := await self.cache.get(kind, [key]):
-            return [
-                cut(photo, decoded_box(box, photo), *about, label=label)
-                for box, *about, label in known[key]
-            ]
+            return [cut(photo, decoded_box(box, photo), *about, label=label)
+                    for box, *about, label in known[key]]
         found = await self.inner.detect(photo, timeout=timeout)
         await self.cache.put(kind, {key: [(list(i.box), i.category, i.confidence, i.label) for i in found]})
         return found

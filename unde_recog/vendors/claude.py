@@ -48,14 +48,10 @@ def minimal_thinking(model: str) -> dict[str, Any]:
     """Arguments of `messages.create` for as little thinking as `model` allows,
     with the choice of tool that goes with it."""
     if re.match(_ALWAYS_THINK, model):
-        return {
-            'output_config': {'effort': 'low'},
-            'tool_choice': {'type': 'auto', 'disable_parallel_tool_use': True},
-        }
-    return {
-        'thinking': {'type': 'disabled'},
-        'tool_choice': {'type': 'tool', 'name': 'verdict', 'disable_parallel_tool_use': True},
-    }
+        return {'output_config': {'effort': 'low'},
+                'tool_choice': {'type': 'auto', 'disable_parallel_tool_use': True}}
+    return {'thinking': {'type': 'disabled'},
+            'tool_choice': {'type': 'tool', 'name': 'verdict', 'disable_parallel_tool_use': True}}
 
 # %% ../../nbs/106_vendors.claude.ipynb #364a6c52
 TOOL = {
@@ -64,7 +60,7 @@ TOOL = {
     'input_schema': Judgement.model_json_schema(),
 }
 
-
+# %% ../../nbs/106_vendors.claude.ipynb #230d4f05
 def image_block(data: bytes) -> dict[str, Any]:
     "A JPEG as a content block."
     return {
@@ -76,13 +72,11 @@ def image_block(data: bytes) -> dict[str, Any]:
         },
     }
 
-
 def text_block(words: str) -> dict[str, Any]: return {'type': 'text', 'text': words}
 
 # %% ../../nbs/106_vendors.claude.ipynb #a84a8f08
-def request_of(
-    model: str, prompt: str, crop: bytes, photo: bytes, *, max_tokens: int = 1024
-) -> dict[str, Any]:
+def request_of(model: str, prompt: str, crop: bytes, photo: bytes, *,
+               max_tokens: int = 1024) -> dict[str, Any]:
     "Arguments of `messages.create`."
     content = [
         text_block('street photo:'),
@@ -131,12 +125,8 @@ def claude_error(error: Exception, timeout: float) -> VendorError:
     if isinstance(error, sdk.APIStatusError):
         kind: Kind = kind_of_status(error.status_code) or 'bad_answer'
         if error.status_code == 400 and 'credit balance' in str(error).lower(): kind = 'no_credit'
-        return VendorError(
-            'claude',
-            kind,
-            code=error.status_code,
-            retry_after=retry_after(error.response.headers.get('retry-after')),
-        )
+        return VendorError('claude', kind, code=error.status_code,
+                           retry_after=retry_after(error.response.headers.get('retry-after')))
     if isinstance(error, TimeoutError | sdk.APITimeoutError):
         return VendorError('claude', 'timeout', f'no whole answer within {timeout:.2f} s')
     if isinstance(error, sdk.APIConnectionError):

@@ -36,6 +36,7 @@ class Prompt(NamedTuple):
     version: str
     text: str
 
+# %% ../../nbs/104_vendors.council.ipynb #2c984214
 def read_prompt(source: str | Path) -> Prompt:
     """A prompt by name in the package (`'rerank-2'`), or from a file of your own.
     Raises `ValueError` if it has no version or no text."""
@@ -63,11 +64,8 @@ def price(tokens: Mapping[str, int], model: str, path: Path | None = None) -> fl
     None, and a line in the log, if its price is not known."""
     table = read_prices(path)
     if (rates := table['models'].get(model)) is None:
-        log.warning(
-            'no price for %s in the table of %s: its tokens are counted, not priced',
-            model,
-            table['date'],
-        )
+        log.warning('no price for %s in the table of %s: its tokens are counted, not priced', model,
+                    table['date'])
         return None
     return sum(tokens.get(kind, 0)*rate for kind, rate in rates.items()) / table['per_tokens']
 
@@ -205,9 +203,8 @@ class _CandidateJudge(_PhotoSource):
         `tags` is one line of data on the garment. Raises `VendorError`."""
         raise NotImplementedError
 
-    async def _judge(
-        self, crop: bytes, candidate: Candidate, ends: float, tags: str = ''
-    ) -> Verdict | None:
+    async def _judge(self, crop: bytes, candidate: Candidate, ends: float,
+                     tags: str = '') -> Verdict | None:
         "The verdict on one candidate; None if there is nothing to look at. Raises `VendorError`."
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._loaders)
         if (photo := await in_thread(self._photo, candidate)) is None: return None
@@ -237,12 +234,9 @@ def collect_verdicts(name: str, results: Sequence[Verdict | BaseException | None
         log.warning('%s: %d of %d calls failed: %s', name, len(failed), len(results), names)
     if failed and not verdicts:
         first = next((r for r in failed if isinstance(r, VendorError)), None)
-        raise VendorError(
-            name,
-            first.kind if first else 'timeout',
-            f'none of {len(failed)} calls gave a verdict',
-            code=first.code if first else None,
-        )
+        raise VendorError(name, first.kind if first else 'timeout',
+                          f'none of {len(failed)} calls gave a verdict',
+                          code=first.code if first else None)
     return verdicts
 
 # %% ../../nbs/104_vendors.council.ipynb #5f027856
@@ -283,9 +277,8 @@ def combine_scores(a: float, b: float, gap: float = .15) -> float:
     return (a + b) / 2 if abs(a - b) <= gap + 1e-9 else min(a, b)
 
 # %% ../../nbs/104_vendors.council.ipynb #18a6f7af
-def merge_verdicts(
-    first: Sequence[Verdict], second: Sequence[Verdict], names: tuple[str, str], gap: float = 0.15
-) -> list[Verdict]:
+def merge_verdicts(first: Sequence[Verdict], second: Sequence[Verdict], names: tuple[str, str],
+                   gap: float = 0.15) -> list[Verdict]:
     "One verdict a candidate, out of two lists; scores outside 0–1 do not count."
     sane = lambda verdicts: {v.key: v for v in verdicts if 0 <= v.score <= 1}
     a, b = sane(first), sane(second)
@@ -300,9 +293,8 @@ def merge_verdicts(
 # %% ../../nbs/104_vendors.council.ipynb #c26d853b
 VerdictsOrError = list[Verdict] | BaseException
 
-def merge_answers(
-    names: tuple[str, str], answers: tuple[VerdictsOrError, VerdictsOrError], gap: float
-) -> list[Verdict]:
+def merge_answers(names: tuple[str, str], answers: tuple[VerdictsOrError, VerdictsOrError],
+                  gap: float) -> list[Verdict]:
     "The council's verdicts from what its judges gave. Raises `VendorError` if both failed."
     errors = [a for a in answers if isinstance(a, BaseException)]
     for name, answer in zip(names, answers):

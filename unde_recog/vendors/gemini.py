@@ -59,7 +59,6 @@ _THINKING: Sequence[tuple[str, dict[str, Any] | None]] = (  # families of Novemb
     (r'', {'thinking_level': 'LOW'}),
 )
 
-
 def minimal_thinking(model: str) -> dict[str, Any] | None:
     """Arguments of the SDK's ThinkingConfig for as little thinking as `model` allows;
     None for a model without thinking."""
@@ -70,10 +69,8 @@ def tokens_of(response: Any) -> dict[str, int]:
     "`{'prompt', 'output'}` tokens as billed: output = candidates + thoughts."
     usage = response.usage_metadata
     count = lambda name: max(0, int(getattr(usage, name, None) or 0))
-    return {
-        'prompt': count('prompt_token_count') + count('tool_use_prompt_token_count'),
-        'output': count('candidates_token_count') + count('thoughts_token_count'),
-    }
+    return {'prompt': count('prompt_token_count') + count('tool_use_prompt_token_count'),
+            'output': count('candidates_token_count') + count('thoughts_token_count')}
 
 # %% ../../nbs/105_vendors.gemini.ipynb #11d2585d
 def read_answer(response: Any) -> dict[str, Any]:
@@ -82,15 +79,12 @@ def read_answer(response: Any) -> dict[str, Any]:
     feedback, first = response.prompt_feedback, (response.candidates or [None])[0]
     blocked = getattr(feedback, 'block_reason', None)
     if blocked:
-        raise VendorError(
-            'gemini', 'refused', 'the prompt was blocked', code=getattr(blocked, 'value', None)
-        )
+        raise VendorError('gemini', 'refused', 'the prompt was blocked',
+                          code=getattr(blocked, 'value', None))
     finish = getattr(getattr(first, 'finish_reason', None), 'value', None)
-    text = ''.join(
-        p.text or ''
-        for p in (getattr(first, 'content', None) and first.content.parts) or ()
-        if not p.thought
-    )
+    text = ''.join(p.text or ''
+                   for p in (getattr(first, 'content', None) and first.content.parts) or ()
+                   if not p.thought)
     if finish not in (None, 'STOP', 'MAX_TOKENS'):
         raise VendorError('gemini', 'refused', 'the answer was withheld', code=finish)
     try: value = json.loads(text)
@@ -109,12 +103,8 @@ def gemini_error(error: Exception, timeout: float) -> VendorError:
         headers = getattr(error.response, 'headers', None) or {}
         kind: Kind = kind_of_status(int(error.code or 0)) or 'bad_answer'
         if error.code == 400 and 'API_KEY_INVALID' in json.dumps(error.details, default=str): kind = 'auth'
-        return VendorError(
-            'gemini',
-            kind,
-            code=error.status or error.code,
-            retry_after=retry_after(headers.get('retry-after')),
-        )
+        return VendorError('gemini', kind, code=error.status or error.code,
+                           retry_after=retry_after(headers.get('retry-after')))
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return VendorError('gemini', 'timeout', f'no whole answer within {timeout:.2f} s')
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
@@ -240,7 +230,6 @@ Colour14 = Literal[
     'unknown',
 ]
 
-
 class ContextTags(BaseModel):
     style: str
     occasion: str
@@ -259,11 +248,8 @@ def read_tags(schema: type[BaseModel], reply: Mapping[str, Any]) -> dict[str, st
     "The valid, known fields of `reply`, as short lower-case words."
     try: bad: set[Any] = (schema.model_validate(reply), set())[1]
     except ValidationError as e: bad = {error['loc'][0] for error in e.errors()}
-    words = {
-        name: clean(str(reply[name]), 40).lower()
-        for name in schema.model_fields
-        if name in reply and name not in bad
-    }
+    words = {name: clean(str(reply[name]), 40).lower() for name in schema.model_fields
+             if name in reply and name not in bad}
     return {name: word for name, word in words.items() if word not in ('', 'unknown', 'none', 'n/a')}
 
 # %% ../../nbs/105_vendors.gemini.ipynb #a4bda15b
@@ -288,9 +274,8 @@ class GeminiTagger:
         key = content_key(data, self.prompt.version, self.client.model)
         if (known := await asyncio.to_thread(recall, self.cache, key)) is not None:
             return read_tags(self.schema, known)
-        reply = await self.client.ask(
-            self.operation, self.prompt.text, [data], self.schema, timeout=ends - time.monotonic()
-        )
+        reply = await self.client.ask(self.operation, self.prompt.text, [data], self.schema,
+                                      timeout=ends - time.monotonic())
         tags = read_tags(self.schema, reply)
         if not set(reply) & set(self.schema.model_fields):
             raise VendorError('gemini', 'bad_answer', 'none of the tags')
@@ -334,7 +319,7 @@ def as_data(finds: Sequence[Match], tags: Sequence[Mapping[str, str]] = ()) -> s
         rows.append(texts | ({'garment': tags_as_data(asked)} if tags_as_data(asked) else {}))
     return json.dumps(rows, ensure_ascii=False)
 
-
+# %% ../../nbs/105_vendors.gemini.ipynb #9bc0f76f
 def three_sentences(text: str) -> str:
     "The first three sentences of `text`; '' if it carries a link or markup."
     if re.search(r'://|www\.|[<>{}\[\]]', text): return ''

@@ -65,14 +65,11 @@ class _Stream(httpcore.AsyncNetworkStream):
         await _within(lambda: self.inner.write(buffer, timeout), httpcore.WriteTimeout)
     async def aclose(self) -> None: await self.inner.aclose()
 
-    async def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    async def start_tls(self, ssl_context: Any, server_hostname: str | None = None,
+                        timeout: float | None = None) -> httpcore.AsyncNetworkStream:
         return _Stream(
-            await _within(
-                lambda: self.inner.start_tls(ssl_context, server_hostname, timeout),
-                httpcore.ConnectTimeout,
-            )
+            await _within(lambda: self.inner.start_tls(ssl_context, server_hostname, timeout),
+                          httpcore.ConnectTimeout)
         )
 
     def get_extra_info(self, info: str) -> Any: return self.inner.get_extra_info(info)
@@ -89,10 +86,8 @@ class _Backend(httpcore.AnyIOBackend):
     ) -> httpcore.AsyncNetworkStream:
         connect = super().connect_tcp
         return _Stream(
-            await _within(
-                lambda: connect(host, port, timeout, local_address, socket_options),
-                httpcore.ConnectTimeout,
-            )
+            await _within(lambda: connect(host, port, timeout, local_address, socket_options),
+                          httpcore.ConnectTimeout)
         )
 
 # %% ../../nbs/101_vendors.http.ipynb #223d8291
@@ -196,9 +191,8 @@ async def _exchange(
     data = None if body is None else json.dumps(body).encode()
     sent = {**headers, **({'Content-Type': 'application/json'} if data else {})}
     try:
-        async with client.stream(
-            method, http.base_url + path.lstrip('/'), content=data, headers=sent, timeout=timeout
-        ) as answer:
+        async with client.stream(method, http.base_url + path.lstrip('/'), content=data,
+                                 headers=sent, timeout=timeout) as answer:
             if answer.headers.get('content-encoding', 'identity') != 'identity':
                 return VendorError(http.vendor, 'bad_answer', 'packed, though we asked for plain')
             chunks, size = [], 0
@@ -206,15 +200,10 @@ async def _exchange(
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > http.max_bytes:
-                    return VendorError(
-                        http.vendor, 'bad_answer', f'longer than {http.max_bytes:,} bytes'
-                    )
-            return Reply(
-                http.vendor,
-                answer.status_code,
-                {k.lower(): v for k, v in answer.headers.items()},
-                b''.join(chunks),
-            )
+                    return VendorError(http.vendor, 'bad_answer',
+                                       f'longer than {http.max_bytes:,} bytes')
+            return Reply(http.vendor, answer.status_code,
+                         {k.lower(): v for k, v in answer.headers.items()}, b''.join(chunks))
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as e:
         return http_error(http.vendor, e, timeout)
 

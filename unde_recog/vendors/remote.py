@@ -123,9 +123,8 @@ class RemoteBooster:
     name = 'ximilar'
     def __init__(self, role: RoleClient): self.role = role
 
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None, timeout: float
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
+                     timeout: float) -> list[Candidate]:
         if brands is not None and not brands: return []
         body = {
             'crop_url': await self.role.address(item.crop),
@@ -188,12 +187,9 @@ class RemoteEmbedder:
         if self.card.model_version != version.version:
             theirs, ours = version.version, self.card.model_version
             raise ValueError(f'the index was made with {theirs}, the card of {version.model} here is {ours}')
-        self.client = httpx.Client(
-            base_url=str(settings.EMBEDDER_URL).rstrip('/'),
-            headers=role_headers(settings),
-            timeout=httpx.Timeout(5, connect=1),
-            trust_env=False,
-        )
+        self.client = httpx.Client(base_url=str(settings.EMBEDDER_URL).rstrip('/'),
+                                   headers=role_headers(settings),
+                                   timeout=httpx.Timeout(5, connect=1), trust_env=False)
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
         "As `Embedder.embed`. Raises `VendorError`."

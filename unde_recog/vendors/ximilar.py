@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['TAGGING', 'SEARCHING', 'BATCH', 'R', 'FIELDS', 'Ledger', 'AccountDetails', 'reconcile', 'Account', 'Caller',
-           'records_of', 'Batches', 'Collection', 'Listing', 'Tagging', 'read_account', 'Ximilar', 'XimilarDetector',
-           'cut_or_none', 'read_key', 'candidates', 'XimilarRetriever', 'XimilarTagger', 'open_ximilar']
+__all__ = ['TAGGING', 'SEARCHING', 'BATCH', 'R', 'BatchReader', 'FIELDS', 'ANSWERED', 'Ledger', 'AccountDetails', 'reconcile',
+           'Account', 'Caller', 'records_of', 'Batches', 'Collection', 'Listing', 'Tagging', 'read_account', 'Ximilar',
+           'XimilarDetector', 'cut_or_none', 'read_key', 'candidates', 'XimilarRetriever', 'XimilarTagger',
+           'open_ximilar']
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #d5aaec87
 from PIL import Image
@@ -33,6 +34,7 @@ from unde_recog.vendors.ximilar_records import (
     Record,
     Terms,
     check_reply,
+    each_record,
     in_order,
     join_pairs,
     load_terms,
@@ -61,10 +63,8 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         "One row a day and operation: `day, operation, calls, records, credits`."
         with self._lock:
-            return [
-                {'day': d, 'operation': o, 'calls': c, 'records': r, 'credits': p}
-                for (d, o), (c, r, p) in sorted(self._rows.items())
-            ]
+            return [{'day': d, 'operation': o, 'calls': c, 'records': r, 'credits': p}
+                    for (d, o), (c, r, p) in sorted(self._rows.items())]
 
     @property
     def credits(self) -> int: return sum(r['credits'] for r in self.rows())
@@ -77,18 +77,16 @@ class AccountDetails:
     credits_limit: int | None = None
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #65000e2e
-def reconcile(
-    ledger: Ledger, details: AccountDetails, before: AccountDetails | None = None
-) -> list[dict[str, Any]]:
+def reconcile(ledger: Ledger, details: AccountDetails,
+              before: AccountDetails | None = None) -> list[dict[str, Any]]:
     """Our credits by operation, our sum, the account's and the difference.
     The account's count since `before`, else all it counts."""
     ours: dict[str, list[int]] = {}
     for r in ledger.rows():
         row = ours.setdefault(r['operation'], [0, 0, 0])
         row[:] = row[0] + r['calls'], row[1] + r['records'], row[2] + r['credits']
-    rows: list[dict[str, Any]] = [
-        {'what': o, 'calls': c, 'records': n, 'credits': p} for o, (c, n, p) in sorted(ours.items())
-    ]
+    rows: list[dict[str, Any]] = [{'what': o, 'calls': c, 'records': n, 'credits': p}
+                                  for o, (c, n, p) in sorted(ours.items())]
     total = {'what': 'ours', **{key: sum(r[key] for r in rows) for key in ('calls', 'records', 'credits')}}
     account = details.credits_counter - (before.credits_counter if before else 0)
     none = {'calls': None, 'records': None}
@@ -156,26 +154,29 @@ class Caller(Account):
         collection: bool = False,
         method: str = 'POST',
         needs_status: bool = True,
+        accept: Sequence[int] = (),
+        attempts: int = 2,
     ) -> R:
-        """One call of `operation`, paid by `records`; `read` parses the answer.
-        Raises `VendorError`."""
+        """One call of `operation`, paid by `records`; `read` parses the answer, also one with a
+        status code in `accept`. Raises `VendorError`."""
         headers = self.headers(collection)
         request = partial(self.http.request, method, path, body=body, headers=headers)
         async def attempt(left: float) -> R:
             reply = await request(timeout=left, sent=partial(self.bill, operation, records))
-            return read(check_reply(reply, needs_status=needs_status))
+            return read(check_reply(reply, needs_status=needs_status, accept=accept))
 
-        return await call(VENDOR, attempt, timeout=timeout, guard=self.guard)
+        return await call(VENDOR, attempt, timeout=timeout, guard=self.guard, attempts=attempts)
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #8244f55f
-def records_of(
-    part: Sequence[Mapping[str, Any]], result: list[Record] | VendorError
-) -> list[Record]:
+def records_of(part: Sequence[Mapping[str, Any]],
+               result: list[Record] | VendorError) -> list[Record]:
     "The records of a batch; each with the error of its batch if that failed."
     if not isinstance(result, VendorError): return result
     return [Record({'_id': r.get('_id')}, result) for r in part]
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #0178096b
+BatchReader = Callable[[Sequence[Mapping[str, Any]], dict[str, Any]], list[Record]]
+
 class Batches(Caller):
     "Calls with many records."
 
@@ -186,13 +187,14 @@ class Batches(Caller):
         records: Sequence[Mapping[str, Any]],
         *,
         timeout: float,
-        collection: bool = False,
+        read: BatchReader = lambda part, body: in_order(part, body.get('records')),
+        **how: Any,
     ) -> list[Record]:
-        "One `Record` for each of `records`. Raises `VendorError` if no batch came through."
-        ask = partial(self.ask, operation, path, timeout=timeout, collection=collection)
+        """One `Record` for each of `records`; `how` as in `ask`.
+        Raises `VendorError` if no batch came through."""
+        ask = partial(self.ask, operation, path, timeout=timeout, **how)
         async def batch(part: Sequence[Mapping[str, Any]]) -> list[Record] | VendorError:
-            read = lambda body: in_order(part, body.get('records'))
-            try: return await ask({'records': list(part)}, read, records=len(part))
+            try: return await ask({'records': list(part)}, partial(read, part), records=len(part))
             except VendorError as e: return e
         parts = [records[i:i + BATCH] for i in range(0, len(records), BATCH)]
         done = await asyncio.gather(*(batch(p) for p in parts))
@@ -209,17 +211,22 @@ class Batches(Caller):
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #75cf3e16
 FIELDS = ('_id', 'brand', 'external_id')
+ANSWERED = (404, 411, 412)  # each record says what became of it
 
 class Collection(Batches):
     """The operations on the collection XIMILAR_COLLECTION_ID; `timeout` is for the whole call.
     All raise `VendorError`."""
 
-    async def _on(self, name: str, records: Sequence[Mapping[str, Any]], timeout: float) -> list[Record]:
-        return await self.records(name, SEARCHING + name, records, timeout=timeout, collection=True)
+    async def _on(
+        self, name: str, records: Sequence[Mapping[str, Any]], timeout: float, attempts: int = 2
+    ) -> list[Record]:
+        how: dict[str, Any] = {'read': each_record, 'accept': ANSWERED, 'attempts': attempts}
+        return await self.records(name, SEARCHING + name, records, timeout=timeout, collection=True, **how)
 
     async def insert(self, records: Sequence[Mapping[str, Any]], *, timeout: float = 60.) -> list[Record]:
-        "Add records (see `sku_record`); one already there has the error 411, one too many 412."
-        return await self._on('insert', records, timeout)
+        """Add records (see `sku_record`); one already there has the error 411, one too many 412.
+        Never sent again by itself: what became of a failed call, `get` can tell."""
+        return await self._on('insert', records, timeout, attempts=1)
 
     async def delete(self, ids: Sequence[str], *, timeout: float = 60.) -> list[Record]:
         return await self._on('delete', [{'_id': i} for i in ids], timeout)
@@ -229,7 +236,7 @@ class Collection(Batches):
         return await self._on('get', [{'_id': i} for i in ids], timeout)
 
     async def update(self, records: Sequence[Mapping[str, Any]], *, timeout: float = 60.) -> list[Record]:
-        "Change metadata; photos cannot be changed."
+        "Change metadata; photos cannot be changed. A record that is not there has the error 404."
         if any('_base64' in r or '_url' in r for r in records):
             raise ValueError('update changes metadata only: delete and insert to change a photo')
         return await self._on('update', records, timeout)
@@ -242,9 +249,8 @@ class Collection(Batches):
 class Listing(Collection):
     "The collection, and a list of all that is in it."
 
-    async def all_records(
-        self, *, fields: Sequence[str] = FIELDS, timeout: float = 30.0
-    ) -> AsyncIterator[Mapping[str, Any]]:
+    async def all_records(self, *, fields: Sequence[str] = FIELDS,
+                          timeout: float = 30.0) -> AsyncIterator[Mapping[str, Any]]:
         "Every record of the collection; `timeout` is for a page."
         seen: set[str] = set()
         for page in range(1, 1_000_000):
@@ -296,18 +302,16 @@ class Ximilar(Tagging):
     ) -> list[tuple[Mapping[str, Any], float]]:
         """(record, distance) of the `k` nearest in the collection, nearest first;
         `where`: a filter on metadata."""
-        query = await asyncio.to_thread(
-            photo_record, photo, self.terms.longest['search'], self.terms.jpeg_quality, self.private
-        )
+        query = await asyncio.to_thread(photo_record, photo, self.terms.longest['search'],
+                                        self.terms.jpeg_quality, self.private)
         body = {
             'query_record': query,
             'k': k,
             'fields_to_return': list(fields),
             **({'filter': dict(where)} if where else {}),
         }
-        return await self.ask(
-            'search', SEARCHING + 'visual_search', body, read_hits, timeout=timeout, collection=True
-        )
+        return await self.ask('search', SEARCHING + 'visual_search', body, read_hits,
+                              timeout=timeout, collection=True)
 
     async def account(self, *, timeout: float = 10.) -> AccountDetails:
         "The account's counters; free."
@@ -327,6 +331,7 @@ class XimilarDetector:
         scale = max(1., max(photo.size)/terms.longest['detect'])
         return [i for f in join_pairs(found) if (i := cut_or_none(photo, [v*scale for v in f.box], f))]
 
+# %% ../../nbs/103_vendors.ximilar.ipynb #24463669
 def cut_or_none(photo: Image.Image, box: Sequence[float], f: Found) -> Item | None:
     "The item, or None for a box that lies outside the photo."
     try: return cut(photo, box, f.category, f.confidence, label=f.label)
@@ -343,11 +348,8 @@ def read_key(record: Mapping[str, Any]) -> SkuKey:
         raise VendorError(VENDOR, 'bad_answer', 'a record whose brand is no name') from None
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #245bbc0c
-def candidates(
-    hits: Iterable[tuple[Mapping[str, Any], float]],
-    terms: Terms,
-    brands: Sequence[str] | None = None,
-) -> list[Candidate]:
+def candidates(hits: Iterable[tuple[Mapping[str, Any], float]], terms: Terms,
+               brands: Sequence[str] | None = None) -> list[Candidate]:
     """Best photo a SKU, best first; score 0–100, `metadata['ximilar_distance']` the raw distance.
     Raises `VendorError` for a record without brand or external_id."""
     best: dict[SkuKey, float] = {}
@@ -356,11 +358,8 @@ def candidates(
         if (brands is None or key.brand in brands) and distance < best.get(key, math.inf):
             best[key] = distance
     ranked = sorted(best.items(), key=lambda kd: (kd[1], kd[0]))
-    return [
-        Candidate(key=key, score=s, ximilar=s, metadata={'ximilar_distance': d})
-        for key, d in ranked
-        for s in [score(d, terms.k)]
-    ]
+    return [Candidate(key=key, score=s, ximilar=s, metadata={'ximilar_distance': d})
+            for key, d in ranked for s in [score(d, terms.k)]]
 
 # %% ../../nbs/103_vendors.ximilar.ipynb #6d1aa3e5
 class XimilarRetriever:
@@ -368,9 +367,8 @@ class XimilarRetriever:
     name = 'ximilar'
     def __init__(self, client: Ximilar): self.client = client
 
-    async def search(
-        self, item: Item, k: int, *, brands: Sequence[str] | None, timeout: float
-    ) -> list[Candidate]:
+    async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
+                     timeout: float) -> list[Candidate]:
         if brands is not None and not brands: return []
         where = None if brands is None else {'brand': {'$in': sorted(brands)}}
         hits = await self.client.visual_search(item.crop, k, where=where, timeout=timeout)

@@ -5,7 +5,7 @@
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #5a407917
 from __future__ import annotations
 import base64, hashlib, json, math, re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -15,8 +15,9 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['VENDOR', 'NAMED', 'Photo', 'Terms', 'load_terms', 'score', 'status_error', 'code_of', 'number', 'check_reply',
-           'Record', 'read_record', 'in_order', 'photo_record', 'sku_record', 'read_hits', 'read_page', 'texts',
-           'category_for', 'Found', 'are_pair', 'join_pairs', 'read_object', 'read_tags']
+           'Record', 'read_record', 'in_order', 'listed_records', 'each_record', 'photo_record', 'record_id',
+           'sku_record', 'read_hits', 'read_page', 'texts', 'category_for', 'Found', 'are_pair', 'join_pairs',
+           'read_object', 'read_tags']
 
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #7e82f4e2
 from PIL import Image
@@ -87,7 +88,6 @@ NAMED = {
     403: 'XIMILAR_API_TOKEN may not do this',
 }
 
-
 def status_error(code: int, wait: float | None = None) -> VendorError:
     "The named error for one of the vendor's status codes."
     return VendorError(
@@ -101,11 +101,9 @@ def status_error(code: int, wait: float | None = None) -> VendorError:
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #6173e291
 def code_of(body: Any, name: str = 'status') -> int | None:
     "`body[name]['code']`, if there is one."
-    code = (
-        status.get('code')
-        if isinstance(body, Mapping) and isinstance(status := body.get(name), Mapping)
-        else None
-    )
+    code = (status.get('code')
+            if isinstance(body, Mapping) and isinstance(status := body.get(name), Mapping)
+            else None)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 def number(value: Any) -> float | None:
@@ -115,10 +113,13 @@ def number(value: Any) -> float | None:
     except OverflowError: return None
 
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #74a8393e
-def check_reply(reply: Reply, *, needs_status: bool = True) -> dict[str, Any]:
+def check_reply(
+    reply: Reply, *, needs_status: bool = True, accept: Collection[int] = ()
+) -> dict[str, Any]:
     """The body of an answer that went well. Raises `VendorError`.
 
-    Any 2xx: 206 some not found, 210 inserted, 211 some inserted, 220 deleted."""
+    Any 2xx: 206 some not found, 210 inserted, 211 some inserted, 220 deleted; and the status
+    codes in `accept`, where the caller reads what became of each record."""
     try: body: Any = reply.json()
     except VendorError:
         if kind_of_status(reply.status) is None: raise
@@ -130,7 +131,8 @@ def check_reply(reply: Reply, *, needs_status: bool = True) -> dict[str, Any]:
     if code is None and (reply.status >= 400 or reply.status < 200): code = reply.status
     # each record says so itself
     if code in (411, 412) and isinstance(body, Mapping) and body.get('records'): code = 200
-    if code is not None and not 200 <= code < 300: raise status_error(code, reply.retry_after)
+    refused = code is not None and not 200 <= code < 300 and not (code in accept and reply.status < 300)
+    if refused: raise status_error(code, reply.retry_after)  # type: ignore[arg-type]
     if not isinstance(body, dict) or (code is None and needs_status):
         raise VendorError(VENDOR, 'bad_answer', 'no status.code in the answer', code=reply.status)
     return body
@@ -173,6 +175,44 @@ def in_order(sent: Sequence[Mapping[str, Any]], raw: Any) -> list[Record]:
     if len(got) != len(sent): raise VendorError(VENDOR, 'bad_answer', f'{len(got)} records for {len(sent)}')
     return got
 
+# %% ../../nbs/102_vendors.ximilar_records.ipynb #a238091f
+def _with_status(raw: Any, code: int) -> Record:
+    "A record of a list whose records are `code` unless they say otherwise."
+    if not isinstance(raw, Mapping): raise VendorError(VENDOR, 'bad_answer', 'a record that is none')
+    own = code_of(raw, '_status')
+    code = code if own is None else own
+    return Record(raw, None if 200 <= code < 300 else status_error(code))
+
+def listed_records(body: Mapping[str, Any]) -> list[Record] | None:
+    """The records in an answer of a collection; None if it lists none at all.
+    Raises `VendorError`."""
+    names = ('records', 'answer_records', 'skipped_records')
+    lists = {n: body[n] for n in names if body.get(n) is not None}
+    if not lists: return None
+    if not all(isinstance(v, list) for v in lists.values()):
+        raise VendorError(VENDOR, 'bad_answer', 'the records of an answer are no list')
+    code = code_of(body) or 200
+    refused = code if code in (411, 412) else 411
+    done = code if 200 <= code < 300 else 200
+    each = {'records': code, 'answer_records': done, 'skipped_records': refused}
+    return [_with_status(r, each[n]) for n, found in lists.items() for r in found]
+
+# %% ../../nbs/102_vendors.ximilar_records.ipynb #57e3c13b
+def each_record(sent: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> list[Record]:
+    """What became of each of `sent` (all with `_id`) in an answer of the collection: a record
+    without error, or 404, 411, 412. Raises `VendorError`."""
+    code, found = code_of(body) or 0, listed_records(body)
+    ids = [str(s['_id']) for s in sent]
+    if found is None and code not in (411, 412):
+        if 200 <= code < 300: raise VendorError(VENDOR, 'bad_answer', 'no records in the answer')
+        raise status_error(code)
+    by_id = {r.id: r for r in found or ()}
+    if unasked := by_id.keys() - set(ids):
+        raise VendorError(VENDOR, 'bad_answer', f'{len(unasked)} records that nobody asked for')
+    if [r.id for r in found or ()] == ids: return found or []
+    missing = code if code in (411, 412) else 404
+    return [by_id.get(i) or Record({'_id': i}, status_error(missing)) for i in ids]
+
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #e518f1f5
 Photo = Image.Image | str  # a picture, or an address that the vendor can reach
 
@@ -192,18 +232,22 @@ def photo_record(
     return {**fields, '_base64': base64.b64encode(data).decode()}
 
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #1a0d2578
+def record_id(key: SkuKey, photo: int | str) -> str:
+    "The `_id` of a product's photo: a hash of the key and its number or address, never parsed."
+    return hashlib.sha256(json.dumps([*key, photo]).encode()).hexdigest()[:32]
+
 def sku_record(
-    key: SkuKey, photo: Photo, number: int = 1, terms: Terms | None = None, **fields: Any
+    key: SkuKey, photo: Photo, number: int | str = 1, terms: Terms | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """A record to insert: photo `number` of a product.
-    Brand and id are fields; `_id` is a hash of them and never parsed."""
+    """A record to insert: the photo of a product with this number or address.
+    Brand and id are fields. `private` blurs faces."""
     terms = terms or load_terms()
-    unique = hashlib.sha256(json.dumps([*key, number]).encode()).hexdigest()[:32]
     return photo_record(
         photo,
         terms.longest['insert'],
         terms.jpeg_quality,
-        _id=unique,
+        fields.pop('private', unchanged),
+        _id=record_id(key, number),
         brand=key.brand,
         external_id=key.external_id,
         **fields,
@@ -219,11 +263,8 @@ def read_hits(body: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float]]:
         or len(found) != len(raw)
         or not all(isinstance(r, Mapping) for r in found)
     ):
-        raise VendorError(
-            VENDOR,
-            'bad_answer',
-            'answer_records and answer_distances are not two lists of one length',
-        )
+        raise VendorError(VENDOR, 'bad_answer',
+                          'answer_records and answer_distances are not two lists of one length')
     distances = [d for v in raw if (d := number(v)) is not None]
     if len(distances) != len(raw): raise VendorError(VENDOR, 'bad_answer', 'a distance is no number')
     return sorted(zip(found, distances), key=lambda hit: hit[1])
@@ -231,7 +272,7 @@ def read_hits(body: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float]]:
 # %% ../../nbs/102_vendors.ximilar_records.ipynb #22ba7cef
 def read_page(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     "The records of a page. Raises `VendorError`."
-    found = body.get('records')
+    found = body['records'] if body.get('records') is not None else body.get('answer_records')
     if not isinstance(found, list) or not all(
         isinstance(r, Mapping) and isinstance(r.get('_id'), str) for r in found
     ):
@@ -245,9 +286,8 @@ def texts(value: Any) -> list[str]:
     names = (v.get('name') if isinstance(v, Mapping) else v for v in several)
     return [n for n in names if isinstance(n, str) and n.strip()]
 
-def category_for(
-    found: Mapping[str, Any], terms: Terms, category_map: Path | None = None
-) -> str | None:
+def category_for(found: Mapping[str, Any], terms: Terms,
+                 category_map: Path | None = None) -> str | None:
     "The canonical category of an object; None for what is no garment (a person)."
     words = [t for name in ('name', 'Category', 'Top Category') for t in texts(found.get(name))]
     for w in words:

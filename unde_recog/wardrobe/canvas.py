@@ -26,11 +26,8 @@ def soften(a: np.ndarray, radius: float) -> np.ndarray:
             pad = [(half + 1, half) if k == axis else (0, 0) for k in (0, 1)]
             total = np.cumsum(np.pad(a, pad), axis=axis, dtype=np.float32)
             n = a.shape[axis]
-            a = (
-                total[2*half + 1:2*half + 1 + n] - total[:n]
-                if axis == 0
-                else total[:, 2*half + 1:2*half + 1 + n] - total[:, :n]
-            )/(2*half + 1)
+            a = (total[2*half + 1:2*half + 1 + n] - total[:n] if axis == 0
+                 else total[:, 2*half + 1:2*half + 1 + n] - total[:, :n])/(2*half + 1)
     return a
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #1b0d6d21
@@ -135,9 +132,8 @@ def _fill(image: Image.Image, outlines: Iterable[np.ndarray], value=255) -> None
     pen = ImageDraw.Draw(image)
     for outline in outlines: pen.polygon((outline - .5).ravel().tolist(), fill=value)
 
-def _window(
-    canvas: Canvas, outlines: Sequence[np.ndarray], pad: float = 1.
-) -> tuple[int, int, int, int] | None:
+def _window(canvas: Canvas, outlines: Sequence[np.ndarray],
+            pad: float = 1.) -> tuple[int, int, int, int] | None:
     "The pixel rectangle of some outlines inside the canvas, or None."
     lo, hi = np.min([o.min(0) for o in outlines], 0), np.max([o.max(0) for o in outlines], 0)
     x0, y0 = max(0, math.floor(lo[0] - pad)), max(0, math.floor(lo[1] - pad))
@@ -170,10 +166,8 @@ def _mark_mask(
     pen, thick = ImageDraw.Draw(big), max(1, round(width*s))
     lines = [d for p in paths for d in dashes(p, mark.dash*canvas.scale)] if mark.dash else paths
     for line in lines:
-        pen.line(
-            ((line - (x0, y0))*s - .5).ravel().tolist(), fill=255, width=thick,
-            joint='curve' if thick > 4 else None
-        )
+        pen.line(((line - (x0, y0))*s - .5).ravel().tolist(), fill=255, width=thick,
+                 joint='curve' if thick > 4 else None)
     return (x0, y0, x1, y1), np.asarray(big.reduce(s), np.float32)*np.float32(
         min(1., max(width*s/thick, .2))/255
     )
@@ -185,19 +179,15 @@ def _picture_mask(
     x0, y0, x1, y1 = window
     (ax, ay), (bx, by) = corners[0], corners[1]
     zoom = ((bx - ax)/image.width, (by - ay)/image.height)
-    whole = image.resize(
-        (max(1, round(bx - ax)), max(1, round(by - ay))),
-        Image.Resampling.BOX if zoom[0] < .5 else Image.Resampling.BILINEAR
-    )
+    whole = image.resize((max(1, round(bx - ax)), max(1, round(by - ay))),
+                         Image.Resampling.BOX if zoom[0] < .5 else Image.Resampling.BILINEAR)
     sheet = Image.new('L', (x1 - x0, y1 - y0))
     sheet.paste(whole, (round(ax) - x0, round(ay) - y0))
     return window, np.asarray(sheet, np.float32)*np.float32(1/255)
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #83d0084b
-def _height(
-    canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, *,
-    roundness: float, wrinkle: float, seed: int
-):
+def _height(canvas: Canvas, outlines: Sequence[np.ndarray], folds: Sequence[Fold], window, *,
+            roundness: float, wrinkle: float, seed: int):
     "Coarse height field of a panel → (field, blurred outline, step in pixels, padding in steps)."
     step = max(1., canvas.scale/230)
     sigma = max(.7, roundness*canvas.scale/step)
@@ -225,16 +215,13 @@ def _wrinkles(size: tuple[int, int], seed: int) -> np.ndarray:
     return tile[np.ix_((np.arange(size[1]) + at[0]) % 160, (np.arange(size[0]) + at[1]) % 160)]
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #14be9e29
-def _lit(
-    canvas: Canvas, outlines, folds, window, *, roundness: float, depth: float, gloss: float,
-    wrinkle: float, seed: int
-):
+def _lit(canvas: Canvas, outlines, folds, window, *, roundness: float, depth: float, gloss: float,
+         wrinkle: float, seed: int):
     """Shading of a panel → (factor, gloss) as [h, w] floats of the window; the factor is 1 where
     cloth faces the viewer.
     """
-    field_, body, step, pad = _height(
-        canvas, outlines, folds, window, roundness=roundness, wrinkle=wrinkle, seed=seed
-    )
+    field_, body, step, pad = _height(canvas, outlines, folds, window, roundness=roundness,
+                                      wrinkle=wrinkle, seed=seed)
     gy, gx = np.gradient(field_)
     # as if drawn at the same size
     slope = -(gx*canvas.light.towards[0] + gy*canvas.light.towards[1])*(230/canvas.scale*step)
@@ -246,28 +233,24 @@ def _lit(
     box = (pad, pad, pad + (x1 - x0)/step, pad + (y1 - y0)/step)
     grown = [
         np.asarray(
-            Image.fromarray(a.astype(np.float32)).resize(
-                (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box
-            )
+            Image.fromarray(a.astype(np.float32)).resize((x1 - x0, y1 - y0),
+                                                         Image.Resampling.BILINEAR, box=box)
         )
         for a in layers
     ]
     return grown[0], (grown[1] if gloss else None), slope
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #70f606e4
-def _laid(
-    canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], *, turn: float
-) -> np.ndarray:
+def _laid(canvas: Canvas, cloth: Cloth, window, anchor: tuple[float, float], *,
+          turn: float) -> np.ndarray:
     """The cloth's colours in a window, its tile starting at `anchor` (figures) and turned by
     `turn` degrees. → float32 [h, w, 3].
     """
     tile, ratio = cloth.tile(canvas.scale)
     n, (x0, y0, x1, y1) = len(tile), window
     ax, ay = canvas.px(np.array(anchor))
-    xs, ys = (
-        (np.arange(x0, x1, dtype=np.float32) - ax)*ratio,
-        (np.arange(y0, y1, dtype=np.float32) - ay)*ratio,
-    )
+    xs, ys = ((np.arange(x0, x1, dtype=np.float32) - ax)*ratio,
+              (np.arange(y0, y1, dtype=np.float32) - ay)*ratio)
     if abs(turn) < 1:
         return tile[np.ix_(np.floor(ys).astype(int) % n, np.floor(xs).astype(int) % n)].astype(np.float32)
     c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
@@ -276,9 +259,8 @@ def _laid(
     return tile.reshape(-1, 3)[v*n + u].astype(np.float32)
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #b26b2b64
-def _throw_shadow(
-    canvas: Canvas, outlines: Sequence[np.ndarray], strength: float, reach: float = .011
-) -> None:
+def _throw_shadow(canvas: Canvas, outlines: Sequence[np.ndarray], strength: float,
+                  reach: float = .011) -> None:
     shift = np.array([-canvas.light.towards[0], -canvas.light.towards[1]])*reach*canvas.scale*.6
     moved = [o + shift for o in outlines]
     window = _window(canvas, moved, 2.5*reach*canvas.scale)
@@ -303,12 +285,11 @@ def _record(canvas: Canvas, outlines: Sequence[np.ndarray]) -> None:
     _fill(whole, [(o + (canvas.width/2, canvas.height/2))/EXTENT for o in outlines])
 
 # %% ../../nbs/152_wardrobe.canvas.ipynb #ed9580c7
-def paint(
-    canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *, folds: Sequence[Fold] = (),
-    marks: Sequence[Mark] = (), anchor: tuple[float, float] = (0., 0.), turn: float = 0.,
-    roundness: float = .016, depth: float = 1., shadow: float = .3, bright: float = 1.,
-    wrinkle: float = .5, grow: Sequence[np.ndarray] = (), seed: int = 0
-) -> None:
+def paint(canvas: Canvas, outlines: Sequence[np.ndarray], cloth: Cloth, *,
+          folds: Sequence[Fold] = (), marks: Sequence[Mark] = (),
+          anchor: tuple[float, float] = (0., 0.), turn: float = 0., roundness: float = .016,
+          depth: float = 1., shadow: float = .3, bright: float = 1., wrinkle: float = .5,
+          grow: Sequence[np.ndarray] = (), seed: int = 0) -> None:
     """Lay a panel of cloth (the union of `outlines`, in figures) on the canvas. `grow`: more
     outlines that shape the light but are not painted.
     """
@@ -320,10 +301,9 @@ def paint(
     x0, y0, x1, y1 = window
     mask = _mask(shapes, window, canvas.samples)
     gloss = cloth.surface.gloss
-    factor, shine, _ = _lit(
-        canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window, roundness=roundness,
-        depth=depth*(1 + .5*gloss), gloss=gloss, wrinkle=wrinkle, seed=seed
-    )
+    factor, shine, _ = _lit(canvas, [*shapes, *(canvas.px(g) for g in grow)], folds, window,
+                            roundness=roundness, depth=depth*(1 + .5*gloss), gloss=gloss,
+                            wrinkle=wrinkle, seed=seed)
     colour = _laid(canvas, cloth, window, anchor, turn=turn)
     for mark in marks: _lay_mark(canvas, colour, mark, window)
     dim = (factor*np.float32(bright) - 1)[..., None]*np.asarray(canvas.light.cool, np.float32) + 1

@@ -46,9 +46,7 @@ def _bag_shapes(h: float) -> dict[str, list[tuple[float, ...]]]:
             (-.40, .28), (-.33, .06), (0, -.02), (.33, .06), (.40, .28), (.47, h*.7),
             (.44, h*.97), (.3, h), (-.3, h), (-.44, h*.97), (-.47, h*.7),
         ],
-        'satchel': [
-            (-.5, 0, 1), (.5, 0, 1), (.51, h*.9), (.47, h, 1), (-.47, h, 1), (-.51, h*.9),
-        ],
+        'satchel': [(-.5, 0, 1), (.5, 0, 1), (.51, h*.9), (.47, h, 1), (-.47, h, 1), (-.51, h*.9)],
     }
 
 # %% ../../nbs/160_wardrobe.carry.ipynb #f5194bf1
@@ -109,14 +107,14 @@ def _tote_marks(g: Garment, P: Place, unit: float, back: bool) -> list[Mark]:
 def _pocket_marks(g: Garment, P: Place, unit: float) -> list[Mark]:
     "A pocket; a backpack's has a zip."
     h = g.ease
-    pocket = _closed(
-        P, (-.3, h*.5, 1), (.3, h*.5, 1), (.3, h*.86), (.25, h*.92), (-.25, h*.92), (-.3, h*.86)
-    )
+    pocket = _closed(P, (-.3, h*.5, 1), (.3, h*.5, 1), (.3, h*.86), (.25, h*.92), (-.25, h*.92),
+                     (-.3, h*.86))
     out = [Mark([pocket], '#0c0a10', .08), seam(pocket, width=unit*.008*1.4)]
     if g.cut != 'backpack': return out
     zip_line = _open(P, (-.27, h*.53), (.27, h*.53))
     return out + zipper(zip_line, bag_metal(g), unit*.016, pull=False)
 
+# %% ../../nbs/160_wardrobe.carry.ipynb #920f5312
 def _straps(g: Garment, P: Place) -> list[Mark]:
     "The straps of a backpack, seen from behind."
     h, out = g.ease, []
@@ -162,18 +160,13 @@ def _clasp(canvas: Canvas, g: Garment, P: Place, unit: float, *, x: float, deep:
 def _flap(canvas: Canvas, g: Garment, P: Place, unit: float) -> None:
     "The flap with its stitch and clasps."
     deep = {'satchel': .62, 'baguette': .62}.get(g.cut, .55)*g.ease
-    flap = P(curve([
-        (-.47, -.005, 1), (.47, -.005, 1), (.485, deep*.7), (.38, deep), (0, deep*1.06),
-        (-.38, deep), (-.485, deep*.7),
-    ]))
-    edge = _open(
-        P, (-.455, deep*.7), (-.36, deep*.95), (0, deep*1.01), (.36, deep*.95), (.455, deep*.7)
-    )
+    flap = P(curve([(-.47, -.005, 1), (.47, -.005, 1), (.485, deep*.7), (.38, deep), (0, deep*1.06),
+                    (-.38, deep), (-.485, deep*.7)]))
+    edge = _open(P, (-.455, deep*.7), (-.36, deep*.95), (0, deep*1.01), (.36, deep*.95),
+                 (.455, deep*.7))
     thread = shade(g.cloth.colours[0], .18)
     sewn = stitch(edge, width=unit*.006, colour=thread, alpha=.6)
-    paint(
-        canvas, [flap], g.cloth, marks=[sewn], roundness=unit*.05, shadow=.4, seed=g.seed % 997
-    )
+    paint(canvas, [flap], g.cloth, marks=[sewn], roundness=unit*.05, shadow=.4, seed=g.seed % 997)
     for x in (-.25, .25) if g.has('buckles') else (0.,):
         _clasp(canvas, g, P, unit, x=x, deep=deep)
 
@@ -182,10 +175,8 @@ def _bag_folds(g: Garment, P: Place, unit: float) -> list[Fold]:
     "Folds of a soft bag."
     if g.cloth.weave not in ('canvas', 'suede', 'satin') and g.cut != 'bucket': return []
     h = g.ease
-    return [
-        Fold(_open(P, (x, .12), (x*1.1, h*.5), (x*.9, h*.9)), unit*.10, a)
-        for x, a in ((-.3, .35), (.1, -.3), (.34, .3))
-    ]
+    return [Fold(_open(P, (x, .12), (x*1.1, h*.5), (x*.9, h*.9)), unit*.10, a)
+            for x, a in ((-.3, .35), (.1, -.3), (.34, .3))]
 
 def _cords(canvas: Canvas, g: Garment, P: Place, unit: float) -> None:
     "A drawstring with two ends."
@@ -212,11 +203,9 @@ def draw_bag(
     strap = Cloth('leather', (bag_metal(g),)) if g.has('chain') else g.inner
     thin: dict[str, Any] = dict(roundness=unit*.015, wrinkle=0)
     if behind: paint(canvas, behind, strap, shadow=.05, bright=.85, **thin)
-    paint(
-        canvas, [place(_bag_body(g))], g.cloth, folds=_bag_folds(g, place, unit),
-        marks=_bag_marks(g, place, unit, back), anchor=tuple(place(np.array([[-.5, 0.]]))[0]),
-        roundness=unit*.06, shadow=.25, seed=g.seed % 997, depth=1.1,
-    )
+    paint(canvas, [place(_bag_body(g))], g.cloth, folds=_bag_folds(g, place, unit),
+          marks=_bag_marks(g, place, unit, back), anchor=tuple(place(np.array([[-.5, 0.]]))[0]),
+          roundness=unit*.06, shadow=.25, seed=g.seed % 997, depth=1.1)
     if back: return
     if before: paint(canvas, before, strap, shadow=.3, **thin)
     if g.has('flap'): _flap(canvas, g, place, unit)
@@ -244,10 +233,8 @@ class _Hat:
 def _dome(top: float, low: float, w: float, flat: float = 0.) -> np.ndarray:
     "A crown `w` wide on each side."
     middle, shoulder = low*.55 + top*.45, top*.86 + low*.14
-    return curve([
-        (-w, low, 1), (-w*1.02, middle), (-w*.66 - flat, shoulder), (0, top),
-        (w*.66 + flat, shoulder), (w*1.02, middle), (w, low, 1), (0, low + .010),
-    ])
+    return curve([(-w, low, 1), (-w*1.02, middle), (-w*.66 - flat, shoulder), (0, top),
+                  (w*.66 + flat, shoulder), (w*1.02, middle), (w, low, 1), (0, low + .010)])
 
 # %% ../../nbs/160_wardrobe.carry.ipynb #d1920c4d
 def _cap_marks(hat: _Hat, back: bool) -> list[Mark]:
@@ -276,10 +263,8 @@ def _draw_cap(hat: _Hat, back: bool) -> None:
 # %% ../../nbs/160_wardrobe.carry.ipynb #30296ac1
 def _draw_beanie(hat: _Hat, back: bool) -> None:
     if hat.g.has('pompom'): hat.lay([ellipse(0, -.052, .022)], Cloth('fleece', (hat.g.trim,)))
-    ribs = [
-        Fold(hat.line((x*.25, -.038), (x*.9, -.01), (x, .025)), .004, .4)
-        for x in np.linspace(-.042, .042, 8)
-    ]
+    ribs = [Fold(hat.line((x*.25, -.038), (x*.9, -.01), (x, .025)), .004, .4)
+            for x in np.linspace(-.042, .042, 8)]
     hat.lay([_dome(-.040, .030, .049)], folds=ribs)
     hat.lay([shape('beanie rib')], Cloth('rib', hat.g.cloth.colours[:1]), roundness=.009)
 
@@ -296,18 +281,14 @@ def _draw_wide_brim(hat: _Hat, back: bool) -> None:
 def _draw_bucket_hat(hat: _Hat, back: bool) -> None:
     top = seam(hat.line((-.04, -.02), (0, -.013), (.04, -.02)), alpha=.35)
     hat.lay([shape('bucket crown')], marks=[top])
-    rows = [
-        hat.stitch((-.058, .034), (0, .043), (.058, .034)),
-        hat.stitch((-.066, .044), (0, .055), (.066, .044)),
-    ]
+    rows = [hat.stitch((-.058, .034), (0, .043), (.058, .034)),
+            hat.stitch((-.066, .044), (0, .055), (.066, .044))]
     hat.lay([shape('bucket brim')], marks=rows, roundness=.009, shadow=.4)
 
 def _draw_beret(hat: _Hat, back: bool) -> None:
     lean = 1 if hat.seed % 2 else -1
-    body = curve([
-        (-.047, .028), (-.060 - .010*lean, .004), (-.035, -.024), (lean*.012, -.031),
-        (.040, -.022), (.060 + .010*lean, .006), (.047, .028), (0, .034),
-    ])
+    body = curve([(-.047, .028), (-.060 - .010*lean, .004), (-.035, -.024), (lean*.012, -.031),
+                  (.040, -.022), (.060 + .010*lean, .006), (.047, .028), (0, .034)])
     stalk = limb([(lean*.01, -.030), (lean*.013, -.041)], [.0025]*2, round_end=True)
     fold = Fold(hat.line((lean*.02, -.02), (lean*.045, .0), (lean*.048, .022)), .012, .6)
     hat.lay([body, stalk], folds=[fold])

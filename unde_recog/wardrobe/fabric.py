@@ -145,9 +145,8 @@ def _gingham(n: int, seed: int) -> np.ndarray:
 def _plaid(n: int, seed: int) -> np.ndarray:
     draw, (x, y) = chance('plaid', seed), _grid(n)
     count, wide = int(draw.choice([2, 3, 4])), float(draw.uniform(.25, .42))
-    lay = lambda lo, hi, strength: strength*np.maximum(
-        _band(x*count % 1, n/count, lo, hi), _band(y*count % 1, n/count, lo, hi)
-    )
+    lay = lambda lo, hi, strength: strength*np.maximum(_band(x*count % 1, n/count, lo, hi),
+                                                       _band(y*count % 1, n/count, lo, hi))
     both = .5*(
         _band(x*count % 1, n/count, .08, .08 + wide) + _band(y*count % 1, n/count, .08, .08 + wide)
     )
@@ -200,16 +199,12 @@ def _floral(n: int, seed: int) -> np.ndarray:
         size, turn = draw.uniform(.6, 1.1)*.3/count**.5, draw.uniform(0, 360)
         for k in range(petal_count):
             a = math.radians(turn + 360*k/petal_count)
-            petals.append(ellipse(
-                x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size, .34*size,
-                turn=turn + 360*k/petal_count, points=14
-            ))
+            petals.append(ellipse(x + .55*size*math.cos(a), y + .55*size*math.sin(a), .52*size,
+                                  .34*size, turn=turn + 360*k/petal_count, points=14))
         hearts.append(ellipse(x, y, .27*size, points=12))
         for a in draw.uniform(0, 2*math.pi, 2):
-            leaves.append(ellipse(
-                x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size, .17*size,
-                turn=math.degrees(a), points=12
-            ))
+            leaves.append(ellipse(x + 1.25*size*math.cos(a), y + 1.25*size*math.sin(a), .45*size,
+                                  .17*size, turn=math.degrees(a), points=12))
     return np.stack([_stamp(n, petals), _stamp(n, leaves), _stamp(n, hearts)])
 
 # %% ../../nbs/151_wardrobe.fabric.ipynb #af75c008
@@ -218,13 +213,13 @@ def _leopard(n: int, seed: int) -> np.ndarray:
     for x, y in _scatter(draw, 64, .28):
         r, turn = draw.uniform(.032, .05), draw.uniform(0, 360)
         for a in turn + np.array([0, 110, 225]):
-            rings.append(ellipse(
-                x + r*.8*math.cos(math.radians(a)), y + r*.7*math.sin(math.radians(a)), r*.5, r*.32,
-                turn=a + 90, points=10
-            ))
+            rings.append(ellipse(x + r*.8*math.cos(math.radians(a)),
+                                 y + r*.7*math.sin(math.radians(a)), r*.5, r*.32, turn=a + 90,
+                                 points=10))
         inner.append(ellipse(x, y, r*.8, r*.65, turn=turn, points=12))
     return np.stack([_stamp(n, rings), .55*_stamp(n, inner)*(1 - _stamp(n, rings))])
 
+# %% ../../nbs/151_wardrobe.fabric.ipynb #390ca87c
 def _geometric(n: int, seed: int) -> np.ndarray:
     (x, y), count = _grid(n), (4, 6)[seed % 2]
     u, v = np.abs(x*count % 1 - .5), np.abs(y*count % 1 - .5)
@@ -270,7 +265,6 @@ def _relief(weave: str, n: int) -> np.ndarray: return np.asarray(WEAVES[weave].r
 # %% ../../nbs/151_wardrobe.fabric.ipynb #1b7d5ef7
 TILE = .25   # one tile is a quarter of a figure's height
 
-# %% ../../nbs/151_wardrobe.fabric.ipynb #202af9b3
 @dataclass(frozen=True)
 class Cloth:
     """A fabric: weave, up to four colours (hex, the base first), pattern, and the pattern's own

@@ -40,10 +40,8 @@ class Body:
         "Half-width of the trunk at height y."
         return np.interp(
             y, (.17, .20, .25, .29, .375, .42, .475, .52),
-            (
-                self.shoulder*.8, self.shoulder*.97, self.bust*1.02, self.bust, self.waist,
-                (self.waist + self.hip)*.52, self.hip, self.hip*.98
-            )
+            (self.shoulder*.8, self.shoulder*.97, self.bust*1.02, self.bust, self.waist,
+             (self.waist + self.hip)*.52, self.hip, self.hip*.98)
         )
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #67c89adf
@@ -55,18 +53,13 @@ def random_body(draw: np.random.Generator, gender: str = 'women') -> Body:
     build = draw.normal(0, 1)
     wide = 1 + .055*build
     base = (.106, .086, .074, .080) if man else (.093, .078, .060, .084)
-    styles, chances = (
-        (HAIR_STYLES, (.02, .02, .04, .02, .12, 0, .4, .3, .08))
-        if man
-        else (HAIR_STYLES, (.2, .2, .14, .13, .1, .13, .03, .02, .05))
-    )
-    return Body(
-        shoulder=base[0]*(1 + .02*build), bust=base[1]*wide, waist=base[2]*(1 + .08*build),
-        hip=base[3]*wide, limb=1 + .06*build + (.1 if man else 0),
-        skin=SKINS[draw.integers(len(SKINS))],
-        hair=HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))],
-        hair_style=str(draw.choice(styles, p=chances)), seed=int(draw.integers(1 << 30))
-    )
+    styles, chances = ((HAIR_STYLES, (.02, .02, .04, .02, .12, 0, .4, .3, .08)) if man
+                       else (HAIR_STYLES, (.2, .2, .14, .13, .1, .13, .03, .02, .05)))
+    return Body(shoulder=base[0]*(1 + .02*build), bust=base[1]*wide, waist=base[2]*(1 + .08*build),
+                hip=base[3]*wide, limb=1 + .06*build + (.1 if man else 0),
+                skin=SKINS[draw.integers(len(SKINS))],
+                hair=HAIRS[draw.choice(len(HAIRS), p=(.2, .2, .17, .14, .1, .09, .05, .05))],
+                hair_style=str(draw.choice(styles, p=chances)), seed=int(draw.integers(1 << 30)))
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #ac392d8d
 @dataclass(frozen=True)
@@ -111,9 +104,8 @@ def joints(body: Body, pose: Pose) -> dict[str, tuple[np.ndarray, np.ndarray, np
         p
         + length*np.array([side*math.sin(math.radians(angle)), math.cos(math.radians(angle))])
     )
-    for side, name, (upper, fore), (thigh, shin) in (
-        (-1, 'l', pose.arms[0], pose.legs[0]), (1, 'r', pose.arms[1], pose.legs[1])
-    ):
+    for side, name, (upper, fore), (thigh, shin) in ((-1, 'l', pose.arms[0], pose.legs[0]),
+                                                     (1, 'r', pose.arms[1], pose.legs[1])):
         shoulder, hip = pose.bend(
             np.array([[side*(body.shoulder - .014), .198], [side*body.hip*.54, .485]])
         )
@@ -135,9 +127,8 @@ def along(points: Sequence[np.ndarray], start: float, end: float, count: int = 5
 def skin_cloth(body: Body) -> Cloth: return Cloth('jersey', (body.skin,))
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #e86e3eca
-def draw_arm(
-    canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, *, covered: float = 0.
-) -> None:
+def draw_arm(canvas: Canvas, body: Body, points: Sequence[np.ndarray], side: int, *,
+             covered: float = 0.) -> None:
     "One arm with its hand, without the share of it that a sleeve covers."
     shoulder, elbow, wrist = points
     m, start = body.limb, max(0., covered - .16)
@@ -150,23 +141,15 @@ def draw_arm(
         round_start=not start, steps=6
     )
     place = lambda u, v: wrist + down*u + across*v
-    palm = curve([
-        place(-.004, -.0095), place(.012, -.0125), place(.034, -.0125), place(.06, -.006),
-        place(.07, .0), place(.062, .006), place(.036, .0125), place(.014, .0115),
-        place(-.004, .0095)
-    ])
-    thumb = limb(
-        [place(.008, .008), place(.026, .0155), place(.042, .014)],
-        [.0052, .0048, .0032], round_end=True
-    )
-    fingers = Mark(
-        [np.stack([place(.038, v), place(.062, v*.6)]) for v in (-.004, .002, .007)],
-        shade(body.skin, -.22), .35, .0014
-    )
-    paint(
-        canvas, [arm, palm, thumb], skin_cloth(body), roundness=.010, shadow=.22, marks=[fingers],
-        wrinkle=0
-    )
+    palm = curve([place(-.004, -.0095), place(.012, -.0125), place(.034, -.0125), place(.06, -.006),
+                  place(.07, .0), place(.062, .006), place(.036, .0125), place(.014, .0115),
+                  place(-.004, .0095)])
+    thumb = limb([place(.008, .008), place(.026, .0155), place(.042, .014)], [.0052, .0048, .0032],
+                 round_end=True)
+    fingers = Mark([np.stack([place(.038, v), place(.062, v*.6)]) for v in (-.004, .002, .007)],
+                   shade(body.skin, -.22), .35, .0014)
+    paint(canvas, [arm, palm, thumb], skin_cloth(body), roundness=.010, shadow=.22, marks=[fingers],
+          wrinkle=0)
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #26b7c9b0
 def draw_legs(canvas: Canvas, body: Body, pose: Pose) -> None:
@@ -177,11 +160,8 @@ def draw_legs(canvas: Canvas, body: Body, pose: Pose) -> None:
         side = -1 if name == 'leg_l' else 1
         calf = knee + (ankle - knee)*.33 + np.array([side*.003, 0])
         foot = ankle + (ankle - knee)*.12
-        leg = limb(
-            [hip, hip + (knee - hip)*.35, knee - (knee - hip)*.05, calf, ankle, foot],
-            [.041*m, .037*m, .0255*m, .0255*m, .0138*m, .015*m],
-            steps=6
-        )
+        leg = limb([hip, hip + (knee - hip)*.35, knee - (knee - hip)*.05, calf, ankle, foot],
+                   [.041*m, .037*m, .0255*m, .0255*m, .0138*m, .015*m], steps=6)
         knees = Fold(
             curve([knee + (-.012, .004), knee + (0, .012), knee + (.012, .004)], closed=False),
             .008, -.35
@@ -192,23 +172,17 @@ def draw_legs(canvas: Canvas, body: Body, pose: Pose) -> None:
 def draw_trunk(canvas: Canvas, body: Body, pose: Pose) -> None:
     "Neck, shoulders and trunk."
     s, h = body.shoulder, body.half
-    right = [
-        (.0235, .108), (.0238, .145), (.034, .163), (s*.72, .174), (s*.97, .19), (s*.99, .215),
-        (h(.25)*.98, .25), (h(.29), .29), (h(.375), .375), (h(.475), .475), (h(.52)*.8, .52)
-    ]
+    right = [(.0235, .108), (.0238, .145), (.034, .163), (s*.72, .174), (s*.97, .19), (s*.99, .215),
+             (h(.25)*.98, .25), (h(.29), .29), (h(.375), .375), (h(.475), .475), (h(.52)*.8, .52)]
     outline = curve(right + [(-x, y) for x, y in reversed(right)])
     bones = [
-        Fold(
-            pose.bend(curve([(x*.014, .176), (x*.045, .171), (x*.07, .178)], closed=False)),
-            .006, .3
-        )
+        Fold(pose.bend(curve([(x*.014, .176), (x*.045, .171), (x*.07, .178)], closed=False)), .006,
+             .3)
         for x in (-1, 1)
     ]
     throat = Fold(pose.bend(curve([(-.022, .128), (0, .141), (.022, .128)], closed=False)), .022, -.9)
-    paint(
-        canvas, [pose.bend(outline)], skin_cloth(body), folds=[*bones, throat], roundness=.013,
-        shadow=.1, wrinkle=0
-    )
+    paint(canvas, [pose.bend(outline)], skin_cloth(body), folds=[*bones, throat], roundness=.013,
+          shadow=.1, wrinkle=0)
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #9ff464b3
 def _head_frame(pose: Pose):
@@ -224,17 +198,13 @@ def _face_marks(body: Body, pose: Pose, frame) -> list[Mark]:
     eyes = [(t + e*(.0172 - .0016*e*pose.turn), .0672) for e in (-1, 1)]
     f = lambda *points: frame(curve(points, closed=False))
     lids = [f((x - .0085, y + .001), (x, y - .0034), (x + .0085, y + .0006)) for x, y in eyes]
-    brows = [
-        f((x - .0105*e, y - .0100), (x + .002*e, y - .0142), (x + .0115*e, y - .0105))
-        for (x, y), e in zip(eyes, (-1, 1), strict=True)
-    ]
+    brows = [f((x - .0105*e, y - .0100), (x + .002*e, y - .0142), (x + .0115*e, y - .0105))
+             for (x, y), e in zip(eyes, (-1, 1), strict=True)]
     balls = [frame(ellipse(x, y + .0008, .0036, .0042)) for x, y in eyes]
     cheeks = [frame(ellipse(t*.6 + e*.0215, .088, .0095, .0065)) for e in (-1, 1)]
     white = [frame(ellipse(x, y + .0005, .0078, .0036)) for x, y in eyes]
-    lips = frame(curve([
-        (t - .0108, .1035, 1), (t - .0035, .1005), (t, .1015), (t + .0035, .1005),
-        (t + .0108, .1035, 1), (t, .1088)
-    ]))
+    lips = frame(curve([(t - .0108, .1035, 1), (t - .0035, .1005), (t, .1015), (t + .0035, .1005),
+                        (t + .0108, .1035, 1), (t, .1088)]))
     return [
         Mark(cheeks, '#d9604f', .13),
         Mark(white, '#fbf6f0', .75),
@@ -257,16 +227,13 @@ def draw_head(canvas: Canvas, body: Body, pose: Pose) -> None:
     right = POINTS['face side']
     face = frame(curve([(0, .008), *right, *[(-x, y) for x, y in reversed(right)]]))
     hollow = Fold(frame(curve([(t*2 - .026, .094), (t*2 - .02, .108)], closed=False)), .010, -.2)
-    paint(
-        canvas, [face, *ears], skin_cloth(body), marks=_face_marks(body, pose, frame),
-        folds=[hollow], roundness=.011, shadow=.28, wrinkle=0, depth=.75
-    )
+    paint(canvas, [face, *ears], skin_cloth(body), marks=_face_marks(body, pose, frame),
+          folds=[hollow], roundness=.011, shadow=.28, wrinkle=0, depth=.75)
     front, _ = _hair_shapes(body.hair_style)
     if front:
-        paint(
-            canvas, [frame(s) for s in front], hair_cloth(body), folds=_strands(front, frame, body),
-            roundness=.012, shadow=.25, depth=1.1, wrinkle=.8, seed=body.seed
-        )
+        paint(canvas, [frame(s) for s in front], hair_cloth(body),
+              folds=_strands(front, frame, body), roundness=.012, shadow=.25, depth=1.1, wrinkle=.8,
+              seed=body.seed)
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #07a8f0fd
 def hair_cloth(body: Body) -> Cloth:
@@ -283,10 +250,8 @@ def _strands(shapes: Sequence[np.ndarray], frame, body: Body) -> list[Fold]:
         for u in draw.uniform(.08, .92, 7):
             x = lo[0] + u*(hi[0] - lo[0])
             out.append(Fold(
-                frame(curve(
-                    [(x*.75, lo[1] + .004), (x, (lo[1] + hi[1])/2), (x*1.02, hi[1])],
-                    closed=False
-                )),
+                frame(curve([(x*.75, lo[1] + .004), (x, (lo[1] + hi[1])/2), (x*1.02, hi[1])],
+                            closed=False)),
                 .004, float(draw.choice([-.5, .45]))
             ))
     return out
@@ -296,20 +261,16 @@ def draw_hair_behind(canvas: Canvas, body: Body, pose: Pose) -> None:
     "The part of the hair that lies behind neck and shoulders."
     frame, (_, behind) = _head_frame(pose), _hair_shapes(body.hair_style)
     if behind:
-        paint(
-            canvas, [frame(s) for s in behind], hair_cloth(body),
-            folds=_strands(behind, frame, body), roundness=.014, shadow=0, bright=.82, wrinkle=.8,
-            seed=body.seed
-        )
+        paint(canvas, [frame(s) for s in behind], hair_cloth(body),
+              folds=_strands(behind, frame, body), roundness=.014, shadow=0, bright=.82, wrinkle=.8,
+              seed=body.seed)
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #37fd5220
 def _cap(side: float = .0455, low: float = .062, part: float = .012, fringe: float = .03) -> np.ndarray:
     "Hair over the skull with a parting; the fringe falls to height `fringe`."
-    return curve([
-        (-side, low, 1), (-side - .001, .035), (-.034, .004), (0, -.009), (.034, .004),
-        (side + .001, .035), (side, low, 1), (.0385, .045), (.030, fringe),
-        (part, fringe - .008, 1), (-.018, fringe + .002), (-.036, .043)
-    ])
+    return curve([(-side, low, 1), (-side - .001, .035), (-.034, .004), (0, -.009), (.034, .004),
+                  (side + .001, .035), (side, low, 1), (.0385, .045), (.030, fringe),
+                  (part, fringe - .008, 1), (-.018, fringe + .002), (-.036, .043)])
 
 def _curls(rx: float, top: float, low: float, bumps: int, *, size: float) -> np.ndarray:
     t = np.linspace(0, 2*np.pi, bumps*8, endpoint=False)
@@ -321,18 +282,14 @@ def _long(width: float, low: float, wave: float = 0.) -> np.ndarray:
     y = np.linspace(.02, low, 9)
     x = width*np.clip(.86 + .3*np.sin((y - .02)/(low - .02)*2.4), 0, 1.2) + wave*np.sin(y*110)
     side = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
-    return curve([
-        (0, -.008), (.034, .0), *side, (.02, low + .012), (-.02, low + .012),
-        *[(-a, b) for a, b in reversed(side)], (-.034, .0)
-    ])
+    return curve([(0, -.008), (.034, .0), *side, (.02, low + .012), (-.02, low + .012),
+                  *[(-a, b) for a, b in reversed(side)], (-.034, .0)])
 
 # %% ../../nbs/153_wardrobe.figure.ipynb #811590b9
 def _hair_shapes(style: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     locks = lambda low, out: [
-        curve([
-            (s*.040, .035), (s*.0485, .05), (s*(.049 + out), low*.75), (s*(.040 + out), low, 1),
-            (s*.036, low*.8), (s*.0395, .07)
-        ])
+        curve([(s*.040, .035), (s*.0485, .05), (s*(.049 + out), low*.75), (s*(.040 + out), low, 1),
+               (s*.036, low*.8), (s*.0395, .07)])
         for s in (-1, 1)
     ]
     table = {

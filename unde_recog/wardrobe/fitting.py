@@ -82,10 +82,8 @@ def neckline(f: Fitting) -> list[tuple]:
     width, depth = f.neck
     top = .160 + max(0, width - .036)*.42
     if f.back or f.g.neck in ('crew', 'turtle', 'band', 'high', 'hood', 'boat', 'shirt', 'polo', 'tie'):
-        return [
-            (0, depth), (width*.55, depth - (depth - top)*.14),
-            (width*.9, depth - (depth - top)*.55), (width, top, 1)
-        ]
+        return [(0, depth), (width*.55, depth - (depth - top)*.14),
+                (width*.9, depth - (depth - top)*.55), (width, top, 1)]
     if f.g.neck == 'scoop':
         return [(0, depth), (width*.6, depth - .008), (width*.93, depth - .03), (width, top, 1)]
     if f.g.neck == 'square':
@@ -102,10 +100,8 @@ def shoulder(f: Fitting) -> list[tuple]:
     if f.g.has('straps'): return []
     if f.g.sleeve == 0 and f.g.category != 'outerwear':
         edge = max(f.neck[0] + .014, s*.74)
-        return [
-            (edge, .160 + (edge - .036)*.42, 1), (edge + .002, .2), (edge + .009, .235),
-            (pit, .259, 1)
-        ]
+        return [(edge, .160 + (edge - .036)*.42, 1), (edge + .002, .2), (edge + .009, .235),
+                (pit, .259, 1)]
     return [(s*.96, .181, 1), (s*.985, .2), (pit*.99, .235), (pit, .258)]
 
 # %% ../../nbs/155_wardrobe.fitting.ipynb #5f01b602
@@ -119,10 +115,8 @@ def hem_line(f: Fitting, y: float) -> list[tuple]:
         waves = 3
         return (
             [(wide, y - .006, 1)]
-            + [
-                (wide*(1 - (k + .5)/(waves*2)), y + (.007 if k % 2 == 0 else -.002))
-                for k in range(waves*2)
-            ]
+            + [(wide*(1 - (k + .5)/(waves*2)), y + (.007 if k % 2 == 0 else -.002))
+               for k in range(waves*2)]
             + [(0, y + .004)]
         )
     return [(wide, y - .003, 1), (wide*.5, y + .003), (0, y + .005)]
@@ -135,10 +129,8 @@ def half_outline(f: Fitting) -> list[tuple]:
     side = [(float(f.half(v)), v) for v in levels]
     if not f.g.has('straps'): return neckline(f) + shoulder(f) + side + hem_line(f, y)
     depth = .245 if f.back else .238
-    top = [
-        (0, depth + (.012 if f.g.neck == 'v' else 0), 1), (.047, .217 if not f.back else .238, 1),
-        (float(f.half(.252)), .256, 1)
-    ]
+    top = [(0, depth + (.012 if f.g.neck == 'v' else 0), 1),
+           (.047, .217 if not f.back else .238, 1), (float(f.half(.252)), .256, 1)]
     return top + side + hem_line(f, y)
 
 def outline(f: Fitting) -> np.ndarray:
@@ -156,10 +148,8 @@ def trunk_folds(f: Fitting) -> list[Fold]:
         for k in range(3 if weight < .5 else 2):
             x0, reach = side*float(f.half(.26))*.93, draw.uniform(.35, .7)
             path = curve(
-                [
-                    (x0, .252 + .012*k), (x0*(1 - reach*.5), .275 + .022*k),
-                    (x0*(1 - reach), .31 + .04*k + draw.uniform(0, .02))
-                ],
+                [(x0, .252 + .012*k), (x0*(1 - reach*.5), .275 + .022*k),
+                 (x0*(1 - reach), .31 + .04*k + draw.uniform(0, .02))],
                 closed=False
             )
             folds.append(Fold(f.bend(path), .010 + .008*weight, strength*draw.uniform(.4, .9)))
@@ -180,11 +170,8 @@ def trunk_folds(f: Fitting) -> list[Fold]:
                 ))
     return (
         folds
-        + skirt_folds(
-            f, .385, y,
-            g.flare + .5*max(0, g.length - .56)*(g.ease < .02),
-            strength=strength
-        )
+        + skirt_folds(f, .385, y, g.flare + .5*max(0, g.length - .56)*(g.ease < .02),
+                      strength=strength)
     )
 
 # %% ../../nbs/155_wardrobe.fitting.ipynb #4d4177c7
@@ -204,20 +191,16 @@ def skirt_folds(f: Fitting, top: float, hem: float, fullness: float, *, strength
             ],
             closed=False
         )
-        folds.append(Fold(
-            f.bend(path), .012 + .035*min(.6, fullness),
-            strength*(.75 if k % 2 else -.65)*f.draw.uniform(.6, 1.1)
-        ))
+        folds.append(Fold(f.bend(path), .012 + .035*min(.6, fullness),
+                          strength*(.75 if k % 2 else -.65)*f.draw.uniform(.6, 1.1)))
     return folds
 
 # %% ../../nbs/155_wardrobe.fitting.ipynb #2177e580
 def sleeve_widths(f: Fitting, end: float, count: int = 5) -> list[float]:
     "Half-widths of a sleeve from the upper arm to its end."
     t, e, m = np.linspace(.2, end, count), f.g.ease, f.body.limb
-    width = np.interp(
-        t, (0, .2, .5, 1),
-        (.026*m + e*.7, .0255*m + e*.75, .0205*m + e*.62, .0145*m + e*.55)
-    )
+    width = np.interp(t, (0, .2, .5, 1),
+                      (.026*m + e*.7, .0255*m + e*.75, .0205*m + e*.62, .0145*m + e*.55))
     if f.g.has('puff'): width = width + .024*np.sin(np.pi*np.linspace(.35, 1.0, count))**.8
     if f.g.has('gathered') or f.g.has('rib') or f.g.has('quilt'): width[-1] *= .86
     return width.tolist()
@@ -226,18 +209,14 @@ def sleeve_widths(f: Fitting, end: float, count: int = 5) -> list[float]:
 def sleeve_outline(f: Fitting, points: Sequence[np.ndarray], side: int, end: float) -> np.ndarray:
     "A sleeve set into the armhole: shoulder tip, outer edge, cuff, inner edge, armpit."
     e, count = f.g.ease, 3 if end < .55 else 6
-    spine, half = (
-        along(points, min(.2, end*.5), end, count),
-        np.array(sleeve_widths(f, end, count))[:, None],
-    )
+    spine, half = (along(points, min(.2, end*.5), end, count),
+                   np.array(sleeve_widths(f, end, count))[:, None])
     step = np.gradient(spine, axis=0)
     across = np.stack([-step[:, 1], step[:, 0]], 1)/np.maximum(np.hypot(*step.T)[:, None], 1e-9)*-side
     outer, inner = spine + across*half, spine - across*half
     tip, low = f.bend(
-        np.array([
-            [side*(f.body.shoulder*.93 + e*.55), .1815 - e*.06],
-            [side*float(f.half(.262))*.93, .262 + e*.7]
-        ])
+        np.array([[side*(f.body.shoulder*.93 + e*.55), .1815 - e*.06],
+                  [side*float(f.half(.262))*.93, .262 + e*.7]])
     )
     hollow = f.bend(np.array([[side*(f.body.shoulder*.84 + e*.5), .222]]))[0]
     puff = [tuple(
@@ -245,15 +224,10 @@ def sleeve_outline(f: Fitting, points: Sequence[np.ndarray], side: int, end: flo
         + (side*(.012 if f.g.has('puff') else .0065 + e*.25), -.008 if f.g.has('puff') else .0065)
     )]
     inner = inner[inner[:, 1] > low[1] + .006] if end < .55 else inner[1:]
-    ends = (
-        [(*outer[-1], 1), (*inner[-1], 1)]
-        if len(inner)
-        else [(*outer[-1], 1), (*(spine[-1] - across[-1]*half[-1]), 1)]
-    )
-    return curve([
-        (*tip, 1), *puff, *map(tuple, outer[:-1]), *ends, *map(tuple, inner[:-1][::-1]), (*low, 1),
-        tuple(hollow)
-    ])
+    ends = ([(*outer[-1], 1), (*inner[-1], 1)] if len(inner)
+            else [(*outer[-1], 1), (*(spine[-1] - across[-1]*half[-1]), 1)])
+    return curve([(*tip, 1), *puff, *map(tuple, outer[:-1]), *ends, *map(tuple, inner[:-1][::-1]),
+                  (*low, 1), tuple(hollow)])
 
 # %% ../../nbs/155_wardrobe.fitting.ipynb #23c1d15d
 def sleeve_folds(f: Fitting, points: Sequence[np.ndarray], side: int, end: float) -> list[Fold]:
@@ -266,16 +240,12 @@ def sleeve_folds(f: Fitting, points: Sequence[np.ndarray], side: int, end: float
         across = np.array([-(q - p)[1], (q - p)[0]])/max(np.hypot(*(q - p)), 1e-6)*side
         lean = draw.uniform(-.012, .016)
         path = curve(
-            [
-                p - across*m*draw.uniform(.5, .95), p + (q - p)*.3,
-                q + across*m*draw.uniform(.3, .9) + (0, lean)
-            ],
+            [p - across*m*draw.uniform(.5, .95), p + (q - p)*.3,
+             q + across*m*draw.uniform(.3, .9) + (0, lean)],
             closed=False
         )
-        folds.append(Fold(
-            path, .009 + .006*g.cloth.surface.weight,
-            strength*draw.uniform(.45, .95)*(1 if draw.random() < .6 else -.8)
-        ))
+        folds.append(Fold(path, .009 + .006*g.cloth.surface.weight,
+                          strength*draw.uniform(.45, .95)*(1 if draw.random() < .6 else -.8)))
     if g.has('quilt'):
         folds = []
         for t in np.arange(.06, end, .085):
@@ -292,20 +262,15 @@ def draw_sleeve(f: Fitting, name: str) -> None:
     end = min(1.02, g.sleeve + .02)
     spine, tube = along(points, 0, end, 5), sleeve_outline(f, points, side, end)
     turn = math.degrees(math.atan2(-(spine[2] - spine[0])[0], (spine[2] - spine[0])[1]))
-    marks = (
-        [seam(limb(along(points, end - .035, end - .03, 2), [.05, .05]), alpha=.25)]
-        if end < .9 and not g.has('gathered')
-        else []
-    )
+    marks = ([seam(limb(along(points, end - .035, end - .03, 2), [.05, .05]), alpha=.25)]
+             if end < .9 and not g.has('gathered') else [])
     if g.cloth.pattern == 'blocks' and g.category != 'outerwear':
         marks.append(Mark([limb(along(points, .34, end + .1, 4), [.08]*4)], g.cloth.colours[2]))
     if g.has('yoke') and g.cloth.weave == 'denim':
         marks.append(stitch(along(points, .1, end, 6) + (side*.008, 0), colour='#c8954f', alpha=.7))
-    paint(
-        f.canvas, [tube], g.cloth, folds=sleeve_folds(f, points, side, end), marks=marks,
-        anchor=tuple(spine[0]), turn=turn, roundness=.013 + g.ease*.2, shadow=.34,
-        seed=f.seed + side, wrinkle=.8
-    )
+    paint(f.canvas, [tube], g.cloth, folds=sleeve_folds(f, points, side, end), marks=marks,
+          anchor=tuple(spine[0]), turn=turn, roundness=.013 + g.ease*.2, shadow=.34,
+          seed=f.seed + side, wrinkle=.8)
     long = end > .6 or g.cut == 'polo' or g.has('puff')
     if long and (g.has('rib') or g.has('cuff') or g.has('gathered')): draw_cuff(f, points, end, turn)
 
@@ -322,7 +287,5 @@ def draw_cuff(f: Fitting, points, end: float, turn: float) -> None:
         if ribbed
         else [stitch(limb(spine, [width*.8]*3), colour=shade(g.cloth.colours[0], .12), alpha=.5)]
     )
-    paint(
-        f.canvas, [limb(spine, [width*1.04, width, width*.96])], cloth, marks=marks, turn=turn,
-        anchor=tuple(spine[0]), roundness=.008, shadow=.22, seed=f.seed
-    )
+    paint(f.canvas, [limb(spine, [width*1.04, width, width*.96])], cloth, marks=marks, turn=turn,
+          anchor=tuple(spine[0]), roundness=.008, shadow=.22, seed=f.seed)

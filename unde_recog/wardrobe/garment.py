@@ -91,10 +91,8 @@ def recolour(garment: Garment, colour: str, seed: int = 0) -> Garment:
         raise ValueError(f'colour {colour!r} is unknown: choose one of {", ".join(COLOUR)}')
     others, cloth = companions(colour, seed), garment.cloth
     trim = _trim(chance('trim', garment.seed, colour), colour, others)
-    return replace(
-        garment, colour=colour, trim=trim,
-        cloth=replace(cloth, colours=(COLOUR[colour].hex, *others))
-    )
+    return replace(garment, colour=colour, trim=trim,
+                   cloth=replace(cloth, colours=(COLOUR[colour].hex, *others)))
 
 # %% ../../nbs/154_wardrobe.garment.ipynb #ae496208
 def make_garment(cut: str, draw: np.random.Generator) -> Garment:
@@ -106,11 +104,8 @@ def make_garment(cut: str, draw: np.random.Generator) -> Garment:
     pattern, extras = one(c.pattern), set(c.extras.split())
     for extra in c.maybe.split():
         if draw.random() < .4: extras.add(extra)
-    colour = (
-        str(draw.choice(c.palette.split(',')))
-        if c.palette
-        else COLOURS[draw.integers(len(COLOURS))].name
-    )
+    colour = (str(draw.choice(c.palette.split(','))) if c.palette
+              else COLOURS[draw.integers(len(COLOURS))].name)
     seed = int(draw.integers(1 << 30))
     garment = Garment(
         category=c.category, cut=cut,
@@ -129,15 +124,10 @@ def near_duplicate(garment: Garment, draw: np.random.Generator) -> Garment:
     )
     options = [n for n in dict.fromkeys(c.neck.split()) if n != garment.neck]
     neck = str(draw.choice(options)) if options and draw.random() < .35 else garment.neck
-    cloth = (
-        replace(garment.cloth, seed=(garment.cloth.seed + int(draw.integers(1, 24))) % 24)
-        if draw.random() < .5
-        else garment.cloth
-    )
-    other = replace(
-        garment, length=jitter(garment.length, .035), ease=jitter(garment.ease, .15), neck=neck,
-        cloth=cloth, seed=int(draw.integers(1 << 30))
-    )
+    cloth = (replace(garment.cloth, seed=(garment.cloth.seed + int(draw.integers(1, 24))) % 24)
+             if draw.random() < .5 else garment.cloth)
+    other = replace(garment, length=jitter(garment.length, .035), ease=jitter(garment.ease, .15),
+                    neck=neck, cloth=cloth, seed=int(draw.integers(1 << 30)))
     near = sorted(COLOURS, key=lambda k: float(np.abs(k.rgb - COLOUR[garment.colour].rgb).sum()))[:3]
     return recolour(other, near[int(draw.integers(3))].name, int(draw.integers(40)))
 
@@ -146,13 +136,8 @@ def likeness(a: Garment, b: Garment) -> float:
     "True similarity of two garments, 0–1: cut first, then colour, pattern, cloth and lengths."
     if a.category != b.category: return 0.
     colour = 1 - min(1., float(np.sqrt(((COLOUR[a.colour].rgb - COLOUR[b.colour].rgb)**2).sum())))
-    print_ = (
-        1.
-        if a.cloth.pattern == b.cloth.pattern
-        else .6
-        if PATTERNS[a.cloth.pattern][1] == PATTERNS[b.cloth.pattern][1]
-        else 0.
-    )
+    print_ = (1. if a.cloth.pattern == b.cloth.pattern else .6
+              if PATTERNS[a.cloth.pattern][1] == PATTERNS[b.cloth.pattern][1] else 0.)
     form = (
         1
         - min(
@@ -164,9 +149,7 @@ def likeness(a: Garment, b: Garment) -> float:
         )
     )
     detail = 1 - len(a.extras ^ b.extras)/max(1, len(a.extras | b.extras))
-    shares = (
-        (.30, float(a.cut == b.cut)), (.25, colour), (.15, print_),
-        (.10, float(a.cloth.weave == b.cloth.weave)), (.1, form), (.05, float(a.neck == b.neck)),
-        (.05, detail)
-    )
+    shares = ((.30, float(a.cut == b.cut)), (.25, colour), (.15, print_),
+              (.10, float(a.cloth.weave == b.cloth.weave)), (.1, form),
+              (.05, float(a.neck == b.neck)), (.05, detail))
     return sum(share*value for share, value in shares)

@@ -27,13 +27,8 @@ def leg_widths(f: Fitting) -> tuple[float, float, float]:
     "Half-widths of a trouser leg at thigh, knee and hem."
     hem, m = f.g.ease, f.body.limb
     thigh = max(.040*m + .004, .043 + .30*hem)*(.97 if f.g.has('slim') else 1.03)
-    knee = (
-        .027*m
-        if f.g.has('slim')
-        else max(.027*m, .55*(thigh + hem) - .012)
-        if hem < .05
-        else .47*(thigh + hem)
-    )
+    knee = (.027*m if f.g.has('slim') else max(.027*m, .55*(thigh + hem) - .012) if hem < .05
+            else .47*(thigh + hem))
     return thigh, knee, hem
 
 def leg_axis(f: Fitting, name: str) -> Sequence[np.ndarray]:
@@ -53,20 +48,15 @@ def leg_outline(f: Fitting, name: str) -> np.ndarray:
     across = np.array([[side, 0.]])
     outer, inner = spine + across*half, spine - across*half*.96
     top = f.bend(
-        np.array([
-            [0, WAIST + .002], [side*(f.body.half(.39) + .004), WAIST],
-            [side*(f.body.half(.44) + .006), .44], [side*(f.body.hip + .006), .48],
-            [0, .522 + .006*(f.g.ease > .04)]
-        ])
+        np.array([[0, WAIST + .002], [side*(f.body.half(.39) + .004), WAIST],
+                  [side*(f.body.half(.44) + .006), .44], [side*(f.body.hip + .006), .48],
+                  [0, .522 + .006*(f.g.ease > .04)]])
     )
     mid = float(top[4, 0])
-    inner[:, 0] = np.where(
-        side > 0, np.maximum(inner[:, 0], mid + .001), np.minimum(inner[:, 0], mid - .001)
-    )
-    return curve([
-        (*top[0], 1), (*top[1], 1), tuple(top[2]), tuple(top[3]), *map(tuple, outer[:-1]),
-        (*outer[-1], 1), (*inner[-1], 1), *map(tuple, inner[:-1][::-1]), (*top[4], 1)
-    ])
+    inner[:, 0] = np.where(side > 0, np.maximum(inner[:, 0], mid + .001),
+                           np.minimum(inner[:, 0], mid - .001))
+    return curve([(*top[0], 1), (*top[1], 1), tuple(top[2]), tuple(top[3]), *map(tuple, outer[:-1]),
+                  (*outer[-1], 1), (*inner[-1], 1), *map(tuple, inner[:-1][::-1]), (*top[4], 1)])
 
 # %% ../../nbs/158_wardrobe.lower.ipynb #753e8936
 def _crotch_folds(f: Fitting, side: int, strength: float) -> list[Fold]:
@@ -144,15 +134,11 @@ def _leg_details(f: Fitting, points, side: int) -> list[Mark]:
         x, y = along(points, .36, .36, 1)[0] + (side*widths[0]*.62, 0)
         shapes = patch_pocket(x, y, .021, .052, flap=True)
         thread = _denim_thread(g, .5)
-        out += [
-            Mark(shapes[:1], '#08080c', .10), seam(*shapes),
-            stitch(shapes[0]*1 + (0, .002), **thread),
-        ]
+        out += [Mark(shapes[:1], '#08080c', .10), seam(*shapes),
+                stitch(shapes[0]*1 + (0, .002), **thread)]
     if g.has('sideband'):
-        spine = [
-            along(points, t, t, 1)[0] + (side*np.interp(t, (0, .5, 1), widths)*.86, 0)
-            for t in (0., .3, .6, 1.)
-        ]
+        spine = [along(points, t, t, 1)[0] + (side*np.interp(t, (0, .5, 1), widths)*.86, 0)
+                 for t in (0., .3, .6, 1.)]
         out.append(Mark([limb(spine, [.006]*4)], g.cloth.colours[1]))
     if g.has('rips'): out += _rips(f, points, side, widths[0])
     return out
@@ -199,10 +185,9 @@ def _waistband(f: Fitting) -> None:
     "The band with its loops, fly, cords and belt."
     g, w = f.g, float(f.body.half(.39)) + .005
     thin: dict[str, Any] = dict(roundness=.003, wrinkle=0)
-    band = f.bend(curve([
-        (-w, WAIST - .002, 1), (0, WAIST + .002), (w, WAIST - .002, 1), (w + .002, WAIST + .015, 1),
-        (0, WAIST + .019), (-w - .002, WAIST + .015, 1),
-    ]))
+    band = f.bend(curve([(-w, WAIST - .002, 1), (0, WAIST + .002), (w, WAIST - .002, 1),
+                         (w + .002, WAIST + .015, 1), (0, WAIST + .019),
+                         (-w - .002, WAIST + .015, 1)]))
     cloth = g.rib if g.has('ribbed') else g.cloth
     paint(f.canvas, [band], cloth, marks=_band_marks(f, w), roundness=.006, shadow=.22, seed=f.seed)
     if not g.has('ribbed') and not g.has('slim'):
@@ -213,29 +198,24 @@ def _waistband(f: Fitting) -> None:
         paint(f.canvas, [f.bend(fly)], g.inner, shadow=.2, bright=.75, wrinkle=0)
     if g.has('drawstring') and not f.back:
         ends = ((s*.004, s*.012, s*.008) for s in (-1, 1))
-        cords = [
-            limb([(a, WAIST + .012), (b, WAIST + .04), (c, WAIST + .065)], [.0017]*3)
-            for a, b, c in ends
-        ]
+        cords = [limb([(a, WAIST + .012), (b, WAIST + .04), (c, WAIST + .065)], [.0017]*3)
+                 for a, b, c in ends]
         paint(f.canvas, [f.bend(c) for c in cords], g.rib, bright=1.2, shadow=.35, **thin)
     if g.has('belt'): _belt(f, w)
 
 # %% ../../nbs/158_wardrobe.lower.ipynb #bd9f3bab
 def _belt(f: Fitting, w: float) -> None:
-    band = f.bend(curve([
-        (-w - .001, WAIST + .002, 1), (0, WAIST + .006), (w + .001, WAIST + .002, 1),
-        (w + .002, WAIST + .014, 1), (0, WAIST + .018), (-w - .002, WAIST + .014, 1)
-    ]))
+    band = f.bend(curve([(-w - .001, WAIST + .002, 1), (0, WAIST + .006),
+                         (w + .001, WAIST + .002, 1), (w + .002, WAIST + .014, 1),
+                         (0, WAIST + .018), (-w - .002, WAIST + .014, 1)]))
     buckle = (
         []
         if f.back
         else [Mark(
             [
                 f.bend(
-                    np.array([
-                        [-.009, WAIST + .003], [.009, WAIST + .003], [.009, WAIST + .019],
-                        [-.009, WAIST + .019], [-.009, WAIST + .003]
-                    ])
+                    np.array([[-.009, WAIST + .003], [.009, WAIST + .003], [.009, WAIST + .019],
+                              [-.009, WAIST + .019], [-.009, WAIST + .003]])
                 )
             ],
             '#c9a75a', 1., .0028
@@ -249,10 +229,8 @@ def _inside(f: Fitting) -> None:
     paint(
         f.canvas,
         [
-            f.bend(curve([
-                (-w, WAIST, 1), (0, WAIST - .007), (w, WAIST, 1), (w*.9, WAIST + .014),
-                (-w*.9, WAIST + .014)
-            ]))
+            f.bend(curve([(-w, WAIST, 1), (0, WAIST - .007), (w, WAIST, 1), (w*.9, WAIST + .014),
+                          (-w*.9, WAIST + .014)]))
         ],
         f.g.inner, bright=.6, shadow=0, roundness=.02
     )
@@ -263,37 +241,30 @@ def _leg_end(f: Fitting, axis, lean: float) -> None:
     size = .07 if f.g.has('ribbed') else .035 if end > .5 else .06
     spine = along(axis, end - size, end + .004, 3) + (0, max(0, f.g.length - 1)*.44)
     width = [wide*1.0, wide*.8, wide*.72] if f.g.has('ribbed') else [wide*1.05, wide*1.06, wide*1.06]
-    paint(
-        f.canvas, [limb(spine, width)], f.g.rib if f.g.has('ribbed') else f.g.inner, turn=lean,
-        roundness=.007, shadow=.25, seed=f.seed
-    )
+    paint(f.canvas, [limb(spine, width)], f.g.rib if f.g.has('ribbed') else f.g.inner, turn=lean,
+          roundness=.007, shadow=.25, seed=f.seed)
 
 # %% ../../nbs/158_wardrobe.lower.ipynb #f5970986
 def draw_trousers(f: Fitting) -> None:
     "Trousers, jeans, shorts."
     g = f.g
     halves = {name: leg_outline(f, name) for name in ('leg_l', 'leg_r')}
-    hips = f.bend(curve([
-        (-.07, WAIST, 1), (.07, WAIST, 1), (.072, .46), (.03, .50), (-.03, .50), (-.072, .46)
-    ]))
+    hips = f.bend(curve([(-.07, WAIST, 1), (.07, WAIST, 1), (.072, .46), (.03, .50), (-.03, .50),
+                         (-.072, .46)]))
     if f.ghost and not f.back: _inside(f)
     for name, shape in halves.items():
         side = -1 if name == 'leg_l' else 1
         axis = leg_axis(f, name)
         lean = math.degrees(math.atan2(-(axis[2] - axis[0])[0], (axis[2] - axis[0])[1]))
         fade = (
-            [
-                Mark([ellipse(*along(axis, .22, .22, 1)[0], .022, .07)], '#ffffff', .10),
-                Mark([ellipse(*along(axis, .56, .56, 1)[0], .017, .05)], '#ffffff', .07),
-            ]
+            [Mark([ellipse(*along(axis, .22, .22, 1)[0], .022, .07)], '#ffffff', .10),
+             Mark([ellipse(*along(axis, .56, .56, 1)[0], .017, .05)], '#ffffff', .07)]
             if g.cloth.weave == 'denim' and g.has('jeans')
             else []
         )
-        paint(
-            f.canvas, [shape], g.cloth, folds=leg_folds(f, name), marks=fade + leg_marks(f, name),
-            anchor=(0, WAIST), turn=lean*.6, roundness=.015, shadow=.2, grow=[hips],
-            seed=f.seed + side, wrinkle=.7
-        )
+        paint(f.canvas, [shape], g.cloth, folds=leg_folds(f, name), marks=fade + leg_marks(f, name),
+              anchor=(0, WAIST), turn=lean*.6, roundness=.015, shadow=.2, grow=[hips],
+              seed=f.seed + side, wrinkle=.7)
         if g.has('ribbed') or g.has('turnup'): _leg_end(f, axis, lean)
     _waistband(f)
 
@@ -302,10 +273,8 @@ def skirt_outline(f: Fitting) -> np.ndarray:
     "The skirt's outline, posed. → [n, 2]"
     g, y = f.g, f.g.length
     wide = lambda v: (
-        max(
-            float(f.body.half(min(v, .475))) + .005,
-            float(f.body.half(.39)) + .005 + g.flare*(v - WAIST)
-        )
+        max(float(f.body.half(min(v, .475))) + .005,
+            float(f.body.half(.39)) + .005 + g.flare*(v - WAIST))
         if v < .475 or g.flare > 0
         else f.body.hip + .005 + g.flare*(v - .475)
     )
@@ -313,10 +282,8 @@ def skirt_outline(f: Fitting) -> np.ndarray:
     low, waves = wide(y), (4 if g.flare > .2 or g.has('pleats') else 0)
     hem = (
         [(low, y - .006, 1)]
-        + [
-            (low*(1 - (k + .5)/(waves*2)), y + (.0055 if k % 2 == 0 else -.0015))
-            for k in range(waves*2)
-        ]
+        + [(low*(1 - (k + .5)/(waves*2)), y + (.0055 if k % 2 == 0 else -.0015))
+           for k in range(waves*2)]
         + ([] if waves else [(low*.5, y + .002)])
         + [(0, y + .004)]
     )
@@ -400,15 +367,12 @@ def draw_skirt(f: Fitting) -> None:
     if g.has('tiers'):
         gathers, marks = _tiers(f)
         folds += gathers
-    paint(
-        f.canvas, [skirt_outline(f)], g.cloth, folds=folds, marks=marks + _skirt_marks(f, low),
-        anchor=(0, WAIST), roundness=.018, shadow=.3, seed=f.seed, wrinkle=.7,
-    )
+    paint(f.canvas, [skirt_outline(f)], g.cloth, folds=folds, marks=marks + _skirt_marks(f, low),
+          anchor=(0, WAIST), roundness=.018, shadow=.3, seed=f.seed, wrinkle=.7)
     w = float(f.body.half(.39)) + .005
-    band = f.bend(curve([
-        (-w, WAIST - .004, 1), (0, WAIST), (w, WAIST - .004, 1), (w + .001, WAIST + .013, 1),
-        (0, WAIST + .017), (-w - .001, WAIST + .013, 1),
-    ]))
+    band = f.bend(curve([(-w, WAIST - .004, 1), (0, WAIST), (w, WAIST - .004, 1),
+                         (w + .001, WAIST + .013, 1), (0, WAIST + .017),
+                         (-w - .001, WAIST + .013, 1)]))
     paint(f.canvas, [band], g.inner, roundness=.006, shadow=.2, seed=f.seed, bright=1.04)
 
 # %% ../../nbs/158_wardrobe.lower.ipynb #c8ceaabd

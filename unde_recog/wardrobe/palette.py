@@ -62,8 +62,6 @@ def _palette() -> tuple[Colour, ...]:
 
 COLOURS = _palette()
 COLOUR = {c.name: c for c in COLOURS}
-
-# %% ../../nbs/150_wardrobe.palette.ipynb #b084b329
 FAMILIES = tuple(dict.fromkeys(c.family for c in COLOURS))
 
 # %% ../../nbs/150_wardrobe.palette.ipynb #5c19b555
@@ -75,10 +73,9 @@ _LIGHT, _DARK = (
     ('white', 'ecru white', 'cream beige', 'butter yellow', 'blush pink', 'sky blue'),
     ('black', 'navy', 'chocolate brown', 'forest green', 'burgundy red', 'charcoal grey'),
 )
-_ACCENT = (
-    'rust orange', 'mustard yellow', 'cherry red', 'sage green', 'dusty blue', 'coral red',
-    'emerald green', 'cobalt blue', 'dusty pink', 'camel brown', 'plum purple', 'olive khaki'
-)
+_ACCENT = ('rust orange', 'mustard yellow', 'cherry red', 'sage green', 'dusty blue', 'coral red',
+           'emerald green', 'cobalt blue', 'dusty pink', 'camel brown', 'plum purple',
+           'olive khaki')
 
 # %% ../../nbs/150_wardrobe.palette.ipynb #ef818d07
 @lru_cache(maxsize=4096)
@@ -103,10 +100,8 @@ def shade(hex_: str, light: float = 0., chroma: float = 1.) -> str:
 def _blend(steps: int) -> np.ndarray:
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     return np.stack(
-        [
-            -.5*t + t**2 - .5*t**3, 1 - 2.5*t**2 + 1.5*t**3, .5*t + 2*t**2 - 1.5*t**3,
-            -.5*t**2 + .5*t**3
-        ],
+        [-.5*t + t**2 - .5*t**3, 1 - 2.5*t**2 + 1.5*t**3, .5*t + 2*t**2 - 1.5*t**3,
+         -.5*t**2 + .5*t**3],
         1
     )[..., 0]
 
@@ -140,10 +135,8 @@ def shape(name: str) -> np.ndarray:
     return curve(POINTS[name])
 
 # %% ../../nbs/150_wardrobe.palette.ipynb #d2c5be5d
-def limb(
-    spine: Sequence[Sequence[float]], widths: Sequence[float], round_start: bool = False,
-    round_end: bool = False, *, steps: int = 8
-) -> np.ndarray:
+def limb(spine: Sequence[Sequence[float]], widths: Sequence[float], round_start: bool = False,
+         round_end: bool = False, *, steps: int = 8) -> np.ndarray:
     """Outline of a tube: `spine` points with a half-width each, the ends flat or round. → float64
     [n, 2].
     """
@@ -173,19 +166,17 @@ def mirror(points: np.ndarray, axis: float = 0.) -> np.ndarray:
     flipped[:, 0] = 2*axis - flipped[:, 0]
     return flipped
 
-def ellipse(
-    x: float, y: float, rx: float, ry: float | None = None, *, turn: float = 0., points: int = 28
-) -> np.ndarray:
+def ellipse(x: float, y: float, rx: float, ry: float | None = None, *, turn: float = 0.,
+            points: int = 28) -> np.ndarray:
     "Outline of an ellipse turned by `turn` degrees."
     t, a, ry = np.linspace(0, 2*np.pi, points, endpoint=False), np.radians(turn), rx if ry is None else ry
     u, v = rx*np.cos(t), ry*np.sin(t)
     return np.stack([x + u*np.cos(a) - v*np.sin(a), y + u*np.sin(a) + v*np.cos(a)], 1)
 
 # %% ../../nbs/150_wardrobe.palette.ipynb #474a1ad2
-def contact_sheet(
-    images: Sequence[Image.Image], columns: int = 6, size: tuple[int, int] = (120, 160),
-    gap: int = 4, *, colours: int = 0
-) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], columns: int = 6,
+                  size: tuple[int, int] = (120, 160), gap: int = 4, *,
+                  colours: int = 0) -> Image.Image:
     """Pictures side by side on white, each fitted into `size`; `colours` > 0 reduces the palette,
     so that a notebook stays small.
     """

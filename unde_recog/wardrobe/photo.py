@@ -32,19 +32,14 @@ from .upper import draw_upper
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #5c79c350
 UPPER = ('top', 'dress', 'outerwear')
-UNITS = {
-    'tote': .21, 'shopper': .19, 'crossbody': .135, 'baguette': .15, 'bucket': .145,
-    'backpack': .17, 'satchel': .19
-}
+UNITS = {'tote': .21, 'shopper': .19, 'crossbody': .135, 'baguette': .15, 'bucket': .145,
+         'backpack': .17, 'satchel': .19}
 
 def tucked(top: Garment, bottom: Garment) -> bool:
     "Whether the top is worn inside the bottom."
     if top.has('rib') or top.cut in ('crop_top', 'flannel', 'oversized_tee', 'tunic'): return False
-    return (
-        bottom.has('skirt')
-        or bottom.cut in ('tailored_trousers', 'palazzo')
-        or (top.seed + bottom.seed) % 3 == 0
-    )
+    return (bottom.has('skirt') or bottom.cut in ('tailored_trousers', 'palazzo')
+            or (top.seed + bottom.seed) % 3 == 0)
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #6931fa12
 def _put_shoes(canvas: Canvas, g: Garment, body: Body, pose: Pose) -> None:
@@ -123,10 +118,8 @@ def _draw_middle(d: _Dressing, fits: Sequence[tuple[int, Fitting]]) -> None:
 def _draw_outside(d: _Dressing, fits: Sequence[tuple[int, Fitting]], hand: str) -> None:
     "Jacket, bag and arms; sleeves that lie inside sleeves are drawn first."
     outer = next((f for _, f in fits if f.g.category == 'outerwear'), None)
-    hidden = [
-        (item, f) for item, f in fits
-        if outer and f is not outer and f.g.sleeve <= outer.g.sleeve
-    ]
+    hidden = [(item, f) for item, f in fits
+              if outer and f is not outer and f.g.sleeve <= outer.g.sleeve]
     for item, f in hidden:
         for arm in ('arm_l', 'arm_r'): d.draw(item, draw_upper, f, arm)
     for item, f in fits:
@@ -184,11 +177,8 @@ def drop_shadow(canvas: Canvas, dx: float, dy: float, blur: float, *, strength: 
     canvas.rgb *= (1 - strength*soft*(1 - canvas.cover))[..., None]
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #b8e40f9c
-def floor_shadow(
-    canvas: Canvas,
-    spots: Sequence[tuple[float, float, float, float]],
-    strength: float = .45
-) -> None:
+def floor_shadow(canvas: Canvas, spots: Sequence[tuple[float, float, float, float]],
+                 strength: float = .45) -> None:
     """Soft ellipses of shadow on the floor, in figures: (x, y, rx, ry). Called before the figure
     is drawn.
     """
@@ -212,10 +202,8 @@ def extent(f: Fitting) -> tuple[float, float, float, float]:
         shapes = (
             [outline(f)]
             + (
-                [
-                    sleeve_outline(f, joints(f.body, f.pose)[arm], s, min(1.02, g.sleeve + .02))
-                    for s, arm in ((-1, 'arm_l'), (1, 'arm_r'))
-                ]
+                [sleeve_outline(f, joints(f.body, f.pose)[arm], s, min(1.02, g.sleeve + .02))
+                 for s, arm in ((-1, 'arm_l'), (1, 'arm_r'))]
                 if g.sleeve
                 else []
             )
@@ -236,9 +224,8 @@ def extent(f: Fitting) -> tuple[float, float, float, float]:
     )
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #1d22a78d
-def _camera(
-    box: tuple[float, float, float, float], size: tuple[int, int], fill: float = .80
-) -> tuple[float, tuple[float, float]]:
+def _camera(box: tuple[float, float, float, float], size: tuple[int, int],
+            fill: float = .80) -> tuple[float, tuple[float, float]]:
     "Scale and origin that put a box into the middle of a picture."
     scale = fill*min(size[0]/(box[2] - box[0]), size[1]/(box[3] - box[1]))
     return scale, (size[0]/2 - scale*(box[0] + box[2])/2, size[1]/2 - scale*(box[1] + box[3])/2)
@@ -268,21 +255,17 @@ def _alone(canvas: Canvas, g: Garment, back: bool) -> None:
 def _alone_box(g: Garment, back: bool) -> tuple[float, float, float, float]:
     if g.category == 'bag':
         return -.10, -.18*(
-            {
-                'crossbody': .72, 'bucket': .72, 'tote': .58, 'baguette': .45, 'shopper': .4
-            }.get(g.cut, .2)
+            {'crossbody': .72, 'bucket': .72, 'tote': .58, 'baguette': .45,
+             'shopper': .4}.get(g.cut, .2)
         ), .10, .18*g.ease
     if g.category == 'hat':
         return (-.115, -.05, .115, .07) if g.cut == 'wide_brim' else (-.08, -.05, .08, .07)
     if g.category == 'shoes':
-        tall = {
-            'knee_boots': .285, 'combat_boots': .145, 'ankle_boots': .13, 'high_tops': .115
-        }.get(g.cut, .095)
+        tall = {'knee_boots': .285, 'combat_boots': .145, 'ankle_boots': .13,
+                'high_tops': .115}.get(g.cut, .095)
         return (-.075, -tall, .075, 0.) if back else (-.005, -tall - .02, .2, .0)
-    return extent(Fitting(
-        canvas=Canvas(width=8, height=8, scale=8, origin=(0, 0)),
-        g=g, body=Body(), pose=POSES['ghost'], back=back
-    ))
+    return extent(Fitting(canvas=Canvas(width=8, height=8, scale=8, origin=(0, 0)), g=g,
+                          body=Body(), pose=POSES['ghost'], back=back))
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #c237d359
 FOCUS = {
@@ -296,30 +279,24 @@ FOCUS = {
 }
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #caadddcc
-def product_photo(
-    g: Garment, view: str, size: tuple[int, int] = (384, 512), tint: str = TINTS[0]
-) -> Image.Image:
+def product_photo(g: Garment, view: str, size: tuple[int, int] = (384, 512),
+                  tint: str = TINTS[0]) -> Image.Image:
     "The garment alone: `front`, `back` or `detail`."
     if view == 'detail':
         x, y, reach = FOCUS[g.category]
         draw = chance('detail', g.seed)
-        x, y = x*(
-            1 if draw.random() < .5 or g.category == 'shoes' else -1
-        ) + draw.uniform(-.01, .01), y + draw.uniform(-.012, .02)
+        x, y = x*(1 if draw.random() < .5 or g.category == 'shoes'
+                  else -1) + draw.uniform(-.01, .01), y + draw.uniform(-.012, .02)
         scale = size[0]/reach
-        canvas = Canvas(
-            width=size[0], height=size[1], scale=scale,
-            origin=(size[0]/2 - x*scale, size[1]/2 - y*scale),
-            ground=studio(*size, tint), samples=2
-        )
+        canvas = Canvas(width=size[0], height=size[1], scale=scale,
+                        origin=(size[0]/2 - x*scale, size[1]/2 - y*scale),
+                        ground=studio(*size, tint), samples=2)
         _alone(canvas, g, False)
     else:
-        scale, origin = _camera(
-            _alone_box(g, view == 'back'), size, .80 if g.category in (*UPPER, 'bottom') else .74
-        )
-        canvas = Canvas(
-            width=size[0], height=size[1], scale=scale, origin=origin, ground=studio(*size, tint)
-        )
+        scale, origin = _camera(_alone_box(g, view == 'back'), size,
+                                .80 if g.category in (*UPPER, 'bottom') else .74)
+        canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=origin,
+                        ground=studio(*size, tint))
         _alone(canvas, g, view == 'back')
     grounded = g.category in ('shoes', 'bag')
     drop_shadow(canvas, 6, 14 if grounded else 9, 14, strength=.20 if grounded else .16)
@@ -329,10 +306,8 @@ def product_photo(
 def _plain(cut: str, weave: str, colour: str, pattern: str = 'plain') -> Garment:
     g = make_garment(cut, chance('neutral', cut))
     return recolour(
-        replace(
-            g, cloth=Cloth(weave, ('#ffffff',), pattern),
-            extras=frozenset(CUTS[cut].extras.split())
-        ),
+        replace(g, cloth=Cloth(weave, ('#ffffff',), pattern),
+                extras=frozenset(CUTS[cut].extras.split())),
         colour
     )
 
@@ -340,14 +315,11 @@ def _plain(cut: str, weave: str, colour: str, pattern: str = 'plain') -> Garment
 @lru_cache(maxsize=8)
 def neutrals(kind: int) -> tuple[Garment, ...]:
     "Plain things that a model wears beside the product."
-    tops = (
-        _plain('t_shirt', 'jersey', 'white'), _plain('turtleneck', 'rib', 'black'),
-        _plain('tank', 'rib', 'ecru white')
-    )
-    bottoms = (
-        _plain('straight_jeans', 'denim', 'dusty blue'),
-        _plain('tailored_trousers', 'twill', 'black'), _plain('skinny_jeans', 'denim', 'black')
-    )
+    tops = (_plain('t_shirt', 'jersey', 'white'), _plain('turtleneck', 'rib', 'black'),
+            _plain('tank', 'rib', 'ecru white'))
+    bottoms = (_plain('straight_jeans', 'denim', 'dusty blue'),
+               _plain('tailored_trousers', 'twill', 'black'),
+               _plain('skinny_jeans', 'denim', 'black'))
     shoes = (_plain('sneakers', 'leather', 'white'), _plain('ankle_boots', 'leather', 'black'))
     return tops[kind % 3], bottoms[kind // 3 % 3], shoes[kind % 2]
 
@@ -365,16 +337,13 @@ def complete(g: Garment, others: Sequence[Garment], kind: int) -> list[Garment]:
     return worn
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #8df259bd
-CROPS = {
-    'top': (.0, .56), 'outerwear': (-.02, .66), 'dress': (-.02, 1.0), 'bottom': (.30, 1.0),
-    'shoes': (.66, 1.01), 'bag': (.12, .86), 'hat': (-.07, .34)
-}
+CROPS = {'top': (.0, .56), 'outerwear': (-.02, .66), 'dress': (-.02, 1.0), 'bottom': (.30, 1.0),
+         'shoes': (.66, 1.01), 'bag': (.12, .86), 'hat': (-.07, .34)}
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #e94cc5ca
-def model_photo(
-    g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *,
-    size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0
-) -> Image.Image:
+def model_photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *,
+                size: tuple[int, int] = (384, 512), tint: str = TINTS[0],
+                seed: int = 0) -> Image.Image:
     """The garment worn: `on_model` (cropped to it, neutral companions) or `full_look` (the whole
     outfit).
     """
@@ -391,31 +360,22 @@ def model_photo(
     x = joints(body, pose)['arm_r'][2][0]*.7 if g.category == 'bag' and view == 'on_model' else middle
     origin = (size[0]/2 - x*scale, size[1]*.035 - top*scale)
     floor = (origin[1] + .93*scale)/size[1] if low > .9 else 0.
-    canvas = Canvas(
-        width=size[0], height=size[1], scale=scale, origin=origin,
-        ground=studio(*size, tint, round(floor, 2))
-    )
-    feet = [
-        (p[2][0], p[2][1] + .036, .07, .010)
-        for n, p in joints(body, pose).items()
-        if n.startswith('leg')
-    ]
+    canvas = Canvas(width=size[0], height=size[1], scale=scale, origin=origin,
+                    ground=studio(*size, tint, round(floor, 2)))
+    feet = [(p[2][0], p[2][1] + .036, .07, .010) for n, p in joints(body, pose).items()
+            if n.startswith('leg')]
     floor_shadow(canvas, feet + [(0.03, .985, .2, .018)], .30)
     worn = complete(g, others if view == 'full_look' else (), int(draw.integers(9)))
-    wear(
-        canvas, body, pose, [(1 if o is g else 0, o) for o in worn],
-        open_front=g.category != 'outerwear' or bool(draw.random() < .6)
-    )
+    wear(canvas, body, pose, [(1 if o is g else 0, o) for o in worn],
+         open_front=g.category != 'outerwear' or bool(draw.random() < .6))
     drop_shadow(canvas, 10, 6, 22, strength=.06)
     return canvas.image()
 
 # %% ../../nbs/161_wardrobe.photo.ipynb #f7cae746
 VIEWS = ('front', 'back', 'detail', 'on_model', 'full_look')
 
-def photo(
-    g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *,
-    size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0
-) -> Image.Image:
+def photo(g: Garment, view: str, others: Sequence[Garment] = (), gender: str = 'women', *,
+          size: tuple[int, int] = (384, 512), tint: str = TINTS[0], seed: int = 0) -> Image.Image:
     "A catalogue photo of a garment. `others` are worn with it in `full_look`."
     if view not in VIEWS: raise ValueError(f'view {view!r} is unknown: choose one of {", ".join(VIEWS)}')
     if view in ('front', 'back', 'detail'): return product_photo(g, view, size, tint)

@@ -35,35 +35,26 @@ def _pavement(pen: ImageDraw.ImageDraw, w: int, h: int, y: int, *, draw: np.rand
 
 # %% ../../nbs/162_wardrobe.places.ipynb #5232b1b5
 def _brick(pen, w, h, draw) -> None:
-    wall, y = _tint(
-        draw, '#9c5a44', '#b08468', '#7d6a60', '#c9c0b4', '#6f4a40'
-    ), int(h*draw.uniform(.70, .78))
+    wall, y = _tint(draw, '#9c5a44', '#b08468', '#7d6a60', '#c9c0b4',
+                    '#6f4a40'), int(h*draw.uniform(.70, .78))
     pen.rectangle((0, 0, w, y), fill=_dim(wall, .86))
     tall, wide = 9, 24
     for row in range(0, y, tall):
         for x in range(-wide + (row//tall % 2)*wide//2, w, wide):
-            pen.rectangle(
-                (x + 1, row + 1, x + wide - 1, row + tall - 1),
-                fill=_dim(wall, draw.uniform(.90, 1.10))
-            )
+            pen.rectangle((x + 1, row + 1, x + wide - 1, row + tall - 1),
+                          fill=_dim(wall, draw.uniform(.90, 1.10)))
     if draw.random() < .6:
         x, pw = int(w*draw.uniform(.02, .7)), int(w*.26)
-        pen.rectangle(
-            (x, y*.22, x + pw, y*.62),
-            fill=_tint(draw, '#e8dcc4', '#d7b25c', '#7fa3a0', '#c86f5a')
-        )
-        pen.ellipse(
-            (x + pw*.2, y*.28, x + pw*.8, y*.28 + pw*.6),
-            fill=_tint(draw, '#c4502f', '#22405c', '#f0e8da')
-        )
+        pen.rectangle((x, y*.22, x + pw, y*.62),
+                      fill=_tint(draw, '#e8dcc4', '#d7b25c', '#7fa3a0', '#c86f5a'))
+        pen.ellipse((x + pw*.2, y*.28, x + pw*.8, y*.28 + pw*.6),
+                    fill=_tint(draw, '#c4502f', '#22405c', '#f0e8da'))
     _pavement(pen, w, h, y, draw=draw)
 
 # %% ../../nbs/162_wardrobe.places.ipynb #fae74f5b
 def _sky(pen, w, h, y, *, draw) -> None:
-    top, low = (
-        rgb(str(draw.choice(['#7fb0dc', '#a9c3d8', '#c9d2da', '#e3c9a8', '#9fb8d6']))),
-        rgb(str(draw.choice(['#e9eef0', '#f3e6d2', '#e6e2da']))),
-    )
+    top, low = (rgb(str(draw.choice(['#7fb0dc', '#a9c3d8', '#c9d2da', '#e3c9a8', '#9fb8d6']))),
+                rgb(str(draw.choice(['#e9eef0', '#f3e6d2', '#e6e2da']))))
     for k in range(y):
         pen.line((0, k, w, k), fill=tuple(int(v) for v in 255*(top + (low - top)*(k/max(1, y)))))
 
@@ -82,11 +73,8 @@ def _park(pen, w, h, draw) -> None:
     autumn = draw.random() < .3
     _foliage(
         pen, w, y, draw,
-        greens=(
-            ['#c08a3e', '#a65f2c', '#d0a03a', '#7d6b34']
-            if autumn
-            else ['#5d7f4a', '#7c9a5c', '#476b45', '#8fae6e']
-        )
+        greens=(['#c08a3e', '#a65f2c', '#d0a03a', '#7d6b34'] if autumn
+                else ['#5d7f4a', '#7c9a5c', '#476b45', '#8fae6e'])
     )
     for _ in range(4):
         x, wide = draw.uniform(0, w), draw.uniform(4, 9)
@@ -94,11 +82,8 @@ def _park(pen, w, h, draw) -> None:
             [(x - wide*.6, y*.30), (x + wide*.5, y*.30), (x + wide, y + 4), (x - wide, y + 4)],
             fill=_tint(draw, '#4c3b2e', '#5d4a3a')
         )
-    grass = (
-        _tint(draw, '#86a15c', '#6f8f4f', '#a3a75f')
-        if not autumn
-        else _tint(draw, '#a48f4c', '#8f8a4a')
-    )
+    grass = (_tint(draw, '#86a15c', '#6f8f4f', '#a3a75f') if not autumn
+             else _tint(draw, '#a48f4c', '#8f8a4a'))
     for k in range(y, h): pen.line((0, k, w, k), fill=_dim(grass, .82 + .3*(k - y)/(h - y)))
     middle = w*draw.uniform(.35, .65)
     path = _tint(draw, '#d8c9ac', '#c9bda8', '#bfb3a0')
@@ -118,17 +103,13 @@ def _window(pen, x0, y0, x1, *, y1, draw, inside: Sequence[int], frame: Sequence
         cloth = _tint(draw, *[c.hex for c in COLOURS])
         pen.ellipse((x - s*.05, y1 - s, x + s*.05, y1 - s*.88), fill=_dim(inside, 1.25))
         pen.polygon(
-            [
-                (x - s*.12, y1 - s*.82), (x + s*.12, y1 - s*.82), (x + s*.09, y1 - s*.5),
-                (x + s*.16, y1 - s*.2), (x - s*.16, y1 - s*.2), (x - s*.09, y1 - s*.5)
-            ],
+            [(x - s*.12, y1 - s*.82), (x + s*.12, y1 - s*.82), (x + s*.09, y1 - s*.5),
+             (x + s*.16, y1 - s*.2), (x - s*.16, y1 - s*.2), (x - s*.09, y1 - s*.5)],
             fill=cloth
         )
     glint = x0 + (x1 - x0)*draw.uniform(.1, .7)
-    pen.polygon(
-        [(glint, y0), (glint + 8, y0), (glint - 12, y1), (glint - 20, y1)],
-        fill=_dim(inside, 1.18)
-    )
+    pen.polygon([(glint, y0), (glint + 8, y0), (glint - 12, y1), (glint - 20, y1)],
+                fill=_dim(inside, 1.18))
 
 # %% ../../nbs/162_wardrobe.places.ipynb #bb9aed35
 def _upper_floor(pen, w: int, y: int, *, wall, draw) -> None:
@@ -150,9 +131,7 @@ def _shop_front(pen, at: float, wide: float, y: int, *, frame, draw) -> None:
         x0, x1 = at + wide*(.2 + .1*k), at + wide*(.26 + .1*k)
         pen.rectangle((x0, y*.265, x1, y*.295), fill=letters)
     inside = _tint(draw, '#e6c896', '#d7dde0', '#c9a878', '#8c97a0')
-    _window(
-        pen, at + 9, y*.40, at + wide - 9, y1=y - 10, draw=draw, inside=inside, frame=frame
-    )
+    _window(pen, at + 9, y*.40, at + wide - 9, y1=y - 10, draw=draw, inside=inside, frame=frame)
     if not stripe: return
     for k in range(8):
         a, b = at + wide*k/8, at + wide*(k + 1)/8
@@ -181,15 +160,12 @@ def _avenue(pen, w, h, draw) -> None:
         edge, x = (0 if side < 0 else w), 1.0
         for _ in range(4):
             near, far = x, x*.62
-            wall, roof = _tint(
-                draw, '#c9b79f', '#a9a39b', '#8b8f97', '#d8c8b4', '#b48e78'
-            ), draw.uniform(.75, 1.05)
+            wall, roof = _tint(draw, '#c9b79f', '#a9a39b', '#8b8f97', '#d8c8b4',
+                               '#b48e78'), draw.uniform(.75, 1.05)
             px, qx = vx + (edge + side*w*.25 - vx)*near, vx + (edge + side*w*.25 - vx)*far
             pen.polygon(
-                [
-                    (px, y - y*near*roof), (qx, y - y*far*roof), (qx, y + 3),
-                    (px, y + h*.05*near + 3)
-                ],
+                [(px, y - y*near*roof), (qx, y - y*far*roof), (qx, y + 3),
+                 (px, y + h*.05*near + 3)],
                 fill=_dim(wall, .80 if side < 0 else 1.)
             )
             for row in np.arange(.15, .9, .14):
@@ -197,25 +173,19 @@ def _avenue(pen, w, h, draw) -> None:
                     a, b = near + (far - near)*t, near + (far - near)*(t + .14)
                     ax, bx = vx + (edge + side*w*.25 - vx)*a, vx + (edge + side*w*.25 - vx)*b
                     pen.polygon(
-                        [
-                            (ax, y - y*a*roof*row), (bx, y - y*b*roof*row),
-                            (bx, y - y*b*roof*(row - .07)), (ax, y - y*a*roof*(row - .07))
-                        ],
+                        [(ax, y - y*a*roof*row), (bx, y - y*b*roof*row),
+                         (bx, y - y*b*roof*(row - .07)), (ax, y - y*a*roof*(row - .07))],
                         fill=_tint(draw, '#5f6d78', '#e8cf9c', '#7f8d96')
                     )
             x = far
-    (
-        _foliage(pen, w, int(y*.98), draw, greens=['#6c8a55', '#7f9c66', '#58774a'], rows=1)
-        if draw.random() < .5
-        else None
-    )
+    (_foliage(pen, w, int(y*.98), draw, greens=['#6c8a55', '#7f9c66', '#58774a'], rows=1)
+     if draw.random() < .5 else None)
     _pavement(pen, w, h, y, draw=draw)
 
 # %% ../../nbs/162_wardrobe.places.ipynb #edfb8b97
 def _plaster(pen, w, h, draw) -> None:
-    wall, y = _tint(
-        draw, '#d9a58b', '#e3cfae', '#9fb4a8', '#c9c3d3', '#e8ddcf', '#8fa6b8', '#d7b8a8'
-    ), int(h*draw.uniform(.72, .80))
+    wall, y = _tint(draw, '#d9a58b', '#e3cfae', '#9fb4a8', '#c9c3d3', '#e8ddcf', '#8fa6b8',
+                    '#d7b8a8'), int(h*draw.uniform(.72, .80))
     pen.rectangle((0, 0, w, y), fill=wall)
     pen.rectangle((0, y*.88, w, y), fill=_dim(wall, .82))
     x, wide = int(w*draw.uniform(-.1, .75)), int(w*.34)
@@ -229,11 +199,8 @@ def _plaster(pen, w, h, draw) -> None:
     px, pot = int(w*draw.choice([.06, .84])), _tint(draw, '#b8643f', '#8d8f92', '#e2dacb')
     for _ in range(30):
         a, r = draw.uniform(-2.6, -.5), draw.uniform(14, 44)
-        pen.line(
-            (px + 10, y - 22, px + 10 + r*math.cos(a), y - 22 + r*math.sin(a)),
-            fill=_tint(draw, '#4f7a4a', '#6f9558', '#3c6142'),
-            width=4
-        )
+        pen.line((px + 10, y - 22, px + 10 + r*math.cos(a), y - 22 + r*math.sin(a)),
+                 fill=_tint(draw, '#4f7a4a', '#6f9558', '#3c6142'), width=4)
     pen.polygon([(px - 4, y - 26), (px + 24, y - 26), (px + 19, y + 3), (px + 1, y + 3)], fill=pot)
     _pavement(pen, w, h, y, draw=draw)
 
@@ -248,21 +215,16 @@ def _mall(pen, w, h, draw) -> None:
     for k in range(7):
         t = (k/6)**1.5
         pen.polygon(
-            [
-                (w*.5 - w*.6*t - 2, y*.40*(1 - t)), (w*.5 + w*.6*t + 2, y*.40*(1 - t)),
-                (w*.5 + w*.6*t, y*.40*(1 - t) + 2 + 3*t), (w*.5 - w*.6*t, y*.40*(1 - t) + 2 + 3*t)
-            ],
+            [(w*.5 - w*.6*t - 2, y*.40*(1 - t)), (w*.5 + w*.6*t + 2, y*.40*(1 - t)),
+             (w*.5 + w*.6*t, y*.40*(1 - t) + 2 + 3*t), (w*.5 - w*.6*t, y*.40*(1 - t) + 2 + 3*t)],
             fill=(255, 250, 238)
         )
     frame = _tint(draw, '#2b2b2d', '#8d8f92', '#6b5a48')
     for k in range(3):
         x0, x1 = w*k/3 + 4, w*(k + 1)/3 - 4
         pen.rectangle((x0, y*.42, x1, y*.5), fill=_tint(draw, '#22313f', '#f4f2ec', '#6d2230', '#1d1d20'))
-        _window(
-            pen, x0 + 4, y*.53, x1 - 4, y1=y - 2, draw=draw,
-            inside=_tint(draw, '#f0dcb4', '#e6e6e2', '#d9c3a0'),
-            frame=frame
-        )
+        _window(pen, x0 + 4, y*.53, x1 - 4, y1=y - 2, draw=draw,
+                inside=_tint(draw, '#f0dcb4', '#e6e6e2', '#d9c3a0'), frame=frame)
     for k in range(y, h): pen.line((0, k, w, k), fill=_dim(floor, .84 + .22*(k - y)/(h - y)))
     for k in range(3):
         pen.polygon(
@@ -280,15 +242,11 @@ def _strollers(pen, w, h, draw) -> None:
     "A few distant people, mere shapes."
     for _ in range(int(draw.integers(0, 4))):
         x, foot, s = draw.uniform(0, w), h*draw.uniform(.72, .80), h*draw.uniform(.22, .34)
-        coat, legs = (
-            _tint(draw, *[c.hex for c in COLOURS]),
-            _tint(draw, '#2b3444', '#1f1f22', '#6d6b43', '#7d8796'),
-        )
+        coat, legs = (_tint(draw, *[c.hex for c in COLOURS]),
+                      _tint(draw, '#2b3444', '#1f1f22', '#6d6b43', '#7d8796'))
         pen.polygon(
-            [
-                (x - s*.07, foot - s*.5), (x + s*.07, foot - s*.5), (x + s*.06, foot),
-                (x + s*.01, foot), (x, foot - s*.3), (x - s*.02, foot), (x - s*.07, foot)
-            ],
+            [(x - s*.07, foot - s*.5), (x + s*.07, foot - s*.5), (x + s*.06, foot),
+             (x + s*.01, foot), (x, foot - s*.3), (x - s*.02, foot), (x - s*.07, foot)],
             fill=legs
         )
         pen.polygon(
@@ -298,16 +256,12 @@ def _strollers(pen, w, h, draw) -> None:
             ],
             fill=coat
         )
-        pen.ellipse(
-            (x - s*.055, foot - s, x + s*.055, foot - s*.85),
-            fill=_tint(draw, '#c68b63', '#eac0a2', '#7d4c30')
-        )
+        pen.ellipse((x - s*.055, foot - s, x + s*.055, foot - s*.85),
+                    fill=_tint(draw, '#c68b63', '#eac0a2', '#7d4c30'))
 
 # %% ../../nbs/162_wardrobe.places.ipynb #ba3de55a
-PLACES: dict[str, Callable[..., None]] = {
-    'brick': _brick, 'avenue': _avenue, 'plaster': _plaster, 'shops': _shops, 'park': _park,
-    'mall': _mall
-}
+PLACES: dict[str, Callable[..., None]] = {'brick': _brick, 'avenue': _avenue, 'plaster': _plaster,
+                                          'shops': _shops, 'park': _park, 'mall': _mall}
 
 def backdrop(kind: str, width: int, height: int, draw: np.random.Generator) -> np.ndarray:
     "A place out of focus. → float32 [h, w, 3]"

@@ -40,12 +40,8 @@ def shown_keys(item: ItemAnswer) -> list[SkuKey]:
     "The SKUs of an item's matches, in order."
     return [SkuKey(m.brand, m.external_id) for m in item.matches]
 
-def score_item(
-    world: World,
-    item: SceneItem,
-    answer: ItemAnswer,
-    ranked: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+def score_item(world: World, item: SceneItem, answer: ItemAnswer,
+               ranked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "One garment: place of its SKU and style among the candidates, kind of answer, right?"
     keys = [SkuKey(c['brand'], c['external_id']) for c in ranked]
     styles = [style_key(world, k) for k in keys]
@@ -69,6 +65,7 @@ class Outcome:
     answer: Answer
     rows: list[dict[str, Any]]
 
+# %% ../../nbs/166_wardrobe.scoring.ipynb #7eb9efb0
 def score_scenes(
     world: World,
     scene: Scene,

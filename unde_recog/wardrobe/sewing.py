@@ -29,44 +29,32 @@ def buttons(points: Sequence[Sequence[float]], colour: str, size: float = .0048)
     ]
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #477c8c6c
-def zipper(
-    path: np.ndarray, metal: str = '#b9b9bd', width: float = .005, pull: bool = True
-) -> list[Mark]:
+def zipper(path: np.ndarray, metal: str = '#b9b9bd', width: float = .005,
+           pull: bool = True) -> list[Mark]:
     "A zip along a line, with its pull at the start."
     x, y = path[min(2, len(path) - 1)]
     marks = [Mark([path], '#101014', .55, width*1.7), Mark([path], metal, .95, width, .0042)]
     if pull:
-        marks.append(Mark(
-            [limb([(x, y), (x, y + .016)], [.0026, .0034], round_end=True)],
-            shade(metal, .08)
-        ))
+        marks.append(Mark([limb([(x, y), (x, y + .016)], [.0026, .0034], round_end=True)],
+                          shade(metal, .08)))
     return marks
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #07fc05ce
 def button_colour(g: Garment) -> str:
     base = luminance(g.cloth.colours[0])
-    return (
-        shade(g.cloth.colours[0], .22 if base < .25 else -.22, .8)
-        if g.seed % 3
-        else ('#e9e4d8' if base < .6 else '#4a3a2c')
-    )
+    return (shade(g.cloth.colours[0], .22 if base < .25 else -.22, .8) if g.seed % 3
+            else ('#e9e4d8' if base < .6 else '#4a3a2c'))
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #78470b0a
-def patch_pocket(
-    x: float, y: float, w: float, h: float, *, flap: bool = False, pointed: bool = False
-) -> list[np.ndarray]:
+def patch_pocket(x: float, y: float, w: float, h: float, *, flap: bool = False,
+                 pointed: bool = False) -> list[np.ndarray]:
     "Outline(s) of a pocket: the patch, and its flap."
-    low = (
-        [(x + w, y + h*.85), (x, y + h), (x - w, y + h*.85)]
-        if pointed
-        else [(x + w, y + h, 1), (x - w, y + h, 1)]
-    )
+    low = ([(x + w, y + h*.85), (x, y + h), (x - w, y + h*.85)] if pointed
+           else [(x + w, y + h, 1), (x - w, y + h, 1)])
     patch = curve([(x - w, y, 1), (x + w, y, 1), *low], closed=True, steps=4)
     lid = curve(
-        [
-            (x - w*1.06, y - .004, 1), (x + w*1.06, y - .004, 1), (x + w*1.04, y + h*.24),
-            (x, y + h*.34, 1), (x - w*1.04, y + h*.24)
-        ],
+        [(x - w*1.06, y - .004, 1), (x + w*1.06, y - .004, 1), (x + w*1.04, y + h*.24),
+         (x, y + h*.34, 1), (x - w*1.04, y + h*.24)],
         steps=4
     )
     return [patch, lid] if flap else [patch]
@@ -103,16 +91,13 @@ def trunk_pockets(f: Fitting) -> list[Mark]:
     out = _chest_pockets(f)
     low = g.length if g.length < .56 else .56
     if g.has('kangaroo'):
-        out += _sewn_on(f, [curve([
-            (-.042, low - .115, 1), (.042, low - .115, 1), (.066, low - .035, 1),
-            (.064, low - .03, 1), (-.064, low - .03, 1), (-.066, low - .035, 1),
-        ], steps=4)])
+        out += _sewn_on(f, [curve([(-.042, low - .115, 1), (.042, low - .115, 1),
+                                   (.066, low - .035, 1), (.064, low - .03, 1),
+                                   (-.064, low - .03, 1), (-.066, low - .035, 1)], steps=4)])
     if g.has('flaps'):
         for s in (-1, 1):
-            out += _sewn_on(f, [curve([
-                (s*.034, low - .095, 1), (s*.074, low - .092, 1), (s*.075, low - .074, 1),
-                (s*.034, low - .077, 1),
-            ], steps=4)])
+            out += _sewn_on(f, [curve([(s*.034, low - .095, 1), (s*.074, low - .092, 1),
+                                       (s*.075, low - .074, 1), (s*.034, low - .077, 1)], steps=4)])
     if g.category == 'outerwear' and g.has('pockets') and not g.has('yoke'):
         cuts = [f.bend(np.array([[s*.066, low - .118], [s*.042, low - .06]])) for s in (-1, 1)]
         inner = [c + (.006, 0) for c in cuts]
@@ -120,10 +105,8 @@ def trunk_pockets(f: Fitting) -> list[Mark]:
     return out
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #da88c133
-WORDS = (
-    'atelier', 'NORD', 'studio 7', 'vita', 'OCÉANO', 'club', 'luna', 'RIVA', '1987', 'botanica',
-    'slow', 'ARC', 'sol', 'marea', 'LIMA', 'paper'
-)
+WORDS = ('atelier', 'NORD', 'studio 7', 'vita', 'OCÉANO', 'club', 'luna', 'RIVA', '1987',
+         'botanica', 'slow', 'ARC', 'sol', 'marea', 'LIMA', 'paper')
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #da9050b3
 def chest_print(f: Fitting) -> list[Mark]:
@@ -132,10 +115,8 @@ def chest_print(f: Fitting) -> list[Mark]:
     if g.cloth.pattern == 'blocks':
         wide, y = float(f.half(.3))*1.8, (.262, .31)[g.seed % 2]
         return [
-            Mark(
-                [f.bend(np.array([[-wide, y], [wide, y], [wide, 1.], [-wide, 1.]]))],
-                b if g.seed % 3 else a
-            ),
+            Mark([f.bend(np.array([[-wide, y], [wide, y], [wide, 1.], [-wide, 1.]]))],
+                 b if g.seed % 3 else a),
             Mark(
                 [f.bend(np.array([[-wide, y], [wide, y], [wide, y + .035], [-wide, y + .035]]))],
                 c if g.seed % 5 else a
@@ -148,26 +129,20 @@ def chest_print(f: Fitting) -> list[Mark]:
         x, y = (0., .27) if g.seed % 3 != 1 else (.042, .245)
         h = w*word.height/word.width
         corners = f.bend(np.array([[x, y]]))[0]
-        return [Mark(
-            [np.array([corners - (w, h), corners + (w, h)])], a if g.seed % 2 else b, .92,
-            image=word
-        )]
+        return [Mark([np.array([corners - (w, h), corners + (w, h)])], a if g.seed % 2 else b, .92,
+                     image=word)]
     return [m for m in _drawing(g, a, b, c, bend=f.bend)] if g.cloth.pattern == 'graphic' else []
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #6899bf0c
 def _sun(r: float, y: float, colours: Sequence[str]) -> list:
     "Waves before a disc."
-    waves = curve([
-        (-r, y + .01, 1), (-.02, y - .022), (.004, y + .008), (.022, y - .008),
-        (r, y + .014, 1), (.035, y + .036), (0, y + .048), (-.035, y + .036),
-    ])
+    waves = curve([(-r, y + .01, 1), (-.02, y - .022), (.004, y + .008), (.022, y - .008),
+                   (r, y + .014, 1), (.035, y + .036), (0, y + .048), (-.035, y + .036)])
     return [([ellipse(0, y, r)], colours[1]), ([waves], colours[0])]
 
 def _daisy(r: float, y: float, colours: Sequence[str]) -> list:
-    petals = [
-        ellipse(.6*r*math.cos(t), y + .6*r*math.sin(t), r*.5, r*.27, turn=math.degrees(t))
-        for t in np.linspace(0, 2*math.pi, 8)[:-1]
-    ]
+    petals = [ellipse(.6*r*math.cos(t), y + .6*r*math.sin(t), r*.5, r*.27, turn=math.degrees(t))
+              for t in np.linspace(0, 2*math.pi, 8)[:-1]]
     return [(petals, colours[1]), ([ellipse(0, y, r*.3)], colours[0])]
 
 # %% ../../nbs/156_wardrobe.sewing.ipynb #9f1a1f44
@@ -186,10 +161,8 @@ def _moons(r: float, y: float, colours: Sequence[str]) -> list:
 # %% ../../nbs/156_wardrobe.sewing.ipynb #0461bf9d
 def _vase(r: float, y: float, colours: Sequence[str]) -> list:
     frame = np.array([[-r, y - r], [r, y - r], [r, y + r], [-r, y + r]])
-    vase = curve([
-        (-.02, y + .04, 1), (-.012, y), (-.024, y - .03), (0, y - .038), (.026, y - .026),
-        (.012, y + .002), (.022, y + .04, 1),
-    ])
+    vase = curve([(-.02, y + .04, 1), (-.012, y), (-.024, y - .03), (0, y - .038), (.026, y - .026),
+                  (.012, y + .002), (.022, y + .04, 1)])
     handle = ellipse(.022, y - .03, .011)
     return [([frame], colours[1]), ([vase], colours[0]), ([handle], colours[2])]
 

@@ -43,10 +43,8 @@ _RUBBER = {
 def _leather_sole(h: float) -> list[np.ndarray]:
     "Heel and plate of a shoe whose heel is `h` high."
     heel = [(.015, -h, 1), (.28, -h*.8, 1), (.27, 0, 1), (.03, 0, 1)]
-    plate = [
-        (.02, -h, 1), (.28, -h*.85), (.45, -.055), (.7, -.045), (.99, -.05, 1), (.98, -.01),
-        (.9, 0, 1), (.62, 0), (.45, -.012), (.28, -h*.7), (.02, -h*.75, 1),
-    ]
+    plate = [(.02, -h, 1), (.28, -h*.85), (.45, -.055), (.7, -.045), (.99, -.05, 1), (.98, -.01),
+             (.9, 0, 1), (.62, 0), (.45, -.012), (.28, -h*.7), (.02, -h*.75, 1)]
     return [curve(heel), curve(plate)]
 
 # %% ../../nbs/159_wardrobe.shoes.ipynb #d5ab82cd
@@ -81,10 +79,8 @@ class _Pen:
         colour = '#f4f2ec' if luminance(g.cloth.colours[0]) < .75 else '#c9c4b8'
         (x0, y0), (x1, y1) = ends
         xs, ys = np.linspace(x0, x1, steps), np.linspace(y0, y1, steps)
-        rows = [
-            self.line((x - half*.2, y - half*.55), (x + half, y + half*.62))
-            for x, y in zip(xs, ys, strict=True)
-        ]
+        rows = [self.line((x - half*.2, y - half*.55), (x + half, y + half*.62))
+                for x, y in zip(xs, ys, strict=True)]
         shadow = Mark(rows, '#111114', .35, self.width*2.6)
         return [shadow, Mark(rows, colour, .95, self.width*1.9)]
 
@@ -138,9 +134,7 @@ def _boot_marks(g: Garment, P: Place, pen: _Pen) -> list[Mark]:
 # %% ../../nbs/159_wardrobe.shoes.ipynb #45e2a449
 def _loafer_marks(g: Garment, P: Place, pen: _Pen) -> list[Mark]:
     "Seam, tongue and buckle of a loafer."
-    buckle = limb(
-        [(.50, -.255), (.575, -.235)], [.016, .016], round_start=True, round_end=True
-    )
+    buckle = limb([(.50, -.255), (.575, -.235)], [.016, .016], round_start=True, round_end=True)
     return [
         pen.seam((.54, -.31), (.74, -.155), (.93, -.135), alpha=.5, width=1.3),
         Mark([P(shape('loafer tongue'))], '#0d0d0f', .22),
@@ -172,10 +166,8 @@ def _foot(canvas: Canvas, g: Garment, P: Place, unit: float, *, skin: str) -> No
     "The foot in an open shoe; high heels lift it."
     heel = g.cut == 'sandals' and g.has('heel')
     r = .3 if g.cut == 'pumps' else .2 if heel else 0.
-    foot = curve([
-        (.08, -.06 - r, 1), (.06, -.3 - r), (.10, -.55 - r, 1), (.3, -.56 - r, 1),
-        (.36, -.36 - r*.6), (.6, -.2 - r*.15), (.9, -.13), (.95, -.06, 1),
-    ])
+    foot = curve([(.08, -.06 - r, 1), (.06, -.3 - r), (.10, -.55 - r, 1), (.3, -.56 - r, 1),
+                  (.36, -.36 - r*.6), (.6, -.2 - r*.15), (.9, -.13), (.95, -.06, 1)])
     cloth = Cloth('jersey', (skin,))
     paint(canvas, [P(foot)], cloth, roundness=unit*.06, shadow=.1, wrinkle=0)
 
@@ -208,10 +200,8 @@ def _sandal(canvas: Canvas, g: Garment, P: Place, unit: float) -> None:
         limb(_lift([(.46, -.08), (.56, -.24), (.70, -.10)], heel), [.026]*3),
         limb(_lift(POINTS['ankle strap'], heel), [.024]*5),
     ]
-    paint(
-        canvas, [P(s) for s in straps], g.cloth, roundness=unit*.02, shadow=.35, wrinkle=0,
-        seed=g.seed % 997,
-    )
+    paint(canvas, [P(s) for s in straps], g.cloth, roundness=unit*.02, shadow=.35, wrinkle=0,
+          seed=g.seed % 997)
 
 # %% ../../nbs/159_wardrobe.shoes.ipynb #66de95e2
 def _shoe_folds(g: Garment, P: Place, unit: float) -> list[Fold]:
@@ -240,11 +230,9 @@ def draw_shoe(canvas: Canvas, g: Garment, place: Place, unit: float, *, foot: st
     sole, colour = _sole(g)
     leather = Cloth('leather', (colour,))
     paint(canvas, [place(s) for s in sole], leather, roundness=unit*.02, shadow=.15, wrinkle=0)
-    paint(
-        canvas, [place(shape(g.cut))], g.cloth, folds=_shoe_folds(g, place, unit),
-        marks=_shoe_lines(g, place, unit), roundness=unit*.075, shadow=.12,
-        seed=g.seed % 997, depth=1.2, wrinkle=.6,
-    )
+    paint(canvas, [place(shape(g.cut))], g.cloth, folds=_shoe_folds(g, place, unit),
+          marks=_shoe_lines(g, place, unit), roundness=unit*.075, shadow=.12, seed=g.seed % 997,
+          depth=1.2, wrinkle=.6)
 
 # %% ../../nbs/159_wardrobe.shoes.ipynb #cf2cbdcc
 def _shaft_height(g: Garment) -> float:
@@ -260,13 +248,10 @@ def _heel_outlines(g: Garment, tall: float) -> tuple[list, list, list]:
     top = .12 if tall > .6 else .10
     low, wide = -raised*.9, -raised - .1*tall - .05
     sole = [(-n, -raised, 1), (n, -raised, 1), (n*.95, 0, 1), (-n*.95, 0, 1)]
-    upper = [
-        (-.125, low, 1), (-.15, wide), (-.13, -tall*.6), (-top, -tall, 1), (0, -tall + .03),
-        (top, -tall, 1), (.13, -tall*.6), (.15, wide), (.125, low, 1),
-    ]
-    tab = [
-        (-.05, -tall + .02, 1), (.05, -tall + .02, 1), (.045, -tall*.72, 1), (-.045, -tall*.72, 1),
-    ]
+    upper = [(-.125, low, 1), (-.15, wide), (-.13, -tall*.6), (-top, -tall, 1), (0, -tall + .03),
+             (top, -tall, 1), (.13, -tall*.6), (.15, wide), (.125, low, 1)]
+    tab = [(-.05, -tall + .02, 1), (.05, -tall + .02, 1), (.045, -tall*.72, 1),
+           (-.045, -tall*.72, 1)]
     return sole, upper, tab
 
 # %% ../../nbs/159_wardrobe.shoes.ipynb #f6055345
@@ -281,7 +266,5 @@ def draw_heels(canvas: Canvas, g: Garment, place: Place, unit: float) -> None:
         spine = place(np.array([[x, -raised], [x, -tall + .02]]))
         marks = [Mark([tab], g.trim)] if g.cut in TRAINERS else []
         marks.append(seam(spine, width=unit*.012))
-        paint(
-            canvas, [upper], g.cloth, marks=marks, roundness=unit*.08, shadow=.1,
-            seed=g.seed % 997, depth=1.2,
-        )
+        paint(canvas, [upper], g.cloth, marks=marks, roundness=unit*.08, shadow=.1,
+              seed=g.seed % 997, depth=1.2)

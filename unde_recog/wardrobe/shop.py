@@ -65,11 +65,9 @@ BRANDS: Mapping[str, Brand] = {
 }
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #d171d47e
-_FEMALE = {
-    'crop_top', 'cami', 'blouse', 'tank', 'leggings', 'palazzo', 'skinny_jeans', 'knee_boots',
-    'pumps', 'ballet_flats', 'sandals', 'baguette', 'crossbody', 'shopper', 'tote', 'wide_brim',
-    'beret'
-}
+_FEMALE = {'crop_top', 'cami', 'blouse', 'tank', 'leggings', 'palazzo', 'skinny_jeans',
+           'knee_boots', 'pumps', 'ballet_flats', 'sandals', 'baguette', 'crossbody', 'shopper',
+           'tote', 'wide_brim', 'beret'}
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #91837f7c
 @dataclass(frozen=True, kw_only=True)
@@ -111,22 +109,16 @@ def sizes_of(g: Garment, gender: str) -> tuple[str, ...]:
     if g.category == 'shoes':
         return tuple(map(str, range(36, 42))) if gender == 'women' else tuple(map(str, range(40, 46)))
     if g.category == 'bottom':
-        return (
-            tuple(map(str, range(34, 45, 2)))
-            if gender == 'women'
-            else tuple(map(str, range(38, 49, 2)))
-        )
+        return (tuple(map(str, range(34, 45, 2))) if gender == 'women'
+                else tuple(map(str, range(38, 49, 2))))
     return ('XS', 'S', 'M', 'L', 'XL') if gender == 'women' else ('S', 'M', 'L', 'XL', 'XXL')
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #06be0a7a
-_PATTERN_WORDS = {
-    'plain': '', 'colour-block': 'colour-block', 'logo': 'logo', 'graphic': 'printed',
-    'animal': 'animal-print',
-}
-_NECK_WORDS = {
-    'hood': 'a hood', 'v': 'a V-neckline', 'turtle': 'a high collar', 'shirt': 'a shirt collar',
-    'lapel': 'notched lapels', 'square': 'a square neckline', 'tie': 'a tied neck',
-}
+_PATTERN_WORDS = {'plain': '', 'colour-block': 'colour-block', 'logo': 'logo', 'graphic': 'printed',
+                  'animal': 'animal-print'}
+_NECK_WORDS = {'hood': 'a hood', 'v': 'a V-neckline', 'turtle': 'a high collar',
+               'shirt': 'a shirt collar', 'lapel': 'notched lapels', 'square': 'a square neckline',
+               'tie': 'a tied neck'}
 
 def _name(g: Garment) -> str:
     "Pattern, material and noun, as shops name things."
@@ -181,9 +173,8 @@ def category_text(brand: str, g: Garment, gender: str) -> str:
 # %% ../../nbs/164_wardrobe.shop.ipynb #018aca5b
 def price_of(brand: str, g: Garment) -> float:
     "A plausible price in euros; colourways of a style cost the same."
-    costly = {
-        'leather': 1.35, 'suede': 1.4, 'wool': 1.25, 'tweed': 1.25, 'satin': 1.1, 'denim': 1.1
-    }.get(WEAVES[g.cloth.weave].material, 1.)
+    costly = {'leather': 1.35, 'suede': 1.4, 'wool': 1.25, 'tweed': 1.25, 'satin': 1.1,
+              'denim': 1.1}.get(WEAVES[g.cloth.weave].material, 1.)
     raw = _PRICE[g.category]*BRANDS[brand].price*costly*(
         1.5 if g.length > .65 and g.category == 'outerwear' else 1
     )*chance('price', brand, g.seed).uniform(.7, 1.35)
@@ -196,13 +187,11 @@ TWINS = 1/7
 def _product(brand: str, number: int, g: Garment, gender: str) -> Product:
     name, text = describe(g, gender)
     colour = 100 + 7*list(COLOUR).index(g.colour)
-    return Product(
-        key=SkuKey(brand, f'{number}-{colour}'), style_id=str(number), garment=g, name=name,
-        description=text, price=price_of(brand, g), category=category_text(brand, g, gender),
-        gender=gender,
-        composition=_COMPOSITION[WEAVES[g.cloth.weave].material],
-        sizes=sizes_of(g, gender)
-    )
+    return Product(key=SkuKey(brand, f'{number}-{colour}'), style_id=str(number), garment=g,
+                   name=name, description=text, price=price_of(brand, g),
+                   category=category_text(brand, g, gender), gender=gender,
+                   composition=_COMPOSITION[WEAVES[g.cloth.weave].material],
+                   sizes=sizes_of(g, gender))
 
 def gender_of(brand: str, g: Garment, draw: np.random.Generator) -> str:
     "Whom a garment is sold to."
@@ -211,9 +200,8 @@ def gender_of(brand: str, g: Garment, draw: np.random.Generator) -> str:
     return 'men' if draw.random() < BRANDS[brand].men*1.3 else 'women'
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #3e584ea3
-def make_style(
-    seed: int, brand: str, number: int, earlier: Sequence[Product], *, count: int
-) -> list[Product]:
+def make_style(seed: int, brand: str, number: int, earlier: Sequence[Product], *,
+               count: int) -> list[Product]:
     """One style of a brand in up to `count` colours, sometimes a near-duplicate of something
     earlier.
     """
@@ -231,11 +219,8 @@ def make_style(
     wanted = min(count, int(draw.choice([1, 2, 3, 4], p=[.38, .32, .2, .1])))
     names = CUTS[g.cut].palette.split(',') if CUTS[g.cut].palette else list(COLOUR)
     others = [n for n in dict.fromkeys(names) if n != g.colour]
-    colours = (
-        [str(c) for c in draw.choice(others, min(wanted - 1, len(others)), replace=False)]
-        if wanted > 1
-        else []
-    )
+    colours = ([str(c) for c in draw.choice(others, min(wanted - 1, len(others)), replace=False)]
+               if wanted > 1 else [])
     gender = gender_of(brand, g, draw)
     return [_product(brand, number, x, gender) for x in (g, *(recolour(g, c) for c in colours))]
 
@@ -269,17 +254,14 @@ def harmony(a: Garment, b: Garment) -> float:
     return -1.5*(loud[0] and loud[1]) - 2.2*strong*(.08 < apart < .42) + .35*abs(l1 - l2) - .15*strong
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #13cb0fdb
-def choose_outfit(
-    draw: np.random.Generator, products: Sequence[Product], gender: str,
-    start: Sequence[Product] = (), *, sizes: tuple[int, int] = (3, 5)
-) -> list[Product]:
+def choose_outfit(draw: np.random.Generator, products: Sequence[Product], gender: str,
+                  start: Sequence[Product] = (), *,
+                  sizes: tuple[int, int] = (3, 5)) -> list[Product]:
     "Three to five products that a person could wear together, beginning with `start`."
     worn = list(start)
     has = lambda: {p.garment.category for p in worn}
-    dress = (
-        'dress' in has()
-        or (not has() & {'top', 'bottom'} and gender == 'women' and draw.random() < .3)
-    )
+    dress = ('dress' in has()
+             or (not has() & {'top', 'bottom'} and gender == 'women' and draw.random() < .3))
     plan = (
         (['dress'] if dress else ['top', 'bottom'])
         + ['shoes']
@@ -288,11 +270,8 @@ def choose_outfit(
     if len(plan) < sizes[0]: plan.append('bag')
     for category in [c for c in plan if c not in has()][:max(0, sizes[1] - len(worn))]:
         pool = (
-            [
-                p
-                for p in products
-                if p.garment.category == category and p.gender in (gender, 'unisex')
-            ]
+            [p for p in products
+             if p.garment.category == category and p.gender in (gender, 'unisex')]
             or [p for p in products if p.garment.category == category]
         )
         if not pool: continue
@@ -348,10 +327,8 @@ def make_stores(brands: Sequence[str], malls: int, stores: int) -> list[dict[str
 CARRIED, MISSED, SOLD_OUT = .72, .05, .12
 
 # %% ../../nbs/164_wardrobe.shop.ipynb #869718db
-def stock(
-    seed: int, products: Sequence[Product], stores: Sequence[Mapping[str, Any]], day: Date, *,
-    now: datetime | None = None
-) -> list[dict[str, Any]]:
+def stock(seed: int, products: Sequence[Product], stores: Sequence[Mapping[str, Any]], day: Date, *,
+          now: datetime | None = None) -> list[dict[str, Any]]:
     """Readings of one day as rows for `unde-recog import availability`; with `now`, none is later
     than that.
     """

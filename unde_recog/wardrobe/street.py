@@ -44,14 +44,11 @@ def street_pose(split: str, draw: np.random.Generator) -> Pose:
     if split not in STREET_POSES: raise ValueError(f"split {split!r} is unknown: 'train' or 'test'")
     base = STREET_POSES[split][draw.integers(len(STREET_POSES[split]))]
     off = lambda pair, by: (pair[0] + draw.normal(0, by), pair[1] + draw.normal(0, by*1.3))
-    return replace(
-        base,
-        arms=(off(base.arms[0], 2.2), off(base.arms[1], 2.2)),
-        legs=(off(base.legs[0], .9), off(base.legs[1], .9)),
-        sway=base.sway + draw.normal(0, .003), tilt=base.tilt + draw.normal(0, .6),
-        head=base.head + draw.normal(0, 2),
-        turn=float(np.clip(base.turn + draw.normal(0, .25), -1, 1))
-    )
+    return replace(base, arms=(off(base.arms[0], 2.2), off(base.arms[1], 2.2)),
+                   legs=(off(base.legs[0], .9), off(base.legs[1], .9)),
+                   sway=base.sway + draw.normal(0, .003), tilt=base.tilt + draw.normal(0, .6),
+                   head=base.head + draw.normal(0, 2),
+                   turn=float(np.clip(base.turn + draw.normal(0, .25), -1, 1)))
 
 # %% ../../nbs/163_wardrobe.street.ipynb #9d24bb90
 def _blurred_over(canvas: Canvas, outlines: Sequence[np.ndarray], colour: str, blur: float) -> None:
@@ -76,16 +73,12 @@ def passer_by(canvas: Canvas, draw: np.random.Generator, reach: float) -> None:
     w, h, side = canvas.width, canvas.height, 1 if draw.random() < .5 else -1
     at = lambda x, y: ((x if side < 0 else w - x), y)
     edge, top = w*reach, h*draw.uniform(.10, .3)
-    coat = curve([
-        at(-w*.3, top), at(edge*.35, top), at(edge*.9, top + h*.12), at(edge, top + h*.3),
-        at(edge*.86, top + h*.55), at(edge*.95, h*1.1,), at(-w*.3, h*1.1)
-    ])
+    coat = curve([at(-w*.3, top), at(edge*.35, top), at(edge*.9, top + h*.12), at(edge, top + h*.3),
+                  at(edge*.86, top + h*.55), at(edge*.95, h*1.1,), at(-w*.3, h*1.1)])
     _blurred_over(canvas, [coat], shade(COLOURS[draw.integers(len(COLOURS))].hex, -.12), 9)
-    _blurred_over(
-        canvas,
-        [np.array([at(*p) for p in ellipse(edge*.15, top - h*.06, w*.10, h*.085)])],
-        '#3a2a22', 9
-    )
+    _blurred_over(canvas,
+                  [np.array([at(*p) for p in ellipse(edge*.15, top - h*.06, w*.10, h*.085)])],
+                  '#3a2a22', 9)
 
 # %% ../../nbs/163_wardrobe.street.ipynb #a5b35c12
 def lamp_post(canvas: Canvas, draw: np.random.Generator) -> None:
@@ -93,10 +86,8 @@ def lamp_post(canvas: Canvas, draw: np.random.Generator) -> None:
     _blurred_over(
         canvas,
         [
-            np.array([
-                [x - half, -9], [x + half, -9], [x + half, canvas.height + 9],
-                [x - half, canvas.height + 9]
-            ])
+            np.array([[x - half, -9], [x + half, -9], [x + half, canvas.height + 9],
+                      [x - half, canvas.height + 9]])
         ],
         '#2c2f33', 5
     )
@@ -110,15 +101,10 @@ def carried_past(canvas: Canvas, draw: np.random.Generator) -> None:
         canvas.width*draw.uniform(.14, .22),
     )
     bag = np.array([[x, y], [x + s, y], [x + s*1.04, y + s*1.2], [x - s*.04, y + s*1.2]])
-    handles = limb(
-        [(x + s*.25, y), (x + s*.3, y - s*.4), (x + s*.7, y - s*.4), (x + s*.75, y)],
-        [s*.025]*4
-    )
-    _blurred_over(
-        canvas, [bag, handles],
-        str(draw.choice(['#d9c7a6', '#e6e3dc', '#7c8f86', '#c98f7a', '#2b2b2d'])),
-        2.5
-    )
+    handles = limb([(x + s*.25, y), (x + s*.3, y - s*.4), (x + s*.7, y - s*.4), (x + s*.75, y)],
+                   [s*.025]*4)
+    _blurred_over(canvas, [bag, handles],
+                  str(draw.choice(['#d9c7a6', '#e6e3dc', '#7c8f86', '#c98f7a', '#2b2b2d'])), 2.5)
 
 # %% ../../nbs/163_wardrobe.street.ipynb #66364ff2
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +142,8 @@ def lens(picture: np.ndarray, weather: Weather, draw: np.random.Generator) -> by
     t, gain = draw.normal(0, weather.warm), 1 + draw.normal(0, weather.expose)
     out = picture*np.array([1 + t, 1 + t*.15, 1 - t], np.float32)*np.float32(np.clip(gain, .55, 1.5))
     a, edge = draw.uniform(0, 2*math.pi), draw.uniform(-.25, .25)
-    y, x = (
-        np.linspace(-.5, .5, h, dtype=np.float32)[:, None],
-        np.linspace(-.5, .5, w, dtype=np.float32)[None],
-    )
+    y, x = (np.linspace(-.5, .5, h, dtype=np.float32)[:, None],
+            np.linspace(-.5, .5, w, dtype=np.float32)[None])
     side = 1/(
         1
         + np.exp(
@@ -221,16 +205,12 @@ class Scene:
 def box_of(ids: np.ndarray, number: int) -> tuple[int, int, int, int] | None:
     "The box of the pixels that carry a number, maximum exclusive; None if there are none."
     rows, columns = np.flatnonzero((ids == number).any(1)), np.flatnonzero((ids == number).any(0))
-    return (
-        None
-        if not len(rows)
-        else (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    )
+    return (None if not len(rows)
+            else (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 # %% ../../nbs/163_wardrobe.street.ipynb #7df2aea2
-def read_items(
-    canvas: Canvas, keyed: Sequence[tuple[Any, Garment]], minimum: int = 150
-) -> tuple[list[SceneItem], np.ndarray]:
+def read_items(canvas: Canvas, keyed: Sequence[tuple[Any, Garment]],
+               minimum: int = 150) -> tuple[list[SceneItem], np.ndarray]:
     """The visible items of a painted canvas; fewer than `minimum` pixels count as hidden. →
     items, ids renumbered 1…
     """
@@ -240,9 +220,8 @@ def read_items(
         count, whole = int(seen.sum()), canvas.extent.get(number)
         if count < minimum or whole is None: continue
         total = int(np.count_nonzero(whole))*EXTENT**2
-        items.append(SceneItem(
-            key, g.category, box_of(canvas.ids, number), round(min(1., count/max(total, 1)), 4)
-        ))
+        items.append(SceneItem(key, g.category, box_of(canvas.ids, number),
+                               round(min(1., count/max(total, 1)), 4)))
         ids[seen] = len(items)
     return items, ids
 
@@ -257,19 +236,15 @@ def _scene_canvas(draw: np.random.Generator, weather: Weather, place: str, size)
     towards = float(draw.choice([-.7, .7]))*draw.uniform(.5, 1), -.75
     light = Light(towards, float(draw.uniform(.85, 1.25)))
     ground = backdrop(place, width, height, draw)
-    return Canvas(
-        width=width, height=height, scale=scale, origin=(x, top), ground=ground, light=light,
-        samples=2,
-    )
+    return Canvas(width=width, height=height, scale=scale, origin=(x, top), ground=ground,
+                  light=light, samples=2)
 
 # %% ../../nbs/163_wardrobe.street.ipynb #7160a7a9
 def _stand(canvas: Canvas, body: Body, pose: Pose) -> None:
     "Shadows of feet and person on the floor."
     lean = -canvas.light.towards[0]
-    feet = [
-        (p[2][0], p[2][1] + .036, .06, .009)
-        for name, p in joints(body, pose).items() if name.startswith('leg')
-    ]
+    feet = [(p[2][0], p[2][1] + .036, .06, .009) for name, p in joints(body, pose).items()
+            if name.startswith('leg')]
     long = [(.10*lean, .992, .17, .020), (.26*lean, .997, .2, .016)]
     floor_shadow(canvas, [*feet, *long], .5)
 

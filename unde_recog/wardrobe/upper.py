@@ -40,10 +40,8 @@ def draw_rib(f: Fitting, width: float = .0055) -> None:
     path = np.concatenate([mirror(right), right[1:]]) + (0, width*.2)
     ribbed = f.g.has('rib') or f.g.cut in ('t_shirt', 'oversized_tee', 'sweatshirt')
     cloth = f.g.rib if ribbed else f.g.inner
-    paint(
-        f.canvas, [f.bend(limb(path, [width]*len(path), steps=4))], cloth, roundness=.005,
-        shadow=.2, wrinkle=0, bright=1. if ribbed else 1.06
-    )
+    paint(f.canvas, [f.bend(limb(path, [width]*len(path), steps=4))], cloth, roundness=.005,
+          shadow=.2, wrinkle=0, bright=1. if ribbed else 1.06)
 
 def draw_straps(f: Fitting) -> None:
     y = .238 if f.back else .219
@@ -54,36 +52,26 @@ def draw_straps(f: Fitting) -> None:
 def draw_stand(f: Fitting, top: float, low: float, roll: bool = False) -> None:
     "A collar that stands around the neck."
     w = .0315 + f.g.ease*.12
-    shape = f.bend(curve([
-        (-w, top, 1), (0, top + .007), (w, top, 1), (w + .007, low - .016, 1), (w*.6, low - .003),
-        (0, low), (-w*.6, low - .003), (-w - .007, low - .016, 1)
-    ]))
+    shape = f.bend(curve([(-w, top, 1), (0, top + .007), (w, top, 1), (w + .007, low - .016, 1),
+                          (w*.6, low - .003), (0, low), (-w*.6, low - .003),
+                          (-w - .007, low - .016, 1)]))
     folds = (
-        [Fold(
-            f.bend(curve([(-w, top + .019), (0, top + .027), (w, top + .019)], closed=False)),
-            .008, -.9
-        )]
+        [Fold(f.bend(curve([(-w, top + .019), (0, top + .027), (w, top + .019)], closed=False)),
+              .008, -.9)]
         if roll or f.g.has('quilt')
         else []
     )
-    marks = (
-        []
-        if roll or f.back or f.g.closure != 'zip'
-        else zipper(f.bend(np.array([[0, top + .007], [0, low]])), pull=False)
-    )
-    paint(
-        f.canvas, [shape], f.g.rib if roll else f.g.cloth, folds=folds, marks=marks, roundness=.010,
-        shadow=.3, seed=f.seed
-    )
+    marks = ([] if roll or f.back or f.g.closure != 'zip'
+             else zipper(f.bend(np.array([[0, top + .007], [0, low]])), pull=False))
+    paint(f.canvas, [shape], f.g.rib if roll else f.g.cloth, folds=folds, marks=marks,
+          roundness=.010, shadow=.3, seed=f.seed)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #9b305280
 def _collar_behind(f: Fitting) -> None:
     "A plain fall behind."
     w, _ = f.neck
-    fall = f.bend(curve([
-        (-w - .004, .164, 1), (0, .148), (w + .004, .164, 1), (w + .008, .178, 1), (0, .183),
-        (-w - .008, .178, 1),
-    ]))
+    fall = f.bend(curve([(-w - .004, .164, 1), (0, .148), (w + .004, .164, 1), (w + .008, .178, 1),
+                         (0, .183), (-w - .008, .178, 1)]))
     sewn = stitch(fall*(.97, 1) + (0, .001), alpha=.25)
     paint(f.canvas, [fall], f.g.cloth, roundness=.008, shadow=.3, seed=f.seed, marks=[sewn])
 
@@ -92,10 +80,7 @@ def _neck_bow(f: Fitting) -> None:
     "A bow for tie necks."
     depth, sides = f.neck[1], (-1, 1)
     ends = [
-        limb(
-            [(0, depth - .002), (s*.018, depth + .03), (s*.012, depth + .085)],
-            [.004, .009, .013],
-        )
+        limb([(0, depth - .002), (s*.018, depth + .03), (s*.012, depth + .085)], [.004, .009, .013])
         for s in sides
     ]
     loops = [ellipse(s*.017, depth - .002, .019, .0095, turn=s*-16) for s in sides]
@@ -111,77 +96,57 @@ def draw_shirt_collar(f: Fitting) -> None:
     if f.g.neck == 'tie': return _neck_bow(f)
     thread = shade(f.g.cloth.colours[0], .14)
     for s in (-1, 1):
-        leaf = f.bend(curve([
-            (s*.002, depth - .008, 1), (s*.017, depth + .026, 1), (s*.043, depth + .003, 1),
-            (s*(w + .011), .170), (s*(w + .002), .152, 1), (s*w*.6, .166),
-        ], steps=4))
+        leaf = f.bend(curve([(s*.002, depth - .008, 1), (s*.017, depth + .026, 1),
+                             (s*.043, depth + .003, 1), (s*(w + .011), .170),
+                             (s*(w + .002), .152, 1), (s*w*.6, .166)], steps=4))
         edge = f.bend(curve(
             [(s*.0045, depth - .004), (s*.0175, depth + .022, 1), (s*.041, depth + .001)],
             closed=False,
         ))
-        paint(
-            f.canvas, [leaf], f.g.cloth, marks=[stitch(edge, colour=thread, alpha=.5)],
-            roundness=.006, shadow=.42, wrinkle=.2, seed=f.seed, turn=s*24,
-        )
+        paint(f.canvas, [leaf], f.g.cloth, marks=[stitch(edge, colour=thread, alpha=.5)],
+              roundness=.006, shadow=.42, wrinkle=.2, seed=f.seed, turn=s*24)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #8a9aa5c5
 def draw_lapels(f: Fitting) -> None:
     "A collar and notched lapels down to the button, or a plain collar behind."
     w, _ = f.neck
     if f.back:
-        fall = f.bend(curve([
-            (-w - .004, .166, 1), (0, .150), (w + .004, .166, 1), (w + .010, .184, 1), (0, .190),
-            (-w - .010, .184, 1)
-        ]))
+        fall = f.bend(curve([(-w - .004, .166, 1), (0, .150), (w + .004, .166, 1),
+                             (w + .010, .184, 1), (0, .190), (-w - .010, .184, 1)]))
         return paint(f.canvas, [fall], f.g.cloth, roundness=.008, shadow=.3, seed=f.seed)
     wide, low, gap = (.068 if f.g.closure == 'double' else .058) + f.g.ease*.3, f.button_y, f.gap
     for s in (-1, 1):
         reach = s*(gap(low) - (.010 if not f.open else 0))
         lapel = f.bend(curve(
-            [
-                (reach, low, 1), (s*wide*.72, (low + .215)*.5), (s*wide, .216, 1),
-                (s*wide*.80, .2125, 1), (s*wide*.86, .195, 1), (s*(w + .012), .169),
-                (s*(w - .001), .153, 1), (s*(w*.8 + gap(.22)*.4), .19)
-            ],
+            [(reach, low, 1), (s*wide*.72, (low + .215)*.5), (s*wide, .216, 1),
+             (s*wide*.80, .2125, 1), (s*wide*.86, .195, 1), (s*(w + .012), .169),
+             (s*(w - .001), .153, 1), (s*(w*.8 + gap(.22)*.4), .19)],
             steps=4
         ))
         marks = [seam(f.bend(np.array([[s*wide*.80, .2125], [s*(w*.62 + gap(.21)*.3), .205]])), alpha=.4)]
-        paint(
-            f.canvas, [lapel], f.g.cloth, marks=marks, roundness=.007, shadow=.42, wrinkle=.2,
-            seed=f.seed, turn=s*12
-        )
+        paint(f.canvas, [lapel], f.g.cloth, marks=marks, roundness=.007, shadow=.42, wrinkle=.2,
+              seed=f.seed, turn=s*12)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #c95969d6
 def draw_hood_front(f: Fitting) -> None:
     "The sides of a hood lying on the shoulders, with its cord."
     for s in (-1, 1):
-        side = f.bend(curve([
-            (s*.002, .197, 1), (s*.030, .197), (s*.058, .182), (s*.066, .164), (s*.055, .148),
-            (s*.038, .146, 1), (s*.030, .170)
-        ]))
-        fold = Fold(
-            f.bend(curve([(s*.012, .193), (s*.036, .184), (s*.046, .160)], closed=False)),
-            .009, -.7
-        )
+        side = f.bend(curve([(s*.002, .197, 1), (s*.030, .197), (s*.058, .182), (s*.066, .164),
+                             (s*.055, .148), (s*.038, .146, 1), (s*.030, .170)]))
+        fold = Fold(f.bend(curve([(s*.012, .193), (s*.036, .184), (s*.046, .160)], closed=False)),
+                    .009, -.7)
         paint(f.canvas, [side], f.g.cloth, folds=[fold], roundness=.009, shadow=.3, seed=f.seed)
-    cords = [
-        f.bend(curve([(s*.016, .196), (s*.019, .225), (s*.016, .262 + .01*s)], closed=False))
-        for s in (-1, 1)
-    ]
-    paint(
-        f.canvas,
-        [limb(c, [.0018]*len(c), steps=4) for c in cords],
-        Cloth('canvas', (shade(f.g.trim, .12 if luminance(f.g.trim) < .5 else -.25),)),
-        roundness=.003, shadow=.3, wrinkle=0
-    )
+    cords = [f.bend(curve([(s*.016, .196), (s*.019, .225), (s*.016, .262 + .01*s)], closed=False))
+             for s in (-1, 1)]
+    paint(f.canvas, [limb(c, [.0018]*len(c), steps=4) for c in cords],
+          Cloth('canvas', (shade(f.g.trim, .12 if luminance(f.g.trim) < .5 else -.25),)),
+          roundness=.003, shadow=.3, wrinkle=0)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #f3b595c6
 def draw_hood_back(f: Fitting) -> None:
     bag = f.bend(shape('hood back'))
-    fold = [
-        Fold(f.bend(curve([(0, .14), (0, .19), (0, .238)], closed=False)), .006, -.8),
-        Fold(f.bend(curve([(-.04, .165), (0, .187), (.04, .165)], closed=False)), .012, .7),
-    ]
+    fold = [Fold(f.bend(curve([(0, .14), (0, .19), (0, .238)], closed=False)), .006, -.8),
+            Fold(f.bend(curve([(-.04, .165), (0, .187), (.04, .165)], closed=False)), .012, .7)]
     paint(f.canvas, [bag], f.g.cloth, folds=fold, roundness=.014, shadow=.35, seed=f.seed)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #05de0b47
@@ -196,6 +161,7 @@ def front_halves(f: Fitting) -> list[np.ndarray]:
     half = [start, *body[1:], (f.gap(y) + .004, y + .003, 1), *edge[::-1]]
     return [f.bend(curve([(s*p[0], *p[1:]) for p in half])) for s in (-1, 1)]
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #077aa6d2
 def _upright(f: Fitting, x: float, a: float, b: float) -> np.ndarray:
     "A line down the front, from height a to b."
     return f.bend(np.array([[x, a], [x, (a + b)/2], [x, b]]))
@@ -264,12 +230,11 @@ def _quilted(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     lines = [_across(f, y, .006) for y in np.arange(.215, f.g.length - .01, .036)]
     return [Fold(path, .011, -1.5) for path in lines], [seam(*lines, alpha=.22, width=.002)]
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #93ae8327
 def _waisted(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     folds = [
-        Fold(
-            f.bend(np.array([[x, .384], [x*1.08, .42], [x*1.15, .45]])),
-            .007, .5*(1 if k % 2 else -1),
-        )
+        Fold(f.bend(np.array([[x, .384], [x*1.08, .42], [x*1.15, .45]])), .007,
+             .5*(1 if k % 2 else -1))
         for k, x in enumerate(np.linspace(-.055, .055, 11))
     ]
     return folds, [seam(_across(f, .382), alpha=.3)]
@@ -286,6 +251,7 @@ def _tiered(f: Fitting) -> tuple[list[Fold], list[Mark]]:
             folds.append(Fold(f.bend(path), .008, .6*(1 if k % 2 else -.9)))
     return folds, marks
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #cd0dc470
 def _wrapped(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     w, folds = f.neck[0], []
     for k in range(3):
@@ -314,10 +280,8 @@ def trunk_extras(f: Fitting) -> tuple[list[Fold], list[Mark]]:
 # %% ../../nbs/157_wardrobe.upper.ipynb #e80e6795
 def draw_belt(f: Fitting) -> None:
     y, wide = .378, float(f.half(.378))*1.03
-    band = f.bend(curve([
-        (-wide, y, 1), (0, y + .004), (wide, y, 1), (wide, y + .017, 1), (0, y + .021),
-        (-wide, y + .017, 1)
-    ]))
+    band = f.bend(curve([(-wide, y, 1), (0, y + .004), (wide, y, 1), (wide, y + .017, 1),
+                         (0, y + .021), (-wide, y + .017, 1)]))
     paint(f.canvas, [band], f.g.inner, roundness=.005, shadow=.4, seed=f.seed)
     if f.back: return
     tails = [
@@ -334,31 +298,22 @@ def draw_hem(f: Fitting) -> None:
     if f.open:
         shapes = [
             curve(
-                [
-                    (s*f.gap(top), top, 1), (s*low*.99, top, 1), (s*low*.93, y, 1),
-                    (s*f.gap(y), y + .003, 1)
-                ],
+                [(s*f.gap(top), top, 1), (s*low*.99, top, 1), (s*low*.93, y, 1),
+                 (s*f.gap(y), y + .003, 1)],
                 steps=4
             )
             for s in (-1, 1)
         ]
     else:
         shapes = [curve(
-            [
-                (-low*.99, top, 1), (0, top + .003), (low*.99, top, 1), (low*.93, y, 1),
-                (0, y + .004), (-low*.93, y, 1)
-            ],
+            [(-low*.99, top, 1), (0, top + .003), (low*.99, top, 1), (low*.93, y, 1), (0, y + .004),
+             (-low*.93, y, 1)],
             steps=4
         )]
-    closing = (
-        zipper(f.bend(np.array([[0, top], [0, y]])), pull=False)
-        if f.g.closure == 'zip' and not f.open and not f.back
-        else []
-    )
-    paint(
-        f.canvas, [f.bend(s) for s in shapes], f.g.rib, marks=closing, roundness=.006, shadow=.25,
-        seed=f.seed
-    )
+    closing = (zipper(f.bend(np.array([[0, top], [0, y]])), pull=False)
+               if f.g.closure == 'zip' and not f.open and not f.back else [])
+    paint(f.canvas, [f.bend(s) for s in shapes], f.g.rib, marks=closing, roundness=.006, shadow=.25,
+          seed=f.seed)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #1f5af5ba
 def draw_inside(f: Fitting) -> None:
@@ -368,10 +323,8 @@ def draw_inside(f: Fitting) -> None:
     if g.has('hood'):
         hood = f.bend(shape('puffer hood'))
         paint(f.canvas, [hood], g.cloth, roundness=.014, shadow=.1, bright=.94, seed=f.seed)
-        paint(
-            f.canvas, [f.bend(shape('puffer hood inside'))], g.inner, roundness=.014, shadow=0,
-            bright=.6
-        )
+        paint(f.canvas, [f.bend(shape('puffer hood inside'))], g.inner, roundness=.014, shadow=0,
+              bright=.6)
     if g.has('straps'): return
     top = .160 + max(0, w - .036)*.42
     low = g.length - .012 if f.open else depth + .02
@@ -379,11 +332,9 @@ def draw_inside(f: Fitting) -> None:
     else: sides = [(w*1.15, top + .012), (w*1.1, low)]
     right = [(0, .167), (w*.7, .164), (w, top, 1), *sides]
     label = Mark([np.array([[-.009, .172], [.009, .172], [.009, .180], [-.009, .180]])], '#efece4', .8)
-    paint(
-        f.canvas,
-        [f.bend(curve(right + [(-p[0], *p[1:]) for p in reversed(right[1:])]))],
-        g.inner, marks=[label] if f.ghost else [], roundness=.02, shadow=0, bright=.62, seed=f.seed
-    )
+    paint(f.canvas, [f.bend(curve(right + [(-p[0], *p[1:]) for p in reversed(right[1:])]))],
+          g.inner, marks=[label] if f.ghost else [], roundness=.02, shadow=0, bright=.62,
+          seed=f.seed)
 
 # %% ../../nbs/157_wardrobe.upper.ipynb #f907e609
 def draw_upper(f: Fitting, part: str) -> None:
@@ -396,11 +347,9 @@ def draw_upper(f: Fitting, part: str) -> None:
     shapes = front_halves(f) if f.open and not f.back else [outline(f)]
     marks = chest_print(f) + trunk_pockets(f) + marks + ([] if f.open and not f.back else front_marks(f))
     plain = [] if g.has('quilt') else trunk_folds(f)
-    paint(
-        f.canvas, shapes, g.cloth, folds=plain + folds, marks=marks,
-        anchor=tuple(f.bend(np.array([[-.031, .2]]))[0]), roundness=.015 + g.ease*.25, shadow=.34,
-        seed=f.seed, wrinkle=.7
-    )
+    paint(f.canvas, shapes, g.cloth, folds=plain + folds, marks=marks,
+          anchor=tuple(f.bend(np.array([[-.031, .2]]))[0]), roundness=.015 + g.ease*.25, shadow=.34,
+          seed=f.seed, wrinkle=.7)
     if g.has('rib') and g.category != 'dress' and g.cut != 'polo' and g.cut != 'turtleneck': draw_hem(f)
     draw_collar(f)
     if g.has('belt') and not f.open: draw_belt(f)

@@ -116,47 +116,36 @@ def product_table(world: World, views: Sequence[str] = VIEWS) -> pd.DataFrame:
     return pd.DataFrame([product_row(p, views) for p in world.by_key.values()])
 
 # %% ../../nbs/165_wardrobe.world.ipynb #302a4209
-def catalogue_photo(
-    world: World, key: Sequence[str], view: str = 'front', size: tuple[int, int] = (384, 512)
-) -> Image.Image:
+def catalogue_photo(world: World, key: Sequence[str], view: str = 'front',
+                    size: tuple[int, int] = (384, 512)) -> Image.Image:
     "One of the five photos of a product."
     p = world.product(key)
     others: list[Product] = []
     if view == 'full_look':
         draw = chance('catalogue photo', 'outfit', world.seed, *p.key)
-        others = choose_outfit(
-            draw,
-            [q for q in world.by_key.values() if q.key.brand == p.key.brand],
-            p.gender, [p]
-        )[1:]
-    return photo(
-        p.garment, view, [q.garment for q in others], p.gender, size=size,
-        tint=BRANDS[p.key.brand].tint, seed=world.seed
-    )
+        others = choose_outfit(draw,
+                               [q for q in world.by_key.values() if q.key.brand == p.key.brand],
+                               p.gender, [p])[1:]
+    return photo(p.garment, view, [q.garment for q in others], p.gender, size=size,
+                 tint=BRANDS[p.key.brand].tint, seed=world.seed)
 
 # %% ../../nbs/165_wardrobe.world.ipynb #8d59b457
-def street_scene(
-    world: World, seed: int, items: 'Sequence[Sequence[str]] | None' = None, split: str = 'test', *,
-    difficulty: str = 'normal', size: tuple[int, int] = (512, 768)
-) -> Scene:
+def street_scene(world: World, seed: int, items: 'Sequence[Sequence[str]] | None' = None,
+                 split: str = 'test', *, difficulty: str = 'normal',
+                 size: tuple[int, int] = (512, 768)) -> Scene:
     "A person in the street with the truth about each garment. `difficulty`: easy, normal, hard."
     draw = chance('street', 'outfit', world.seed, split, seed)
     gender = 'women' if draw.random() < .62 else 'men'
-    worn = (
-        [world.product(k) for k in items]
-        if items is not None
-        else choose_outfit(draw, list(world.by_key.values()), gender)
-    )
+    worn = ([world.product(k) for k in items] if items is not None
+            else choose_outfit(draw, list(world.by_key.values()), gender))
     if items is not None and len({p.garment.category for p in worn}) < len(worn):
         raise ValueError(
             'a person wears one garment of each category: give items of different categories'
         )
     if items is not None: gender = next((p.gender for p in worn if p.gender in ('women', 'men')), 'women')
     mall = world.mall_names[int(draw.integers(len(world.mall_names)))]
-    return draw_scene(
-        [(p.key, p.garment) for p in worn], seed*1009 + world.seed, split, difficulty,
-        gender=gender, size=size, mall=mall
-    )
+    return draw_scene([(p.key, p.garment) for p in worn], seed*1009 + world.seed, split, difficulty,
+                      gender=gender, size=size, mall=mall)
 
 # %% ../../nbs/165_wardrobe.world.ipynb #6134af6e
 def true_attributes(p: Product) -> dict[str, str]:
@@ -179,11 +168,8 @@ def true_attributes(p: Product) -> dict[str, str]:
 def most_alike(world: World, key: Sequence[str], k: int = 10) -> list[tuple[SkuKey, float]]:
     "The k other products truly nearest to one, with their likeness 0–1, best first."
     mine = world.product(key)
-    scored = [
-        (p.key, round(likeness(mine.garment, p.garment), 6))
-        for p in world.by_key.values()
-        if p.key != mine.key
-    ]
+    scored = [(p.key, round(likeness(mine.garment, p.garment), 6)) for p in world.by_key.values()
+              if p.key != mine.key]
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 # %% ../../nbs/165_wardrobe.world.ipynb #e412fb76
@@ -286,9 +272,8 @@ def _put(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 # %% ../../nbs/165_wardrobe.world.ipynb #9da5c968
-def _write_photos(
-    world: World, keys: Sequence[SkuKey], views: Sequence[str], folder: Path, *, quality: int
-) -> int:
+def _write_photos(world: World, keys: Sequence[SkuKey], views: Sequence[str], folder: Path, *,
+                  quality: int) -> int:
     "Draw the photos of some products that are not there yet. → how many were asked for"
     for key in keys:
         for view in views:
@@ -320,19 +305,16 @@ def _mark_folder(world: World, folder: Path, quality: int) -> None:
     _put(mark, text)
 
 # %% ../../nbs/165_wardrobe.world.ipynb #3c01ac4c
-def _photo_counts(
-    world: World, views: Sequence[str], folder: Path, *, quality: int, workers: int,
-) -> Iterator[int]:
+def _photo_counts(world: World, views: Sequence[str], folder: Path, *, quality: int,
+                  workers: int) -> Iterator[int]:
     "Write the photos, eight products at a time; yields how many are done."
     chunks = [world.keys[i:i + 8] for i in range(0, len(world.keys), 8)]
     if workers == 1:
         for chunk in chunks: yield _write_photos(world, chunk, views, folder, quality=quality)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
-        jobs = [
-            pool.submit(_write_photos, world, chunk, views, folder, quality=quality)
-            for chunk in chunks
-        ]
+        jobs = [pool.submit(_write_photos, world, chunk, views, folder, quality=quality)
+                for chunk in chunks]
         for job in jobs: yield job.result()
 
 # %% ../../nbs/165_wardrobe.world.ipynb #76d3a63e

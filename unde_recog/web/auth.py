@@ -51,17 +51,14 @@ def read_keys(path: Path) -> list[Key]:
     if not path.exists(): return []
     try: return [key_of(k) for k in json.loads(path.read_text('utf-8'))['keys']]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise SettingsError(
-            f'API_KEYS_FILE={path.name} cannot be read ({type(e).__name__}): '
-            'make it with `unde-recog keys add`'
-        ) from None
+        raise SettingsError(f'API_KEYS_FILE={path.name} cannot be read ({type(e).__name__}): '
+                            'make it with `unde-recog keys add`') from None
 
 def write_keys(path: Path, keys: Sequence[Key]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
-    with open(
-        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8'
-    ) as f:
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w',
+              encoding='utf-8') as f:
         json.dump({'keys': [asdict(k) for k in keys]}, f, indent=1)
     os.replace(part, path)
 
@@ -262,9 +259,7 @@ def check_bind(settings: Settings, host: str) -> None:
     if is_loopback(host): return
     path = settings.API_KEYS_FILE
     if path is None:
-        raise SettingsError(
-            f'HOST={host} can be reached by others, and no API keys are set: '
-            'set API_KEYS_FILE (`unde-recog keys add NAME`), or serve on 127.0.0.1'
-        )
+        raise SettingsError(f'HOST={host} can be reached by others, and no API keys are set: '
+                            'set API_KEYS_FILE (`unde-recog keys add NAME`), or serve on 127.0.0.1')
     if not read_keys(path):
         raise SettingsError(f'API_KEYS_FILE={path.name} holds no key: `unde-recog keys add NAME`')

@@ -39,27 +39,24 @@ _METHODS = (
     ('advisor', 'advise', 'advice'),
 )
 
-
 def timed_primary(primary: Any, metrics: Metrics) -> Any:
     "The primary retriever, its searches counted and timed as part `primary`."
     return InstrumentedPart(primary, 'search', 'primary', metrics)
 
 def instrument_parts(parts: Parts, metrics: Metrics) -> Parts:
     "`parts` with the calls of all replaceable ones counted."
-    wrapped: dict[str, Any] = {
-        field: InstrumentedPart(part, method, name, metrics)
-        for field, method, name in _METHODS
-        if (part := getattr(parts, field)) is not None
-    }
+    wrapped: dict[str, Any] = {field: InstrumentedPart(part, method, name, metrics)
+                               for field, method, name in _METHODS
+                               if (part := getattr(parts, field)) is not None}
     if parts.primary is not None: wrapped['primary'] = timed_primary(parts.primary, metrics)
     return replace(parts, **wrapped)
 
 # %% ../../nbs/270_web.lifecycle.ipynb #5cecf3e1
-def primary_of(
-    settings: Settings, db: Databases, version: Version, pool: WorkerPool, *, role: str = 'app'
-) -> Any:
+def primary_of(settings: Settings, db: Databases, version: Version, pool: WorkerPool, *,
+               role: str = 'app') -> Any:
     "The primary retriever over a version of the index, with its model here or behind EMBEDDER_URL."
     from unde_recog.embedder import embedder_for
+    from unde_recog.evidence import load_evidence
     from unde_recog.web.pools import PooledRetriever
     from unde_recog.vendors.remote import RemoteEmbedder
     if settings.EMBEDDER_URL and role not in ('embedder', 'embed-batch'):
@@ -67,10 +64,9 @@ def primary_of(
     else:
         preset: Literal['runtime', 'batch'] = 'batch' if role == 'embed-batch' else 'runtime'
         threads = max(1, cores()//pool.threads)
-        embedder = embedder_for(
-            version.version, version.model, settings=settings, preset=preset, threads=threads
-        )
-    return PooledRetriever(db, embedder, version.version, pool)
+        embedder = embedder_for(version.version, version.model, settings=settings, preset=preset,
+                                threads=threads)
+    return PooledRetriever(db, embedder, version.version, pool, evidence=load_evidence())
 
 # %% ../../nbs/270_web.lifecycle.ipynb #5957c35e
 def live_parts(
@@ -137,9 +133,8 @@ def session_over(
     from unde_recog.session import Session, warmed
 
     def build(settings: Settings) -> Parts:
-        return live_parts(
-            settings, db, storage, newest(settings, db, role), pool=pool, metrics=metrics, role=role
-        )
+        return live_parts(settings, db, storage, newest(settings, db, role), pool=pool,
+                          metrics=metrics, role=role)
 
     parts = live_parts(settings, db, storage, version, pool=pool, metrics=metrics, role=role)
     session = Session(Recognizer(settings, db, parts, log=open_log(settings, db), storage=storage), build)

@@ -66,9 +66,8 @@ class Metrics(Families):
         self.tagged = count('items_tagged', 'garments for which exact tags were bought')
         self.fallback = count('items_fallback', 'garments whose best score is below 0.5, or without a match')
         self.top1 = times('primary_top1_score', 'best primary cosine of a garment', buckets=_SCORES)
-        self.available = times(
-            'candidates_after_availability', 'candidates that the mall has, per garment', buckets=_COUNTS
-        )
+        self.available = times('candidates_after_availability',
+                               'candidates that the mall has, per garment', buckets=_COUNTS)
         self.batch = count('batch_photos', 'photos of batches by what became of them', 'outcome')
         self.rejected = count('rejected', 'requests rejected before work began', 'reason')
         self.lag = times('loop_lag_seconds', 'how late an event loop wakes up', 'loop', buckets=_LAGS)
@@ -135,9 +134,8 @@ def forget_ended(folder: Path) -> list[int]:
 # %% ../../nbs/262_web.metrics.ipynb #794e3d11
 def count_item(metrics: Metrics, i: ItemRow) -> None:
     metrics.items.labels(i.match_type).inc()
-    metrics.gates.labels(
-        'unknown' if i.gate_confident is None else 'confident' if i.gate_confident else 'unsure'
-    ).inc()
+    metrics.gates.labels('unknown' if i.gate_confident is None else 'confident' if i.gate_confident
+                         else 'unsure').inc()
     if i.used_ximilar_booster: metrics.boosted.inc()
     if i.used_ximilar_tagging: metrics.tagged.inc()
     if i.pgvector_top1_score is not None: metrics.top1.observe(i.pgvector_top1_score)

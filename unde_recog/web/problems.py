@@ -35,10 +35,8 @@ class ProblemDetails(BaseModel):
     detail: str
     instance: str
     request_id: str = Field(description='the id under which the log speaks of this request')
-    errors: list[dict[str, Any]] = Field(
-        default_factory=list, description='which fields are wrong, if some are'
-    )
-
+    errors: list[dict[str, Any]] = Field(default_factory=list,
+                                         description='which fields are wrong, if some are')
 
 class Problem(Exception):
     "An error that may be told to the caller."
@@ -61,13 +59,9 @@ class Problem(Exception):
 
 # %% ../../nbs/261_web.problems.ipynb #6553cf3e
 _PHOTO = {'too_large': 413, 'too_many_pixels': 413, 'not_an_image': 415}
-_AWAY = Problem(
-    503,
-    'database',
-    'the database does not answer: nothing was lost, try again in a moment',
-    retry_after=2,
-)
-
+_AWAY = Problem(503, 'database',
+                'the database does not answer: nothing was lost, try again in a moment',
+                retry_after=2)
 
 def problem_of(error: BaseException) -> Problem | None:
     "The problem that `error` is to a caller; None for a fault of our own."
@@ -76,16 +70,11 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, UnknownMall): return Problem(422, 'unknown_mall', str(error.args[0]))
     if isinstance(error, DatabaseError | psycopg.OperationalError | psycopg.InterfaceError): return _AWAY
     if isinstance(error, VectorSpaceError):
-        return Problem(
-            503,
-            'no_index',
-            'the index cannot be searched with the model that is loaded',
-            retry_after=30,
-        )
+        return Problem(503, 'no_index',
+                       'the index cannot be searched with the model that is loaded', retry_after=30)
     if isinstance(error, ModelUnavailable | UnknownModel):
-        return Problem(
-            503, 'no_model', 'the model that this needs is not installed here', retry_after=60
-        )
+        return Problem(503, 'no_model', 'the model that this needs is not installed here',
+                       retry_after=60)
     return None
 
 # %% ../../nbs/261_web.problems.ipynb #8927af08
@@ -119,11 +108,8 @@ def response_of(problem: Problem, request: Request) -> JSONResponse:
     headers = (
         problem.headers
         | {'Cache-Control': 'no-store'}
-        | (
-            {'Retry-After': str(max(1, round(problem.retry_after)))}
-            if problem.retry_after is not None
-            else {}
-        )
+        | ({'Retry-After': str(max(1, round(problem.retry_after)))}
+           if problem.retry_after is not None else {})
     )
     if problem.status == 401: headers['WWW-Authenticate'] = 'Bearer'
     return JSONResponse(body.model_dump(), problem.status, headers, 'application/problem+json')
@@ -135,24 +121,17 @@ _WORDS = {400: 'bad_request', 404: 'not_found', 405: 'method', 413: 'too_large'}
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     "pydantic's errors without the values."
     return [
-        {
-            'field': '.'.join(str(x) for x in e['loc'] if x not in ('body', 'query', 'path')),
-            'message': str(e['msg']).removeprefix('Value error, '),
-        }
+        {'field': '.'.join(str(x) for x in e['loc'] if x not in ('body', 'query', 'path')),
+         'message': str(e['msg']).removeprefix('Value error, ')}
         for e in errors
     ][:20]
-
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     "422 for fields that cannot be used."
     fields = field_errors(errors)
-    return Problem(
-        422,
-        'invalid',
-        '; '.join(f"{e['field'] or 'body'}: {e['message']}" for e in fields[:3]),
-        errors=fields,
-    )
-
+    return Problem(422, 'invalid',
+                   '; '.join(f"{e['field'] or 'body'}: {e['message']}" for e in fields[:3]),
+                   errors=fields)
 
 def framework_problem(error: HTTPException | RequestValidationError) -> Problem:
     if isinstance(error, RequestValidationError): return invalid(error.errors())
@@ -167,11 +146,9 @@ def framework_problem(error: HTTPException | RequestValidationError) -> Problem:
 def install_problems(app: FastAPI) -> None:
     "All errors of `app` as problem details."
     async def known(request: Request, error: Exception) -> JSONResponse:
-        problem = (
-            framework_problem(error)
-            if isinstance(error, HTTPException | RequestValidationError)
-            else problem_of(error)
-        )
+        problem = (framework_problem(error)
+                   if isinstance(error, HTTPException | RequestValidationError)
+                   else problem_of(error))
         return response_of(
             problem or Problem(500, 'internal', 'something broke here; the log knows more'), request
         )
@@ -212,7 +189,5 @@ def brand_or_problem(text: str) -> str:
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     "OpenAPI entries for problem details."
     schema = {'schema': {'$ref': '#/components/schemas/ProblemDetails'}}
-    return {
-        s: {'description': TITLES[s], 'content': {'application/problem+json': schema}}
-        for s in statuses
-    }
+    return {s: {'description': TITLES[s], 'content': {'application/problem+json': schema}}
+            for s in statuses}

@@ -157,7 +157,7 @@ async def by_image(
     item = given_items(image, given[:1])[0] if given else whole
     depth = max(200, k) if words else k
     async def look() -> tuple[str, list[Candidate]]:
-        with state.admission.enter(): return await state.engine.call(primary_search(item, depth))
+        return await state.engine.call(primary_search(item, depth))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
     fits = lambda c: not filters or filters.fits(c.metadata.get('price'), c.metadata.get('gender'))
     kept = await state.small.run(ranked_by_words, state, tools, [c for c in found if fits(c)], words)

@@ -39,12 +39,8 @@ class StoredPhoto(BaseModel):
     external_id: Text
     url: Annotated[
         str,
-        Field(
-            min_length=1,
-            max_length=2000,
-            pattern=r'^[^\x00-\x1f\x7f]+$',
-            examples=['storage:originals/nord/N1042/0.jpg'],
-        ),
+        Field(min_length=1, max_length=2000, pattern=r'^[^\x00-\x1f\x7f]+$',
+              examples=['storage:originals/nord/N1042/0.jpg']),
     ]
     rank: int = Field(0, ge=0, le=6)
 
@@ -84,9 +80,8 @@ def index_metadata(p: Product, gender: str | None) -> dict[str, Any]:
     }
     return {k: v for k, v in facts.items() if v is not None}
 
-def read_listed(
-    db: Databases, storage: Any, images: Sequence[StoredPhoto], *, allow_private: bool = False
-) -> tuple[list[LoadedPhoto], list[BatchError]]:
+def read_listed(db: Databases, storage: Any, images: Sequence[StoredPhoto], *,
+                allow_private: bool = False) -> tuple[list[LoadedPhoto], list[BatchError]]:
     "The photos that the catalogue lists, read, and the errors of all."
     keys = list(dict.fromkeys(SkuKey(canonical_brand(i.brand), i.external_id) for i in images))
     with db.connect('catalogue') as conn:
@@ -159,9 +154,8 @@ def batch_worker(settings_json: str) -> Callable[[Sequence[StoredPhoto]], BatchA
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     embedder = embedder_for(version.version, version.model, settings=settings, preset='batch')
     private = settings.ALLOW_PRIVATE_URLS
-    return lambda images: embed_listed(
-        db, storage, embedder, version.version, images=images, allow_private=private
-    )
+    return lambda images: embed_listed(db, storage, embedder, version.version, images=images,
+                                       allow_private=private)
 
 def embed_in_child(settings_json: str, images: Sequence[StoredPhoto]) -> BatchAnswer:
     return batch_worker(settings_json)(images)

@@ -28,14 +28,10 @@ from ..state import AppState, photo_of_input
 # %% ../../../nbs/273_web.roles.common.ipynb #8150191d
 Address = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=8_000_000,
-        description='http(s) address of a photo, or a data: address',
-        examples=['https://example.com/look.jpg'],
-    ),
+    Field(min_length=1, max_length=8_000_000,
+          description='http(s) address of a photo, or a data: address',
+          examples=['https://example.com/look.jpg']),
 ]
-
 
 class PhotoAt(BaseModel):
     model_config = ConfigDict(extra='forbid')
@@ -78,10 +74,8 @@ class SearchBody(BaseModel):
     top_k: int = Field(50, ge=1, le=200)
     user_mall: Text | None = None
     force_ximilar: bool = False
-    brands: list[Text] | None = Field(
-        None, max_length=1000, description='only these; else those of user_mall, else all'
-    )
-
+    brands: list[Text] | None = Field(None, max_length=1000,
+                                      description='only these; else those of user_mall, else all')
 
 class SearchHit(BaseModel):
     brand: str
@@ -92,7 +86,6 @@ class SearchHit(BaseModel):
         description='name, price, category and what else the index knows; ximilar_score where '
         'the booster gave one; never a store, a floor or a mall'
     )
-
 
 class SearchAnswer(BaseModel):
     candidates: list[SearchHit]
@@ -141,13 +134,12 @@ def cost_headers(spent: Cost) -> dict[str, str]:
 def left_out_headers(left_out: list[str]) -> dict[str, str]:
     return {LEFT_OUT: ' '.join(left_out)} if left_out else {}
 
-async def paid_call(
-    state: AppState, response: Response, work: Callable[[Any], Awaitable[T]], left_out: list[str]
-) -> T:
+async def paid_call(state: AppState, response: Response, work: Callable[[Any], Awaitable[T]],
+                    left_out: list[str]) -> T:
     "What `work(recognizer)` gives; the response's headers name its costs and what was left out."
     async def there(recognizer: Any) -> tuple[T, Cost]:
         with track_cost() as spent: return await work(recognizer), spent
-    with state.admission.enter(): result, spent = await state.engine.call(there)
+    result, spent = await state.engine.call(there)
     response.headers.update(cost_headers(spent) | left_out_headers(left_out))
     return result
 
@@ -182,8 +174,6 @@ def photo_body() -> dict[str, Any]:
     image = {'image': {'type': 'string', 'format': 'binary'}}
     upload = {'type': 'object', 'properties': image, 'required': ['image'], 'additionalProperties': False}
     example = {'url': 'https://example.com/look.jpg'}
-    content = {
-        'multipart/form-data': {'schema': upload},
-        'application/json': {'schema': PhotoAt.model_json_schema(), 'example': example},
-    }
+    content = {'multipart/form-data': {'schema': upload},
+               'application/json': {'schema': PhotoAt.model_json_schema(), 'example': example}}
     return {'required': True, 'content': content}

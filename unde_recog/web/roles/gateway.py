@@ -44,12 +44,8 @@ from ..state import AppState
 # %% ../../../nbs/274_web.roles.gateway.ipynb #4645cfbc
 def detected(item: Item, crop_url: str) -> Detected:
     xmin, ymin, xmax, ymax = item.box
-    return Detected(
-        crop_url=crop_url,
-        bbox=(xmin, ymin, xmax, ymax),
-        category=cast(Category, item.category),
-        confidence=item.confidence,
-    )
+    return Detected(crop_url=crop_url, bbox=(xmin, ymin, xmax, ymax),
+                    category=cast(Category, item.category), confidence=item.confidence)
 
 def detect_route(state: AppState, router: APIRouter) -> None:
     "POST /detect."
@@ -165,9 +161,8 @@ def search_hit(c: Candidate, photos: Sequence[str], booster_score: float | None)
     )
 
 # %% ../../../nbs/274_web.roles.gateway.ipynb #88aad92a
-def search_answer(
-    item_state: ItemState, version: str, top_k: int, photos: dict[SkuKey, list[str]]
-) -> SearchAnswer:
+def search_answer(item_state: ItemState, version: str, top_k: int,
+                  photos: dict[SkuKey, list[str]]) -> SearchAnswer:
     primary, booster = item_state.gate or Gate(False), item_state.booster_gate or Gate(False)
     boosted = {c.key: c.score for c in item_state.booster}
     best = item_state.merged[:top_k]

@@ -46,9 +46,8 @@ def context_route(state: AppState, router: APIRouter) -> None:
     router.add_api_route('/tag', tag, methods=['POST'], responses=ERRORS, summary=summary)
 
 # %% ../../../nbs/275_web.roles.reranker.ipynb #71e82874
-async def reranked(
-    recognizer: Any, crop: Any, given: Sequence[Candidate], tags: Mapping[str, str], *, seconds: float
-) -> list[Candidate]:
+async def reranked(recognizer: Any, crop: Any, given: Sequence[Candidate], tags: Mapping[str, str],
+                   *, seconds: float) -> list[Candidate]:
     "The candidates that the judge compared, best first. Raises `Problem` (503) without a judge."
     judge = recognizer.parts.reranker
     if judge is None:
@@ -64,12 +63,8 @@ async def reranked(
 
 def candidates_of(body: RerankBody) -> list[Candidate]:
     return [
-        Candidate(
-            key=SkuKey(c.brand, c.external_id),
-            score=0.,
-            image_url=c.image_urls[0] if c.image_urls else '',
-            metadata=c.metadata,
-        )
+        Candidate(key=SkuKey(c.brand, c.external_id), score=0.,
+                  image_url=c.image_urls[0] if c.image_urls else '', metadata=c.metadata)
         for c in body.candidates
     ]
 
