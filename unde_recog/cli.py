@@ -19,6 +19,7 @@ from .commands.check import check_app
 from .commands.console import set_debug
 from .commands.database import database_app
 from .commands.demo import demo_app
+from .commands.find import find_app
 from .commands.imports import brands_app
 from .commands.jobs import add_job_groups, jobs_app, send_app
 from .commands.mall import mall_app
@@ -47,6 +48,7 @@ SINGLE = (
     jobs_app,
     send_app,
     recognize_app,
+    find_app,
     report_app,
     demo_app,
     quality_app,

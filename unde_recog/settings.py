@@ -180,6 +180,9 @@ class _Vendors(BaseModel):
         'pgvector', 'what stops when a budget is spent'
     )
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
+    SEARCH_LANGUAGE: str = _f(
+        'auto', "language of the shop's texts, as PostgreSQL names it; auto: English and Russian"
+    )
     HF_ENDPOINT: HttpAddress = _f('https://huggingface.co', 'the model hub, or a mirror of it')
     HF_TOKEN: SecretStr | None = _f(None, 'for models behind terms, and private ones')
     HF_HUB_OFFLINE: bool = _f(False, 'never ask the hub: only what is here')

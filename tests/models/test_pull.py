@@ -125,7 +125,9 @@ def test_photos_alone(home):
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('hf:shop/tower@v9', 'no revision v9'), ('hf:shop/hat', 'there is no shop/hat'), ('hf:tower', 'write hf:'),
+    ('hf:shop/tower@v9', 'no revision v9'),
+    ('hf:shop/hat', 'there is no shop/hat'),
+    ('hf:tower', 'write hf:'),
 ])
 def test_wrong_names(home, name, words):
     with pytest.raises((ModelUnavailable, ValueError), match=words): pull_model(name, home)
@@ -155,7 +157,8 @@ def test_another_file_under_a_known_name_is_refused_before_it_comes(server, home
     card = get_card('fashionclip-2.0', home)
     mine = card.model_copy(update={'hub': card.hub.model_copy(update={'repo': 'shop/tower'})})
     monkeypatch.setattr(pull_module, 'get_card', lambda *a: mine)
-    with pytest.raises(ModelUnavailable, match='is not the file of the card'): pull_model('fashionclip-2.0', home)
+    with pytest.raises(ModelUnavailable, match='is not the file of the card'):
+        pull_model('fashionclip-2.0', home)
     assert not [p for _, p, _ in server.asked if 'resolve' in p]
 
 
@@ -173,7 +176,8 @@ def test_a_full_disk(home, monkeypatch):
 
 def test_no_network_and_offline(home, tmp_path):
     far = load_settings(env={}, UNDE_DATA_DIR=tmp_path/'far', HF_ENDPOINT='http://127.0.0.1:1')
-    with pytest.raises(ModelUnavailable, match='could not be read.*HF_ENDPOINT'): pull_model('hf:shop/tower', far)
+    with pytest.raises(ModelUnavailable, match='could not be read.*HF_ENDPOINT'):
+        pull_model('hf:shop/tower', far)
     off = load_settings(env={}, UNDE_DATA_DIR=home.UNDE_DATA_DIR, HF_HUB_OFFLINE='1')
     with pytest.raises(ModelUnavailable, match='HF_HUB_OFFLINE'): pull_model('hf:shop/tower', off)
     card = pull_model('hf:shop/tower', home)
@@ -313,7 +317,8 @@ def test_open_clip_with_siglips_words(torch, home, tower):
     model = open_clip.model.CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=built).eval()
     pre = {'mean': [.5]*3, 'std': [.5]*3, 'interpolation': 'bicubic', 'resize_mode': 'shortest'}
     own = {'embed_dim': 24, 'vision_cfg': vision, 'text_cfg': read, 'custom_text': True}
-    save(tower, model.state_dict(), None, {'open_clip_config.json': {'model_cfg': own, 'preprocess_cfg': pre}})
+    config = {'model_cfg': own, 'preprocess_cfg': pre}
+    save(tower, model.state_dict(), None, {'open_clip_config.json': config})
     write_words(tower)
     card = pull_model('hf:shop/tower', home, crop='centre')
     transform = image_transform(32, is_train=False, mean=[.5]*3, std=[.5]*3)
@@ -330,7 +335,9 @@ def test_the_quick_gelu_trap(torch, home, tower):
     text = {**TINY, 'vocab_size': 20, 'max_position_embeddings': 6, 'bos_token_id': 1, 'eos_token_id': 2}
     seen = {**TINY, 'image_size': 32, 'patch_size': 16}
     wide = {'hidden_size': 64, 'num_attention_heads': 1, 'intermediate_size': 256}
-    config = transformers.CLIPConfig(text_config={**text, **wide}, vision_config={**seen, **wide}, projection_dim=16)
+    config = transformers.CLIPConfig(
+        text_config={**text, **wide}, vision_config={**seen, **wide}, projection_dim=16
+    )
     model = transformers.CLIPModel(config).eval()
     plain = {'model_cfg': {'quick_gelu': False, 'vision_cfg': {'image_size': 32}}}
     save(tower, model.state_dict(), config.to_dict(),
@@ -340,7 +347,8 @@ def test_the_quick_gelu_trap(torch, home, tower):
     (tower/'open_clip_config.json').unlink()
     card = pull_model('hf:shop/tower', home, crop='centre')
     with torch.inference_mode():
-        same(card, home, lambda x: model.visual_projection(model.vision_model(torch.from_numpy(x)).pooler_output))
+        see = lambda x: model.vision_model(torch.from_numpy(x)).pooler_output
+        same(card, home, lambda x: model.visual_projection(see(x)))
 
 
 def test_squash_is_what_siglip_does():
