@@ -106,7 +106,7 @@ def run_child(
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
-# %% ../../nbs/235_research.feeding.ipynb #776fe2e6
+# %% ../../nbs/235_research.feeding.ipynb #526228c9
 @dataclass
 class Runs:
     "What it took."
@@ -122,7 +122,7 @@ def run_until_done(
 ) -> Runs:
     "Run a job, killed `kills` times at random moments first, until it ends with all done."
     rng, runs, started = random.Random(seed), Runs(), time.monotonic()
-    for n in range(limit):
+    for _ in range(limit):
         kill_after = rng.uniform(*within) if runs.killed < kills else None
         if (report := run_child(module, settings, options, kill_after)) is None:
             runs.killed += 1
