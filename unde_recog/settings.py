@@ -168,6 +168,9 @@ class _Vendors(BaseModel):
         'pgvector', 'what stops when a budget is spent'
     )
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
+    OPENAI_API_URL: HttpAddress = _f('https://api.openai.com/', 'base address of the embeddings protocol')
+    TEXT_EMBEDDING_MODEL: str = _f('text-embedding-3-large', 'of product texts; or a model of the registry')
+    TEXT_VECTOR_WEIGHT: Share = _f(0., "weight of product texts' vectors in the text search; 0: off")
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')
 

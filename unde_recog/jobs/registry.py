@@ -30,6 +30,9 @@ JOBS: dict[str, JobEntry] = {
     'progressive': JobEntry(
         'unde_recog.jobs.progressive', 'Give products that people doubt more paid photos.', '30 3 * * 1'
     ),
+    'texts': JobEntry(
+        'unde_recog.jobs.texts', 'Embed product texts that are new or have changed.', '15 3 * * *'
+    ),
     'booster': JobEntry(
         'unde_recog.jobs.booster', 'Bring the paid collection in line with the catalogue.', '0 4 * * *'
     ),
