@@ -119,7 +119,7 @@ def test_a_refused_key_ends_the_run(db, tmp_path):
     with open_shop(db, tmp_path, 10) as shop:
         shop.app.faults.always('openai', Fault('no_credit', before=True))
         assert 'stopped: no credits' in str(shop.run())
-        shop.values['OPENAI_API_KEY'] = ''
+        del shop.values['OPENAI_API_KEY']
         with pytest.raises(ValueError, match='OPENAI_API_KEY'): shop.run()
 
 

@@ -23,7 +23,7 @@ from .job import BrandOptions, Job, JobContext, JobPlan, JobReport, option
 from ..vendors.prices import credit_euros
 from ..vendors.ximilar_records import load_terms
 
-# %% ../../nbs/134_jobs.progressive.ipynb #d15182a6
+# %% ../../nbs/134_jobs.progressive.ipynb #e1929b1d
 @dataclass(kw_only=True)
 class ProgressiveOptions(BrandOptions):
     days: int = option(7, 'Days of the log that count.')
@@ -38,17 +38,17 @@ class Sighting(NamedTuple):
     times: int
     score: float
 
-_SEEN = '''select m->>'brand', m->>'external_id', count(*), avg((m->>'score')::float8)
+_SEEN = '''select m->>'brand', m->>'external_id', count(*), avg((m->>'score')::numeric)
     from recognition_items i cross join lateral jsonb_array_elements(i.final_matches) m
     where i.created_at >= now() - %(days)s * interval '1 day' and i.reranked and m ? 'visual'
         and (%(brands)s::text[] is null or m->>'brand' = any(%(brands)s))
-    group by 1, 2 having count(*) > %(seen)s and avg((m->>'score')::float8) < %(score)s
+    group by 1, 2 having count(*) > %(seen)s and avg((m->>'score')::numeric) < %(score)s::numeric
     order by 1, 2'''
 
 def doubted_products(conn: psycopg.Connection, options: ProgressiveOptions) -> list[Sighting]:
     "Products of the log that the rule speaks of, whatever their scope."
     wanted = {'days': options.days, 'seen': options.seen, 'score': options.score, 'brands': options.brands}
-    return [Sighting(SkuKey(b, e), n, s) for b, e, n, s in conn.execute(_SEEN, wanted).fetchall()]
+    return [Sighting(SkuKey(b, e), n, float(s)) for b, e, n, s in conn.execute(_SEEN, wanted).fetchall()]
 
 # %% ../../nbs/134_jobs.progressive.ipynb #836b2354
 class Widening(NamedTuple):

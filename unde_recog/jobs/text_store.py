@@ -35,7 +35,7 @@ def known_texts(conn: psycopg.Connection, space: TextSpace) -> dict[SkuKey, str]
     "The hash of the text that each product's vector was made from."
     return {SkuKey(b, i): h for b, i, h in conn.execute(_KNOWN, _names(space)).fetchall()}
 
-# %% ../../nbs/136_jobs.text_store.ipynb #442b3f48
+# %% ../../nbs/136_jobs.text_store.ipynb #633a3656
 class TextVectors(NamedTuple):
     "A product's text with the raw vectors of its pieces, float32 [n, dims]."
     text: ProductText
@@ -49,14 +49,15 @@ def parquet_bytes(found: Sequence[TextVectors], space: TextSpace) -> bytes:
         import pyarrow.parquet as pq
     except ImportError:
         raise ImportError("raw vectors need pyarrow: pip install 'unde_recog[tables]'") from None
-    rows = [(f.text, n, v) for f in found for n, v in enumerate(f.vectors)]
+    rows = [(f.text, n) for f in found for n in range(len(f.vectors))]
+    flat = np.concatenate([f.vectors for f in found]).astype(np.float32).ravel()
     table = pa.table({
         'org_id': [space.org_id]*len(rows),
-        'brand': [t.key.brand for t, _, _ in rows],
-        'item_id': [t.key.external_id for t, _, _ in rows],
-        'metadata_hash': [t.hash for t, _, _ in rows],
-        'piece': pa.array([n for _, n, _ in rows], pa.int32()),
-        'vector': pa.array([v.tolist() for _, _, v in rows], pa.list_(pa.float32())),
+        'brand': [t.key.brand for t, _ in rows],
+        'item_id': [t.key.external_id for t, _ in rows],
+        'metadata_hash': [t.hash for t, _ in rows],
+        'piece': pa.array([n for _, n in rows], pa.int32()),
+        'vector': pa.FixedSizeListArray.from_arrays(pa.array(flat), space.dims),
     }, metadata={'version': space.version, 'namespace': space.namespace})
     out = io.BytesIO()
     pq.write_table(table, out, compression='zstd')

@@ -23,7 +23,7 @@ from ..sandbox.server import App
 from ..settings import Settings
 from ..wardrobe.world import World
 
-# %% ../../nbs/235_research.feeding.ipynb #b7b89da9
+# %% ../../nbs/235_research.feeding.ipynb #a2ccfebb
 VIEWS = ('front', 'on_model', 'back')
 
 def draw_pictures(
@@ -46,7 +46,8 @@ def list_products(
     db: Databases, world: World, keys: Sequence[SkuKey], count: int, *,
     views: Sequence[str] = VIEWS, target: int = 2,
 ) -> list[SkuKey]:
-    "Write `count` products of the booster's scope that share the pictures of `keys`; → their keys."
+    """Write `count` products of the booster's scope that share the pictures of `keys`; → their keys.
+    As many products as keys have the keys' own ids."""
     rows = []
     for n in range(count):
         drawn = keys[n % len(keys)]
@@ -54,7 +55,8 @@ def list_products(
         urls = json.dumps([f'{folder}/{view}.jpg' for view in views])
         facts = product.name, product.description, product.category, product.garment.category
         colour = product.garment.colour
-        rows.append((f'{n:06}', drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
+        number = drawn.external_id if count <= len(keys) else f'{n:06}'
+        rows.append((number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
     with db.connect('catalogue') as conn, conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(_PRODUCT, rows)
     return [SkuKey(row[1], row[0]) for row in rows]
