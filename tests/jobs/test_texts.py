@@ -158,4 +158,4 @@ def test_raw_vectors_are_kept(db, tmp_path):
         several = rows[rows.item_id == 't000049'].sort_values('piece')
         mean = np.stack(several.vector).mean(0)
         assert len(several) > 1
-        assert np.allclose(np.asarray(stored['t000049']), mean/np.linalg.norm(mean), atol=1e-5)
+        assert np.allclose(stored['t000049'].to_numpy(), mean/np.linalg.norm(mean), atol=1e-5)
