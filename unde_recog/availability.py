@@ -132,6 +132,7 @@ def available(
         stock.feed = 'stopped'
     return stock
 
+# %% ../nbs/042_availability.ipynb #0a2db293
 async def aavailable(
     conn: psycopg.AsyncConnection,
     candidates: Sequence[Candidate],
@@ -189,7 +190,6 @@ _MALLS = Query(
     '''select mall_name, array_agg(distinct brand order by brand) from raw_stores
     where mall_name is not null group by mall_name'''
 )
-
 
 def spelling(malls: Iterable[str], mall: str) -> str:
     "`mall` as its stores spell it; compared folded. Raises `UnknownMall`, naming near ones."

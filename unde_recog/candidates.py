@@ -11,8 +11,8 @@ from typing import Any
 # %% auto #0
 __all__ = ['PRIMARY_K', 'BOOSTER_K', 'MERGE_K', 'vectors_of_all', 'wait_for_vector', 'ask_primary', 'exact_scores', 'ask_booster',
            'evidence_for', 'is_sold', 'merge_step', 'retrieve', 'search_step', 'ask_tagger', 'local_step', 'tag_step',
-           'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider', 'show_unknown_stock',
-           'availability_step']
+           'wants_context', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider',
+           'show_unknown_stock', 'availability_step']
 
 # %% ../nbs/141_candidates.ipynb #23b92691
 from .availability import Round, Stock, aware, feed_query, next_round, sort_by_malls
@@ -22,6 +22,7 @@ from .contracts import Candidate, SkuKey, Tagger
 from .db.database import arun
 from .evidence import Evidence, evidence_of
 from .gating import booster_thresholds, distinct, fuse, gate
+from .settings import Settings
 
 # %% ../nbs/141_candidates.ipynb #c17f7803
 PRIMARY_K = 50
@@ -155,10 +156,14 @@ async def tag_step(item_state: ItemState, ctx: RequestContext) -> None:
         found = await ask_tagger(tagger, item_state, ctx, name=f'{tagger.name}_tagging', step='tag')
     item_state.tags = {**item_state.tags, **found}
 
+def wants_context(settings: Settings) -> bool:
+    "Whether context tags are asked for."
+    return settings.CONTEXT_TAGS == 'on' or (settings.CONTEXT_TAGS == 'auto' and settings.ADVICE)
+
 async def context_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Style, occasion, brand style and season, from the vision model; exact tags win over them."
     tagger = ctx.parts.context_tagger
-    if tagger is None: return
+    if tagger is None or not wants_context(ctx.settings): return
     found = await ask_tagger(tagger, item_state, ctx, name=f'{tagger.name}_context', step='context')
     item_state.tags = {**found, **item_state.tags}
 

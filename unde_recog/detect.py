@@ -67,6 +67,7 @@ def _steps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     down, right = np.abs(np.diff(lab, axis=0)).sum(-1), np.abs(np.diff(lab, axis=1)).sum(-1)
     return down[:, :-1], right[:-1]
 
+# %% ../nbs/040_detect.ipynb #11ee8f70
 def is_smooth(lab: np.ndarray) -> bool:
     "Whether a picture has hardly an edge."
     down, right = _steps(lab)
@@ -115,6 +116,7 @@ def _face_box(skin: np.ndarray) -> np.ndarray | None:
     if min(x1 - x0, y1 - y0) < 12: return None
     return skin[y0:min(y1, y0 + int(1.5*(x1 - x0))), x0:x1]
 
+# %% ../nbs/040_detect.ipynb #d028e864
 def is_face(rgb: np.ndarray) -> bool:
     "Whether a picture is mostly a face."
     box = _face_box(_skin(rgb))

@@ -21,25 +21,30 @@ from .models.classical import ClassicalDescriptor
 from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
 from .models.onnx import OnnxTower, Preset, session_options
-from .models.registry import ModelCard, Preprocessing, get_card, require_files
-from .settings import Settings, data_dir, load_settings
+from .models.registry import ModelCard, Preprocessing, get_card, models_dir, require_files
+from .settings import Settings, load_settings
 from .models.text import TextTower, open_text
 
 # %% ../nbs/090_embedder.ipynb #030a14f6
-def centre_square(image: Image.Image, size: int,
-                  resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """Shortest edge to `size`, then the middle; bit-identical to torchvision's Resize and
-    CenterCrop."""
-    w, h = image.size
-    new = (size, int(size*h/w)) if w <= h else (int(size*w/h), size)
+def centre_square(
+    image: Image.Image,
+    size: int,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+    edge: int | None = None,
+) -> Image.Image:
+    """Shortest edge to `edge` (else `size`), then the middle; bit-identical to torchvision's Resize
+    and CenterCrop."""
+    (w, h), edge = image.size, edge or size
+    new = (edge, int(edge*h/w)) if w <= h else (int(edge*w/h), edge)
     image = image.resize(new, resample)
     left, top = int(round((new[0] - size)/2)), int(round((new[1] - size)/2))
     return image.crop((left, top, left + size, top + size))
 
 def square(image: Image.Image, recipe: str, pre: Preprocessing) -> Image.Image:
-    "The crop recipe of a card: `pad` (white), or `centre`."
+    "The crop recipe of a card: `pad` (white), `centre`, or `squash` (sides to one length each)."
     resample = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}[pre.resample]
-    if recipe == 'centre': return centre_square(image, pre.size, resample)
+    if recipe == 'centre': return centre_square(image, pre.size, resample, pre.edge)
+    if recipe == 'squash': return image.resize((pre.size, pre.size), resample)
     return pad_square(image).resize((pre.size, pre.size), resample)
 
 # %% ../nbs/090_embedder.ipynb #a83c5f1d
@@ -105,12 +110,13 @@ def _hybrid(path: Path, preset: Preset, threads: int | None) -> HybridDescriptor
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
     return HybridDescriptor(run, workers)
 
+# %% ../nbs/090_embedder.ipynb #c4e4acb7
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
     if card.kind == 'classical': return ClassicalDescriptor(first)
     if card.kind == 'fused': return _hybrid(first, preset, threads)
-    graph = next(path for name, path in files.items() if name.endswith('.onnx'))
+    graph = next(path for name, path in files.items() if name.endswith('.onnx'))  # the image's is first
     network = OnnxTower(graph, preset, threads)
     encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
@@ -124,11 +130,12 @@ def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
     import onnxruntime as ort
     options, providers = session_options(preset, threads), ['CPUExecutionProvider']
     make = lambda path: ort.InferenceSession(str(path), options, providers=providers)
-    folder = data_dir(settings)/'models'/card.name
+    folder = models_dir(settings)/card.folder
     return open_text(folder, card.text_context or 77, make, getattr(tower, 'session', None))
 
 _BATCH = {'runtime': {'onnx': 1, 'fused': 4}, 'batch': {'fused': 64}}  # images a call
 
+# %% ../nbs/090_embedder.ipynb #3b8234a1
 def load_embedder(
     name: str | None = None,
     preset: Preset = 'runtime',
@@ -140,7 +147,7 @@ def load_embedder(
 
     Raises `UnknownModel` or `ModelUnavailable`."""
     settings = settings or load_settings()
-    card = get_card(name or settings.EMBEDDER_MODEL)
+    card = get_card(name or settings.EMBEDDER_MODEL, settings)
     tower = _tower(card, require_files(card, settings), preset, threads)
     text = _text(card, tower, settings, preset, threads=threads)
     return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=text)

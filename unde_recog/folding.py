@@ -69,9 +69,9 @@ def brand_key(text: str, aliases: Mapping[str, str] | None = None) -> str:
 
 # %% ../nbs/002_folding.ipynb #23c1c641
 NULL_WORDS = frozenset(
-    'null none nan n/a #n/a nil undefined (null) <null> \\n #null! #value! #ref!'.split()
+    'null none nan nat n/a n.a. #n/a nil undefined (null) <null> <na> (none) (blank) [null] \\n '
+    '#null! #value! #ref! #name? #num! #div/0!'.split()
 )
-
 
 def is_null(text: str) -> bool:
     "Whether `text` is empty, or a word by which exports say so."

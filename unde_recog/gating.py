@@ -37,6 +37,7 @@ def passes(top1: float, gap: float, threshold: float | None, margin: float | Non
     if threshold is None or margin is None: return False
     return top1 >= threshold and gap >= margin - _ROUNDING
 
+# %% ../nbs/041_gating.ipynb #2b407271
 def gate(candidates: Sequence[Candidate], threshold: float | None, margin: float | None) -> Gate:
     """The verdict on a list, on its own scale. Without thresholds (a model that was never
     calibrated) nothing is confident."""

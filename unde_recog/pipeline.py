@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step', 'rerank_step',
-           'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes', 'products_like',
-           'fallback', 'reason_of', 'choose_step', 'choose_matches', 'facts_of', 'with_known_stores', 'answer_step',
-           'announce_candidates', 'run_steps', 'recognize_item']
+__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'SHOWN', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step',
+           'rerank_step', 'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes',
+           'products_like', 'fallback', 'reason_of', 'near_alternatives', 'alternatives', 'choose_step',
+           'choose_matches', 'facts_of', 'with_known_stores', 'answer_step', 'announce_candidates', 'run_steps',
+           'recognize_item']
 
 # %% ../nbs/142_pipeline.ipynb #23b92691
 from .availability import Stock, with_stores
@@ -111,7 +112,7 @@ def fallback_attributes(item_state: ItemState, mall: str | None, *,
     return narrow + list(dict.fromkeys(Wanted(*what, where) for where in (mall, None) for what in wider))
 
 # %% ../nbs/142_pipeline.ipynb #819ecdb7
-FALLBACK_ASKED, FALLBACK_SHOWN = 200, 10
+FALLBACK_ASKED, FALLBACK_SHOWN, SHOWN = 200, 10, 5
 
 async def products_like(item_state: ItemState, ctx: RequestContext,
                         wanted: Wanted) -> list[Candidate] | None:
@@ -164,6 +165,25 @@ def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
     if any(candidate_type(c, bands) in ('exact', 'similar') for c in away): return 'not_in_mall'
     return 'nothing_near'
 
+# %% ../nbs/142_pipeline.ipynb #e1a1f425
+def near_alternatives(item_state: ItemState, *, sold: bool) -> list[Candidate]:
+    """What the mall has of the ranked finds: of the garment's own category, else of those that fit;
+    anything where nothing of it is `sold`."""
+    here = [c for c in item_state.ranked if c.in_mall is not False]
+    if not sold: return here
+    category = likely_category(item_state)
+    own = [c for c in here if c.metadata.get('category', category) == category]
+    return own or [c for c in here if c.fits]
+
+def alternatives(found: Sequence[Candidate], near: Sequence[Candidate], item_state: ItemState,
+                 order: str) -> list[Candidate]:
+    "Finds of the fallback and of the search as one list, each product once."
+    if item_state.reranked: found, near = near[:SHOWN], found  # the judge's order comes first
+    keys = {c.key for c in found}
+    more = [c for c in near if c.key not in keys]
+    if order == 'price' or item_state.reranked: return [*found, *more[:max(0, SHOWN - len(found))]]
+    return sorted([*found, *more], key=lambda c: -c.score)[:FALLBACK_SHOWN]
+
 # %% ../nbs/142_pipeline.ipynb #1a4a2249
 async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Decide on the kind of the answer, what is shown, and why."
@@ -172,15 +192,11 @@ async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
 
 async def choose_matches(item_state: ItemState, ctx: RequestContext) -> None:
     "Matches of the garment itself, else alternatives."
-    ranked = item_state.ranked
-    item_state.kind, item_state.shown = pick(ranked, bands_in_force(item_state, ctx))
+    item_state.kind, item_state.shown = pick(item_state.ranked, bands_in_force(item_state, ctx))
     if item_state.shown and item_state.kind in ('exact', 'similar'): return
-    found = await fallback(item_state, ctx)
-    keys = {c.key for c in found}
-    here = [c for c in ranked if c.in_mall is not False and c.key not in keys]
-    near = [c for c in here if c.fits] if is_sold(item_state, ctx) else here
-    filled = found + near[:max(0, 5 - len(found))]
-    item_state.shown = filled or ranked[:3] or item_state.stock.gone[:3]
+    near = near_alternatives(item_state, sold=is_sold(item_state, ctx))
+    shown = alternatives(await fallback(item_state, ctx), near, item_state, ctx.settings.FALLBACK_ORDER)
+    item_state.shown = shown or item_state.ranked[:3] or item_state.stock.gone[:3]
     item_state.kind = 'style' if item_state.shown else 'none'
 
 # %% ../nbs/142_pipeline.ipynb #0e7017a0

@@ -42,7 +42,9 @@ def planner(fetch: int, filtered: bool) -> dict[str, str]:
 # %% ../nbs/044_search.ipynb #b5ed5710
 _DISTANCE = 'embedding <=> %(vector)s::vector'
 _CATEGORY = "coalesce(category_canonical, metadata->>'category')"  # of an older index: its metadata
-_PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category, {_DISTANCE} as distance'
+_PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category'
+# a picture of many products is like none of them
+_UNSHARED = f'case when shared then 1 else {_DISTANCE} end'
 _SKUS = '''select brand, sku_id, image_url, metadata, category, distance from (
     select *, row_number() over (order by distance, brand, sku_id) as place,
         distance - coalesce((%(deductions)s::jsonb->>category)::float8, 0) as weighed
@@ -75,7 +77,8 @@ def exact_query(
     params = {'vector': vector, 'version': version, 'brands': list(brands or ())}
     if evidence: params['deductions'] = json.dumps(evidence.deductions)
     if categories is not None: params['categories'] = list(categories)
-    return _query(f'select {_PHOTO} {_ROWS}{brand}{category}', k, {}, **params)
+    near = f'select {_PHOTO}, {_UNSHARED} as distance {_ROWS}{brand}{category}'
+    return _query(near, k, {}, **params)
 
 # %% ../nbs/044_search.ipynb #cb87f378
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ class Arm(NamedTuple):
     exact: bool = False
 
     def sql(self, limit: str = _NEAREST) -> str:
-        return f"(select {_PHOTO} {_ROWS}{self.where} {'' if self.exact else limit})"
+        rows = f'{_ROWS} and not shared{self.where}'
+        return f"(select {_PHOTO}, {_DISTANCE} as distance {rows} {'' if self.exact else limit})"
 
 def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
     "The arms that cover `brands` (None: all)."
@@ -286,7 +290,7 @@ async def asearch(
     return (await asearch_all(conn, [SearchQuery(vector, k, brands)], layout=layout))[0]
 
 # %% ../nbs/044_search.ipynb #aa5a5b24
-_SCORES = f'''select e.brand, e.sku_id, max(1 - (e.{_DISTANCE})),
+_SCORES = f'''select e.brand, e.sku_id, max(1 - ({_UNSHARED})),
     max(coalesce(e.category_canonical, e.metadata->>'category'))
 from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, sku_id)
 join sku_image_embeddings e

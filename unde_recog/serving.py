@@ -27,11 +27,13 @@ from .settings import Settings, SettingsError, load_settings
 from .web.auth import Keyring, check_bind
 from .web.catalogue import ASSETS, shop_routes
 from .web.inputs import BODY, GivenBox
+from .web.lab import lab_routes
 from .web.lifecycle import Engine
 from .web.health import Health, health_of, publish_readings, readings, watch_health
 from .web.logs import log_as_json
 from .web.metrics import Metrics, forget_ended, measure_lag, shared_folder
 from .web.middleware import HeadAsGet, HttpMiddleware
+from .web.pools import tame_allocator
 from .web.problems import Problem, ProblemDetails, install_problems
 from .web.recognize import live_routes
 from .web.roles.batch import batch_routes
@@ -57,7 +59,7 @@ def mount_role(app: FastAPI, state: AppState, role: str) -> None:
         'embed-batch': batch,
     }
     if role in ('app', 'all'):
-        for shop in (live_routes, shop_routes, search_routes): app.include_router(shop(state))
+        for shop in (live_routes, shop_routes, search_routes, lab_routes): app.include_router(shop(state))
         page_routes(app, state)
     if role in make: app.include_router(make[role](state))
     if role == 'all':
@@ -292,6 +294,7 @@ def serve(settings: Settings | None = None, role: str = 'app', host: str | None 
     check_bind(settings, host)
     log_as_json()
     shorten_switch_interval()
+    tame_allocator()
     if settings.WORKERS > 1: return serve_workers(settings, role, host, port)
     _server(make_app(settings, role=role, reload=reload), host=host, port=port).run()
 
@@ -299,5 +302,6 @@ def worker_app() -> FastAPI:
     "The application of one worker process of `serve`."
     log_as_json()
     shorten_switch_interval()
+    tame_allocator()
     if folder := shared_folder(): forget_ended(folder)
     return make_app(role=os.environ.get('UNDE_ROLE', 'app'), reload=load_settings)

@@ -97,6 +97,9 @@ class _Decision(BaseModel):
     TAGGING_MODE: Literal['on_demand', 'always'] = _f(
         'on_demand', 'exact attributes: only when not confident, or always'
     )
+    CONTEXT_TAGS: Literal['auto', 'on', 'off'] = _f(
+        'auto', 'style, occasion, season by the vision model; auto = only where ADVICE is on'
+    )
     AVAILABILITY_WINDOW: Duration = _f('24h', 'how old a stock reading may be')
     MIN_CANDIDATES: Annotated[int, Field(ge=1, le=50)] = _f(
         3, "fewer of the mall's own than this: search wider"
@@ -171,6 +174,9 @@ class _Vendors(BaseModel):
     OPENAI_API_URL: HttpAddress = _f('https://api.openai.com/', 'base address of the embeddings protocol')
     TEXT_EMBEDDING_MODEL: str = _f('text-embedding-3-large', 'of product texts; or a model of the registry')
     TEXT_VECTOR_WEIGHT: Share = _f(0., "weight of product texts' vectors in the text search; 0: off")
+    HF_ENDPOINT: HttpAddress = _f('https://huggingface.co', 'the model hub, or a mirror of it')
+    HF_TOKEN: SecretStr | None = _f(None, 'for models behind terms, and private ones')
+    HF_HUB_OFFLINE: bool = _f(False, 'never ask the hub: only what is here')
     CELERY_BROKER_URL: SecretStr | None = _f(None, 'Redis queue')
     CELERY_RESULT_BACKEND: SecretStr | None = _f(None, 'Redis results')
 
@@ -189,6 +195,7 @@ class _Service(BaseModel):
         64, 'photos worked on at once; more are refused'
     )
     RETENTION: Duration = _f('90d', 'how long a request stays tied to a person')
+    PHOTO_SAMPLE: Share = _f(0., 'share of uploads kept for labelling, where the person agrees')
     BLUR_FACES: bool = _f(False, 'blur faces before a photo leaves for a vendor; needs FACE_MODEL')
     FACE_MODEL: Path | None = _f(None, 'YuNet face detector, an ONNX file')
 
@@ -250,6 +257,7 @@ def _read_text(path: Path) -> str:
             lines.append(line.decode('latin-1'))  # an odd letter in a comment
     return '\n'.join(lines)
 
+# %% ../nbs/000_settings.ipynb #01bcc0a0
 def read_ini(path: Path) -> dict[str, str]:
     """The section `[unde_recog]` of an ini file; a missing section is an error, a missing file is
     not."""

@@ -88,6 +88,7 @@ def pixel_weights(lab: np.ndarray) -> np.ndarray:
     unlike = np.linalg.norm(lab - np.median(edge, 0), axis=-1).ravel()/12
     return _centre(len(lab))*unlike.clip(.15, 1)  # a floor: a white shirt on a white wall is still there
 
+# %% ../nbs/006_tagging.ipynb #90664370
 def dominant_colours(crop: Image.Image, k: int = 5,
                      side: int = 48) -> list[tuple[tuple[int, int, int], float]]:
     """(RGB, weight) of a crop's colours, heaviest first, weights summing to 1. `side`: how many

@@ -76,6 +76,8 @@ _PAGES = {  # code page → languages; of pages that give the same text, the fir
 }
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
 _SIGNS = set('«»“”‘’„‚–—…€£°®™©·ºª¿¡§½¼¾²³×•´№\u00a0')
+_TRADE = set('€£®™\u00a0')  # the signs of a price list without accents
+_ONE_LETTER = set('àéèêíóòôìúyавиокстуяжэіїй')  # words of their own
 
 # Polish ń stands before no vowel, Spanish ñ before nothing else: they share a byte
 _IMPOSSIBLE = re.compile('ń[aeiouyąęó]|ñ(?![aeiouáéíóúü])')
@@ -98,7 +100,8 @@ def _plausible(text: str, languages: str) -> int:
     strange += abs(text.count('«') - text.count('»'))
     if strange + inside + sum(map(_odd_word, words)) > len(words)//50: return 0
     letters = Counter(c for c in ''.join(words).lower() if c.isalpha() and not c.isascii())
-    if not letters: return 1
+    if not letters: return 2 if signs and set(signs) <= _TRADE else 1
+    if all(len(w) == 1 for w in words) and not words & _ONE_LETTER: return 0
     limit, all_of = .99*sum(letters.values()), set(languages)
     if sum(n for c, n in letters.items() if c in all_of) < limit: return 0
     of_one = max(sum(n for c, n in letters.items() if c in alphabet) for alphabet in languages.split())
@@ -129,6 +132,8 @@ def _asian(sample: bytes, page: str) -> bool:
     except UnicodeDecodeError: return False
     wide = [c for c in text if c >= '\u3040' and c != 'ー']
     if not wide: return False
+    runs = re.findall(r'[\u3040-\ud7ff]+([a-z]?)', text)
+    if sum(map(bool, runs)) > len(runs)//3: return False  # accents of a Latin word, taken in pairs
     leads = [c.encode(page)[0] for c in wide if c < '\uff00']
     if sum(b in _COMMON[page] for b in leads) < .97*len(leads): return False
     kana, hangul = (sum(a <= c <= b for c in wide) for a, b in (('\u3041', '\u30ff'), ('\uac00', '\ud7a3')))
@@ -184,22 +189,32 @@ def _no_bom(head: bytes) -> str | None:
     if odd > .4*len(head[1::2]) and not even: return 'utf-16-le'
     return 'utf-16-be' if even > .4*len(head[::2]) and not odd else None
 
+def _chosen(path: Path, head: bytes, chosen: str) -> str:
+    "The encoding that a person gave. Raises `ValueError` for one that this file cannot have."
+    try: codec = codecs.lookup(chosen)
+    except LookupError: codec = None
+    if codec is None or not getattr(codec, '_is_text_encoding', True):
+        raise ValueError(f'--encoding {chosen}: there is no such encoding, as utf-8 or cp1252')
+    wide = codec.name in ('utf-16', 'utf-32')
+    marked = next((name for mark, name in _BOMS if head.startswith(mark)), None)
+    if wide and marked != codec.name:
+        if codec.name == 'utf-16' and (found := _no_bom(head)): return found
+        raise ValueError(f'--encoding {chosen}: {path} does not begin as {codec.name} does')
+    return 'utf-8-sig' if codec.name == 'utf-8' else chosen
+
+
+# %% ../nbs/004_text_encoding.ipynb #16aa7300
 def find_encoding(path: Path, chosen: str | None = None) -> str:
     "The encoding of a text file. Raises `EncodingUnclear`, or `ValueError` for what is no text."
     with path.open('rb') as f: head = f.read(4096)
     if chosen:
-        try:
-            codecs.lookup(chosen)
-        except LookupError:
-            raise ValueError(
-                f'--encoding {chosen}: there is no such encoding, as utf-8 or cp1252'
-            ) from None
-        return 'utf-8-sig' if chosen.lower().replace('_', '-') in ('utf-8', 'utf8') else chosen
+        return _chosen(path, head, chosen)
     for mark, name in _BOMS:
         if head.startswith(mark): return name
     if b'\0' in head:
         if found := _no_bom(head): return found
-        raise ValueError(f'{path} is no text file: export the table as CSV')
+        if head.count(0) > len(head)//100 + 1:  # a few are the fault of their lines
+            raise ValueError(f'{path} is no text file: export the table as CSV')
     scan = _scan(path)
     if not scan.bad or scan.good > scan.bad: return 'utf-8'
     sample = b'\n'.join(scan.sample)

@@ -143,14 +143,14 @@ BAD = {
         ('cheap', 'no price'), ('-5', 'negative'), ('1e5', 'no price'), ('20-30', 'no price'),
         ('9' * 400, 'no price'),
     ],
-    'currency': [('EURO', 'currency'), ('¤', 'currency')],
+    'currency': [('MONEY', 'currency'), ('¤', 'currency')],
     'sizes': [
         ('["S"', 'JSON'), ('{"a": 1}', None), ('[["S"]]', 'list of texts'),
         ('["\\u0000"]', 'cannot keep'), ('["\\ud800"]', 'cannot keep'),
     ],
     'image_views': [('front|side', "'side' is no view")],
     'external_id': [('', 'missing'), ('x' * 5000, 'columns shifted'), ('a\0b', 'cannot keep')],
-    'brand': [('', 'missing'), ('—', 'no brand name')],
+    'brand': [('', 'missing'), ('—', 'missing'), ('!', 'no brand name')],
     'name': [('a\0b', 'cannot keep')],
 }
 
@@ -241,8 +241,8 @@ def test_one_id_of_two_brands_is_two_products_but_not_of_one_source(db, tmp_path
     [
         ('brand,name\nzara,x\n', "no column 'external_id'"),
         ('Brand,external-id\nzara,1\n', 'did you mean'), ('', 'is empty'), ('  \n ', 'is empty'),
-        ('brand,external_id\n', 'no rows'), ('PK\3\4\0\0\0\0', 'no text file'),
-        ('{"products": []}', 'no rows'), ('hello', 'no rows'),
+        ('brand,external_id\n', 'no rows'), ('PK\3\4\0\0\0\0', 'zip'), ('\1\0\0\2\3'*99, 'no text file'),
+        ('{"products": []}', 'is JSON'), ('hello', 'no rows'),
         ('\n\n\nbrand,sku\nzara,1\n', 'no column'),
     ],
 )

@@ -209,3 +209,38 @@ def test_ten_random_kills_give_the_same_index(db, tmp_path, embedder):
             assert output.endswith('finished\n'), errors
             break
     assert kills == 10 and state(db) == whole
+
+
+def test_a_picture_of_many_products_is_known_again(db, tmp_path, embedder):
+    "The same picture, saved anew for each product in another size and quality."
+    from PIL import ImageDraw
+
+    storage, folder = FolderStorage(tmp_path/'storage'), tmp_path/'photos'
+    folder.mkdir()
+    notice = Image.new('RGB', (300, 400), '#eee')
+    pen = ImageDraw.Draw(notice)
+    pen.rectangle((90, 120, 210, 200), outline='#999', width=6)
+    pen.text((80, 240), 'no photo yet', fill='#888', font_size=25)
+    rng, rows = random.Random(1), []
+    for i in range(30):
+        scale = rng.choice([.6, .8, 1])
+        size = round(300*scale), round(400*scale)
+        copy = to_jpeg(notice.resize(size), quality=rng.choice([50, 70, 90]))
+        own = Image.new('RGB', (60, 80), f'hsl({i*12},80%,50%)')
+        ImageDraw.Draw(own).ellipse((5 + i, 10, 30 + i, 50), fill='black')
+        (folder/f'{i}-0.jpg').write_bytes(to_jpeg(own))
+        (folder/f'{i}-1.jpg').write_bytes(copy)
+        rows.append({'brand': 'hm', 'external_id': f'p{i}', 'name': f'thing {i}', 'price': 9,
+                     'currency': 'EUR', 'category': 'shirt', 'image_urls': f'{i}-0.jpg|{i}-1.jpg'})
+    pd.DataFrame(rows).to_csv(tmp_path/'products.csv', index=False)
+    import_products(db, tmp_path/'products.csv', images=folder, storage=storage)
+    report = index_catalogue(db, embedder, storage=storage)
+    assert report.shared == 30 and '30 photos are left out of the search' in str(report)
+    with db.connect('vectors') as conn:
+        marked = conn.execute('select distinct image_rank from sku_image_embeddings where shared').fetchall()
+        (without,) = conn.execute('select count(*) from sku_image_embeddings where phash is null').fetchone()
+        assert marked == [(1,)] and without == 0
+        # products go, and what is left is no crowd
+        with db.connect('catalogue') as catalogue:
+            catalogue.execute("delete from raw_products where external_id < 'p20'")
+    assert index_catalogue(db, embedder, storage=storage, allow_shrink=True).shared == 0

@@ -13,7 +13,6 @@ import pytest
 from unde_recog.models import convert as c
 from unde_recog.models.onnx import OnnxTower
 
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
 for _module in ('torch', 'onnxscript', 'safetensors'):
     pytest.importorskip(_module, reason=f"{_module} is missing: pip install 'unde_recog[export]'")
 c.import_torchvision()

@@ -1,7 +1,5 @@
-"Cards, downloads over a real socket, and embedders over real ONNX files."
-import hashlib
+"Cards, and embedders over real ONNX files."
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -18,103 +16,40 @@ from unde_recog.models.registry import (
     get_card,
     is_available,
     model_file,
-    pull,
+    models_dir,
+    pulled_cards,
     require_files,
     sha256_of,
 )
 from unde_recog.settings import load_settings
 
-BODY = np.random.default_rng(0).bytes(300_000)
-
-
-@pytest.fixture
-def hub():
-    "A server with one file; `cut` = bytes after which it hangs up, `ranges` = what was asked for."
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            start = int((self.headers.get('Range') or 'bytes=0-').split('=')[1].rstrip('-'))
-            server.ranges.append(start)
-            if self.path == '/gone': return self.send_error(404)
-            self.send_response(206 if self.headers.get('Range') and server.partial else 200)
-            body = BODY[start:] if server.partial else BODY
-            self.send_header('Content-Length', str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:server.cut] if server.cut else body)
-            if server.cut: self.connection.close()
-        def log_message(self, *args): pass
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.cut, server.ranges, server.partial = None, [], True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    server.url = f'http://127.0.0.1:{server.server_port}'
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def card(url, sha=None):
-    return ModelCard(
-        name='toy',
-        revision='1',
-        title='',
-        kind='onnx',
-        dims=8,
-        crop='pad',
-        files=[
-            ModelFile(
-                name='m.onnx',
-                url=url,
-                sha256=sha or hashlib.sha256(BODY).hexdigest(),
-                bytes=len(BODY),
-            )
-        ],
-    )
+def card(**more):
+    fields = dict(name='toy', revision='1', title='', kind='onnx', dims=8, crop='pad',
+                  files=[ModelFile(name='m.onnx')])
+    return ModelCard(**{**fields, **more})
 
 
 @pytest.fixture
 def home(tmp_path): return load_settings(env={}, UNDE_DATA_DIR=tmp_path)
 
 
-def test_pull_checks_and_keeps(hub, home):
-    c, told = card(hub.url + '/m'), []
-    with pytest.raises(ModelUnavailable, match='models pull toy'): require_files(c, home)
-    (path,) = pull(c, home, lambda name, done, total: told.append((done, total)))
-    assert (
-        sha256_of(path) == c.files[0].sha256
-        and told[-1] == (len(BODY), len(BODY))
-        and is_available(c, home)
-        and len(hub.ranges) == 1
-    )
-    assert pull(c, home) == [path] and len(hub.ranges) == 1  # nothing is asked twice
+def test_what_is_not_here_says_how_to_get_it(home):
+    with pytest.raises(ModelUnavailable, match='models pull toy'): require_files(card(), home)
+    assert not is_available(card(), home)
 
 
-def test_a_cut_download_goes_on_where_it_stopped(hub, home):
-    c, hub.cut = card(hub.url + '/m'), 100_000
-    with pytest.raises(ModelUnavailable, match='run the same command again'): pull(c, home)
-    hub.cut = None
-    (path,) = pull(c, home)
-    assert path.read_bytes() == BODY and hub.ranges[0] == 0 and 0 < hub.ranges[-1] <= 100_000
+def test_a_pulled_card_goes_before_the_packages(home):
+    folder = models_dir(home)/'fashionclip-2.0'
+    folder.mkdir(parents=True)
+    mine = get_card('fashionclip-2.0', home).model_copy(update={'revision': 'abc', 'dims': 8})
+    (folder/'card.json').write_text(mine.model_dump_json(exclude_defaults=True))
+    assert get_card('fashionclip-2.0', home) == mine and 'fashionclip-2.0' in pulled_cards(home)
+    (folder/'card.json').write_text('{"name": 3}')
+    with pytest.raises(ValueError, match='is no card'): get_card('fashionclip-2.0', home)
 
 
-def test_a_hub_without_ranges_starts_over(hub, home):
-    c, hub.cut, hub.partial = card(hub.url + '/m'), 50_000, False
-    with pytest.raises(ModelUnavailable): pull(c, home)
-    hub.cut = None
-    assert pull(c, home)[0].read_bytes() == BODY
-
-
-def test_other_bytes_are_refused_and_removed(hub, home):
-    c = card(hub.url + '/m', sha='0'*64)
-    with pytest.raises(ModelUnavailable, match='checksum'): pull(c, home)
-    assert not model_file(c, c.files[0], home).exists() and not list(home.UNDE_DATA_DIR.rglob('*.part'))
-
-
-def test_no_hub_and_no_address_say_so(hub, home):
-    with pytest.raises(ModelUnavailable, match='cannot be pulled'): pull(card('http://127.0.0.1:1/m'), home)
-    with pytest.raises(ModelUnavailable, match='cannot be pulled'): pull(card(hub.url + '/gone'), home)
-    with pytest.raises(ModelUnavailable, match='no download address'):
-        pull(
-            get_card('clip-vit-b-32').model_copy(update={'files': [ModelFile(name='x.onnx')]}), home
-        )
+def test_every_model_of_the_table_has_an_address():
+    for c in cards().values(): assert (c.hub is None) == all(f.asset for f in c.files), c.name
 
 
 def test_every_card_is_whole():
@@ -184,7 +119,7 @@ def test_batches_and_presets_change_nothing(tmp_path):
         Image.fromarray(rng.integers(0, 255, (int(h), int(w), 3), dtype=np.uint8))
         for h, w in rng.integers(20, 90, (9, 2))
     ]
-    c = card('')
+    c = card()
     made = [
         Embedder(
             c,

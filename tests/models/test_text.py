@@ -18,7 +18,6 @@ from unde_recog.models.text import encode, open_tokenizer
 
 from tests.web_shop import Shop
 
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
 for _module in ('torch', 'onnxscript', 'safetensors', 'tokenizers'):
     pytest.importorskip(
         _module, reason=f"{_module} is missing: pip install 'unde_recog[export,text]'"

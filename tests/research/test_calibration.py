@@ -47,19 +47,6 @@ def scores(draw, fewest=20, largest=200):
     return top1, margin, rng.integers(0, max(1, n//4), n)
 
 
-@pytest.fixture(scope='module')
-def labelled():
-    items, labels = simulate_items(300, 4, icc=.2, seed=0, backend='dual')
-    return outcomes(items, labels)
-
-
-@pytest.fixture(scope='module')
-def certified(labelled):
-    log = draw(1500, 4, .2, 1)
-    path = declare_path(log['top1'], log['margin'], photo=log['photo'], labelled=len(labelled))
-    return calibrate(labelled, path, date='2026-10-31', data='simulated', simulated=True).certificate
-
-
 # -- the grid and the path
 
 @calm

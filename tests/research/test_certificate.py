@@ -7,10 +7,6 @@ from dataclasses import asdict
 
 import pytest
 
-from unde_recog.research.calibration import (
-    calibrate,
-    declare_path,
-)
 from unde_recog.research.certificate import (
     Certificate,
     apply_fragment,
@@ -19,22 +15,7 @@ from unde_recog.research.certificate import (
     read_certificate,
     write_fragment,
 )
-from unde_recog.research.records import outcomes
-from unde_recog.research.simulate import draw, simulate_items
 from unde_recog.settings import SettingsError, load_settings, read_ini
-
-
-@pytest.fixture(scope='module')
-def labelled():
-    items, labels = simulate_items(300, 4, icc=.2, seed=0, backend='dual')
-    return outcomes(items, labels)
-
-
-@pytest.fixture(scope='module')
-def certified(labelled):
-    log = draw(1500, 4, .2, 1)
-    path = declare_path(log['top1'], log['margin'], photo=log['photo'], labelled=len(labelled))
-    return calibrate(labelled, path, date='2026-10-31', data='simulated', simulated=True).certificate
 
 
 def test_a_fragment_goes_in_force(certified, tmp_path):

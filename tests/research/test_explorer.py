@@ -154,31 +154,16 @@ def small_log(db, storage, folder, photos=8):
                 'propensity': 1.0,
                 'settings': {'SEARCH_BACKEND': 'dual'},
             }
+            found = lambda a, b: {
+                'pgvector_list': [match(a, .9 if a == b else .7)],
+                'ximilar_list': [match(b, 90)],
+                'merged_list': [match(b, .9 if a == b else .8)],
+            }
             items = [
-                ItemRow(
-                    item_index=0,
-                    category='top',
-                    box=[0, 0, 40, 120],
-                    gate_confident=True,
-                    pgvector_top1_score=0.9,
-                    pgvector_margin=0.2,
-                    pgvector_list=[match('A', 0.9)],
-                    ximilar_list=[match('A', 90)],
-                    merged_list=[match('A', 0.9)],
-                    **common,
-                ),
-                ItemRow(
-                    item_index=1,
-                    category='bag',
-                    box=[40, 0, 80, 120],
-                    gate_confident=False,
-                    pgvector_top1_score=0.7,
-                    pgvector_margin=0.05,
-                    pgvector_list=[match('C', 0.7)],
-                    ximilar_list=[match('B', 90)],
-                    merged_list=[match('B', 0.8)],
-                    **common,
-                ),
+                ItemRow(item_index=0, category='top', box=[0, 0, 40, 120], gate_confident=True,
+                        pgvector_top1_score=.9, pgvector_margin=.2, **found('A', 'A'), **common),
+                ItemRow(item_index=1, category='bag', box=[40, 0, 80, 120], gate_confident=False,
+                        pgvector_top1_score=.7, pgvector_margin=.05, **found('C', 'B'), **common),
             ]
             write_request(
                 conn,

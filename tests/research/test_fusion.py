@@ -18,24 +18,16 @@ from unde_recog.research.fusion import (
     routing_curve,
     tune_weight,
 )
-from unde_recog.research.records import outcomes
-from unde_recog.research.simulate import simulate_items
 
 
 def column(found, name): return found[name].astype('Float64').to_numpy(float, na_value=math.nan)
 
 
-@pytest.fixture(scope='module')
-def judged():
-    items, labels = simulate_items(60, (2, 5), icc=.3, seed=4, backend='dual')
-    return items, labels, outcomes(items, labels)
-
-
 # Whom to ask
 
-def test_oracle_beats_every_router(judged):
+def test_oracle_beats_every_router(judged_log):
     "By brute force over all ways to ask about ten garments."
-    t = judged[2].sample(10, random_state=1)
+    t = judged_log[2].sample(10, random_state=1)
     ways = routers(t)
     alone, asked = column(t, 'primary@3'), column(t, 'merged@3')
     values = [np.where(c, asked, alone).mean() for c in product([False, True], repeat=10)]
@@ -51,8 +43,8 @@ def test_oracle_beats_every_router(judged):
     assert math.isclose(ways.loc['coin, asks as often', 'recall@3'], coin)
 
 
-def test_routing_curve_ends(judged):
-    t = judged[2]
+def test_routing_curve_ends(judged_log):
+    t = judged_log[2]
     curve = routing_curve(t)
     assert np.allclose(
         curve.iloc[0, 1:].astype(float), column(t, 'primary@3').mean()

@@ -48,12 +48,6 @@ from unde_recog.research.study_plots import discordant
 def column(found, name): return found[name].astype('Float64').to_numpy(float, na_value=math.nan)
 
 
-@pytest.fixture(scope='module')
-def judged():
-    items, labels = simulate_items(60, (2, 5), icc=.3, seed=4, backend='dual')
-    return items, labels, outcomes(items, labels)
-
-
 # McNemar, sign flips
 
 @pytest.mark.parametrize('seed', range(3))
@@ -381,10 +375,10 @@ def test_hindsight_agrees_with_planning():
 
 # The table
 
-def test_measures_are_those_of_ir_measures(judged):
+def test_measures_are_those_of_ir_measures(judged_log):
     import ir_measures
     from ir_measures import RR, R, Success, nDCG
-    items, labels, found = judged
+    items, labels, found = judged_log
     qid = lambda r: f'{r.photo}/{r.item}'
     sku = lambda k: f'{k[0]}|{k[1]}'
     graded = labels[labels.grade > 0]
@@ -427,8 +421,8 @@ def test_measures_are_those_of_ir_measures(judged):
                 if m == str(measure): assert abs(ours[q] - value) < 1e-6, (q, m, name)
 
 
-def test_ndcg_is_scikit_learns(judged):
-    items, labels, found = judged
+def test_ndcg_is_scikit_learns(judged_log):
+    items, labels, found = judged_log
     grades = {(r.photo, r.item, r.brand, r.external_id): r.grade for r in labels.itertuples()}
     for r, ours in list(zip(items.itertuples(), column(found, 'primary_ndcg')))[:60]:
         pool = list(
@@ -454,8 +448,8 @@ def test_ndcg_is_scikit_learns(judged):
             )
 
 
-def test_compare_adds_up(judged):
-    found = judged[2]
+def test_compare_adds_up(judged_log):
+    found = judged_log[2]
     result = compare(found)
     assert result.items == len(found) and result.left_out == 0 and len(result.pairs) == 6*len(METRICS)
     for a in result.lists:
@@ -473,15 +467,15 @@ def test_compare_adds_up(judged):
     with pytest.raises(KeyError, match='was not compared'): result.pair('primary', 'merged')
 
 
-def test_letters_only_for_better_lists(judged):
-    found = judged[2].copy()
+def test_letters_only_for_better_lists(judged_log):
+    found = judged_log[2].copy()
     for c in METRICS.values(): found['worse' + c] = found['primary' + c]*0
     table = compare(found, ('primary', 'worse')).table()
     assert all('ᵇ' in v and 'ᵃ' not in w for v, w in zip(table.loc['ᵃ primary'], table.loc['ᵇ worse']))
 
 
-def test_same_lists_get_no_letters(judged):
-    found = judged[2].copy()
+def test_same_lists_get_no_letters(judged_log):
+    found = judged_log[2].copy()
     for c in METRICS.values(): found['twin' + c] = found['primary' + c]
     result = compare(found, ('primary', 'twin'))
     assert (result.pairs.p == 1).all() and not result.table().map(
@@ -502,8 +496,8 @@ def test_unknown_lists_are_left_out_and_counted():
     with pytest.raises(KeyError, match='records.outcomes'): measures(found.drop(columns='final_rr'))
 
 
-def test_one_photo_and_one_item(judged):
-    found = judged[2].head(1)
+def test_one_photo_and_one_item(judged_log):
+    found = judged_log[2].head(1)
     result = compare(found)
     assert result.photos == 1 and (result.pairs.p == 1).all() and result.table().shape == (4, 5)
 

@@ -26,16 +26,9 @@ from unde_recog.research.probability import (
     photo_weights,
     risk_coverage,
 )
-from unde_recog.research.records import outcomes
-from unde_recog.research.simulate import draw, simulate_items
+from unde_recog.research.simulate import draw
 
 calm = settings(max_examples=40, deadline=None)
-
-
-@pytest.fixture(scope='module')
-def labelled():
-    items, labels = simulate_items(300, 4, icc=.2, seed=0, backend='dual')
-    return outcomes(items, labels)
 
 
 @parametrize_with_checks([GateProbability(), GateProbability(method='isotonic', C=.1)])

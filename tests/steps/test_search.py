@@ -7,7 +7,7 @@ import pytest
 from unde_recog.contracts import Box, Item, SkuKey
 from unde_recog.db.database import LOGICALS, Databases, run
 from unde_recog.jobs.photos import CatalogPhoto
-from unde_recog.jobs.hnsw import build_index
+from unde_recog.jobs.hnsw import build_index, index_name, mark_shared
 from unde_recog.jobs.vectors import copy_vectors
 from unde_recog.search import (
     Layout,
@@ -244,3 +244,50 @@ def test_retriever_on_a_small_index(db):
         and none == []
         and set(exact) == {SkuKey('hm', 'a')}
     )
+
+
+def test_one_picture_under_many_products_hides_nothing(db):
+    "A fifth of the rows, and all that some products have, is one picture."
+    rng = np.random.default_rng(4)
+    picture, near = unit(rng.normal(size=512)), unit(rng.normal(size=512))
+    skus = unit(near + .04*rng.normal(size=(400, 512)))
+    rows = []
+    for i, sku in enumerate(skus):
+        for rank, v in enumerate(unit(sku + .01*rng.normal(size=(4, 512)))):
+            rows.append((SkuKey('shop', f's{i}'), rank, v, int(rng.integers(1, 2**62))))
+        rows.append((SkuKey('shop', f's{i}'), 4, picture, 7))
+    rows += [(SkuKey('shop', f'only{i}'), 0, picture, 7) for i in range(30)]
+    with db.connect('vectors') as conn:
+        copy_vectors(conn, ((CatalogPhoto(k, f'{k}/{r}', r, {}), f'{i:064x}', v, h)
+                            for i, (k, r, v, h) in enumerate(rows)), VERSION)
+        assert mark_shared(conn, VERSION) == 430
+        build_index(conn, VERSION, workers=0)
+        conn.execute('vacuum analyze sku_image_embeddings')
+        layout = parse_layout(VERSION, run(conn, layout_query(VERSION)))
+        asked = unit(skus[:40] + .01*rng.normal(size=(40, 512)))
+        asked[20:] = unit(asked[20:] + picture)  # half of the queries look like the picture too
+        for q in asked:
+            own = {}
+            for k, _, v, h in rows:
+                if h != 7: own[k] = max(own.get(k, -1), float(v @ q))
+            found = search(conn, q, 50, layout=layout)
+            assert found[0].key == max(own, key=own.get) and len({c.key for c in found}) == 50
+        # those that have no other photo come last, and are like nothing
+        everything = search(conn, asked[-1], 430, layout=layout)
+        assert len(everything) == 430 and all(c.key.external_id.startswith('only') for c in everything[400:])
+        assert {c.score for c in everything[400:]} == {0.}
+        scores = parse_scores(run(conn, exact_scores_query([SkuKey('shop', 'only1')], picture, VERSION)))
+        assert scores == {SkuKey('shop', 'only1'): 0.}
+
+
+def test_an_index_with_shared_pictures_is_replaced(db):
+    with db.connect('vectors') as conn:
+        photo = CatalogPhoto(SkuKey('hm', 'a'), 'u', 0, {})
+        copy_vectors(conn, [(photo, 'a'*64, unit(np.ones(512)).astype('float32'))], VERSION)
+        build_index(conn, VERSION, workers=0)
+        name = index_name(VERSION, None)
+        older = '{"version": "%s"}' % VERSION
+        conn.execute(f"comment on index {name} is '{older}'")
+        assert build_index(conn, VERSION, workers=0) and not build_index(conn, VERSION, workers=0)
+        (left,) = conn.execute("select count(*) from pg_indexes where indexname like 'hnsw%'").fetchone()
+        assert left == 1

@@ -2,6 +2,7 @@
 detector is the sandbox's, over real HTTP."""
 
 import urllib.request
+from urllib.parse import parse_qs, urlsplit
 import contextlib
 import io
 import json
@@ -324,7 +325,8 @@ def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
     card = page.locator('.card').first
     assert (
         re.search(r'€\s?\d', card.inner_text())
-        and 'of 100' in card.inner_text()
+        and not re.search(r'\bof 100\b', card.inner_text())  # in words, and by four steps
+        and card.locator('.likeness b').inner_text() and card.locator('.meter i').count() in (0, 4)
         and page.locator('.verdict').first.inner_text()
         in ('Found', 'Similar', 'In a similar style')
     )
@@ -758,6 +760,96 @@ def test_reasons_people_and_the_shops_own_page(visit, scene, locale, person, rea
     links = page.locator('.shop-link')
     assert links.count() == 1 and links.first.get_attribute('href') == 'https://shop.example/p/1'
     assert links.first.get_attribute('rel') == 'noopener noreferrer' and shop_link in links.first.inner_text()
+
+
+# --- own screens: nothing to find, no mall, no network, a slow line
+@pytest.mark.parametrize('about, screen, word', [
+    ({'products': 0, 'malls': [], 'indexed': False}, 'empty', 'There is nothing to find here yet'),
+    ({'indexed': False}, 'waking', 'The service is not ready yet'),
+    ({'malls': []}, 'noMall', 'No store is known'),
+])
+def test_what_keeps_the_page_from_being_of_use_is_said(visit, about, screen, word):
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+    page.route('**/api/v1/shop', lambda route: route.fulfill(json=route.fetch().json() | about))
+    page.reload()
+    page.wait_for_selector(f'#state-{screen}')
+    assert word in page.locator(f'#state-{screen}').inner_text() and sideways(page) == 0
+    assert page.locator('label.mall').is_visible() == bool(about.get('malls', True))
+    page.unroute('**/api/v1/shop')
+    page.reload()
+    page.wait_for_selector('#shop-facts')
+    assert 'products to be found' in page.locator('#shop-facts').inner_text()
+
+
+def test_a_network_that_goes_and_comes_back(visit, scene):
+    "Said at once; what broke off goes on by itself, and is asked under the same key."
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+    page.wait_for_selector('#shop-facts')
+    page.context.set_offline(True)
+    page.wait_for_selector('#state-offline')
+    upload(page, fresh(scene))
+    page.wait_for_selector('.problem')
+    assert 'offline' in page.locator('.problem').inner_text()
+    page.context.set_offline(False)
+    settled(page)
+    assert page.locator('.problem').count() == 0
+
+
+def test_a_slow_line_offers_a_smaller_photo(visit, scene):
+    page, sizes = visit(width=390, height=844, has_touch=True, is_mobile=True), []
+
+    def held(route):
+        sizes.append(len(route.request.post_data_buffer))
+        if len(sizes) > 1: route.continue_()  # the first one never gets there
+    page.route('**/api/v1/recognize', held)
+    page.clock.install()
+    upload(page, fresh(scene))
+    until(page, "document.querySelector('.item')")
+    page.clock.run_for(9000)
+    page.locator('#state-slow [data-key=smaller]').tap()
+    page.clock.run_for(2000)
+    settled(page)
+    assert sizes[1] < sizes[0] and page.locator('#state-slow').count() == 0
+
+
+def test_finds_are_filtered_by_what_the_catalogue_knows(visit, scene, shop):
+    "Colour, kind and composition, in the language of the page."
+    page = visit(locale='ru-RU')
+    page.route('**/api/v1/facts?*', lambda route: route.fulfill(json={'products': [
+        {'brand': sku.split('/')[0], 'external_id': sku.split('/')[1], 'category': 'bottom' if n else 'dress',
+         'colour': 'red' if n else 'green', 'composition': '100% linen' if n else '90% cotton'}
+        for n, sku in enumerate(sorted(parse_qs(urlsplit(route.request.url).query)['sku']))]}))
+    with page.expect_response('**/api/v1/facts?*'):
+        upload(page, fresh(scene))
+        settled(page)
+    every = page.locator('.card[data-sku]').count()
+    for words, some in (('зелёный', 'one'), ('платье', 'one'), ('хлопок 90%', 'one'), ('linen', 'rest'), ('шёлк', 'none')):
+        page.fill('[data-key=words]', words)
+        left = page.locator('.card[data-sku]').count()
+        assert {'one': 0 < left < every, 'rest': 0 < left < every, 'none': left == 0}[some], words
+    page.fill('[data-key=words]', '')
+    assert page.locator('.card[data-sku]').count() == every
+
+
+def test_what_is_not_sold_takes_one_line(visit, scene):
+    "No trousers for shoes, unless somebody wants to see them; what was found stands first."
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+
+    def told(route):
+        text = route.fetch().text()
+        head, data = re.search(r'(event: result\n)data: (.*)', text).groups()
+        result = json.loads(data)
+        result['items'][0].update(reason='category_not_sold', match_type='style')
+        body = text.replace(f'{head}data: {data}', f'{head}data: {json.dumps(result)}')
+        route.fulfill(body=body, content_type='text/event-stream')
+    page.route('**/api/v1/recognize', told)
+    upload(page, fresh(scene))
+    settled(page)
+    last = page.locator('.item').last
+    assert 'Not sold here' in last.inner_text() and last.locator('.card').count() == 0
+    assert last.bounding_box()['height'] < 160
+    last.locator('[data-key^=unfold]').tap()
+    assert last.locator('.card').count() > 0 and 'Only a little alike' in last.inner_text()
 
 
 def test_no_garment_is_told(visit, scene):

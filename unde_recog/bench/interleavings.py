@@ -186,7 +186,6 @@ class Round:
 _CUT = """select pg_terminate_backend(pid) from pg_stat_activity
           where datname = current_database() and application_name = 'unde_recog' order by random() limit 1"""
 
-
 def disturb(url: str, folder: Path, rng: random.Random, cut: Callable[[], None]) -> Counter[Any]:
     "Run what is beside each other, with kills; → how the steps ended."
     context = multiprocessing.get_context('forkserver')

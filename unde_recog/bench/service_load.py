@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the clients are a process of this module, started anew for 
 def pair_app(settings: Settings) -> Any:
     "The service with POST /baseline beside it, its admission open."
     from fastapi import Request
+    from unde_recog.media.images import from_full
     from unde_recog.serving import make_app
     from unde_recog.web.inputs import boxes_of, read_input
     app = make_app(settings, role='app')
@@ -41,12 +42,10 @@ def pair_app(settings: Settings) -> Any:
         photo = await read_input(request)
         image = await state.photo(photo)
         boxes = boxes_of(photo.params, image) or []
-        state.check()
         embed = state.engine.session.recognizer.parts.primary.embedder.embed
-        with state.admission.enter():
-            vectors = await asyncio.gather(
-                *(state.engine.inference.run(embed, [image.crop(b['box'])]) for b in boxes)
-            )
+        vectors = await asyncio.gather(
+            *(state.engine.inference.run(embed, [image.crop(from_full(b['box'], image))]) for b in boxes)
+        )
         return {'garments': len(vectors)}
     app.add_api_route('/baseline', baseline, methods=['POST'], include_in_schema=False)
     return app
@@ -64,7 +63,6 @@ def environment(**values: Any) -> dict[str, str]:
         | {'OMP_NUM_THREADS': '1'}
         | {k: str(v) for k, v in values.items() if v is not None}
     )
-
 
 def free_port() -> int:
     with socket.socket() as s:
@@ -198,7 +196,6 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         await reader.readexactly(int(head[b'content-length'])),
     )
 
-
 async def one_client(port: int, request: bytes, run: Run, ends: float, *, left: list[int]) -> None:
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
     while time.monotonic() < ends and left[0] > 0:
@@ -246,8 +243,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     import uvicorn
     from unde_recog.serving import shorten_switch_interval
+    from unde_recog.web.pools import tame_allocator
     settings = load_settings()
     shorten_switch_interval()
+    tame_allocator()
     uvicorn.run(pair_app(settings), host='127.0.0.1', port=settings.PORT, log_config=None,
                 access_log=False)
 

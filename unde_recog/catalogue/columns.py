@@ -19,11 +19,14 @@ from ..folding import is_null
 from .values import refuse
 
 # %% ../../nbs/052_catalogue.columns.ipynb #ba72adc9
-_SYMBOLS = {'€': 'EUR', '£': 'GBP', '₽': 'RUB', '₫': 'VND', '₺': 'TRY', '₴': 'UAH', '₹': 'INR',
-            '₩': 'KRW', '฿': 'THB', '₪': 'ILS', '₱': 'PHP', 'r$': 'BRL', 'us$': 'USD', 'zł': 'PLN',
-            'kč': 'CZK', 'ft': 'HUF', 'chf': 'CHF', 'руб.': 'RUB', 'руб': 'RUB', 'грн': 'UAH',
-            'tl': 'TRY', 'lei': 'RON', 'rub': 'RUB'}
-_VAGUE = ('$', '¥', 'kr.', 'kr', 'fr.', 'лв.', 'р.')  # of several currencies
+_SYMBOLS = {
+    '€': 'EUR', '£': 'GBP', '₽': 'RUB', '₫': 'VND', '₺': 'TRY', '₴': 'UAH', '₹': 'INR', '₩': 'KRW',
+    '฿': 'THB', '₪': 'ILS', '₱': 'PHP', 'r$': 'BRL', 'us$': 'USD', 'zł': 'PLN', 'kč': 'CZK',
+    '円': 'JPY', '元': 'CNY', '원': 'KRW', 'eur.': 'EUR', 'euro': 'EUR', 'chf.': 'CHF', 'ft.': 'HUF',
+    'ft': 'HUF', 'chf': 'CHF', 'руб.': 'RUB', 'руб': 'RUB', 'грн': 'UAH', 'tl': 'TRY', 'lei': 'RON',
+    'rub': 'RUB',
+}
+_VAGUE = ('$', '¥', 'kr.', 'kr', 'fr.', 'лв.', 'р.', 'rs', 'rs.')  # of several currencies
 CURRENCIES = frozenset(
     'AED ARS AUD BGN BHD BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP GEL HKD HRK HUF IDR ILS INR ISK '
     'JOD JPY KRW KWD KZT LKR MAD MDL MXN MYR NGN NOK NZD OMR PEN PHP PKR PLN QAR RON RSD RUB SAR SEK '
@@ -49,7 +52,7 @@ _SPACES = re.compile('[\u00a0\u202f\u2009\u2007]')
 _NET = re.compile(
     r'\b(?:net|netto|gross|brutto|(?:incl|inkl|excl|exkl)\.? ?(?:vat|mwst|iva|tax)?\.?)$', re.I
 )
-_MONEY = re.compile(r"([^\d.,٫]*?)\s*([\d.,٫٬'’_\s]*\d)([.,]-{1,2}|[.,]–)?\s*([^\d]*)")
+_MONEY = re.compile(r"((?:[^\W\d]{1,4}\.)?[^\d.,٫]*?)\s*([\d.,٫٬'’_\s]*\d)([.,]-{1,2}|[.,]–)?\s*([^\d]*)")
 
 def take_apart(text: str) -> Money:
     "A price as number and currency. Raises `ValueError`."
@@ -100,7 +103,6 @@ def read_number(text: str) -> Number:
 
 # %% ../../nbs/052_catalogue.columns.ipynb #c91ca739
 _OPEN = 'may be a thousand or a fraction, and the column does not say which: give --decimal . or --decimal ,'
-
 
 @lru_cache(100_000)
 def _parts(text: str) -> tuple[Number, str]:
@@ -180,6 +182,10 @@ _CLOCK = r'(\d{1,2})[:.h](\d{2})(?:[:.](\d{2})(?:[.,]\d+)?)?\s*([ap]\.?m\.?)?'
 _OFFSET = r'(Z|UTC|GMT|[+-]\d{2}:?\d{2})?'
 _DATE = r'(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})'
 _DATED = re.compile(rf'{_DATE}(?:[T ,]+{_CLOCK}\s*{_OFFSET})?', re.I)
+_ISO = re.compile(  # fromisoformat takes more: 09.05 as nine o'clock and a fraction
+    r'\d{4}-?\d\d-?\d\d(?:[T ]\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?'
+    r'(?: ?(?:Z|[+-]\d\d(?::?\d\d)?))?)?'
+)
 _NO_TIME = 'is no time, as 2026-11-20T09:00:00+00:00'
 _NO_ORDER = 'may be day or month first, and the column does not say which: give --date-order dmy or mdy'
 
@@ -200,14 +206,14 @@ class TimeColumn:
 
     def read(self, text: str) -> datetime:
         "A time; without a zone if the text has none. Raises `ValueError`."
-        text = text.strip()
-        try: return datetime.fromisoformat(text)
-        except ValueError: pass
+        text = text.strip().replace('\u2212', '-')
+        if _ISO.fullmatch(text):
+            try: return datetime.fromisoformat(text.replace(' +', '+').replace(' -', '-').replace(' Z', 'Z'))
+            except ValueError: refuse(_NO_TIME)
         if re.fullmatch(r'\d{10}|\d{13}', text): return datetime.fromtimestamp(int(text[:10]), timezone.utc)
         found = _DATED.fullmatch(text)
         if not found: return refuse(_NO_TIME)
-        order = ('ymd' if len(found[1]) == 4
-                 else self.order or (next(iter(self.seen)) if len(self.seen) == 1 else ''))
+        order = 'ymd' if len(found[1]) == 4 else self.order or ''.join(self.seen if len(self.seen) == 1 else ())
         if not order and found[1] == found[2]: order = 'dmy'  # the same either way
         if not order: return refuse(_NO_ORDER)
         return _at(dict(zip(order, found.groups()[:3])), found)
@@ -230,7 +236,6 @@ def _at(parts: dict[str, str], found: re.Match[str]) -> datetime:
 AHEAD = timedelta(minutes=5)
 _NO_ZONE = 'has no time zone, and neither has the store: give --timezone, or a timezone to the store'
 
-
 def in_utc(at: datetime, zone: str | None, now: datetime | None = None) -> datetime:
     "`at` in UTC; one without a zone is of `zone`. Raises `ValueError`."
     if at.tzinfo is None:
@@ -248,7 +253,6 @@ def _local(at: datetime, zone: str) -> datetime:
     there = first.astimezone(timezone.utc).astimezone(first.tzinfo).replace(tzinfo=None) == at
     return refuse(f'is an hour that {zone} has twice that night' if there
                   else f'is an hour that {zone} skips that night')
-
 
 def read_time(v: str, zone: str | None = None) -> datetime:
     "One time by itself, in UTC. Raises `ValueError`."

@@ -24,7 +24,6 @@ _GENDERS = {
     'kids': 'kids|kid|children|child|girls|girl|boys|boy|baby',
 }
 
-
 def gender_word(text: str | None) -> str | None:
     "women, men or kids; None if `text` names none of them, or several."
     words = set(re.findall('[a-z]+', (text or '').lower().replace("'", '')))
@@ -69,6 +68,7 @@ def facts_query(keys: Iterable[SkuKey]) -> Query:
     "(brand, external_id, price, gender) of `keys`, as the catalogue has them now."
     return Query(_FACTS, key_arrays(keys))
 
+# %% ../../nbs/059_catalogue.filters.ipynb #4d1606b7
 def sort_by_filters(
     candidates: Sequence[Candidate],
     filters: Filters,

@@ -191,7 +191,6 @@ def _rename_json(conn: psycopg.Connection, table: str, column: str, *, old: str,
     return conn.execute(query.format(sql.Identifier(table), sql.Identifier(column)),
                         (*pair, pattern)).rowcount
 
-
 _SOURCE = '''update raw_products p set source = %(new)s
     where source = %(old)s and brand = %(new)s and not exists (
         select from raw_products o where o.source = %(new)s and o.external_id = p.external_id)'''

@@ -176,6 +176,7 @@ class PhotoFolder:
         return None
 
 # %% ../../nbs/056_catalogue.imports.ipynb #62c053b4
+_ADDRESS = r'(https?|s3)://|storage:'
 _NO_PHOTO = 'no such photo in the folder given as --images; the product is kept without it'
 
 def _store_photos(values: dict[str, Any], line: int, folder: PhotoFolder, storage: Storage, *,
@@ -183,7 +184,7 @@ def _store_photos(values: dict[str, Any], line: int, folder: PhotoFolder, storag
     "Put the photos of one product into storage and replace names by keys."
     kept: list[tuple[str, str]] = []
     for name, view in zip(values['image_urls'], values['image_views'], strict=True):
-        if re.match(r'(https?|s3)://|storage:', name):
+        if re.match(_ADDRESS, name):
             kept.append((name, view))
             continue
         path = folder.find(name)
@@ -280,6 +281,11 @@ def _write_products(db: Databases, checked: Checked, report: ImportReport, index
     checked.rejects += further
     report.rejected += len({r.line for r in further})
 
+def _count_names(checked: Checked, report: ImportReport) -> None:
+    "A note about photos that are named by a file, of which no folder is known."
+    names = [n for _, v in checked.good for n in v['image_urls'] if not re.match(_ADDRESS, n)]
+    if names: report.notes.append(f'{len(names)} photos are names of files, as {names[0]}: give --images FOLDER')
+
 def _count_unmapped(checked: Checked, report: ImportReport) -> None:
     "A note about products whose category is not known."
     unknown = Counter(v['category'] or '(none)' for _, v in checked.good
@@ -344,6 +350,8 @@ def import_products(
         if photos and storage is not None: _store_photos(values, line, photos, storage, rejects=faults)
         values['image_status'] = 'uploaded' if values['image_urls'] else 'pending'
     _write_products(db, checked, report, index_scope)
+    report.notes += table.notes
+    if not folder: _count_names(checked, report)
     _count_unmapped(checked, report)
     return _finish(report, file, [*checked.rejects, *faults], rejects)
 

@@ -55,6 +55,7 @@ def products_query(keys: Iterable[SkuKey]) -> Query:
 
 _FACTS = ('style_id', 'name', 'price', 'currency', 'colour', 'category', 'composition')  # as in _COLUMNS
 
+# %% ../../nbs/058_catalogue.products.ipynb #2d486560
 def parse_products(rows: Iterable[Sequence]) -> dict[SkuKey, Product]:
     "Rows of `products_query` by SKU key."
     found = {}

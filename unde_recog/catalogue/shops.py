@@ -4,23 +4,27 @@
 
 # %% auto #0
 __all__ = ['ExportRows', 'ShopRows', 'ProductRows', 'ShopExport', 'READY', 'ShopContext', 'attribute_name', 'plain',
-           'product_row', 'required_columns', 'attributes', 'members', 'view_of', 'photos_of', 'category_of',
-           'size_order', 'magento_products', 'shopify_products', 'woocommerce_products']
+           'product_row', 'required_columns', 'price_now', 'attributes', 'members', 'view_of', 'photos_of',
+           'category_of', 'size_order', 'magento_products', 'shopify_products', 'woocommerce_products']
 
 # %% ../../nbs/053_catalogue.shops.ipynb #f3865866
 import html, json, re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
 from typing import Any, NamedTuple
 
 # %% ../../nbs/053_catalogue.shops.ipynb #311be9c0
-from ..folding import fold
+from ..folding import fold, is_null
+from .columns import TimeColumn
+from .reading import header_key
+from .values import split_addresses
 
 # %% ../../nbs/053_catalogue.shops.ipynb #0961973c
 ExportRows = Iterable[tuple[int, Mapping[str, str]]]
 ShopRows = Sequence[tuple[int, Mapping[str, str]]]
-ProductRows = Iterator[tuple[int, dict[str, str]]]
+ProductRows = Iterator[tuple[int, dict[str, str] | str]]  # a text says why a row is refused
 
 @dataclass(frozen=True)
 class ShopContext:
@@ -29,6 +33,15 @@ class ShopContext:
     currency: str | None = None
     base_url: str | None = None
     attributes: Mapping[str, str] | None = None  # ours (colour, size, material) → the shop's code
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # what → names
+
+    def leave_out(self, what: str, name: str) -> None:
+        "Note that a row of the export is no product of ours."
+        self.left_out.setdefault(what, []).append(name)
+
+    def told(self) -> list[str]:
+        "What was left out, with how many and an example."
+        return [f'{len(names)} {what}, as {names[0]}' for what, names in self.left_out.items()]
 
 _CODES = {
     'colour': 'color colour farbe couleur colore kleur kolor barva farve farg color_name colour_name '
@@ -55,7 +68,6 @@ def product_row(**values: Any) -> dict[str, str]:
     return {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else (v or '')
             for k, v in values.items()}
 
-
 def _id_with_colour(style: str, colour: str, alone: bool) -> str:
     "The id of a style in a colour; the style's own where there is one colour only."
     return style if alone or not colour else f'{style}-{colour}'
@@ -64,13 +76,38 @@ def _page(context: ShopContext, path: str) -> str:
     "The address of a page of the shop, if the shop's is known."
     return f"{context.base_url.rstrip('/')}/{path}" if context.base_url and path else ''
 
-def required_columns(rows: ExportRows, name: str,
-                     needed: Sequence[str]) -> list[tuple[int, Mapping[str, str]]]:
-    "The rows as a list. Raises `ValueError` if they are not of this system."
+# %% ../../nbs/053_catalogue.shops.ipynb #94aaaa51
+def required_columns(
+    rows: ExportRows, name: str, needed: Sequence[str], names: Mapping[str, str] | None = None
+) -> list[tuple[int, Mapping[str, str]]]:
+    """The rows as a list, with the headers of `needed`, and of `names` (theirs → ours).
+
+    Raises `ValueError` if they are not of this system."""
     table = list(rows)
+    known = {header_key(n): n for n in needed} | {header_key(k): v for k, v in (names or {}).items()}
+    there = table[0][1] if table else {}
+    renamed = {h: ours for h in there if (ours := known.get(header_key(h))) and ours not in there}
+    if renamed: table = [(n, {renamed.get(h, h): v for h, v in row.items()}) for n, row in table]
     missing = [c for c in needed if not table or c not in table[0][1]]
-    if missing: raise ValueError(f'this is no {name} product export: it has no column {missing[0]}')
-    return table
+    if not missing: return table
+    raise ValueError(
+        f'this is no {name} product export: it has no column {missing[0]} '
+        '(in a shop of another language, export with your user set to English)'
+    )
+
+# %% ../../nbs/053_catalogue.shops.ipynb #adf7b83e
+def _day(text: str) -> date | None:
+    return None if is_null(text) else TimeColumn('mdy').read(text).date()
+
+def price_now(
+    regular: str, special: str, starts: str = '', ends: str = '', *, today: date | None = None
+) -> str:
+    "The special price on its days (unlimited where none are named), else the regular one."
+    if is_null(special): return regular
+    try: first, last = _day(starts), _day(ends)
+    except ValueError: return regular
+    today = today or datetime.now(timezone.utc).date()
+    return special if (first or today) <= today <= (last or today) else regular
 
 # %% ../../nbs/053_catalogue.shops.ipynb #e8694ae3
 _PAIR = re.compile(r'\s*([^\W\d]\w*)=((?:"(?:[^"]|"")*"|(?!,\s*[^\W\d]\w*=).)*)(?:,|$)', re.S)
@@ -78,9 +115,8 @@ _PAIR = re.compile(r'\s*([^\W\d]\w*)=((?:"(?:[^"]|"")*"|(?!,\s*[^\W\d]\w*=).)*)(
 def _enclosed(value: str) -> str:
     "A value without the quotes that *Fields enclosure* puts around it."
     parts = re.findall(r'"((?:[^"]|"")*)"', value) if value.startswith('"') else []
-    return ('|'.join(p.replace('""', '"') for p in parts) if parts
-            else '|'.join(p.strip() for p in value.split('|')))
-
+    if parts: return '|'.join(p.replace('""', '"') for p in parts)
+    return '|'.join(p.strip() for p in value.split('|'))
 
 def attributes(packed: str) -> dict[str, str]:
     """`a=1,b=x|y` → dictionary; a comma not followed by `name=` belongs to the value.
@@ -99,7 +135,6 @@ _VIEWS = ((r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
           (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'),
           (r'_model$', 'on_model'))
 
-
 def view_of(path: str) -> str:
     "The view in a photo's file name; `unknown` if there is none."
     stem = re.sub(r'\.\w+$', '', path.rsplit('/', 1)[-1]).lower()
@@ -108,9 +143,10 @@ def view_of(path: str) -> str:
 # %% ../../nbs/053_catalogue.shops.ipynb #fd54225f
 def photos_of(row: Mapping[str, str]) -> list[str]:
     "Photos of a row: the base image, then the others, each once."
-    listed = [row.get('base_image', ''), *row.get('additional_images', '').split(',')]
+    listed = [row.get('base_image', ''), *split_addresses(row.get('additional_images', ''))]
     names = [p.strip() for p in listed]
-    return list(dict.fromkeys(p.lstrip('/') for p in names if p and p != 'no_selection'))
+    kept = (p if p.startswith('//') else p.lstrip('/') for p in names if p and p != 'no_selection')
+    return list(dict.fromkeys(kept))
 
 # %% ../../nbs/053_catalogue.shops.ipynb #deab4e6b
 def category_of(packed: str) -> tuple[str, str | None]:
@@ -138,8 +174,13 @@ def _values(row: Mapping[str, str], context: ShopContext) -> dict[str, str]:
     ours = {name: v for k, v in found.items() if (name := attribute_name(k, context))}
     return found | ours
 
-def _magento_product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]],
-                     context: ShopContext) -> dict[str, str]:
+def _magento_price(row: Mapping[str, str]) -> str:
+    days = row.get('special_price_from_date', ''), row.get('special_price_to_date', '')
+    return price_now(row.get('price', ''), row.get('special_price', ''), *days)
+
+def _magento_product(
+    style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], context: ShopContext
+) -> dict[str, str]:
     "One product from the simple rows of a style in a colour."
     first, of = rows[0], style or rows[0]
     values, shared = _values(first, context), _values(of, context)
@@ -154,7 +195,7 @@ def _magento_product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str
         style_id=style['sku'] if style else '',
         name=plain(of['name']),
         description=plain(of.get('description', '')),
-        price=first.get('price', ''),
+        price=_magento_price(first),
         currency=context.currency,
         category=path,
         gender=gender,
@@ -169,30 +210,45 @@ def _magento_product(style: Mapping[str, str] | None, rows: Sequence[Mapping[str
 # %% ../../nbs/053_catalogue.shops.ipynb #9e92f0f7
 _SIMPLE = ('simple', 'virtual', 'downloadable')
 
+def _main_view(table: ShopRows, context: ShopContext) -> ShopRows:
+    "The rows of the store view that has the products; others only translate."
+    views = {row.get('store_view_code', '') for _, row in table}
+    view = '' if '' in views else min(views)
+    for _, row in table:
+        if row.get('store_view_code', '') == view: continue
+        context.leave_out('rows of other store views are not read', row['sku'])
+    return [(line, row) for line, row in table if row.get('store_view_code', '') == view]
+
+def _sold_alone(row: Mapping[str, str], context: ShopContext) -> bool:
+    "Whether a row is a product that one can buy; others are noted."
+    kind = row.get('product_type', '')
+    if row.get('product_online') == '2': context.leave_out('disabled products are left out', row['sku'])
+    elif kind in ('bundle', 'grouped'): context.leave_out(f'{kind} products are left out', row['sku'])
+    else: return kind in _SIMPLE
+    return False
+
+# %% ../../nbs/053_catalogue.shops.ipynb #13a4eb49
 def magento_products(rows: ExportRows, context: ShopContext) -> ProductRows:
     """Rows of a Magento product export → (first line, product row).
 
     Raises `ValueError` without a brand or for another file."""
     if not context.brand: raise ValueError('a Magento export does not name the brand: give --brand')
-    table = required_columns(rows, 'Magento', ('sku', 'configurable_variations'))
-    views = {row.get('store_view_code', '') for _, row in table}
-    view = '' if '' in views else min(views)
-    table = [(line, row) for line, row in table if row.get('store_view_code', '') == view]
+    table = _main_view(required_columns(rows, 'Magento', ('sku', 'configurable_variations')), context)
     styles = [row for _, row in table if row.get('product_type') == 'configurable']
     family = {fold(sku): row for row in styles for sku in members(row['configurable_variations'])}
     groups: dict[tuple[str, str], list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
     for line, row in table:
-        if row.get('product_type') not in _SIMPLE: continue
         style = family.get(fold(row['sku']))
+        off = style is not None and style.get('product_online') == '2'
+        if not _sold_alone({**row, 'product_online': '2'} if off else row, context): continue
         key = (style['sku'], fold(_values(row, context).get('colour', ''))) if style else ('', row['sku'])
         groups[key].append((line, row))
+    for style in styles:
+        if any(sku == style['sku'] for sku, _ in groups): continue
+        context.leave_out('configurable products without a variation here are left out', style['sku'])
     for (style_sku, _), found in groups.items():
-        members_ = [r for _, r in found]
-        yield (
-            found[0][0],
-            _magento_product(family[fold(members_[0]['sku'])] if style_sku else None, members_,
-                             context),
-        )
+        own = [r for _, r in found]
+        yield found[0][0], _magento_product(family[fold(own[0]['sku'])] if style_sku else None, own, context)
 
 # %% ../../nbs/053_catalogue.shops.ipynb #9e6f65b1
 def _shopify_variant(row: Mapping[str, str], names: Sequence[str], context: ShopContext) -> dict[str, str]:
@@ -205,7 +261,10 @@ def _shopify_variant(row: Mapping[str, str], names: Sequence[str], context: Shop
 
 def _shopify_photos(rows: Sequence[Mapping[str, str]], own: Sequence[str], others: set[str]) -> list[str]:
     "Photos of a colour: its variants' own first, then those that are no other colour's."
-    placed = [(float(r.get('Image Position') or 999), r['Image Src']) for r in rows if r.get('Image Src')]
+    def place(row: Mapping[str, str]) -> float:
+        at = row.get('Image Position') or ''
+        return float(at) if at.replace('.', '', 1).isdecimal() else 999.
+    placed = [(place(r), r['Image Src']) for r in rows if r.get('Image Src')]
     return list(
         dict.fromkeys(
             [*own, *(url for _, url in sorted(placed, key=lambda p: p[0]) if url not in others)]
@@ -232,11 +291,8 @@ def _shopify_handle(handle: str, rows: ShopRows, context: ShopContext) -> Produc
     "The products of a handle: one a colour."
     head, lines, variants = rows[0][1], [r for _, r in rows], _shopify_variants(rows, context)
     colours = list(dict.fromkeys(v.colour for v in variants)) or ['']
-    pictures = {
-        c: [v.row['Variant Image'] for v in variants
-            if v.colour == c and v.row.get('Variant Image')]
-        for c in colours
-    }
+    images = [(v.colour, v.row['Variant Image']) for v in variants if v.row.get('Variant Image')]
+    pictures = {c: [url for of, url in images if of == c] for c in colours}
     for colour in colours:
         own = [v for v in variants if v.colour == colour]
         others = {p for c in colours if c != colour for p in pictures[c]} - set(pictures[colour])
@@ -252,17 +308,33 @@ def _shopify_handle(handle: str, rows: ShopRows, context: ShopContext) -> Produc
         )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #6c6bc62c
+_SHOPIFY = {
+    'URL handle': 'Handle', 'Description': 'Body (HTML)', 'SKU': 'Variant SKU', 'Price': 'Variant Price',
+    'Product image URL': 'Image Src', 'Variant image URL': 'Variant Image',
+    'Published on online store': 'Published',
+    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published', 'Image Src', 'Image Position')},
+    **{f'Option{n} {what}': f'Option{n} {what}' for n in (2, 3) for what in ('Name', 'Value')},
+}
+
+def _shopify_offered(head: Mapping[str, str], context: ShopContext) -> bool:
+    "Whether a product is in the shop; drafts and the like are noted."
+    status = head.get('Status', '').lower() or 'active'
+    if status == 'active' and head.get('Published', '').lower() not in ('false', 'no', '0'): return True
+    what = f'{status} products' if status != 'active' else 'unpublished products'
+    context.leave_out(f'{what} are left out', head['Handle'])
+    return False
+
 def shopify_products(rows: ExportRows, context: ShopContext) -> ProductRows:
-    """Rows of a Shopify product export → (first line, product row).
+    """Rows of a Shopify product export, older or newer → (first line, product row).
 
     Raises `ValueError` for another file."""
-    table = required_columns(rows, 'Shopify', ('Handle', 'Title', 'Option1 Name', 'Option1 Value'))
+    needed = 'Handle', 'Title', 'Option1 Name', 'Option1 Value'
     handles: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
-    for line, row in table:
+    for line, row in required_columns(rows, 'Shopify', needed, _SHOPIFY):
         if row['Handle']: handles[row['Handle']].append((line, row))
+        else: yield line, 'has no handle'
     for handle, found in handles.items():
-        if found[0][1].get('Status', 'active').lower() in ('', 'active'):
-            yield from _shopify_handle(handle, found, context)
+        if _shopify_offered(found[0][1], context): yield from _shopify_handle(handle, found, context)
 
 # %% ../../nbs/053_catalogue.shops.ipynb #81e0462a
 def _woo_attributes(row: Mapping[str, str], context: ShopContext) -> dict[str, list[str]]:
@@ -271,14 +343,23 @@ def _woo_attributes(row: Mapping[str, str], context: ShopContext) -> dict[str, l
     for n in range(1, 21):
         ours = attribute_name(row.get(f'Attribute {n} name', ''), context)
         values = row.get(f'Attribute {n} value(s)', '')
-        if ours and values: found[ours] = [v.strip() for v in re.split(r'\s*[,|]\s*', values) if v.strip()]
+        if ours and values: found[ours] = _parts(values, ',|')
     return found
 
+def _parts(text: str, signs: str = ',') -> list[str]:
+    "Values between commas; one that is part of a value has a backslash before it."
+    parts = re.split(rf'(?<!\\)[{signs}]', text)
+    return [p.strip().replace('\\,', ',') for p in parts if p.strip()]
+
 def _woo_photos(*rows: Mapping[str, str]) -> list[str]:
-    found = [p for r in rows for p in re.split(r',\s*(?=https?:)', r.get('Images', '')) if p.strip()]
-    return list(dict.fromkeys(p.strip() for p in found))
+    found = [p.strip() for r in rows for p in split_addresses(r.get('Images', ''))]
+    return list(dict.fromkeys(p for p in found if p))
 
 # %% ../../nbs/053_catalogue.shops.ipynb #b93c1d97
+def _woo_price(row: Mapping[str, str]) -> str:
+    days = row.get('Date sale price starts', ''), row.get('Date sale price ends', '')
+    return price_now(row.get('Regular price', ''), row.get('Sale price', ''), *days)
+
 def _woo_product(
     parent: Mapping[str, str],
     own: Sequence[Mapping[str, str]],
@@ -291,7 +372,7 @@ def _woo_product(
     style, first = parent.get('SKU') or f"id:{parent.get('ID', '')}", own[0] if own else parent
     attrs = _woo_attributes(parent, context)
     sizes = [s for r in own for s in _woo_attributes(r, context).get('size', [])] or attrs.get('size', [])
-    prices = [first.get('Sale price'), first.get('Regular price'), parent.get('Regular price')]
+    prices = [_woo_price(first), _woo_price(parent)]
     return product_row(
         external_id=_id_with_colour(style, colour, alone),
         style_id='' if alone else style,
@@ -301,7 +382,7 @@ def _woo_product(
         description=plain(parent.get('Description', '') or parent.get('Short description', '')),
         price=next((p for p in prices if p), ''),
         currency=context.currency,
-        category=re.split(r',\s*(?=\S)', parent.get('Categories', ''))[0],
+        category=(_parts(parent.get('Categories', '')) or [''])[0],
         composition=', '.join(attrs.get('material', [])),
         sizes=list(dict.fromkeys(sizes)),
         image_urls=_woo_photos(*own, parent),
@@ -311,6 +392,26 @@ def _woo_product(
 # %% ../../nbs/053_catalogue.shops.ipynb #2002b85c
 def _is_variation(row: Mapping[str, str]) -> bool: return 'variation' in row['Type'].split(', ')
 
+def _woo_offered(row: Mapping[str, str], context: ShopContext) -> bool:
+    "Whether a product is in the shop and one thing; others are noted."
+    published, name = row.get('Published', '1'), row.get('SKU') or row.get('Name', '')
+    if published in ('-1', '0'):
+        context.leave_out(f"{'draft' if published == '-1' else 'private'} products are left out", name)
+    elif row['Type'] == 'grouped': context.leave_out('grouped products are left out', name)
+    else: return True
+    return False
+
+def _woo_family(
+    parent: Mapping[str, str], children: Mapping[str, ShopRows], context: ShopContext
+) -> dict[str, list[tuple[int, Mapping[str, str]]]]:
+    "The variations of a product by colour; they name it by SKU or by id."
+    keys = dict.fromkeys(fold(k) for k in (parent['SKU'], f"id:{parent.get('ID', '')}") if k)
+    by_colour: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
+    for line, row in (one for key in keys for one in children.get(key, ())):
+        by_colour[', '.join(_woo_attributes(row, context).get('colour', []))].append((line, row))
+    return by_colour or {', '.join(_woo_attributes(parent, context).get('colour', [])[:1]): []}
+
+# %% ../../nbs/053_catalogue.shops.ipynb #2fdab47d
 def woocommerce_products(rows: ExportRows, context: ShopContext) -> ProductRows:
     """Rows of a WooCommerce product export → (first line, product row).
 
@@ -319,19 +420,18 @@ def woocommerce_products(rows: ExportRows, context: ShopContext) -> ProductRows:
     children: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
     for line, row in table:
         if _is_variation(row): children[fold(row.get('Parent', ''))].append((line, row))
-    for line, parent in table:
-        if _is_variation(parent) or parent.get('Published') == '-1': continue
-        own = children.get(fold(parent['SKU'])) or children.get(fold(f"id:{parent.get('ID', '')}")) or []
-        by_colour: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
-        for number, row in own:
-            by_colour[', '.join(_woo_attributes(row, context).get('colour', []))].append(
-                (number, row)
-            )
-        if not by_colour: by_colour[', '.join(_woo_attributes(parent, context).get('colour', [])[:1])] = []
-        for colour, found in by_colour.items():
-            product = _woo_product(parent, [r for _, r in found], colour, len(by_colour) == 1,
-                                   context=context)
-            yield found[0][0] if found else line, product
+    parents = [(line, row) for line, row in table if not _is_variation(row)]
+    known = {fold(k) for _, p in parents for k in (p['SKU'], f"id:{p.get('ID', '')}") if k}
+    for parent, found in children.items():
+        if parent in known: continue
+        yield from ((line, f'is a variation of {parent!r}, which is not in the file') for line, _ in found)
+    for line, parent_row in parents:
+        if not _woo_offered(parent_row, context): continue
+        by_colour = _woo_family(parent_row, children, context)
+        for colour, of_colour in by_colour.items():
+            own, alone = [r for _, r in of_colour], len(by_colour) == 1
+            product = _woo_product(parent_row, own, colour, alone, context=context)
+            yield of_colour[0][0] if of_colour else line, product
 
 # %% ../../nbs/053_catalogue.shops.ipynb #c56af8c6
 ShopExport = Callable[[ExportRows, ShopContext], ProductRows]

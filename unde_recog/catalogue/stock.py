@@ -61,6 +61,8 @@ def store_zones(conn: psycopg.Connection) -> dict[tuple[str, str], str]:
     return {(brand, store): zone for brand, store, zone in rows.fetchall()}
 
 # %% ../../nbs/057_catalogue.stock.ipynb #aaea9dd5
+_SIZE = 'write the sizes, or One Size'
+
 @dataclass
 class _Reader:
     "Reads the rows of a stock file; refused ones go into the rejects file."
@@ -77,6 +79,8 @@ class _Reader:
         for row in self.source.rows():
             self.read += 1
             values, faults = self.parse(row)
+            if not faults and (n := values.get('quantity')) and not values['sizes_in_stock']:
+                faults = [Rejected(row.line, 'sizes_in_stock', '', f'is empty, but there are {n} pieces: {_SIZE}')]
             if not faults:
                 try: values['fetched_at'] = self.utc(values, now)
                 except ValueError as e:

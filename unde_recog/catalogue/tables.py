@@ -24,12 +24,13 @@ from unde_recog.catalogue.columns import (
     read_price,
     read_time,
 )
-from .reading import ReadOptions, Row, TableFile, header_key, open_table
+from .reading import ReadOptions, Row, TableFile, cell_text, header_key, open_table
 from .shops import READY, ShopContext
 from unde_recog.catalogue.values import (
     read_brand,
     read_count,
     read_degrees,
+    read_id,
     read_key,
     read_latitude,
     read_photos,
@@ -44,20 +45,24 @@ class Table(NamedTuple):
     required: tuple[str, ...]
     key: tuple[str, ...]
 
-_KEYS, _TEXTS = (('source', 'external_id', 'style_id'),
-                 ('name', 'description', 'category', 'gender', 'colour'))
+_KEYS, _TEXTS = (
+    ('external_id', 'style_id'),
+    ('name', 'description', 'category', 'gender', 'colour'),
+)
 PRODUCTS = Table(
     'raw_products',
-    {'brand': read_brand, **dict.fromkeys(_KEYS, read_key), **dict.fromkeys(_TEXTS, read_text),
-     'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
-     'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text},
+    {
+        'source': read_key, 'brand': read_brand, **dict.fromkeys(_KEYS, read_id), **dict.fromkeys(_TEXTS, read_text),
+        'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
+        'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
+    },
     required=('external_id', 'brand'), key=('brand', 'external_id'),
 )
 _PLACE = ('name', 'address', 'city', 'country', 'floor')
 STORES = Table(
     'raw_stores',
     {
-        'brand': read_brand, 'store_id': read_key, **dict.fromkeys(_PLACE, read_text),
+        'brand': read_brand, 'store_id': read_id, **dict.fromkeys(_PLACE, read_text),
         'mall_name': read_key, 'latitude': read_latitude, 'longitude': read_degrees,
         'timezone': read_zone,
     },
@@ -67,8 +72,10 @@ STORES = Table(
 _READING = ('brand', 'store_id', 'product_id')
 AVAILABILITY = Table(
     'raw_availability',
-    {'brand': read_brand, 'store_id': read_key, 'product_id': read_key,
-     'sizes_in_stock': read_sizes, 'fetched_at': read_time, 'quantity': read_count},
+    {
+        'brand': read_brand, 'store_id': read_id, 'product_id': read_id, 'sizes_in_stock': read_sizes,
+        'fetched_at': read_time, 'quantity': read_count,
+    },
     required=(*_READING, 'sizes_in_stock', 'fetched_at'), key=(*_READING, 'fetched_at'),
 )
 
@@ -113,7 +120,8 @@ def column_map(headers: Sequence[str], table: Table, mapping: Mapping[str, str] 
         chosen[ours] = theirs_of[header_key(theirs)]
     for need in table.required:
         if need not in chosen and need not in given:
-            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give a mapping)')
+            or_else = '--delimiter' if len(headers) == 1 else 'a mapping'
+            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give {or_else})')
     return chosen
 
 # %% ../../nbs/054_catalogue.tables.ipynb #28a6d38e
@@ -133,11 +141,14 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
     def records() -> Iterator[tuple[int, dict[str, str]]]:
         for row in source.rows():
             if row.fault: faults.append(row)
-            else: yield row.line, {h: c.strip() for h, c in zip(source.headers, row.cells) if h}
+            else: yield row.line, {h: cell_text(c) for h, c in zip(source.headers, row.cells) if h}
     products = list(READY[name](records(), context))
     headers = list(PRODUCTS.readers)
-    rows = [*faults, *(Row(line, [values.get(h, '') for h in headers]) for line, values in products)]
-    return replace(source, headers=headers, rows=lambda: iter(rows))
+    rows = [*faults, *(
+        Row(line, [''], values) if isinstance(values, str) else Row(line, [values.get(h, '') for h in headers])
+        for line, values in products
+    )]
+    return replace(source, headers=headers, rows=lambda: iter(rows), notes=context.told())
 
 def open_source(
     file: str | Path, mapping: Mapping[str, str] | str | None, options: ReadOptions, *,
@@ -172,7 +183,7 @@ class RowParser:
     def text(self, cells: Sequence[str], column: str) -> str:
         "The cell of a column, or what is given for all rows."
         at = self.columns.get(column)
-        return (cells[at].strip() if at is not None else '') or self.fixed.get(column, '')
+        return (cell_text(cells[at]) if at is not None else '') or self.fixed.get(column, '')
 
     def __call__(self, row: Row) -> tuple[dict[str, Any], list[Rejected]]:
         "(values, faults) of one row."
@@ -184,7 +195,7 @@ class RowParser:
             except ValueError as e: faults.append(Rejected(row.line, column, text[:80], str(e)))
         for column in self.table.required:
             if values.get(column) is None and not any(w.column == column for w in faults):
-                faults.append(Rejected(row.line, column, '', 'is missing'))
+                faults.append(Rejected(row.line, column, self.text(row.cells, column)[:80], 'is missing'))
         if 'price' in self.readers: values['price_text'] = self.text(row.cells, 'price')
         if values.get('brand'):
             try: values['brand'] = self.brand(values['brand'])

@@ -189,7 +189,6 @@ _RIGHTS = """select current_user, has_table_privilege(%(t)s, 'select')
              and has_table_privilege(%(t)s, 'insert') and has_table_privilege(%(t)s, 'update')
              and has_table_privilege(%(t)s, 'delete')"""
 
-
 def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
     "What we may not do with a table of theirs."
     (me, granted) = conn.execute(_RIGHTS, {'t': found.place}).fetchone()  # type: ignore[misc]

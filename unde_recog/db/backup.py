@@ -75,7 +75,6 @@ def read_list(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise DatabaseError(f'{folder / LIST} cannot be read: {type(e).__name__}') from None
 
-
 def _write_list(folder: Path, content: Mapping[str, Any]) -> None:
     part = folder/f'{LIST}.part'
     part.write_text(json.dumps(content, indent=1, sort_keys=True), encoding='utf-8')

@@ -90,7 +90,6 @@ _CAUSES = {
     "couldn't get a connection after": 'none free, or no answer, in time',
 }
 
-
 def cause(error: Exception) -> str:
     "Why a connection failed, without anything secret."
     if said := re.search(r'FATAL:\s+(.+)', str(error)): return said[1]

@@ -65,7 +65,6 @@ _TAKE = """
 _SEE = """select holder, to_char(taken_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
           from unde_leases where name = %s"""
 
-
 def take(conn: psycopg.Connection, name: str, holder: str, ttl: float = LEASE) -> None:
     "Take the lease `name`. Raises `LeaseHeld`."
     seen = conn.execute(_SEE, (name,)).fetchone()

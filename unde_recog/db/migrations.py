@@ -63,11 +63,9 @@ _HOLDER = """
     from pg_locks l join pg_stat_activity a using (pid)
     where l.locktype = 'advisory' and l.objid = %s and l.granted"""
 
-
 def _tried(conn: psycopg.Connection, function: str) -> bool:
     row = conn.execute(f'select {function}(%s)', (_LOCK,)).fetchone()  # type: ignore[call-overload]
     return row == (True,)
-
 
 def _wait_for_lock(conn: psycopg.Connection, ends: float) -> None:
     "Before another try. Raises `DatabaseError` naming the holder when time is up."
@@ -76,7 +74,6 @@ def _wait_for_lock(conn: psycopg.Connection, ends: float) -> None:
     raise DatabaseError(
         f"migrations wait for {row[0] if row else 'another process'}: end it, and try again"
     )
-
 
 @contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:

@@ -108,12 +108,13 @@ def describe_tables(conn: psycopg.Connection, oids: Sequence[int]) -> dict[int, 
     "The tables with these oids."
     tables = {oid: Table(name=name, place=f'{quoted(schema)}.{quoted(name)}', owner=owner, owned=owned)
               for oid, schema, name, owner, owned in conn.execute(_TABLES, (list(oids),)).fetchall()}
-    for oid, *parts in conn.execute(_COLUMNS, (list(oids),)).fetchall():
+    known = list(tables)  # a view has columns too
+    for oid, *parts in conn.execute(_COLUMNS, (known,)).fetchall():
         column = Column(*parts)
         tables[oid].columns[column.name] = column
-    for oid, *parts in conn.execute(_CONSTRAINTS, (list(oids),)).fetchall():
+    for oid, *parts in conn.execute(_CONSTRAINTS, (known,)).fetchall():
         tables[oid].constraints.append(Constraint(*parts))
-    for oid, name, unique, valid, keys, predicate, text in conn.execute(_INDEXES, (list(oids),)).fetchall():
+    for oid, name, unique, valid, keys, predicate, text in conn.execute(_INDEXES, (known,)).fetchall():
         body = text.partition(' USING ')[2]
         tables[oid].indexes.append(Index(name, unique, valid, tuple(keys), predicate, body))
     return tables

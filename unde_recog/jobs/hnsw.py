@@ -5,14 +5,19 @@
 # %% ../../nbs/123_jobs.hnsw.ipynb #9ed70ff3
 from __future__ import annotations
 import hashlib, json
+from collections.abc import Sequence
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'plan_indexes', 'index_name', 'build_index', 'brand_counts', 'category_counts',
-           'plan_categories']
+__all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'SHARED_FROM', 'NEAR_BITS', 'SAME_LOOK', 'plan_indexes', 'index_name', 'build_index',
+           'brand_counts', 'category_counts', 'plan_categories', 'PhotoFacts', 'photo_facts', 'popular_hashes',
+           'one_look', 'shared_photos', 'mark_shared']
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #6dd1e319
+import numpy as np
 import psycopg
 from psycopg import sql
+from ..media.phash import differing_bits
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #82a2d205
 GLOBAL_FROM, BRAND_FROM = 4000, 15000  # rows; reports/latency
@@ -31,11 +36,19 @@ def index_name(version: str, brand: str | None, category: str | None = None) -> 
     of = [version, brand] + [category]*(category is not None)
     return 'hnsw_' + hashlib.sha1(json.dumps(of).encode()).hexdigest()[:16]
 
+def _index_rows(version: str, brand: str | None, category: str | None) -> sql.Composed:
+    rows = sql.SQL('model_version = {} and not shared').format(version)
+    if brand: rows += sql.SQL(' and brand = {}').format(brand)
+    if category: rows += sql.SQL(' and category_canonical = {}').format(category)
+    return rows
+
 _BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', %s, true), set_config('statement_timeout', '0', true)'''
 _HNSW = '''create index {} on sku_image_embeddings using hnsw (embedding vector_cosine_ops)
     with (m = 16, ef_construction = 64) where {}'''
+_KNOWN = "select obj_description(to_regclass(%s)::oid, 'pg_class')"
 
+# %% ../../nbs/123_jobs.hnsw.ipynb #491a0956
 def build_index(
     conn: psycopg.Connection,
     version: str,
@@ -45,20 +58,20 @@ def build_index(
     memory: str = '512MB',
     workers: int = 2,
 ) -> bool:
-    "Build the HNSW of a version (or of one brand or category in it) unless it is there."
-    parts = {'brand': brand, 'category': category}
-    name = index_name(version, brand, category)
-    of = {'version': version} | {part: value for part, value in parts.items() if value}
-    identifier, rows = sql.Identifier(name), sql.SQL('model_version = {}').format(version)
-    if brand: rows += sql.SQL(' and brand = {}').format(brand)
-    if category: rows += sql.SQL(' and category_canonical = {}').format(category)
-    comment = json.dumps(of, sort_keys=True)
+    """Build the HNSW of a version (or of one brand or category in it) unless it is there; one of
+    an older release, which holds shared pictures too, is replaced."""
+    name, parts = index_name(version, brand, category), {'brand': brand, 'category': category}
+    of = {'version': version, 'shared': False} | {part: value for part, value in parts.items() if value}
+    comment, rows = json.dumps(of, sort_keys=True), _index_rows(version, brand, category)
+    final, new = sql.Identifier(name), sql.Identifier(f'{name}_new')
     with conn.transaction():
-        (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
-        if known: return False
+        (known,) = conn.execute(_KNOWN, (name,)).fetchone()  # type: ignore[misc]
+        if known == comment: return False
         conn.execute(_BUILD_SETTINGS, (memory, str(workers)))
-        conn.execute(sql.SQL(_HNSW).format(identifier, rows))
-        conn.execute(sql.SQL('comment on index {} is {}').format(identifier, comment))
+        conn.execute(sql.SQL(_HNSW).format(new, rows))
+        conn.execute(sql.SQL('drop index if exists {}').format(final))  # late: it locks readers out
+        conn.execute(sql.SQL('alter index {} rename to {}').format(new, final))
+        conn.execute(sql.SQL('comment on index {} is {}').format(final, comment))
     return True
 
 # %% ../../nbs/123_jobs.hnsw.ipynb #7a47084a
@@ -80,3 +93,68 @@ def plan_categories(counts: dict[str, int], category_from: int = GLOBAL_FROM) ->
     "The categories that should have an HNSW of their own: large, and not all there is."
     alone = len(counts) == 1
     return sorted(category for category, n in counts.items() if n >= category_from and not alone)
+
+# %% ../../nbs/123_jobs.hnsw.ipynb #f5106fc7
+SHARED_FROM = 25  # styles: half a list of fifty
+
+class PhotoFacts(NamedTuple):
+    "Photos of a version: ids, perceptual hashes (int64), and the style of each as a number."
+    ids: np.ndarray
+    hashes: np.ndarray
+    styles: np.ndarray
+
+# a photo that was indexed before there were perceptual hashes is known by its bytes
+_FACTS = """select id, coalesce(phash, ('x' || left(image_hash, 16))::bit(64)::bigint),
+    dense_rank() over (order by brand, coalesce(metadata->>'style_id', lower(metadata->>'name'), sku_id))
+    from sku_image_embeddings where model_version = %s order by id"""
+
+def photo_facts(conn: psycopg.Connection, version: str) -> PhotoFacts:
+    "What tells which photos of a version are one picture."
+    rows = np.array(conn.execute(_FACTS, (version,)).fetchall(), 'int64').reshape(-1, 3)
+    return PhotoFacts(*rows.T)
+
+# %% ../../nbs/123_jobs.hnsw.ipynb #bed2739f
+NEAR_BITS, SAME_LOOK = 4, .97  # of 64 bits; cosine
+
+def popular_hashes(facts: PhotoFacts, at_least: int) -> list[int]:
+    "Hashes that at least so many styles have exactly, most of them first."
+    pairs = np.unique(np.stack([facts.hashes, facts.styles]), axis=1)
+    hashes, counts = np.unique(pairs[0], return_counts=True)
+    order = np.argsort(-counts, kind='stable')
+    return [int(h) for h in hashes[order][counts[order] >= at_least]]
+
+def one_look(vectors: np.ndarray, styles: np.ndarray, at_least: int) -> np.ndarray:
+    "Which of some photos show a picture that `at_least` styles share; bool [n]."
+    shared, left = np.zeros(len(styles), bool), np.ones(len(styles), bool)
+    while left.sum() >= at_least:
+        alike = left & (vectors @ vectors[left.argmax()] >= SAME_LOOK)
+        shared[alike] = len(np.unique(styles[alike])) >= at_least
+        left &= ~alike
+    return shared
+
+# %% ../../nbs/123_jobs.hnsw.ipynb #28446d26
+_LOOKS = """select coalesce(embedding, embedding_other)::real[] from sku_image_embeddings
+    where id = any(%s) order by id"""
+_MARK = """update sku_image_embeddings set shared = not shared
+    where model_version = %(version)s and shared <> (id = any(%(ids)s))"""
+
+def shared_photos(conn: psycopg.Connection, version: str, at_least: int = SHARED_FROM) -> np.ndarray:
+    "Ids of the photos of a version that show a picture of `at_least` styles."
+    facts = photo_facts(conn, version)
+    found = np.zeros(len(facts.ids), bool)
+    for picture in popular_hashes(facts, at_least//3):  # copies may differ by some bits
+        near = np.flatnonzero((differing_bits(facts.hashes, picture) <= NEAR_BITS) & ~found)
+        if len(np.unique(facts.styles[near])) < at_least: continue
+        rows = conn.execute(_LOOKS, (facts.ids[near].tolist(),), binary=True).fetchall()
+        vectors = np.array([v for (v,) in rows], 'float32')
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        found[near] = one_look(vectors, facts.styles[near], at_least)
+    return facts.ids[found]
+
+def mark_shared(conn: psycopg.Connection, version: str, at_least: int = SHARED_FROM) -> int:
+    "Mark the rows of `shared_photos`, and no others; → how many there are."
+    ids = shared_photos(conn, version, at_least).tolist()
+    with conn.transaction():
+        conn.execute("set local statement_timeout = 0")
+        conn.execute(_MARK, {'version': version, 'ids': ids})
+    return len(ids)

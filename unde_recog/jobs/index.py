@@ -24,7 +24,7 @@ from ..db.leases import Lease
 from ..db.versions import is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
-from .hnsw import category_counts, plan_categories, plan_indexes
+from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
     CatalogPhoto,
     EmbeddingError,
@@ -290,6 +290,7 @@ def finalize_version(
     complete."""
     counts, keys = brand_counts(conn, report.version), {p.key for p in photos}
     if not counts: raise nothing_embedded(report)
+    report.shared = mark_shared(conn, report.version)
     for brand in plan_indexes(counts, *sizes):
         if build_index(conn, report.version, brand): report.indexes_built.append(brand or 'all')
     for category in plan_categories(category_counts(conn, report.version), sizes[0]):

@@ -41,7 +41,6 @@ _KNOWN = '''select brand, item_id, image_hash from item_embeddings
     where namespace = %s and version = %s and modality = 'image'
       and (%s::text[] is null or brand = any(%s))'''
 
-
 def known_photos(conn: psycopg.Connection, version: str, brands: Sequence[str] | None = None) -> Known:
     "Hashes by SKU of the photos that `version` holds."
     wanted = None if brands is None else list(brands)

@@ -16,6 +16,7 @@ import psycopg
 from PIL import Image
 from ..contracts import SkuKey
 from ..media.images import ImageError, decode, image_hash
+from ..media.phash import perceptual_hash
 from ..media.storage import Storage, read_bytes
 
 # %% ../../nbs/121_jobs.photos.ipynb #c9531a0f
@@ -62,6 +63,7 @@ class LoadedPhoto(NamedTuple):
     hash: str = ''
     image: Image.Image | None = None
     error: ImageError | EmbeddingError | None = None
+    phash: int | None = None  # perceptual, of what was decoded
 
 def read_photo(
     photo: CatalogPhoto,
@@ -76,7 +78,8 @@ def read_photo(
         data = read_bytes(photo.url, storage=storage, timeout=timeout, allow_private=allow_private)
         digest = image_hash(data)
         if digest in known: return LoadedPhoto(photo, digest)
-        return LoadedPhoto(photo, digest, decode(data, at_least=448, name=photo.url))
+        image = decode(data, at_least=448, name=photo.url)
+        return LoadedPhoto(photo, digest, image, phash=perceptual_hash(image))
     except ImageError as e: return LoadedPhoto(photo, error=e)
     except MemoryError:
         error = ImageError('too_many_pixels', f'{photo.url} does not fit into memory')

@@ -35,6 +35,7 @@ class IndexCounts:
     replaced: int = 0
     removed: int = 0
     refreshed: int = 0
+    shared: int = 0  # photos that many products have in common
     failed: dict[str, int] = field(default_factory=dict)
     indexes_built: list[str] = field(default_factory=list)
     partial: bool = False
@@ -73,6 +74,7 @@ class IndexReport(IndexCounts):
         text += ', '.join(counts)
         text += f'\ncoverage {self.with_vector} of {self.products} products ({self.coverage:.1%})'
         if self.without_photo: text += f'; {self.without_photo} have no photo'
+        if self.shared: text += f'\n{self.shared} photos are left out of the search: many products share them'
         return text
 
     def _failures(self) -> str:

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['copy_vectors', 'write_batch', 'write_failures', 'IndexState', 'diff_index', 'IndexShrinks', 'check_shrink', 'Swept',
-           'sweep_vectors']
+__all__ = ['Row', 'copy_vectors', 'write_batch', 'write_failures', 'IndexState', 'diff_index', 'IndexShrinks', 'check_shrink',
+           'Swept', 'sweep_vectors']
 
 # %% ../../nbs/122_jobs.vectors.ipynb #cb221997
 import numpy as np
@@ -25,19 +25,20 @@ from .photos import CatalogPhoto, LoadedPhoto
 # %% ../../nbs/122_jobs.vectors.ipynb #5f52e757
 _TYPES = {'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2',
           'image_hash': 'text', 'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
-          'category_canonical': 'text'}
+          'category_canonical': 'text', 'phash': 'int8'}
+Row = tuple[CatalogPhoto, str, np.ndarray] | tuple[CatalogPhoto, str, np.ndarray, int | None]
 _COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
 
-def copy_vectors(conn: psycopg.Connection, rows: Iterable[tuple[CatalogPhoto, str, np.ndarray]],
-                 version: str) -> int:
-    "COPY (photo, hash, vector) rows into `sku_image_embeddings`; → how many."
+def copy_vectors(conn: psycopg.Connection, rows: Iterable[Row], version: str) -> int:
+    """COPY (photo, hash, vector) rows, or with a perceptual hash, into `sku_image_embeddings`;
+    → how many."""
     written = 0
     with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(list(_TYPES.values()))
-        for photo, digest, vector in rows:
+        for photo, digest, vector, *phash in rows:
             facts, category = Jsonb(photo.metadata), photo.metadata.get('category')
-            row = (*photo.key, photo.url, photo.rank, digest, vector, version, facts, category)
-            copy.write_row(row)
+            about = version, facts, category, phash[0] if phash else None
+            copy.write_row((*photo.key, photo.url, photo.rank, digest, vector, *about))
             written += 1
     return written
 
@@ -63,11 +64,11 @@ def _write_batch(conn: psycopg.Connection, photos: Sequence[tuple[LoadedPhoto, A
             conn.execute(query, batch)  # type: ignore[arg-type]
         there = conn.execute(_THERE, batch).fetchall()  # type: ignore[arg-type]
         seen = {(SkuKey(b, s), digest) for b, s, digest in there}
-        fresh: list[tuple[CatalogPhoto, str, np.ndarray]] = []
+        fresh: list[Row] = []
         for r, vector in photos:
             if (r.photo.key, r.hash) in seen: continue
             seen.add((r.photo.key, r.hash))
-            fresh.append((r.photo, r.hash, vector))
+            fresh.append((r.photo, r.hash, vector, r.phash))
         return copy_vectors(conn, fresh, version)
 
 # %% ../../nbs/122_jobs.vectors.ipynb #c9a1dec9

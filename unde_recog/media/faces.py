@@ -21,7 +21,6 @@ from ..settings import Settings, SettingsError
 # %% ../../nbs/013_media.faces.ipynb #90f8316d
 STRIDES, SIDE = (8, 16, 32), 640
 
-
 def decode_grid(cls: np.ndarray, obj: np.ndarray, box: np.ndarray, stride: int) -> np.ndarray:
     "One grid's outputs → rows (xmin, ymin, xmax, ymax, score) in pixels of the network's square."
     n = SIDE // stride
@@ -31,7 +30,6 @@ def decode_grid(cls: np.ndarray, obj: np.ndarray, box: np.ndarray, stride: int) 
     cx, cy = (column + box[:, 0]) * stride, (row + box[:, 1]) * stride
     w, h = (np.exp(np.clip(box[:, i], -10, 10)) * stride for i in (2, 3))
     return np.stack([cx - w/2, cy - h/2, cx + w/2, cy + h/2, score], 1)
-
 
 def suppress(rows: np.ndarray, threshold: float = .5, overlap: float = .3) -> np.ndarray:
     "Rows of at least the score `threshold`; of overlapping ones the surest."
@@ -43,7 +41,6 @@ def suppress(rows: np.ndarray, threshold: float = .5, overlap: float = .3) -> np
 
 # %% ../../nbs/013_media.faces.ipynb #96483302
 OUTPUTS = [f'{kind}_{s}' for s in STRIDES for kind in ('cls', 'obj', 'bbox')]
-
 
 def face_session(path: Path) -> Any:
     "A YuNet file in ONNX Runtime. Raises `SettingsError`."
@@ -68,7 +65,6 @@ def face_tensor(image: Image.Image, scale: float) -> np.ndarray:
     square = Image.new('RGB', (SIDE, SIDE))
     square.paste(image.convert('RGB').resize(size, Image.Resampling.BILINEAR))
     return np.asarray(square, np.float32)[:, :, ::-1].transpose(2, 0, 1)[None].copy()
-
 
 class FaceFinder:
     """YuNet over ONNX Runtime: RGB image → boxes of faces, in its pixels.

@@ -61,7 +61,6 @@ _WORDS = {'exact': 'found', 'similar': 'similar', 'style': 'in a similar style',
 _CARD = Template('''<figure class=card>$image<figcaption><b>$name</b><br>$brand · $price<br>
 <span class=where>$where</span><br><small>$score$note</small></figcaption></figure>''')
 
-
 def _card(match: Match, picture: Image.Image | None, note: str = '') -> str:
     name = escape(match.name or match.external_id)
     image = '<div class=gap>no picture</div>'
@@ -81,7 +80,6 @@ _ITEM = Template('''<section class=item style="--hue:$hue">
 <h3><span class=dot>$number</span> $category — $words$order</h3>
 <small>$tags</small><div class=cards>$cards</div></section>''')
 LoadPicture = Callable[[str], Image.Image | None]
-
 
 def _item(item: ItemAnswer, load: LoadPicture, notes: Mapping[SkuKey, str]) -> str:
     cards = [
@@ -131,7 +129,6 @@ _PAGE = Template('''<!doctype html><html lang=en><meta charset=utf-8>
 _ENTRY = Template('''<div class=entry><img src="$picture" alt="the photo"><div><h2>$title</h2>
 $items$degraded<small>$total_ms ms · $model</small></div></div>''')
 
-
 @dataclass
 class Entry:
     "One photo of the page with its answer; `notes` may add a word to a SKU, as the demo does."
@@ -139,7 +136,6 @@ class Entry:
     answer: Answer
     title: str = ''
     notes: Mapping[SkuKey, str] = field(default_factory=dict)
-
 
 def _entry(entry: Entry, load: LoadPicture) -> str:
     answer = entry.answer
@@ -152,7 +148,6 @@ def _entry(entry: Entry, load: LoadPicture) -> str:
         total_ms=answer.total_ms,
         model=escape(answer.model_version),
     )
-
 
 def render_page(entries: Iterable[Entry], load: LoadPicture, title: str = 'What was found',
                 intro: str = '') -> str:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ErrorKind', 'HEIC', 'VIDEO', 'WANTED', 'MAX_PIXELS', 'MAX_PIXELS_WHOLE', 'MIN_SIDE', 'LARGE', 'IN_FLIGHT',
-           'LONGEST_PADDED', 'ImageError', 'formats', 'foreign_format', 'unreadable', 'shrinks', 'check_pixels',
-           'cut_off_webp', 'open_header', 'to_eight_bits', 'to_rgb', 'turn_upright', 'draft', 'reduced', 'full_size',
-           'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'completed', 'decode', 'image_hash', 'pixel_hash',
-           'pad_square', 'shrink', 'to_jpeg', 'at_height', 'sheet']
+           'MOST_SCANS', 'LONGEST_PADDED', 'ImageError', 'formats', 'foreign_format', 'unreadable', 'shrinks',
+           'check_pixels', 'cut_off_webp', 'open_header', 'to_eight_bits', 'to_rgb', 'turn_upright', 'draft', 'reduced',
+           'full_size', 'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'DecodingCost', 'decoding_cost',
+           'completed', 'decode', 'image_hash', 'pixel_hash', 'pad_square', 'shrink', 'to_jpeg', 'at_height', 'sheet']
 
 # %% ../../nbs/011_media.images.ipynb #783ea3ce
 import hashlib, io, math, threading
@@ -32,7 +32,6 @@ ErrorKind = Literal[
     'refused_url',
     'http_error',
 ]
-
 
 class ImageError(ValueError):
     "A photo that cannot be used; `kind` is its class in reports."
@@ -67,7 +66,6 @@ _MAGIC = {
 }
 HEIC, VIDEO = 'a HEIC file', 'a video'
 
-
 def foreign_format(data: bytes) -> str | None:
     "What the bytes are, where they are none of the formats that are always read; None if unknown."
     if data[4:8] == b'ftyp':
@@ -79,7 +77,6 @@ def foreign_format(data: bytes) -> str | None:
 
 # %% ../../nbs/011_media.images.ipynb #9dd88c6c
 WANTED = 'JPEG, PNG or WebP'
-
 
 def unreadable(data: bytes, name: str) -> 'ImageError':
     "Why bytes that begin with no known header cannot be read, and what to do."
@@ -98,11 +95,9 @@ MAX_PIXELS = 65_000_000
 MAX_PIXELS_WHOLE = 25_000_000  # of what cannot shrink while it is read
 MIN_SIDE = 1200  # pixels on the shortest side that detector and embedder can make use of
 
-
 def shrinks(image: Image.Image) -> bool:
     "Whether an opened photo can be decoded at reduced scale."
     return image.format in ('JPEG', 'MPO') and not image.info.get('progressive')
-
 
 def check_pixels(image: Image.Image, max_pixels: int, at_least: int | None, name: str) -> None:
     "Raises `ImageError` (too_many_pixels) for a photo that asks for too much."
@@ -121,7 +116,6 @@ def cut_off_webp(data: bytes) -> bool:
     "Whether a WebP file is shorter than the length that its header states."
     riff = data[:4] == b'RIFF' and data[8:12] == b'WEBP'
     return riff and len(data) < 8 + int.from_bytes(data[4:8], 'little')
-
 
 def open_header(data: bytes, max_pixels: int, at_least: int | None = None,
                 name: str = 'the photo') -> Image.Image:
@@ -148,7 +142,6 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     if deep: values = values // 257
     return Image.fromarray(values.clip(0, 255).astype('uint8'))
 
-
 def to_rgb(image: Image.Image) -> Image.Image:
     "Any mode → sRGB; transparent pixels become white, 16-bit grey is scaled."
     icc = image.info.get('icc_profile')
@@ -172,7 +165,6 @@ _TURNS = {
     8: _TURN.ROTATE_90,
 }
 
-
 def turn_upright(image: Image.Image) -> Image.Image:
     "`image` as its EXIF orientation wants to be seen; unturned if that cannot be read."
     try: turn = _TURNS.get(image.getexif().get(0x0112, 1))
@@ -182,13 +174,11 @@ def turn_upright(image: Image.Image) -> Image.Image:
 # %% ../../nbs/011_media.images.ipynb #b80162c8
 LARGE = 4_000_000  # pixels from which on a photo that was read whole is reduced
 
-
 def draft(image: Image.Image, at_least: int) -> None:
     "Have a JPEG decoded at the smallest scale that keeps `at_least` pixels on its shortest side."
     scale = max(1, min(image.size) // at_least)
     size = math.ceil(image.width / scale), math.ceil(image.height / scale)
     image.draft('RGB' if image.mode in ('RGB', 'L') else image.mode, size)
-
 
 def reduced(image: Image.Image, at_least: int) -> Image.Image:
     "A large photo by a whole factor smaller; at least `at_least` pixels on its shortest side."
@@ -205,21 +195,17 @@ class _FullSize(NamedTuple):
     full: tuple[int, int]
     here: tuple[int, int]
 
-
 def full_size(image: Image.Image) -> tuple[int, int]:
     "Width and height of a photo as it was sent, upright, however small it was decoded."
     note = image.info.get('full_size')
     return note.full if isinstance(note, _FullSize) and note.here == image.size else image.size
 
-
 def _scaled(box: Sequence[float], size: Sequence[int], to: Sequence[int]) -> tuple[float, ...]:
     return tuple(v * to[i % 2] / size[i % 2] for i, v in enumerate(box))
-
 
 def to_full(box: Sequence[float], photo: Image.Image) -> tuple[float, ...]:
     "A box in pixels of the decoded photo → in pixels of the photo as it was sent."
     return _scaled(box, photo.size, full_size(photo))
-
 
 def from_full(box: Sequence[float], photo: Image.Image) -> tuple[float, ...]:
     "A box in pixels of the photo as it was sent → in pixels of the decoded photo."
@@ -248,12 +234,10 @@ class PixelLimit:
                 self.used -= pixels
                 self.changed.notify_all()
 
-
 IN_FLIGHT = PixelLimit(2 * MAX_PIXELS_WHOLE)
 # In one block each, pictures are given back to the system when they are freed; in Pillow's blocks of
 # 16 MB they stay in the allocator's arenas, one a thread.
 Image.core.set_block_size(1 << 27)  # type: ignore[attr-defined]
-
 
 def decoded_pixels(image: Image.Image, at_least: int | None) -> int:
     "How many pixels decoding an opened photo takes."
@@ -262,9 +246,26 @@ def decoded_pixels(image: Image.Image, at_least: int | None) -> int:
     scale = max(1, min(8, min(image.size) // at_least))
     return whole // (1 << scale.bit_length() - 1)**2
 
+# %% ../../nbs/011_media.images.ipynb #1ce5b2e1
+MOST_SCANS = 100
+
+class DecodingCost(NamedTuple):
+    "Pixels that decoding holds, and that it goes over."
+    pixels: int
+    work: int
+
+def decoding_cost(data: bytes, at_least: int | None = MIN_SIDE, name: str = 'the photo') -> DecodingCost:
+    "What `decode` of a photo's bytes will cost. Raises `ImageError` for one that asks for too much."
+    with open_header(data, MAX_PIXELS, at_least, name) as image:
+        whole, pixels = image.width*image.height, decoded_pixels(image, at_least)
+        passes = data.count(b'\xff\xda') if image.info.get('progressive') else 1
+    if passes > MOST_SCANS:
+        told = f'{name} goes over its pixels {passes:,} times: save it as a plain JPEG'
+        raise ImageError('too_many_pixels', told)
+    return DecodingCost(pixels, pixels + whole*max(1, passes//4)//4)
+
 # %% ../../nbs/011_media.images.ipynb #897797b3
 _ENDS = tuple(filler * 2048 + b'\xff\xd9' for filler in (b'', b'\x55', b'\xaa'))
-
 
 def completed(data: bytes, read: Callable[[bytes], Image.Image]) -> Image.Image | None:
     "`read` of a JPEG without its end, if every pixel is there; else None."
@@ -287,11 +288,9 @@ def _load(image: Image.Image, at_least: int | None) -> Image.Image:
     if small is not image: image.close()  # its pixels go before another's come
     return small
 
-
 def _pixels(data: bytes, max_pixels: int, at_least: int | None, name: str) -> Image.Image:
     image = open_header(data, max_pixels, at_least, name)
     with IN_FLIGHT.hold(decoded_pixels(image, at_least)): return _load(image, at_least)
-
 
 def _upright(image: Image.Image) -> Image.Image:
     "Upright, sRGB, and nothing with it but its full size where that is another."
@@ -341,7 +340,6 @@ def pixel_hash(image: Image.Image) -> str:
 # %% ../../nbs/011_media.images.ipynb #1dac847e
 LONGEST_PADDED = 4096  # a strip of 8×6000 pixels would make a square of 36 million
 
-
 def pad_square(image: Image.Image, size: int | None = None,
                fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     "`image` centred on a square of `fill`, resized to `size` if given."
@@ -351,14 +349,12 @@ def pad_square(image: Image.Image, size: int | None = None,
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square if size is None else square.resize((size, size), Image.Resampling.BICUBIC)
 
-
 def shrink(image: Image.Image, longest: int) -> Image.Image:
     "`image` no longer than `longest` on any side; never enlarged."
     scale = longest / max(image.size)
     if scale >= 1: return image
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
 
 def to_jpeg(image: Image.Image, quality: int = 88) -> bytes:
     "JPEG bytes without EXIF: no place, no device, no thumbnail goes with them."
@@ -371,7 +367,6 @@ def at_height(image: Image.Image, height: int) -> Image.Image:
     "`image` as RGB, resized to `height` pixels."
     size = max(1, round(image.width * height / image.height)), height
     return image.convert('RGB').resize(size, Image.Resampling.LANCZOS)
-
 
 def sheet(
     images: Sequence[Image.Image],

@@ -21,7 +21,6 @@ from PIL import Image, ImageCms
 # %% ../../nbs/010_media.profiles.ipynb #4cea45b3
 SPACES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}  # of a profile → of the picture
 
-
 def colour_grid(mode: str, steps: int = 5) -> Image.Image:
     "A picture of evenly spread values of a mode, a row high."
     values = np.linspace(0, 255, steps).round().astype('uint8')
@@ -30,7 +29,6 @@ def colour_grid(mode: str, steps: int = 5) -> Image.Image:
 
 # %% ../../nbs/010_media.profiles.ipynb #953bf5f8
 ROUNDING = 3  # of 255
-
 
 def _build(icc: bytes, mode: str) -> Any:
     "The transform of a profile's numbers to sRGB. Raises whatever Pillow raises for a bad one."
@@ -45,7 +43,6 @@ def _build(icc: bytes, mode: str) -> Any:
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
 
-
 @lru_cache(32)
 def srgb_transform(icc: bytes, mode: str) -> Any:
     "Transform to sRGB for pictures of `mode`; None where there is nothing to do."
@@ -56,7 +53,6 @@ def srgb_transform(icc: bytes, mode: str) -> Any:
     plain = np.asarray(grid.convert('RGB'), int)
     moved = np.asarray(ImageCms.applyTransform(grid, transform), int)
     return None if np.abs(moved - plain).max() <= ROUNDING else transform
-
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     "A grey, RGB or CMYK picture as RGB, with its profile applied; as it is without one."
@@ -69,10 +65,8 @@ _BRADFORD = np.array([[.8951, .2664, -.1614], [-.7502, 1.7135, .0367], [.0389, -
 D50, D65 = (.3457, .3585), (.3127, .329)
 Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
-
 def _xyz(xy: Sequence[float]) -> np.ndarray:
     return np.array([xy[0] / xy[1], 1., (1 - xy[0] - xy[1]) / xy[1]])
-
 
 def corner_colours(corners: Corners, white: Sequence[float] = D65) -> np.ndarray:
     "Columns: XYZ of red, green and blue under D50, of which the sum is white."
@@ -84,7 +78,6 @@ def corner_colours(corners: Corners, white: Sequence[float] = D65) -> np.ndarray
 # %% ../../nbs/010_media.profiles.ipynb #fdef341c
 def _number(value: float) -> bytes: return round(value * 65536).to_bytes(4, 'big', signed=True)
 
-
 def _tags(corners: Corners, gamma: float, white: Sequence[float]) -> dict[str, bytes]:
     colours = [b'XYZ ' + bytes(4) + b''.join(map(_number, c)) for c in corner_colours(corners, white).T]
     curve = b'curv' + bytes(4) + (1).to_bytes(4, 'big') + round(gamma * 256).to_bytes(2, 'big') + bytes(2)
@@ -93,7 +86,6 @@ def _tags(corners: Corners, gamma: float, white: Sequence[float]) -> dict[str, b
     tags = {'desc': text, 'wtpt': paper, 'cprt': b'text' + bytes(4) + b'none\0\0\0\0'}
     tags |= dict(zip(('rXYZ', 'gXYZ', 'bXYZ'), colours))
     return tags | dict.fromkeys(('rTRC', 'gTRC', 'bTRC'), curve)
-
 
 def rgb_profile(corners: Corners, gamma: float, white: Sequence[float] = D65) -> bytes:
     "An ICC profile: red, green and blue (x, y), the curve's exponent, the white."
@@ -115,7 +107,6 @@ WIDE_GAMUTS = {
     'Adobe RGB': rgb_profile(((.64, .33), (.21, .71), (.15, .06)), 2.2),
     'ProPhoto RGB': rgb_profile(((.7347, .2653), (.1596, .8404), (.0366, .0001)), 1.8, D50),
 }
-
 
 def in_gamut(image: Image.Image, icc: bytes) -> Image.Image:
     "An sRGB picture in the numbers of a profile, which is attached for saving."

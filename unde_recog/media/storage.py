@@ -50,7 +50,6 @@ def _resolve(host: str, port: int) -> list[str]:
     except (OSError, ValueError):
         raise ImageError('not_found', f'the host of the photo URL, {host}, is not known') from None
 
-
 def check_url(url: str, allow_private: bool = False) -> tuple[str, str]:
     "(address to connect to, host) of an http(s) URL. Raises `ImageError` with kind `refused_url`."
     try:
@@ -139,7 +138,6 @@ def _drain(chunks: Iterable[bytes], max_bytes: int) -> bytes:
             raise ImageError('too_large', f'the photo is larger than {max_bytes:,} bytes')
     return bytes(data)
 
-
 def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock, *,
          max_bytes: int) -> bytes | str:
     "One hop: the photo's bytes, or the URL to go to."
@@ -154,7 +152,6 @@ def _ask(session: httpx.Client, request: dict[str, Any], url: str, clock: _Clock
 # %% ../../nbs/012_media.storage.ipynb #acbd45f1
 def _late(timeout: float) -> ImageError:
     return ImageError('timeout', f'the photo URL did not answer in {timeout:g} s')
-
 
 def _try_hop(session: httpx.Client, url: str, clock: _Clock, *, max_bytes: int,
              allow_private: bool) -> bytes | str:
@@ -201,6 +198,7 @@ class Storage(Protocol):
     "Bytes by key. `get` raises `ImageError` (not_found)."
     def get(self, key: str) -> bytes: ...
     def put(self, key: str, data: bytes) -> None: ...
+    def delete(self, key: str) -> None: ...
     def exists(self, key: str) -> bool: ...
     def list(self, prefix: str = '') -> Iterator[str]: ...
 
@@ -249,6 +247,7 @@ class FolderStorage:
             temporary.write_bytes(data)
             os.replace(temporary, target)
         finally: temporary.unlink(missing_ok=True)
+    def delete(self, key: str) -> None: (self.folder/check_key(key)).unlink(missing_ok=True)
     def exists(self, key: str) -> bool: return (self.folder/check_key(key)).is_file()
     def list(self, prefix: str = '') -> Iterator[str]:
         for p in sorted(self.folder.rglob('*')):
@@ -315,6 +314,10 @@ class S3Storage:
             self.client.put_object(Bucket=self.bucket, Key=check_key(key), Body=data,
                                    ContentType='image/jpeg')
 
+    def delete(self, key: str) -> None:
+        with _s3_errors(self.bucket, key):
+            self.client.delete_object(Bucket=self.bucket, Key=check_key(key))
+
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
         with _s3_errors(self.bucket, key):
@@ -346,7 +349,6 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as e:
         why = getattr(e, 'strerror', None) or e
         raise ImageError('not_found', f'{path} cannot be read: {why}') from None
-
 
 def _read_stored(key: str, bucket: str | None, storage: Storage | None, text: str) -> bytes:
     "The bytes of a key in the storage that is open here."

@@ -25,6 +25,7 @@ _LEAST = int((_LEVELS < GREY).sum()), int((_LEVELS < BLACK).sum())
 def _unit(x: np.ndarray) -> np.ndarray: return x / (np.linalg.norm(x) + 1e-9)
 def _power(counts: np.ndarray) -> np.ndarray: return _unit((counts / (counts.sum() + 1e-9)) ** POWER)
 
+# %% ../../nbs/072_models.classical.ipynb #06751175
 def colour_codes(small: Image.Image) -> np.ndarray:
     "HSV bin of every pixel, 0–719."
     planes = [p.tobytes() for p in small.convert('HSV').split()]
@@ -35,7 +36,6 @@ def colour_codes(small: Image.Image) -> np.ndarray:
     return (v + coloured * (h * np.int16(BINS[1] * BINS[2]) + s * np.int16(BINS[2]))).reshape(
         small.height, small.width
     )
-
 
 def colour_histogram(codes: np.ndarray) -> np.ndarray: return np.bincount(codes.ravel(), minlength=720)
 
@@ -56,7 +56,6 @@ def _grid(mask: np.ndarray) -> np.ndarray:
         ).ravel()
         / 255
     )
-
 
 def silhouette(rgb: np.ndarray) -> np.ndarray:
     """Soft foreground mask of RGB [h, w, 3] in 0–1: how far a pixel is from the border's median

@@ -68,7 +68,6 @@ def expected_keys(vision_layers: int, text_layers: int) -> list[str]:
 def _some(names: list[str]) -> str:
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
-
 def check_keys(keys: Iterable[str]) -> list[str]:
     """The weights' names, `position_ids` left out.
 
@@ -209,7 +208,6 @@ WEIGHTS = (
     'pytorch_model.bin',
     'open_clip_pytorch_model.bin',
 )
-
 
 def checkpoint_file(path: Path | str) -> Path:
     "The weights at `path`, a file or a folder. Raises `FileNotFoundError` or `ValueError`."
@@ -389,7 +387,6 @@ def prepare(state: Mapping[str, Any], folder: Path | str) -> tuple[Mapping[str, 
 # %% ../../nbs/075_models.convert.ipynb #437dff81
 CLIP_WORDS = 49408
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-
 
 def clip_tokenizer(path: Path | str) -> Path:
     "Write CLIP's tokenizer, from the vocabulary that open_clip carries, as a `tokenizer.json`."

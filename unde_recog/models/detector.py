@@ -54,7 +54,6 @@ def _session(card: DetectorCard, path: Path, threads: int | None) -> Any:
 # %% ../../nbs/079_models.detector.ipynb #d4d31c38
 Arrays = dict[str, np.ndarray]
 
-
 @lru_cache(1)
 def _tile_pool() -> ThreadPoolExecutor:
     "Tiles of one photo are looked at side by side: each runs on a single core."
@@ -115,7 +114,7 @@ def worn_garments(detector: OnnxDetector, photo: Image.Image) -> list[Worn]:
     worn = second_look(foreground(outputs['kinds'][0], f), photo.size, look)
     return worn[:detector.card.max_finds * 3] if len(worn) > len(first) else alone
 
-
+# %% ../../nbs/079_models.detector.ipynb #a81ca9c7
 def as_item(photo: Image.Image, worn: Worn) -> Item:
     "The item of a garment, cut from the photo."
     g = worn.garment
@@ -125,12 +124,10 @@ def as_item(photo: Image.Image, worn: Worn) -> Item:
 # %% ../../nbs/079_models.detector.ipynb #2dc99532
 OWN_DETECTOR = 'street-garments'
 
-
 def detector_paths(settings: Settings) -> dict[str, Path]:
     "Cards by file name: those of the package, then those in the data directory, which win."
     folders = (ASSETS/'detectors', data_dir(settings)/'detectors')
     return {p.stem: p for folder in folders for p in sorted(folder.glob('*.json'))}
-
 
 def default_card(settings: Settings, known: dict[str, Path]) -> str:
     "The card in the data directory, else the package's own. Raises `ValueError` for several."
@@ -139,7 +136,6 @@ def default_card(settings: Settings, known: dict[str, Path]) -> str:
         folder = data_dir(settings) / 'detectors'
         raise ValueError(f"{', '.join(mine)} lie in {folder}: say which one is meant")
     return mine[0] if mine else OWN_DETECTOR
-
 
 def open_detector(settings: Settings | None = None, card: str | Path | None = None, *,
                   threads: int | None = None) -> OnnxDetector:

@@ -35,7 +35,6 @@ def _number(value: Any, category: str) -> float:
     "A number for all categories, or the one of `category` (.5 for one that is not listed)."
     return value if isinstance(value, float) else value.get(category, .5)
 
-
 class DetectorCard(InputCard):
     "An ONNX detector: its file, its input, and what its answer means."
 
@@ -75,7 +74,6 @@ def class_category(card: DetectorCard, index: int) -> Category | None:
     word = card.classes[index]
     if word is None: return None
     return card.categories[word] if word in card.categories else word  # type: ignore[return-value]
-
 
 def check_classes(card: DetectorCard) -> DetectorCard:
     "The card itself. Raises `ValueError` for a class that is mapped to no category."

@@ -44,7 +44,6 @@ def lowest(card: DetectorCard, threshold: float | None) -> float:
     if threshold is not None: return threshold
     return min(card.threshold_for(c) for c in CATEGORIES)
 
-
 def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard,
                  threshold: float) -> Finds:
     n = len(card.classes) + (card.activation == 'softmax')
@@ -61,7 +60,6 @@ def _query_finds(logits: np.ndarray, boxes: np.ndarray, card: DetectorCard,
     p = 1/(1 + np.exp(-logits[0]))
     query, kind = np.nonzero(p >= max(.01, threshold))
     return Finds(corners(boxes[0][query]), kind, p[query, kind])
-
 
 def read_detr(outputs: Outputs, card: DetectorCard, threshold: float | None = 0.) -> Finds:
     """`logits` and `pred_boxes` of DETR, YOLOS, RT-DETR.
@@ -102,7 +100,6 @@ def peaks(heat: np.ndarray, threshold: float, limit: int = 3) -> list[tuple[int,
     found.sort(key=lambda p: -heat[p])
     return [p for i, p in enumerate(found) if sum(q[0] == p[0] for q in found[:i]) < limit]
 
-
 def peak_box(boxes: np.ndarray, heat: np.ndarray, y: int, x: int) -> np.ndarray:
     "Mean of the boxes [4, h, w] in the 3×3 cells around (y, x), weighted by heat [h, w]."
     rows, columns = slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2)
@@ -119,7 +116,6 @@ def _crossing(profile: np.ndarray, level: float) -> tuple[float, float] | None:
         beyond = float(profile[i + step]) if 0 <= i + step < len(profile) else 0.
         ends.append(i + .5 + step*(float(profile[i]) - level)/max(float(profile[i]) - beyond, 1e-6))
     return ends[0], ends[1]
-
 
 def mask_box(mask: np.ndarray, box: np.ndarray, grow: float = 0.2,
              level: float = 0.5) -> tuple[np.ndarray | None, float]:
@@ -148,7 +144,6 @@ class GarmentMaps(NamedTuple):
     kinds: np.ndarray
     presence: np.ndarray
 
-
 def garment_maps(outputs: Outputs, card: DetectorCard) -> GarmentMaps:
     "The outputs by name. Raises `ValueError` where they do not fit the card."
     maps = GarmentMaps(*(_output(outputs, n, card)[0] for n in GarmentMaps._fields))
@@ -157,7 +152,6 @@ def garment_maps(outputs: Outputs, card: DetectorCard) -> GarmentMaps:
             f'{card.name}: the file knows {len(maps.heat)} categories, its card {len(card.classes)}'
         )
     return maps
-
 
 def blended_box(maps: GarmentMaps, card: DetectorCard,
                 peak: tuple[int, int, int]) -> tuple[np.ndarray, float]:
@@ -193,7 +187,6 @@ def read_garments(outputs: Outputs, card: DetectorCard, threshold: float | None 
         rows.append((*box, c, score * max(share, 1e-3)**powers[2]))
     a = np.array(rows, np.float32).reshape(-1, 6)
     return Finds(a[:, :4], a[:, 4].astype(int), a[:, 5])
-
 
 READERS: Mapping[str, Callable[..., Finds]] = {
     'detr': read_detr,
@@ -242,18 +235,16 @@ class Found(NamedTuple):
     score: float
     label: str
 
-
 # categories that cannot be the same pixels, and the share of the smaller box from which on they are
 RIVALS, INSIDE = ({'dress', 'bottom'}, {'dress', 'top'}), .9
 
-
+# %% ../../nbs/077_models.detector_outputs.ipynb #31cea328
 def shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     "The intersection of one box with [n, 4] others, as a share of the smaller of the two."
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     both = np.clip(high - low, 0, None).prod(1)
     areas = (others[:, 2:] - others[:, :2]).prod(1)
     return both / np.maximum(np.minimum((box[2:] - box[:2]).prod(), areas), 1e-9)
-
 
 def without_rivals(rows: Sequence[Found]) -> list[Found]:
     "Garments, best first, without those inside a better one of a rival category."
@@ -275,7 +266,6 @@ def _one_category(finds: Finds, boxes: np.ndarray, ids: list[int], category: str
         word = card.classes[int(finds.classes[i])] or ''
         rows.append(Found((x0, y0, x1, y1), category, float(finds.scores[i]), word))
     return rows
-
 
 def gather(finds: Finds, card: DetectorCard, f: Frame,
            threshold: float | None = None) -> list[Found]:

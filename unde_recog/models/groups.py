@@ -19,7 +19,6 @@ from .detector_outputs import Found, overlaps, shared, without_rivals
 WIDE = .15  # share of the photo's width from which on a garment is not tiny
 Box4 = tuple[float, float, float, float]
 
-
 def suffices(found: Sequence[Found], width: int) -> bool:
     "Whether two garments or more are wide enough for the frame."
     return sum(g.box[2] - g.box[0] >= WIDE * width for g in found) >= 2
@@ -32,12 +31,10 @@ def foreground(kinds: np.ndarray, f: Frame) -> np.ndarray:
     rows = slice(round(f.top * down), round((f.top + f.height) * down))
     return m[rows, round(f.left * across):round((f.left + f.width) * across)]
 
-
 def _edge(profile: np.ndarray, at: int, step: int, floor: float) -> int:
     "The last place from `at` on, in steps, that is above the floor."
     while 0 <= at + step < len(profile) and profile[at + step] > floor: at += step
     return at
-
 
 def hills(profile: np.ndarray, minimum: float = .12, share: float = .5) -> list[tuple[int, int]]:
     "Where a profile rises, highest first: (first, behind the last) above a share of each height."
@@ -57,7 +54,6 @@ def _strongest(part: np.ndarray, axis: int, share: float, minimum: int) -> np.nd
     n = max(minimum, round(share * part.shape[axis]))
     return np.take(np.sort(part, axis), range(-min(n, part.shape[axis]), 0), axis).mean(axis)
 
-
 def person_boxes(m: np.ndarray, size: tuple[int, int]) -> list[Box4]:
     "Where people are, in pixels of a photo of `size`; small ones beside a large one are left out."
     if not m.size: return []
@@ -75,7 +71,6 @@ def person_boxes(m: np.ndarray, size: tuple[int, int]) -> list[Box4]:
 UPRIGHT, MARGIN, MOST_TILES = 2 / 3, .03, 8
 Tile = tuple[int, int, int, int]
 
-
 def tile_at(x: float, y: float, height: float, size: tuple[int, int]) -> Tile:
     "An upright tile around (x, y), moved into the photo."
     height = min(height, size[1])
@@ -84,7 +79,6 @@ def tile_at(x: float, y: float, height: float, size: tuple[int, int]) -> Tile:
     y0 = min(max(0., y - height / 2), size[1] - height)
     return round(x0), round(y0), round(x0 + width), round(y0 + height)
 
-
 def near_tiles(boxes: Sequence[Box4], size: tuple[int, int]) -> list[Tile]:
     "A tile around each person."
     tiles = []
@@ -92,7 +86,6 @@ def near_tiles(boxes: Sequence[Box4], size: tuple[int, int]) -> list[Tile]:
         height = max(y1 - y0, (x1 - x0) / UPRIGHT) * (1 + 2 * MARGIN)
         tiles.append(tile_at((x0 + x1) / 2, (y0 + y1) / 2, height, size))
     return list(dict.fromkeys(tiles))
-
 
 def tall_tiles(m: np.ndarray, size: tuple[int, int], sure: float = .15) -> list[Tile]:
     "Tiles as high as the photo, over all columns where somebody may be."
@@ -115,12 +108,10 @@ class Worn(NamedTuple):
     garment: Found
     person_index: int
 
-
 def moved(g: Found, tile: Tile) -> Found:
     "A find of a tile, in pixels of the photo."
     x, y = tile[:2]
     return g._replace(box=(g.box[0] + x, g.box[1] + y, g.box[2] + x, g.box[3] + y))
-
 
 def _double(g: Found, others: Sequence[Found]) -> bool:
     "Whether a surer find shows the same garment."
@@ -128,7 +119,6 @@ def _double(g: Found, others: Sequence[Found]) -> bool:
     if not len(boxes): return False
     box = np.array(g.box)
     return bool(overlaps(box, boxes).max() > .45 or shared(box, boxes).max() > .8)
-
 
 def merge(found: Sequence[tuple[Tile, Sequence[Found]]]) -> list[Worn]:
     "Finds of tiles, each in pixels of its tile → garments of the photo, by person, best first."
@@ -149,7 +139,6 @@ def merge(found: Sequence[tuple[Tile, Sequence[Found]]]) -> list[Worn]:
 # %% ../../nbs/078_models.groups.ipynb #d3fa07f9
 Look = Callable[[Sequence[Tile]], Sequence[Sequence[Found]]]
 WIDE_FRAME = 1.5
-
 
 def second_look(m: np.ndarray, size: tuple[int, int], look: Look) -> list[Worn]:
     "Garments of people who are small in their frame; `m`: the first look's foreground."

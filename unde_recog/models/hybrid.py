@@ -20,7 +20,6 @@ from .classical import features
 # white to reach; the darkest edge taken for a backdrop; how much it may vary
 WHITE, LIGHTEST_EDGE, EVEN = 245., 150., 14.
 
-
 def backdrop(rgb: np.ndarray) -> np.ndarray | None:
     """Colour of an even, light backdrop of RGB uint8 [h, w, 3]; None if there is none.
 
@@ -33,7 +32,6 @@ def backdrop(rgb: np.ndarray) -> np.ndarray | None:
     middle = np.median(edge, 0)
     even = np.percentile(np.abs(edge - middle), 75) <= EVEN
     return middle if middle.min() >= LIGHTEST_EDGE and even else None
-
 
 def balance(rgb: np.ndarray) -> np.ndarray:
     "The photo as if its backdrop were `WHITE`; unchanged where there is no backdrop."
@@ -70,14 +68,13 @@ def as_pixels(ready: np.ndarray) -> np.ndarray:
         ((ready.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2), np.float32
     )
 
-
 def one_input(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     ready = prepared(image)
     return ready, features(Image.fromarray(ready))
 
+# %% ../../nbs/073_models.hybrid.ipynb #2f16e193
 def joined(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return as_pixels(np.stack([r for r, _ in rows])), np.stack([c for _, c in rows])
-
 
 def two_inputs(images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
     """(pixels float32 [n, 3, 192, 160], colours float32 [n, 3196]).

@@ -33,14 +33,12 @@ def session_options(preset: Preset, threads: int | None = None) -> Any:
 # %% ../../nbs/071_models.onnx.ipynb #abffe399
 _PIXELS = ('pixel_values', 'image', 'images', 'input', 'x')
 
-
 def image_input(names: Sequence[str], file: str) -> str:
     "Which input of a graph takes the pixels. Raises `ValueError`."
     known = [n for n in _PIXELS if n in names]
     if known: return known[0]
     if len(names) == 1: return names[0]
     raise ValueError(f'{file} has no image input: its inputs are {", ".join(names)}')
-
 
 def image_output(names: Sequence[str], file: str) -> str:
     "Which output of a graph is the image's vector. Raises `ValueError`."

@@ -45,7 +45,6 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray
 # %% ../../nbs/074_models.text.ipynb #2f2130b2
 _IDS = ('input_ids', 'text', 'ids')
 
-
 def text_names(inputs: Sequence[str], outputs: Sequence[str], name: str) -> tuple[str, str]:
     "(input of the ids, output of the vectors) of a graph. Raises `ValueError`."
     only = inputs[0] if len(inputs) == 1 else None
@@ -97,7 +96,6 @@ def why_no_text(folder: Path | str, joint: bool = False) -> str | None:
     try: import tokenizers  # noqa: F401
     except ImportError: return "the library tokenizers is not installed: pip install 'unde_recog[text]'"
     return None
-
 
 def reads_text(session: Any) -> bool:
     "Whether an image session is a joint graph."

@@ -179,7 +179,8 @@ CLUSTER_KEYS = ('photo', 'user_id', 'content_hash')
 def _ids(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     "(row numbers, codes) of what is known."
     text = values.astype(object)
-    known = (text.notna() & (text.astype(str) != '')).to_numpy()
+    # a simulated log has one user for all photos, who is nobody
+    known = (text.notna() & ~text.astype(str).isin(('', 'simulated'))).to_numpy()
     return np.flatnonzero(known), pd.factorize(text[known])[0]
 
 def clusters(items: pd.DataFrame, keys: Sequence[str] = CLUSTER_KEYS) -> np.ndarray:

@@ -6,7 +6,7 @@
 __all__ = ['UNSURE', 'SEARCH_CREDITS', 'confident', 'CalibrationSample', 'calibration_sample', 'with_unanswered',
            'least_deferral', 'evaluate_thresholds', 'Step', 'GatePath', 'declare_path', 'by_photo', 'icc_floor',
            'floor_of', 'SequentialTest', 'last_passed', 'fixed_sequence_test', 'stranger_test', 'lower_bound',
-           'check_in_force', 'Calibration', 'price', 'refusal', 'the_version', 'calibrate']
+           'check_in_force', 'Calibration', 'price', 'refusal', 'the_version', 'strangers_among_trusted', 'calibrate']
 
 # %% ../../nbs/227_research.calibration.ipynb #2b85f317
 import math
@@ -45,14 +45,25 @@ class CalibrationSample(NamedTuple):
     unsure: np.ndarray    # nobody answered, or the answer was "cannot tell": counted as harmed
     photos: int
     rule: str             # how the clusters were made
+    weight: np.ndarray    # one over the chance with which its photo was chosen
+    wrong_boxes: int = 0  # left out: no garment is in them
 
 # %% ../../nbs/227_research.calibration.ipynb #7231c273
 _NEEDED = ('photo', 'top1', 'margin', 'primary@3', 'merged@3')
 UNSURE = ('unanswered', 'cannot tell')
 
+def _chances(rows: pd.DataFrame) -> np.ndarray:
+    "Chance of each row's photo to be chosen; 1 where nobody chose. Raises `ValueError`."
+    if 'chance' not in rows: return np.ones(len(rows))
+    chance = rows.chance.fillna(1.).to_numpy(float)
+    if ((chance <= 0) | (chance > 1)).any():
+        raise ValueError('a chance of being labelled must lie above 0, and be 1 at most')
+    return chance
+
 def calibration_sample(outcomes: pd.DataFrame) -> CalibrationSample:
     """From a table with photo, top1, margin, primary@3, merged@3; optional: user_id, content_hash,
-    and `answer` ('stranger', 'cannot tell', 'unanswered'; anything else is an answer).
+    `answer` (`records.ANSWERS`; anything else is an answer) and `chance` (of the photo to be
+    chosen for labelling).
 
     Answered items whose primary list is unknown are left out. Raises `ValueError`."""
     if missing := [c for c in _NEEDED if c not in outcomes]:
@@ -78,6 +89,8 @@ def calibration_sample(outcomes: pd.DataFrame) -> CalibrationSample:
         unsure=unsure,
         photos=rows.photo.nunique(),
         rule=cluster_rule(rows),
+        weight=1/_chances(rows),
+        wrong_boxes=int((answer == 'wrong box').sum()),
     )
 
 # %% ../../nbs/227_research.calibration.ipynb #69c73626
@@ -93,7 +106,11 @@ def with_unanswered(outcomes: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
     left = own[own.photo.isin(outcomes.photo) & ~pd.MultiIndex.from_frame(own[key]).isin(answered)]
     columns = [c for c in table if c in left]
     added = left[columns].assign(answer='unanswered').astype({c: table[c].dtype for c in columns})
-    return pd.concat([table, added], ignore_index=True) if len(left) else table
+    if not len(left): return table
+    whole = pd.concat([table, added], ignore_index=True)
+    known = whole.groupby('photo')  # a photo is chosen, and shown, as a whole
+    return whole.assign(**{c: whole[c].fillna(known[c].transform('max')) for c in ('chance', 'turn')
+                           if c in whole})
 
 # %% ../../nbs/227_research.calibration.ipynb #8db85732
 def least_deferral(mu: float, alpha: float) -> float:
@@ -105,22 +122,22 @@ SEARCH_CREDITS = 10
 
 def evaluate_thresholds(j: CalibrationSample, threshold: float, margin: float,
                         credits: float = SEARCH_CREDITS) -> dict[str, float]:
-    "What one pair does on labelled items."
+    "What one pair does on labelled items; shares count chosen photos by their weight."
     sure = confident(j.top1, j.margin, threshold, margin)
-    n, every = int(sure.sum()), len(sure)
-    harmed, gained = int((j.harm & sure).sum()), int((j.gain & sure).sum())
+    share = lambda mask: float(np.average(mask, weights=j.weight))
+    harmed, n, coverage = j.harm & sure, int(sure.sum()), share(sure)
     full = ~(j.wrong & ~j.harm | j.gain)  # right with both retrievers
     return {
         'threshold': threshold,
         'margin': margin,
         'confident': n,
-        'coverage': n/every,
-        'events': harmed,
-        'loss among confident': harmed/n if n else math.nan,
-        'loss among all': harmed/every,
-        'gain among all': gained/every,
-        'top-3 right': float(np.where(sure, ~j.wrong, full).mean()),
-        'credits per 100 items': 100*credits*(1 - n/every),
+        'coverage': coverage,
+        'events': int(harmed.sum()),
+        'loss among confident': share(harmed)/coverage if n else math.nan,
+        'loss among all': share(harmed),
+        'gain among all': share(j.gain & sure),
+        'top-3 right': share(np.where(sure, ~j.wrong, full)),
+        'credits per 100 items': 100*credits*(1 - coverage),
     }
 
 # %% ../../nbs/227_research.calibration.ipynb #08a8dec2
@@ -350,10 +367,20 @@ def _doubts(s: pd.Series, j: CalibrationSample, path: GatePath, floor: float) ->
         'rule': j.rule,
     }
 
-def _stranger_fields(s: pd.Series, j: CalibrationSample, limit: float) -> dict[str, Any]:
+def strangers_among_trusted(trusted: float, sold: float, share: float) -> float:
+    """Share of strangers among what is trusted, where `share` of all garments are strangers:
+    `trusted` of the strangers and `sold` of the others pass the gate."""
+    passing = share*trusted + (1 - share)*sold
+    return share*trusted/passing if passing > 0 else 0.
+
+def _stranger_fields(s: pd.Series, j: CalibrationSample, limit: float, share: float) -> dict[str, Any]:
     trusted, upper = s.get('strangers', 0), s.get('stranger upper', 1.)
+    sure = confident(j.top1, j.margin, s.threshold, s.margin)
+    sold = float(sure[~j.stranger].mean()) if (~j.stranger).any() else 0.
     return {'strangers': int(j.stranger.sum()), 'strangers_trusted': int(trusted),
-            'stranger_upper': float(upper), 'stranger_limit': limit}
+            'stranger_upper': float(upper),
+            'stranger_limit': limit, 'stranger_share': share,
+            'strangers_among_trusted': strangers_among_trusted(float(upper), sold, share)}
 
 # %% ../../nbs/227_research.calibration.ipynb #8f0382d1
 def _certificate(s: pd.Series, path: GatePath, j: CalibrationSample, **known: Any) -> Certificate:
@@ -399,28 +426,34 @@ def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: 
 # %% ../../nbs/227_research.calibration.ipynb #552ded5a
 def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, simulated: bool,
               model_version: str | None = None, max_items: int | None = None, look_alikes: float = 0.,
-              stranger_limit: float = .02, in_force: tuple[float, float] | None = None) -> Calibration:
+              stranger_limit: float = .02, stranger_share: float = .5,
+              in_force: tuple[float, float] | None = None) -> Calibration:
     """Test `path` on labelled items.
 
     `date`, `data`: as they shall stand on the certificate; `max_items`: items that a photo can
     have; `look_alikes`: share of harmed garments taken to be labelled right by mistake;
+    `stranger_limit`, `stranger_share`: as the settings of these names;
     `in_force`: the pair to be tested beside the path. Raises `ValueError` for a mix of model
-    versions."""
+    versions, or for photos chosen with unequal chances."""
     version, j = the_version(outcomes, model_version), calibration_sample(outcomes)
+    if np.ptp(j.weight) > 0:
+        raise ValueError('the photos were chosen with unequal chances: use certificates.certify, which '
+                         'weights them back')
     alpha, (events, sizes) = path.alpha*(1 - look_alikes), by_photo(j, path)
     floor, per_photo = floor_of(j), np.bincount(j.photo)
     test = fixed_sequence_test(events, sizes, alpha, path.delta, floor=floor)
     strangers, harm_last = stranger_test(j, path, stranger_limit), int(test.last)
     if strangers: test = test._replace(last=last_passed(np.maximum(test.p, strangers.p), path.delta))
     steps = _steps(path, events, sizes, test, items=len(j.harm),
-                   max_items=max_items or int(per_photo.max()), strangers=strangers)
+                   max_items=max_items or int(per_photo.max()),
+                   strangers=strangers)
     mu, certificate, needed = float(j.harm.mean()), None, math.nan
     gate = check_in_force(j, *in_force, alpha=path.alpha, delta=path.delta) if in_force else None
     if test.last >= 0:
         s = steps.iloc[int(test.last)]
         certificate = _certificate(s, path, j, model_version=version, icc=floor, data=data, date=date,
                                    simulated=simulated, **_doubts(s, j, path, floor),
-                                   **_stranger_fields(s, j, stranger_limit))
+                                   **_stranger_fields(s, j, stranger_limit, stranger_share))
         needed, message = float(j.photos), in_words(certificate)
     else:
         if harm_last < 0: needed = price(j, replace(path, alpha=alpha), floor)

@@ -89,7 +89,6 @@ def embed_with(name: str, preset: str = 'batch') -> Callable[[Sequence[Image.Ima
     if name in BASELINES: return BASELINES[name]
     return load_embedder(name, preset).embed  # type: ignore[arg-type]
 
-
 def present(names: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
     "Names of models (default: the registry and the baselines) that are here, and that are not."
     wanted = [*cards(), *BASELINES] if names is None else list(names)
@@ -213,7 +212,6 @@ def time_model(name: str, rounds: int = 30, batch: int = 32) -> Speed:
         batch / float(np.median(passes)),
         _peak_mb() - before,
     )
-
 
 def time_models(names: Sequence[str], rounds: int = 30, batch: int = 32) -> dict[str, Speed]:
     "`time_model` for each, one after the other, each in a fresh process."

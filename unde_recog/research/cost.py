@@ -6,7 +6,7 @@
 __all__ = ['ASSETS', 'PLAN_USERS', 'PHOTOS_EACH', 'Bill', 'credits', 'short', 'long', 'cost_prices', 'Range', 'euros',
            'vision_dollars', 'plan_table', 'printed', 'onboarding_table', 'mall_sizing', 'call_dollars',
            'judge_contradictions', 'rising_price', 'falling_total', 'tag_all_break_even', 'contradictions', 'usage',
-           'logged_items', 'photo_credits', 'forecast', 'reconcile', 'token_dollars']
+           'logged_items', 'photo_credits', 'UserSpread', 'user_spread', 'forecast', 'reconcile', 'token_dollars']
 
 # %% ../../nbs/213_research.cost.ipynb #049fd4c6
 import json
@@ -107,7 +107,6 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         return f'{self.low:.0f}–{self.high:.0f}' if self.low != self.high else f'{self.low:.0f}'
 
-
 def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     "Straight lines from (0, 0) through the points; beyond the last, its ratio."
     return float(ys[-1]*x/xs[-1]) if x > xs[-1] else float(np.interp(x, [0, *xs], [0, *ys]))
@@ -178,7 +177,6 @@ def onboarding_table(images: Sequence[int] = (0, 5000, 50_000, 94_000, 100_000, 
             for n in images
         ]
     )
-
 
 def mall_sizing(in_stock: Mapping[str, int], indexed: Mapping[str, int] | None = None,
                 photos: int = 2, table: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -316,14 +314,34 @@ def logged_items(items: pd.DataFrame) -> pd.DataFrame:
     return items[items['shape'] == 'items'] if 'shape' in items else items
 
 def photo_credits(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> pd.Series:
-    """Credits of each photo of a log by the formula: detection, and what its items asked for,
-    exploration included."""
-    p, known = prices or load_terms().prices, logged_items(items)
+    """Credits of each photo of a log by the formula: detection, also where nothing was found, and
+    what its items asked for, exploration included."""
+    p = prices or load_terms().prices
+    known = items[items['shape'].isin(('items', 'photo'))] if 'shape' in items else items
     count = lambda column: known[column].fillna(False).astype(int)
     each = p['search']*(count('boosted') + count('explored')) + p['tags']*count('tagged')
     return p['detect'] + each.groupby(known.photo).sum()
 
 # %% ../../nbs/213_research.cost.ipynb #ef13aced
+class UserSpread(NamedTuple):
+    "Credits a photo: mean, variance between users and within, and means by resampled users."
+    mean: float
+    between: float
+    within: float
+    means: np.ndarray
+
+def user_spread(each: pd.Series, user: pd.Series, rng: np.random.Generator, draws: int) -> UserSpread:
+    "From credits a photo and whose photo it was; a photo of nobody known is its own user."
+    who = user.where(user.notna() & (user != 'simulated'), each.index.to_series())
+    t = each.groupby(who).agg(['sum', 'size', 'var'])
+    sums, n, users = t['sum'].to_numpy(float), t['size'].to_numpy(float), len(t)
+    deviation = (each - each.groupby(who).transform('mean')).pow(2).sum()
+    within = float(deviation/(n.sum() - users)) if n.sum() > users else float(each.var(ddof=0))
+    own = sums/n
+    between = max(0., float(own.var() - (within/n).mean())) if n.sum() > users else 0.
+    times = rng.multinomial(users, np.full(users, 1/users), draws).astype(float)
+    return UserSpread(float(each.mean()), between, within, (times @ sums)/(times @ n))
+
 def forecast(
     items: pd.DataFrame,
     users: Sequence[int] = PLAN_USERS,
@@ -333,28 +351,29 @@ def forecast(
     seed: int = 0,
     table: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """A month's credits by number of users with a 95 % interval for the bill, and the plan's euros
-    at both ends; no insertions. Raises `ValueError` for a log without items."""
-    each = photo_credits(items).to_numpy(float)
+    """A month's credits by number of users with a 95 % interval for the bill, users of the log
+    drawn as a whole, and the plan's euros at both ends; no insertions. Raises `ValueError` for a
+    log without items."""
+    each = photo_credits(items)
     if not len(each): raise ValueError('the log holds no items: nothing to forecast from')
+    owner = items.drop_duplicates('photo').set_index('photo').user_id.reindex(each.index)
     rng, rows = np.random.default_rng(seed), []
-    means = each[rng.integers(0, len(each), (draws, len(each)))].mean(1)
+    s = user_spread(each.astype(float), owner, rng, draws)
     for n in users:
         photos = np.maximum(rng.poisson(n*photos_each, draws), 1)
-        bills = photos*means + rng.normal(0, 1, draws)*each.std()*np.sqrt(photos)
-        low, high = np.quantile(bills, [.025, .975])
-        rows.append(
-            {
-                'users': n,
-                'photos': n * photos_each,
-                'credits': n * photos_each * each.mean(),
-                'low': max(0.0, low),
-                'high': high,
-                'euros low': euros(max(0.0, low), table=table).low,
-                'euros high': euros(high, table=table).high,
-            }
-        )
+        chance = np.sqrt(n*photos_each**2*s.between + photos*s.within)
+        low, high = np.quantile(photos*s.means + rng.normal(0, 1, draws)*chance, [.025, .975])
+        rows.append({
+            'users': n,
+            'photos': n*photos_each,
+            'credits': n*photos_each*s.mean,
+            'low': max(0., low),
+            'high': high,
+            'euros low': euros(max(0., low), table=table).low,
+            'euros high': euros(high, table=table).high,
+        })
     return pd.DataFrame(rows).set_index('users')
+
 
 # %% ../../nbs/213_research.cost.ipynb #01e55d7c
 def reconcile(items: pd.DataFrame, prices: Mapping[str, int] | None = None) -> dict[str, float]:

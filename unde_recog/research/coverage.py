@@ -92,8 +92,8 @@ CHOOSERS: dict[str, Chooser] = {
 }
 
 # %% ../../nbs/232_research.coverage.ipynb #72a5a78e
-def _score(last: np.ndarray, loss: Mapping[str, np.ndarray], alpha: float, best: float) -> dict[str,
-                                                                                                float]:
+def _score(last: np.ndarray, loss: Mapping[str, np.ndarray], alpha: float,
+           best: float) -> dict[str, float]:
     "What became of the runs that ended at these steps (-1 = no certificate)."
     certified, won = last >= 0, np.where(last >= 0, loss['coverage'][last], 0.)
     broken = certified & (loss['conditional'][last] > alpha)

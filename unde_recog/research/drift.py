@@ -41,7 +41,6 @@ def _binned(reference: np.ndarray, live: np.ndarray, bins: int) -> tuple[np.ndar
         len(edges) + 1,
     )
 
-
 def spread_of(codes: np.ndarray, bins: int, photos: Any) -> float:
     "Mean design effect of the bins' shares, each weighted by 1 − its share."
     photo, n = pd.factorize(np.asarray(photos))[0], len(codes)

@@ -84,7 +84,6 @@ def _counts(state: ExplorerState, pair: tuple[float, float]) -> tuple[np.ndarray
         state.judged.photo[sure], minlength=photos
     )
 
-
 def compare_pairs(state: ExplorerState) -> pd.DataFrame:
     "The pair in force and the pair being tried: shares of 1, and booster credits per 100 items."
     rows = {}
@@ -128,7 +127,6 @@ def changed_sides(state: ExplorerState) -> pd.DataFrame:
 
 # %% ../../nbs/229_research.explorer.ipynb #ed6ef178
 BY_HAND = 'chosen by hand in the explorer, after looking at the labels; its bound does not count the looking'
-
 
 def hand_picked_certificate(state: ExplorerState) -> Certificate:
     """The certificate of the pair being tried: the certified one itself, else one that says it is
@@ -206,7 +204,6 @@ def simulated_state(photos: int = 150, seed: int = 0,
         date=f'{items.created_at.max():%Y-%m-%d}',
         simulated=True,
     )
-
 
 def logged_state(
     db: Any,

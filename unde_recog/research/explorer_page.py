@@ -34,7 +34,6 @@ def _xy(state: ExplorerState, top1: Any, margin: Any) -> tuple[Any, Any]:
         _H - _PAD - (_H - _PAD - 8) * np.asarray(margin, float) / max(top, 1e-9), 8, _H - _PAD
     )
 
-
 def dots(state: ExplorerState, limit: int = 1500) -> str:
     "The garments as SVG circles (a fixed sample, if there are more than `limit`)."
     known = np.flatnonzero(np.isfinite(state.judged.top1) & np.isfinite(state.judged.margin))

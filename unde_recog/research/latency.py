@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BRANDS', 'VERSION', 'PHOTOS', 'DIMS', 'MALLS', 'STORES_EACH', 'bench_settings', 'centres', 'directions',
            'sku_vectors', 'rows_of', 'load_vectors', 'load_readings', 'Ratio', 'compare_ways', 'queries', 'keys_of',
-           'sku_recall', 'global_only', 'distinct_on_query', 'time_loading', 'layout_of', 'build_all']
+           'sku_recall', 'global_only', 'distinct_on_query', 'time_loading', 'layout_of', 'build_all',
+           'one_picture_rows', 'Lost', 'one_picture_loss']
 
 # %% ../../nbs/204_research.latency.ipynb #f733df79
 import hashlib, time
@@ -17,14 +18,15 @@ from typing import Any, NamedTuple
 # %% ../../nbs/204_research.latency.ipynb #8e0d494c
 import numpy as np
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from ..availability import stock_query
 from ..contracts import SkuKey
 from ..db.database import Query, run
 from ..jobs.photos import CatalogPhoto
-from ..jobs.hnsw import build_index
+from ..jobs.hnsw import build_index, index_name, mark_shared
 from ..jobs.vectors import copy_vectors
-from ..search import Layout, layout_query, parse_layout, planner, skus_query
+from ..search import Layout, exact_query, layout_query, parse_layout, planner, skus_query
 from ..settings import Settings, data_dir, load_settings
 
 # %% ../../nbs/204_research.latency.ipynb #3ee88f9a
@@ -50,7 +52,6 @@ VERSION, PHOTOS, DIMS = 'generated-1+none', 5, 512
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
-
 
 def centres(n: int = 60, seed: int = 0) -> np.ndarray:
     "Cluster centres, float32 [n, 512]."
@@ -261,7 +262,6 @@ def time_loading(conn: psycopg.Connection, rows: int = 2000, rounds: int = 5) ->
 def layout_of(conn: psycopg.Connection) -> Layout:
     return parse_layout(VERSION, run(conn, layout_query(VERSION)))
 
-
 def build_all(conn: psycopg.Connection, *, memory: str = '2GB',
               on_event: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     "Global and all brand indexes; → seconds of those built now."
@@ -278,3 +278,55 @@ def build_all(conn: psycopg.Connection, *, memory: str = '2GB',
         (VERSION,),
     )
     return took
+
+# %% ../../nbs/204_research.latency.ipynb #573de475
+def one_picture_rows(
+    skus: int, share: float, version_seed: int = 3
+) -> Iterator[tuple[CatalogPhoto, str, np.ndarray, int]]:
+    "Photos of `skus` products, `share` of them one picture; with perceptual hashes."
+    kinds, rng = centres(), np.random.default_rng(version_seed)
+    picture = _unit(kinds[0] + .004*rng.normal(size=DIMS))
+    for photo, digest, vector in rows_of('zara', 0, skus, kinds):
+        if rng.random() < share: yield photo, digest, picture, 7
+        else: yield photo, digest, vector, int(digest[:15], 16)
+
+# %% ../../nbs/204_research.latency.ipynb #47cd046d
+class Lost(NamedTuple):
+    "Share of queries whose first find is lost, and mean recall of the exact fifty."
+    first: float
+    recall: float
+
+def _compare(conn: psycopg.Connection, version: str, asked: np.ndarray, truth: list[list[SkuKey]]) -> Lost:
+    layout = parse_layout(version, run(conn, layout_query(version)))
+    found = [keys_of(run(conn, skus_query(v, 50, layout))) for v in asked]
+    lost = [f[:1] != t[:1] for f, t in zip(found, truth)]
+    shares = [len(set(f) & set(t))/len(t) for f, t in zip(found, truth)]
+    return Lost(float(np.mean(lost)), float(np.mean(shares)))
+
+def _rebuild(conn: psycopg.Connection, version: str) -> None:
+    with conn.transaction():
+        conn.execute(sql.SQL('drop index if exists {}').format(sql.Identifier(index_name(version, None))))
+        build_index(conn, version, memory='1GB')
+    conn.execute('vacuum analyze sku_image_embeddings')
+
+def one_picture_loss(
+    conn: psycopg.Connection, skus: int = 8000, share: float = .2, n: int = 200, *, seed: int = 1
+) -> dict[str, Lost]:
+    "What one picture under many products hides: all rows in one graph, and marked and left out."
+    version, rng, kinds = f'one-picture-{share:g}+none', np.random.default_rng(seed), centres()
+    conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
+    conn.execute("set statement_timeout = 0")
+    copy_vectors(conn, one_picture_rows(skus, share), version)
+    chosen = rng.integers(0, skus, n)
+    asked = [sku_vectors('zara', int(i), 1, kinds)[0, 0] + .02*rng.normal(size=DIMS) for i in chosen]
+    vectors = _unit(np.stack(asked))
+    mark_shared(conn, version)
+    truth = [keys_of(run(conn, exact_query(v, 50, version))) for v in vectors]
+    _rebuild(conn, version)
+    left_out = _compare(conn, version, vectors, truth)
+    conn.execute('update sku_image_embeddings set shared = false where model_version = %s', (version,))
+    _rebuild(conn, version)
+    both = {'in one graph': _compare(conn, version, vectors, truth), 'left out': left_out}
+    conn.execute('delete from sku_image_embeddings where model_version = %s', (version,))
+    _rebuild(conn, version)
+    return both

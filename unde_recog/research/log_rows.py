@@ -56,6 +56,9 @@ _PLAIN = {
     'box': 'i.box',
     'settings': 'i.settings',
     'user_id': 'r.user_id',
+    'content_hash': 'r.content_hash',
+    'mall': 'r.user_mall',
+    'reason': 'r.reason',
 }
 
 # %% ../../nbs/207_research.log_rows.ipynb #93c0fbad
@@ -117,7 +120,6 @@ def _candidates(entries: Iterable[Mapping[str, Any]]) -> list[Candidate]:
         for e in entries
     ]
 
-
 def merged_afterwards(primary: Sequence[Mapping[str, Any]], explored: Sequence[Mapping[str, Any]],
                       fusion: str = 'weighted') -> tuple[SkuKey, ...]:
     "The order of two logged lists merged as the pipeline would have merged them."
@@ -144,20 +146,23 @@ def _with_lists(row: dict[str, Any], keys: Sequence[Any], known: dict[SkuKey, Sk
     return row | lists | {'fused': fused}
 
 # %% ../../nbs/207_research.log_rows.ipynb #1f180299
+# content_hash by way of JSON: tables of older releases have no such column
 _REQUEST = (
-    'r.id::text, r.photo_url, r.created_at, r.user_id, r.pgvector_top1_score, r.pgvector_margin, '
+    "r.id::text, r.photo_url, r.created_at, r.user_id, to_jsonb(r)->>'content_hash', r.user_mall, "
+    'r.pgvector_top1_score, r.pgvector_margin, '
     'r.ximilar_top1_score, r.used_ximilar_booster, r.used_ximilar_tagging, '
     'r.candidates_after_availability, r.items_detected, r.search_results, r.final_matches, r.detected_items'
 )
 
 
-def requests_query(since: datetime | None = None, until: datetime | None = None,
-                   with_items: bool = True) -> Query:
-    "Requests without rows in `recognition_items` (all of them if there is no such table)."
+def requests_query(
+    since: datetime | None = None, until: datetime | None = None, with_items: bool = True
+) -> Query:
+    """Requests without rows in `recognition_items` (all of them if there is no such table), those
+    in which nothing was found among them."""
     where, params = _limits('r', since, until, None)
     alone = (
-        ' and not exists (select 1 from recognition_items i where i.request_id = r.id) and '
-        '(r.items_detected is distinct from 0)'
+        ' and not exists (select 1 from recognition_items i where i.request_id = r.id)'
         if with_items
         else ''
     )
@@ -178,10 +183,12 @@ def _by_item(entries: Sequence[Mapping[str, Any]] | None) -> dict[int, tuple[Sku
     return {i: tuple(keys) for i, keys in out.items()}
 
 # %% ../../nbs/207_research.log_rows.ipynb #6424d457
-_REQUEST_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id', 'top1', 'margin', 'booster_top1',
-                   'boosted', 'tagged', 'candidates', 'items_detected', 'search_results',
-                   'final_matches', 'detected_items')
-_SHARED_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id')
+_REQUEST_FIELDS = (
+    'photo', 'photo_url', 'created_at', 'user_id', 'content_hash', 'mall', 'top1', 'margin',
+    'booster_top1', 'boosted', 'tagged', 'candidates', 'items_detected', 'search_results',
+    'final_matches', 'detected_items',
+)
+_SHARED_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id', 'content_hash', 'mall')
 
 def _whole_request(r: Mapping[str, Any]) -> dict[str, Any]:
     "A request as one row. Its lists are known only if they are of one garment."
@@ -212,9 +219,12 @@ def _garments(r: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 # %% ../../nbs/207_research.log_rows.ipynb #5a71f444
 def older_rows(record: Sequence[Any], older: str) -> list[dict[str, Any]]:
-    "Rows from a request that has no items."
+    """Rows from a request that has no items: one of shape `photo` where nothing was found, else by
+    `older` ('none': no row)."""
     r = dict(zip(_REQUEST_FIELDS, record))
     base = {c: r[c] for c in _SHARED_FIELDS} | {'shape': 'request', 'settings': {}, 'degraded': ()}
+    if r['items_detected'] == 0: return [base | {'shape': 'photo', 'item': -1}]
+    if older == 'none': return []
     rows = [_whole_request(r)] if older == 'request' else _garments(r)
     return [base | row for row in rows]
 
@@ -224,7 +234,7 @@ COLUMNS = (
     'item',
     'shape',
     'simulated',
-    *[c for c in _PLAIN if c not in ('photo', 'item', 'settings', 'user_id')],
+    *[c for c in _PLAIN if c not in ('photo', 'item', 'settings')],
     *_LISTS,
     'fused',
     'settings',
@@ -278,4 +288,6 @@ def table_row(record: Sequence[Any], lists: bool, known: dict[SkuKey, SkuKey]) -
         'settings': row['settings'] or {},
     }
     row['simulated'] = row['user_id'] == 'simulated' or bool(row['settings'].get('simulated'))
+    # what a photo without garments has cost is logged as an item, and is none
+    if row['reason'] == 'no_garment': row |= {'shape': 'photo', 'item': -1, 'match_type': None}
     return _with_lists(row, record[len(_PLAIN):], known) if lists else row

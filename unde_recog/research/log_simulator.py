@@ -150,12 +150,10 @@ def degraded_requests(conn: psycopg.Connection, ids: Sequence[uuid.UUID]) -> dic
         ).fetchall()
     )
 
-
 def forget(conn: psycopg.Connection, ids: Sequence[uuid.UUID]) -> None:
     "Take simulated requests out of the log."
     query = "delete from recognition_requests where id = any(%s) and user_id = 'simulated'"
     conn.execute(query, (list(ids),))
-
 
 def _again(run: _Run, session: Session, jobs: Sequence[_Job], tries: int = 3) -> None:
     "Ask again, one at a time, where a step was left out."

@@ -59,8 +59,8 @@ def verdict(top1: ArrayLike, margin: ArrayLike, threshold: float,
     return (np.asarray(top1, float) >= threshold) & (np.asarray(margin,
                                                                 float) >= margin_threshold - 1e-9)
 
-def replay(log: pd.DataFrame, threshold: float, margin: float, *, credits: float = 10.) -> dict[str,
-                                                                                                Any]:
+def replay(log: pd.DataFrame, threshold: float, margin: float, *,
+           credits: float = 10.) -> dict[str, Any]:
     """What another pair does, as far as the log knows exactly: calls, credits, and, over the
     dropped calls that were labelled, losses and gains of recall@3."""
     new, asked = verdict(log.top1, log.margin, threshold, margin), log.asked.to_numpy()

@@ -85,7 +85,6 @@ class _Sigmoid:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-np.clip(self.slope * values + self.intercept, -500, 500)))
 
-
 class _Steps:
     "An isotonic step function, joined by straight lines."
 
@@ -172,7 +171,6 @@ def photo_weights(groups: Any, draws: int, seed: int = 0) -> np.ndarray:
         .multinomial(photos, np.full(photos, 1 / photos), draws)[:, codes]
         .astype(float)
     )
-
 
 def honesty(y: Any, p: Any, groups: Any = None, draws: int = 300, *, seed: int = 0,
             level: float = 0.95) -> pd.DataFrame:

@@ -131,7 +131,6 @@ _LUMA = (
     ('top', r'[mw](h|s|t)\d'),
 )
 
-
 def luma_category(style: str) -> str:
     "Canonical category of a style code of Magento's Luma shop (`mh01`, `24-wb04`, …)."
     code = style.lower().removeprefix('24-')

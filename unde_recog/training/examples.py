@@ -39,7 +39,6 @@ UNKNOWN, BARE, KINDS = 255, 254, 12
 SHOES = 1 + GARMENTS.index('shoes')
 _KIND_OF = {name: k for k, c in enumerate(GARMENTS, 1) for name in LABELS[c].split()} | BODY
 
-
 def kind_table(names: Sequence[str]) -> np.ndarray:
     """Label index → kind, uint8 [256].
 
@@ -61,7 +60,6 @@ def kept_box(mask: np.ndarray, share: float = .05) -> tuple[tuple[int, int, int,
         mask = np.isin(parts, 1 + np.flatnonzero(sizes >= share*sizes.sum()))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), int(mask.sum())
-
 
 def instances(labels: np.ndarray, names: Sequence[str],
               minimum: float = 0.001) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +83,6 @@ def instances(labels: np.ndarray, names: Sequence[str],
 # %% ../../nbs/182_training.examples.ipynb #6654d92f
 ALL = (1 << len(GARMENTS)) - 1
 
-
 class Example(NamedTuple):
     "A photo on the canvas with its truth."
     image: Image.Image  # RGB
@@ -95,9 +92,7 @@ class Example(NamedTuple):
     listed: int = ALL  # the categories whose garments are all in the list, as bits
     worn: int = 1  # somebody wears them (1), nobody (0), not known (−1)
 
-
 STORE = InputCard(size=(256, 384))
-
 
 def on_canvas(image: Image.Image, card: InputCard = STORE) -> Image.Image:
     "Letterboxed; kinds (mode L) without mixing, on ground."
@@ -159,7 +154,6 @@ def street_truth(folder: Path | str, name: str) -> tuple[Image.Image, np.ndarray
 def label_names(folder: Path | str) -> list[str]:
     return json.loads((Path(folder) / 'labels.json').read_text('utf-8'))
 
-
 def street_examples(folder: Path | str, split: str = 'train') -> Iterator[Example]:
     "Examples of a folder of street photos."
     rows, names = street_rows(folder, split), label_names(folder)
@@ -197,7 +191,6 @@ def phone_rows(folder: Path | str, measured: bool = False) -> list[dict[str, str
     rows = sorted(csv.DictReader(path.open(encoding='utf-8')), key=lambda r: r['photo'])
     return [r for i, r in enumerate(rows) if (i % 3 == 0) == measured]
 
-
 def alone(photo: Image.Image, fill: bool) -> Example:
     """A photo in which nobody wears anything.
 
@@ -214,7 +207,6 @@ def phone_examples(folder: Path | str, n: int, seed: int = 0) -> Iterator[Exampl
     for i in np.random.default_rng(seed).permutation(len(rows))[:n]:
         photo = Image.open(Path(folder) / 'photos' / rows[int(i)]['photo'])
         yield alone(photo.convert('RGB'), bool(i % 2))
-
 
 def product_examples(n: int, seed: int = 7) -> Iterator[Example]:
     "n drawn products before a shop's wall."
@@ -252,9 +244,7 @@ def pack(examples: Iterable[Example], room: int = 12) -> Examples:
              (boxes, categories, listed, np.array([e.worn for e in rows], np.int8))),
     )
 
-
 def take(data: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
     return Examples(*(a[torch.as_tensor(np.asarray(rows))] for a in data))
-
 
 def together(*parts: Examples) -> Examples: return Examples(*(torch.cat(arrays) for arrays in zip(*parts)))

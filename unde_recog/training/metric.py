@@ -92,7 +92,6 @@ def cuts(
         alone = np.where(mask[..., None], rgb[y0:y1, x0:x1], 255).astype(np.uint8)
         yield GARMENTS[number], photo.crop(wide), Image.fromarray(alone)
 
-
 def street_views(folder: Path | str, split: str = 'train') -> Iterator[View]:
     "Both cuts of the garments of a folder of street photos."
     names = label_names(folder)
@@ -104,7 +103,6 @@ def street_views(folder: Path | str, split: str = 'train') -> Iterator[View]:
 # %% ../../nbs/190_training.metric.ipynb #ea354dbd
 def _u(rng: np.random.Generator, a: float, b: float, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.uniform(a, b, shape).astype(np.float32))
-
 
 def random_maps(n: int, rng: np.random.Generator, close: float) -> torch.Tensor:
     "Affine maps [n, 2, 3], output → input on −1…1, a share `close` of them close-ups."
@@ -118,14 +116,12 @@ def random_maps(n: int, rng: np.random.Generator, close: float) -> torch.Tensor:
     maps[:, 1, 2] = rng.uniform(-1, 1, n)*(np.maximum(0, 1 - sy) + .1)
     return torch.from_numpy(maps)
 
-
 def moved(x: torch.Tensor, size: tuple[int, int], rng: np.random.Generator,
           close: float = 0.3) -> torch.Tensor:
     "Pictures [n, 3, h, w] in 0–1 under random maps, at `size` (height, width); white outside."
     maps = random_maps(len(x), rng, close)
     grid = F.affine_grid(maps, [len(x), 3, *size], align_corners=False)
     return F.grid_sample(x - 1, grid, padding_mode='zeros', align_corners=False) + 1
-
 
 def other_ground(x: torch.Tensor, rng: np.random.Generator, share: float = .25) -> torch.Tensor:
     "White ground of a share of the pictures in one colour, in place."
@@ -226,7 +222,6 @@ class Tuning:
     threads: int = 2
     seed: int = 0
 
-
 def lr_share(step: int, config: Tuning) -> float:
     "Warm-up, then a half cosine down to 2 %."
     cosine = (1 + np.cos(np.pi*min(1., step/config.steps)))/2
@@ -238,7 +233,6 @@ def make_optimiser(net: Tuned, config: Tuning) -> torch.optim.Optimizer:
     groups = [{'params': list(net.look.parameters()), 'slower': config.slower},
               {'params': list(net.head.parameters()), 'slower': 1.}]
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.decay)
-
 
 class Tuner:
     "A run in the folder `out` over some sources; goes on with the state that is there."
@@ -269,7 +263,6 @@ class Tuner:
 # %% ../../nbs/190_training.metric.ipynb #0299dda9
 _PARTS = ('net', 'average', 'optimiser')
 
-
 def save_state(run: Tuner) -> None:
     "Write the state of a run and the features of this step."
     state = {part: getattr(run, part).state_dict() for part in _PARTS} | {
@@ -284,7 +277,6 @@ def save_state(run: Tuner) -> None:
     look = run.average.look.state_dict()
     small = {k: v.half() if v.dtype.is_floating_point else v for k, v in look.items()}
     torch.save(small, run.out / f'look_{run.step:05d}.pt')
-
 
 def load_state(run: Tuner) -> None:
     "Go on where the state in the folder ends. Raises `ValueError` for another configuration."
@@ -311,7 +303,6 @@ def one_step(run: Tuner) -> dict[str, Any]:
     run.step += 1
     move_average(run.average, run.net, min(.99, run.step/(run.step + 10)))
     return {'step': run.step, 'source': which, 'loss': loss.item()}
-
 
 def tune(run: Tuner, on_step: Callable[[dict[str, Any]], None] | None = None) -> BackboneFeatures:
     """All steps that are left; returns the averaged `BackboneFeatures`.

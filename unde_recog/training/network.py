@@ -53,7 +53,6 @@ def _lateral(widths: Sequence[int], deep: int, head: int, fine: int) -> list[nn.
     stages = ((6, deep), (4, deep), (2, head), (1, fine))
     return [cbr(widths[stage], width, kernel=1) for stage, width in stages]
 
-
 def _zeroed(head: int, n: int) -> tuple[nn.Conv2d, nn.Conv2d]:
     "The layers of heat and sides: at first no garment anywhere, and small boxes."
     heat, sides = nn.Conv2d(head, n, 1), nn.Conv2d(head, 4 * n, 1)
@@ -120,7 +119,6 @@ def spot(box: Sequence[float], h: int, w: int) -> torch.Tensor:
     wide, tall = max(x1 - x0, 1/w)*.18 + .3/w, max(y1 - y0, 1/h)*.18 + .3/h
     return torch.exp(-((ys - cy)/tall)**2/2)[:, None]*torch.exp(-((xs - cx)/wide)**2/2)[None]
 
-
 def targets(boxes: torch.Tensor, categories: torch.Tensor, h: int,
             w: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(heat [n, 8, h, w] with 1 at the centres, which garment's box each cell is asked for).
@@ -150,7 +148,6 @@ def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/186_training.network.ipynb #7f909edb
 KIND_WEIGHTS = (.5, 1, 1.2, 1.2, 1, 1.2, 1.8, 1.8, 1.5, .7, .7, 1.)
 
-
 class Losses(NamedTuple):
     "The five losses of a batch; their weighted sum is `total`."
     heat: torch.Tensor
@@ -163,7 +160,7 @@ class Losses(NamedTuple):
     def total(self) -> torch.Tensor:
         return self.heat + 2 * self.boxes + 2 * self.kinds + 0.7 * self.dice + self.presence
 
-
+# %% ../../nbs/186_training.network.ipynb #76dc77c4
 def heat_loss(logits: torch.Tensor, goal: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:
     """Focal loss with softened negatives around a centre, over the listed categories [n, 8].
 
@@ -180,7 +177,6 @@ def dice_loss(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     there = y.sum((2, 3)) > 0
     each = 1 - (2*(p*y).sum((2, 3)) + 1)/(p.sum((2, 3)) + y.sum((2, 3)) + 1)
     return each[there].sum()/there.sum().clamp(min=1)
-
 
 def pixel_losses(logits: torch.Tensor, kinds: torch.Tensor,
                  listed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,12 +204,10 @@ def presence_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     each = F.binary_cross_entropy_with_logits(logits, goal, reduction='none')
     return (each * known).sum() / known.sum().clamp(min=1)
 
-
 def box_loss(got: torch.Tensor, want: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     "Generalised IoU and distance of boxes [n, 4], weighted by the heat of their cells."
     each = 1 - giou(got, want) + 2*(got - want).abs().sum(1)
     return (each*weight).sum()/weight.sum().clamp(min=1)
-
 
 def losses(out: Sequence[torch.Tensor], batch: Batch) -> Losses:
     "The five losses of a batch."

@@ -41,7 +41,6 @@ def best_finds(found: Boxes, limit: int = 100) -> Boxes:
     order = np.argsort(-found.scores, kind='stable')[:limit]
     return Boxes(found.boxes[order], found.scores[order])
 
-
 def average_precision(truth: Sequence[np.ndarray], found: Sequence[Boxes], iou: float = .5) -> float:
     """Average precision over photos, 0–1; NaN where the class never occurs.
 

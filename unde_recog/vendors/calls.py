@@ -57,7 +57,6 @@ class VendorError(RuntimeError):
         more = {'retry_after': self.retry_after, 'code': self.code}
         return _restore_error, (self.vendor, self.kind, self.text, more)
 
-
 def _restore_error(vendor: str, kind: Kind, text: str, more: dict[str, Any]) -> VendorError:
     return VendorError(vendor, kind, text, **more)
 
@@ -168,6 +167,7 @@ class Guard:
 BLAMED = ('unavailable', 'timeout', 'bad_answer', 'auth', 'no_credit')  # the next call would fare no better
 RETRIED = ('rate_limited', 'unavailable')
 
+# %% ../../nbs/100_vendors.calls.ipynb #0ffcb231
 def outcome(breaker: Breaker, kind: str | None) -> None:
     "Report to the breaker how a call went; None: well."
     if kind in BLAMED:

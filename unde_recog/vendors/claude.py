@@ -60,7 +60,7 @@ TOOL = {
     'input_schema': Judgement.model_json_schema(),
 }
 
-
+# %% ../../nbs/106_vendors.claude.ipynb #230d4f05
 def image_block(data: bytes) -> dict[str, Any]:
     "A JPEG as a content block."
     return {
@@ -71,7 +71,6 @@ def image_block(data: bytes) -> dict[str, Any]:
             'data': base64.b64encode(data).decode(),
         },
     }
-
 
 def text_block(words: str) -> dict[str, Any]: return {'type': 'text', 'text': words}
 

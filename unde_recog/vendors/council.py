@@ -36,6 +36,7 @@ class Prompt(NamedTuple):
     version: str
     text: str
 
+# %% ../../nbs/104_vendors.council.ipynb #2c984214
 def read_prompt(source: str | Path) -> Prompt:
     """A prompt by name in the package (`'rerank-2'`), or from a file of your own.
     Raises `ValueError` if it has no version or no text."""

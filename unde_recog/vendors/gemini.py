@@ -59,7 +59,6 @@ _THINKING: Sequence[tuple[str, dict[str, Any] | None]] = (  # families of Novemb
     (r'', {'thinking_level': 'LOW'}),
 )
 
-
 def minimal_thinking(model: str) -> dict[str, Any] | None:
     """Arguments of the SDK's ThinkingConfig for as little thinking as `model` allows;
     None for a model without thinking."""
@@ -231,7 +230,6 @@ Colour14 = Literal[
     'unknown',
 ]
 
-
 class ContextTags(BaseModel):
     style: str
     occasion: str
@@ -321,7 +319,7 @@ def as_data(finds: Sequence[Match], tags: Sequence[Mapping[str, str]] = ()) -> s
         rows.append(texts | ({'garment': tags_as_data(asked)} if tags_as_data(asked) else {}))
     return json.dumps(rows, ensure_ascii=False)
 
-
+# %% ../../nbs/105_vendors.gemini.ipynb #9bc0f76f
 def three_sentences(text: str) -> str:
     "The first three sentences of `text`; '' if it carries a link or markup."
     if re.search(r'://|www\.|[<>{}\[\]]', text): return ''

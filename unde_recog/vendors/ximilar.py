@@ -331,6 +331,7 @@ class XimilarDetector:
         scale = max(1., max(photo.size)/terms.longest['detect'])
         return [i for f in join_pairs(found) if (i := cut_or_none(photo, [v*scale for v in f.box], f))]
 
+# %% ../../nbs/103_vendors.ximilar.ipynb #24463669
 def cut_or_none(photo: Image.Image, box: Sequence[float], f: Found) -> Item | None:
     "The item, or None for a box that lies outside the photo."
     try: return cut(photo, box, f.category, f.confidence, label=f.label)

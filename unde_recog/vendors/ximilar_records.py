@@ -88,7 +88,6 @@ NAMED = {
     403: 'XIMILAR_API_TOKEN may not do this',
 }
 
-
 def status_error(code: int, wait: float | None = None) -> VendorError:
     "The named error for one of the vendor's status codes."
     return VendorError(

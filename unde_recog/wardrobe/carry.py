@@ -114,6 +114,7 @@ def _pocket_marks(g: Garment, P: Place, unit: float) -> list[Mark]:
     zip_line = _open(P, (-.27, h*.53), (.27, h*.53))
     return out + zipper(zip_line, bag_metal(g), unit*.016, pull=False)
 
+# %% ../../nbs/160_wardrobe.carry.ipynb #920f5312
 def _straps(g: Garment, P: Place) -> list[Mark]:
     "The straps of a backpack, seen from behind."
     h, out = g.ease, []

@@ -219,6 +219,7 @@ def _leopard(n: int, seed: int) -> np.ndarray:
         inner.append(ellipse(x, y, r*.8, r*.65, turn=turn, points=12))
     return np.stack([_stamp(n, rings), .55*_stamp(n, inner)*(1 - _stamp(n, rings))])
 
+# %% ../../nbs/151_wardrobe.fabric.ipynb #390ca87c
 def _geometric(n: int, seed: int) -> np.ndarray:
     (x, y), count = _grid(n), (4, 6)[seed % 2]
     u, v = np.abs(x*count % 1 - .5), np.abs(y*count % 1 - .5)

@@ -65,6 +65,7 @@ class Outcome:
     answer: Answer
     rows: list[dict[str, Any]]
 
+# %% ../../nbs/166_wardrobe.scoring.ipynb #7eb9efb0
 def score_scenes(
     world: World,
     scene: Scene,

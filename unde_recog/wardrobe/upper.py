@@ -161,6 +161,7 @@ def front_halves(f: Fitting) -> list[np.ndarray]:
     half = [start, *body[1:], (f.gap(y) + .004, y + .003, 1), *edge[::-1]]
     return [f.bend(curve([(s*p[0], *p[1:]) for p in half])) for s in (-1, 1)]
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #077aa6d2
 def _upright(f: Fitting, x: float, a: float, b: float) -> np.ndarray:
     "A line down the front, from height a to b."
     return f.bend(np.array([[x, a], [x, (a + b)/2], [x, b]]))
@@ -229,6 +230,7 @@ def _quilted(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     lines = [_across(f, y, .006) for y in np.arange(.215, f.g.length - .01, .036)]
     return [Fold(path, .011, -1.5) for path in lines], [seam(*lines, alpha=.22, width=.002)]
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #93ae8327
 def _waisted(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     folds = [
         Fold(f.bend(np.array([[x, .384], [x*1.08, .42], [x*1.15, .45]])), .007,
@@ -249,6 +251,7 @@ def _tiered(f: Fitting) -> tuple[list[Fold], list[Mark]]:
             folds.append(Fold(f.bend(path), .008, .6*(1 if k % 2 else -.9)))
     return folds, marks
 
+# %% ../../nbs/157_wardrobe.upper.ipynb #cd0dc470
 def _wrapped(f: Fitting) -> tuple[list[Fold], list[Mark]]:
     w, folds = f.neck[0], []
     for k in range(3):

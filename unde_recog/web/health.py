@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'ALERT_SHARE', 'Health', 'health_of', 'labelled', 'log_of', 'pool_gauges', 'score_limit', 'disk_free',
-           'log_counters', 'readings', 'watch_health', 'publish_readings']
+           'log_counters', 'pixels_held', 'readings', 'watch_health', 'publish_readings']
 
 # %% ../../nbs/281_web.health.ipynb #699d82d2
 import asyncio, shutil, time
@@ -15,9 +15,9 @@ from typing import Any
 # %% ../../nbs/281_web.health.ipynb #122b7353
 from pydantic import BaseModel, Field
 from ..gating import thresholds
-from ..media.images import IN_FLIGHT
 from ..settings import data_dir
 from .metrics import Readings, SharedReadings, StateCollector, shared_folder
+from .pools import trim_memory
 from .state import AppState
 
 # %% ../../nbs/281_web.health.ipynb #2b00c5fd
@@ -58,9 +58,10 @@ def log_of(state: AppState) -> Any:
 def pool_gauges(state: AppState) -> Readings:
     "What the worker pools and the database's connection pools say of themselves."
     log, pools = log_of(state), state.engine.pools.items()
-    waiting = [({'queue': p.name}, p.waiting) for p in state.pools]
+    queues = [*state.pools, *state.admission.rooms]
+    waiting = [({'queue': q.name}, q.waiting) for q in queues]
     waiting.append(({'queue': 'log'}, log.waiting if log else 0))
-    expected = [({'queue': p.name}, p.expected) for p in state.pools]
+    expected = [({'queue': q.name}, q.expected) for q in queues]
     size = [({'pool': n}, s.get('pool_size', 0)) for n, s in pools]
     queued = [({'pool': n}, s.get('requests_waiting', 0)) for n, s in pools]
     return {
@@ -96,6 +97,8 @@ def log_counters(state: AppState) -> Readings:
         'unde_log_rows_unkept': ('log rows that the disk did not take', count('unkept')),
     }
 
+def pixels_held(state: AppState) -> int: return state.admission.usual.held + state.admission.large.held
+
 def readings(state: AppState) -> StateCollector:
     "Queues, pools, the log, the disk and readiness as metrics."
     def gauges() -> Readings:
@@ -103,7 +106,7 @@ def readings(state: AppState) -> StateCollector:
         return {
             **pool_gauges(state),
             'unde_requests_in_flight': ('photos that are worked on', one(state.admission.inside)),
-            'unde_pixels_in_flight': ('pixels that are being decoded', one(IN_FLIGHT.used)),
+            'unde_pixels_in_flight': ('pixels of photos that are held', one(pixels_held(state))),
             'unde_ready': ('1 when /health says ready', one(not (state.reasons or state.engine.reason))),
             'unde_primary_score_limit': ('an average score that is too low', one(score_limit(state))),
             'unde_disk_free_bytes': ('bytes free in the data folder', one(disk_free(state))),
@@ -115,6 +118,7 @@ async def watch_health(state: AppState, every: float = 5.) -> None:
     "Keep the state's reasons up to date, for ever."
     while True:
         with suppress(Exception): await health_of(state)
+        if not state.admission.inside: await asyncio.to_thread(trim_memory)
         await asyncio.sleep(every)
 
 async def publish_readings(state: AppState, every: float = 1.) -> None:

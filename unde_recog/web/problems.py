@@ -38,7 +38,6 @@ class ProblemDetails(BaseModel):
     errors: list[dict[str, Any]] = Field(default_factory=list,
                                          description='which fields are wrong, if some are')
 
-
 class Problem(Exception):
     "An error that may be told to the caller."
 
@@ -63,7 +62,6 @@ _PHOTO = {'too_large': 413, 'too_many_pixels': 413, 'not_an_image': 415}
 _AWAY = Problem(503, 'database',
                 'the database does not answer: nothing was lost, try again in a moment',
                 retry_after=2)
-
 
 def problem_of(error: BaseException) -> Problem | None:
     "The problem that `error` is to a caller; None for a fault of our own."
@@ -128,14 +126,12 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for e in errors
     ][:20]
 
-
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     "422 for fields that cannot be used."
     fields = field_errors(errors)
     return Problem(422, 'invalid',
                    '; '.join(f"{e['field'] or 'body'}: {e['message']}" for e in fields[:3]),
                    errors=fields)
-
 
 def framework_problem(error: HTTPException | RequestValidationError) -> Problem:
     if isinstance(error, RequestValidationError): return invalid(error.errors())

@@ -8,7 +8,7 @@ __all__ = ['EXAMPLE', 'log', 'EventHandler', 'HEARTBEAT', 'advice_due', 'recogni
            'answer_and_keep', 'answer_request', 'wants_events', 'replay', 'live_routes']
 
 # %% ../../nbs/272_web.recognize.ipynb #489da472
-import asyncio, hashlib, json, logging, uuid
+import asyncio, json, logging, uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 from ..contracts import Answer
 from ..media.images import full_size
 from .inputs import PhotoInput, RecognizeParams, boxes_of, read_input
+from .pools import current_place
+from .privacy import in_sample, keep_upload
 from .problems import Problem, problem_of, problem_responses, response_of
 from unde_recog.web.state import (
     AppState,
@@ -102,18 +104,20 @@ async def recognize(
     loop, params = asyncio.get_running_loop(), photo.params
     def repeat(kind: str, body: Any) -> None:
         if on_event is not None and kind != 'result': loop.call_soon_threadsafe(on_event, kind, body)
+    address = params.url if params.url and params.url.startswith('http') else None
+    if params.keep_photo and in_sample(rid, state.settings.PHOTO_SAMPLE) and state.engine.storage:
+        address = await state.small.run(keep_upload, state.engine.storage, rid, image) or address
     wanted: dict[str, Any] = {
         'user_mall': params.user_mall,
         'user_id': params.user_id,
         'boxes': boxes_of(params, image),
         'request_id': rid,
         'filters': params.filters,
-        'content_hash': hashlib.sha256(photo.data).hexdigest() if photo.data else None,
-        'photo_url': params.url if params.url and params.url.startswith('http') else None,
+        'content_hash': photo.digest,
+        'photo_url': address,
         'on_event': repeat if on_event is not None else None,
     }
-    with state.admission.enter():
-        return await state.engine.call(lambda recognizer: recognizer.recognize(image, **wanted))
+    return await state.engine.call(lambda recognizer: recognizer.recognize(image, **wanted))
 
 # %% ../../nbs/272_web.recognize.ipynb #ce3e39f6
 def plain(body: Any) -> Any:
@@ -265,10 +269,10 @@ async def answer_request(state: AppState, request: Request) -> Response:
     try:
         image = await photo_of_input(state, photo)
         boxes_of(photo.params, image)
-        state.check()
         stream = EventStream(state.heartbeat) if wants_events(request) else None
         task = asyncio.create_task(answer_and_keep(state, claim, photo, image, stream=stream))
         task.add_done_callback(lambda t: claim.release())
+        if (place := current_place.get()) is not None: task.add_done_callback(lambda t: place.leave())
         if stream is not None:
             sent = stream_events(state, request, stream, task, rid=claim.rid, size=full_size(image))
             return Events(sent, task)

@@ -82,7 +82,7 @@ def version_of(state: AppState, model: str) -> tuple[str, str] | None:
 # %% ../../nbs/279_web.search.ipynb #0fb93a8d
 _OWN_VECTORS = """
     select embedding from sku_image_embeddings
-    where model_version = %s and brand = %s and sku_id = %s order by image_rank limit 3"""
+    where model_version = %s and brand = %s and sku_id = %s and not shared order by image_rank limit 3"""
 
 def near_primary(state: AppState, key: SkuKey, k: int) -> tuple[str, list[Candidate]]:
     "(version, the products nearest to one by the primary index). Raises `Problem` (404)."
@@ -134,7 +134,7 @@ async def by_image(state: AppState, request: Request, k: int) -> SearchResult:
     whole = Item(Box(0, 0, *full_size(image)), 'other', 1., image)
     item = given_items(image, given[:1])[0] if given else whole
     async def look() -> tuple[str, list[Candidate]]:
-        with state.admission.enter(): return await state.engine.call(primary_search(item, k))
+        return await state.engine.call(primary_search(item, k))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
     fits = lambda c: not filters or filters.fits(c.metadata.get('price'), c.metadata.get('gender'))
     kept = [c for c in found if fits(c)]

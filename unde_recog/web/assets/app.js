@@ -12,8 +12,8 @@ const WAITS = 8; // how often a busy or waking service is asked again
 
 const narrow = matchMedia('(max-width: 640px)');
 const SORTS = ['likeness', 'price', 'stock'];
-const state = { photo: null, rounds: [], items: [], only: null, sort: recall('sort', 'likeness'), words: '', reason: null, drawing: null, malls: [], samples: [], startProblem: '', locked: null };
-const wishes = { mall: '', sizes: [], other: '', gender: '', min: '', max: '', ...recall('wishes', {}) };
+const state = { photo: null, rounds: [], items: [], only: null, shop: null, sample: false, facts: new Map(), sort: recall('sort', 'likeness'), words: '', reason: null, drawing: null, malls: [], samples: [], startProblem: '', locked: null };
+const wishes = { mall: '', sizes: [], other: '', gender: '', min: '', max: '', keep: false, ...recall('wishes', {}) };
 
 // --- wishes: mall, size, gender, price ------------------------------------------------------------------------------
 const price = (text) => { const value = Number(String(text).replace(',', '.').trim()); return String(text).trim() !== '' && Number.isFinite(value) && value >= 0 ? value : null; };
@@ -25,6 +25,7 @@ function paintWishes() {
   const malls = [...new Set([...state.malls, ...(wishes.mall && !state.malls.length ? [wishes.mall] : [])])];
   repaint($('mall'), h('option', { value: '' }, t('mallAny')), malls.map((m) => h('option', { value: m }, m)));
   $('mall').value = malls.includes(wishes.mall) ? wishes.mall : '';
+  $('mall').closest('label').hidden = state.shop != null && !malls.length;
   const toggle = (name, on, press, key) => h('button', { type: 'button', class: 'pill', 'aria-pressed': String(on), 'data-key': key, onclick: press }, name);
   repaint($('sizes'), SIZES.map((s) => toggle(s, wishes.sizes.includes(s), () => wish({ sizes: wishes.sizes.includes(s) ? wishes.sizes.filter((x) => x !== s) : [...wishes.sizes, s] }), `size-${s}`)));
   repaint($('gender'), [['', 'genderAny'], ['women', 'genderWomen'], ['men', 'genderMen'], ['kids', 'genderKids']].map(([g, name]) => toggle(t(name), wishes.gender === g, () => wish({ gender: g }), `gender-${g}`)));
@@ -95,7 +96,7 @@ function newRound(boxes, items = []) {
     const form = new FormData();
     form.append('image', round.photo.sent, 'photo.jpg');
     const [mall, sizes, gender, min, max] = JSON.parse(round.wished);
-    const fields = { user_mall: mall, boxes: boxes && JSON.stringify(boxes), sizes: sizes.length && JSON.stringify(sizes), gender, min_price: min, max_price: max };
+    const fields = { user_mall: mall, boxes: boxes && JSON.stringify(boxes), sizes: sizes.length && JSON.stringify(sizes), gender, min_price: min, max_price: max, keep_photo: state.sample && wishes.keep ? 'true' : null };
     for (const [name, value] of Object.entries(fields)) if (value != null && value !== '' && value !== 0) form.append(name, value);
     return form;
   };
@@ -123,13 +124,14 @@ async function ask(round) {
   Object.assign(round, { status: 'sending', problem: null, locked: null, slow: false, controller: new AbortController() });
   if (round.tries === 0) say(t('sending'));
   const key = accessKey();
-  const late = setTimeout(() => { round.slow = true; if (current(round)) { paintStatus(); say(t('slow')); } }, SLOW);
+  const late = setTimeout(() => { round.slow = true; if (current(round)) { paintStatus(); paintNotes(); say(t('slow')); } }, SLOW);
   paintFinds();
   try {
     const response = await fetch('api/v1/recognize', { method: 'POST', body: round.form(), signal: round.controller.signal, headers: headers({ Accept: 'text/event-stream', 'Idempotency-Key': round.key }) });
     if (!response.ok) throw await Problem.of(response);
     round.status = 'looking';
     paintStatus();
+    if (round.slow) paintNotes();
     if (response.headers.get('content-type')?.startsWith('text/event-stream')) for await (const { event, data } of serverEvents(response)) { if (current(round)) take(round, event, data); }
     else take(round, 'result', await response.json());
     if (!round.answered) throw new Error('cut');
@@ -178,6 +180,7 @@ function take(round, event, data) {
     state.items = state.items.filter((i) => i.round !== round || answered.has(i.index));
     round.items = round.items.filter((i) => answered.has(i.index));
     keepResult();
+    loadFacts();
     say([summary(), ...round.items.map((i) => `${t('garment', { n: i.n, category: nameOf(i) })}: ${t(i.type)}`)].join('. '));
     paintFinds();
   } else if (event === 'advice') {
@@ -214,9 +217,22 @@ function paintStart() {
   repaint($('start-key'), state.locked && !state.photo && h('div', { class: state.locked === 'e401' ? 'key-ask' : 'problem' }, keyForm(state.locked, loadLists)));
   $('start-problem').textContent = state.startProblem ? t(state.startProblem) : '';
   $('samples').hidden = !state.samples.length;
+  repaint($('shop-state'), shopState());
   const title = (s) => (document.documentElement.lang === 'ru' && s.title_ru) || s.title || '';
   repaint($('samples-list'), state.samples.map((s) => h('li', {}, h('button', { type: 'button', class: 'sample', 'aria-label': t('sampleUse', { title: title(s) }), title: title(s), 'data-key': s.url, onclick: () => trySample(s) },
     h('img', { src: s.url.replace(/^\//, ''), alt: '', width: s.width ?? 512, height: s.height ?? 768, decoding: 'async' })))));
+}
+function shopState() { // what keeps the page from being of use, each with words of its own; else what there is
+  const screen = (name, glyph, more) => h('div', { class: 'note', id: `state-${name}`, role: 'status' }, icon(glyph), h('div', {}, h('h2', { class: 'note-name' }, t(`s_${name}`)), h('p', {}, t(`s_${name}Long`)), more));
+  const retry = () => h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'retry', onclick: loadLists }, t('again')));
+  if (!navigator.onLine || state.away === 'offline') return screen('offline', 'out', retry());
+  if (state.away === 'waking') return screen('waking', 'spark', retry());
+  const shop = state.shop;
+  if (!shop) return null;
+  if (!shop.products) return screen('empty', 'hanger');
+  if (!shop.indexed) return screen('waking', 'spark', retry());
+  if (!shop.malls.length) return screen('noMall', 'pin');
+  return h('p', { class: 'soft', id: 'shop-facts' }, t('shopFacts', { n: shop.products, products: number(shop.products) }), shop.stock_seen && ` ${t('shopStock', { ago: ago(shop.stock_seen) })}`);
 }
 async function trySample(sample) {
   try {
@@ -273,14 +289,30 @@ function sortChoice() {
 function wordsField() {
   return h('input', { type: 'search', 'data-key': 'words', value: state.words, placeholder: t('words'), 'aria-label': t('words'), autocomplete: 'off', maxlength: 60, oninput: (e) => { state.words = e.target.value; for (const item of state.items) paintItem(item); } });
 }
+const translated = (text) => (text ?? '').split(/[^\p{L}-]+/u).filter(Boolean).map(term);
 const inStock = (match) => (match.in_mall !== false && match.stores?.length > 0 ? 0 : 1);
 function ordered(matches) { // as the person wants them, and only those with their words
   const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
-  const about = (m) => [m.name, brandName(m.brand), m.external_id, ...(m.other_colours ?? []).map((c) => c.colour)].join(' ').toLowerCase();
+  const about = (m) => {
+    const { colour, category: kind, composition } = state.facts.get(`${m.brand}/${m.external_id}`) ?? {};
+    return [m.name, brandName(m.brand), m.external_id, colour, term(colour), kind && category(kind), composition, ...translated(composition), ...(m.other_colours ?? []).flatMap((c) => [c.colour, term(c.colour)])].filter(Boolean).join(' ').toLowerCase();
+  };
   const kept = words.length ? matches.filter((m) => words.every((w) => about(m).includes(w))) : [...matches];
   if (state.sort === 'price') kept.sort((a, b) => (a.price ?? Infinity) - (b.price ?? Infinity));
   if (state.sort === 'stock') kept.sort((a, b) => inStock(a) - inStock(b));
   return kept;
+}
+async function loadFacts() { // what the catalogue knows beyond the answer, to filter by and to show: once for all finds
+  const wanted = [...new Set(state.items.flatMap((i) => i.matches ?? []).map((m) => `${m.brand}/${m.external_id}`))].filter((key) => !state.facts.has(key)).slice(0, 100);
+  if (!wanted.length) return;
+  try {
+    for (const p of (await getJson(`api/v1/facts?${wanted.map((key) => `sku=${encodeURIComponent(key)}`).join('&')}`)).products) state.facts.set(`${p.brand}/${p.external_id}`, p);
+    if (state.words) for (const item of state.items) paintItem(item);
+  } catch { /* then names and colours must do */ }
+}
+function factsOf(match) {
+  const { colour, composition } = state.facts.get(`${match.brand}/${match.external_id}`) ?? {};
+  return (colour || composition) && h('p', { class: 'soft' }, [term(colour), composition].filter(Boolean).join(' · '));
 }
 function styles(matches) { // colourways of one style are one card: the first is shown, the others are its swatches
   const first = new Map();
@@ -423,11 +455,27 @@ function problemNote(round) {
       : h('p', { class: 'row' }, h('button', { type: 'button', class: 'main', 'data-key': `again-${round.key}`, onclick: () => again(round) }, t('again')), round.status === 'cut' && h('small', {}, t('againHint'))),
     p && (p.detail || p.requestId) && h('details', {}, h('summary', {}, t('details')), h('p', {}, [p.message, p.detail].filter(Boolean).join(': ')), p.requestId && h('p', {}, `${t('request')}: `, h('code', {}, p.requestId))));
 }
+function slowNote() { // the photo itself is what takes so long: a smaller one may do
+  const round = state.rounds.find((r) => r.slow && r.status === 'sending'), size = round.photo.sent.size;
+  return h('div', { class: 'note', id: 'state-slow' }, icon('out'), h('div', {}, h('h2', { class: 'note-name' }, t('s_slow')), h('p', {}, t('s_slowLong', { kb: number(size / 1000) })), h('p', { class: 'row' },
+    !round.photo.small && h('button', { type: 'button', class: 'plain small', 'data-key': 'smaller', onclick: () => sendSmaller(round) }, t('smaller')))));
+}
+async function sendSmaller(round) {
+  const { canvas } = round.photo, scale = Math.min(1, 800 / Math.max(canvas.width, canvas.height));
+  const small = Object.assign(document.createElement('canvas'), { width: Math.round(canvas.width * scale), height: Math.round(canvas.height * scale) });
+  small.getContext('2d').drawImage(canvas, 0, 0, small.width, small.height);
+  const sent = await new Promise((done) => { small.toBlob(done, 'image/jpeg', 0.8); });
+  round.stop();
+  Object.assign(state, { rounds: [], items: [], photo: { canvas: small, sent, width: small.width, height: small.height, small: true } });
+  paintAll();
+  ask(newRound(null));
+}
 function paintNotes() {
   const codes = state.rounds.flatMap((r) => r.degraded), told = kindly(codes), one = state.items.length === 1 && whole(state.items[0]);
   const nobody = state.reason === 'no_garment' && !state.items.length;
   repaint($('notes'), nobody && h('div', { class: 'note', id: 'no-garment' }, icon('hanger'), h('div', {}, h('h2', { class: 'note-name' }, t('foundNone')), h('p', {}, t('r_no_garment')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-none', onclick: () => startDrawing() }, t('draw'))))),
     state.rounds.filter((r) => ['cut', 'failed', 'stopped'].includes(r.status)).map(problemNote),
+    state.rounds.some((r) => r.slow && r.status === 'sending') && slowNote(),
     one && h('div', { class: 'note' }, icon('frame'), h('div', {}, h('p', {}, t('wholeHint')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-hint', onclick: () => startDrawing() }, t('draw'))))));
   repaint($('good'), told.length > 0 && h('div', { class: 'note', id: 'degraded', 'data-codes': codes.join(' ') }, icon('note'), h('div', {}, h('h2', { class: 'note-name' }, t('note')), told.filter((said) => !(one && said === t('d_detect'))).map((said) => h('p', {}, said)))));
 }
@@ -437,15 +485,18 @@ const noPicture = () => h('span', { class: 'picture empty' }, icon('hanger'), h(
 function picture(brand, id, alt, kind = 'picture') {
   return productPicture(brand, id, { class: kind, alt, width: 300, height: 400 }, () => (kind === 'picture' ? noPicture() : h('span', { class: 'swatch-gap' }, alt)));
 }
-function sureness(score, type, best) { // in words; how far behind the best it lies, for each model has a scale of its own
-  const part = best > 0 ? score / best : 1;
-  if (type === 'similar') return part >= 0.75 ? 'sureSimilar' : part >= 0.4 ? 'sureSome' : 'sureLittle';
-  if (type === 'style') return part >= 0.6 ? 'sureStyle' : 'sureLittle';
-  return { exact: 'sureExact', none: 'sureNone' }[type] ?? 'sureFirst';
+const LEVELS = { sureExact: 4, sureSimilar: 3, sureSome: 2, sureStyle: 2, sureLittle: 1, sureNone: 1, sureFirst: 0 };
+function sureness(item, match, final) { // in words; how far behind the best it lies, for each model has a scale of its own
+  if (!final || !item) return 'sureFirst';
+  if (UNLIKE.has(item.reason)) return 'sureLittle';
+  const best = Math.max(...item.matches.map((m) => m.score)), part = best > 0 ? (match.score ?? 0) / best : 1;
+  if (item.type === 'similar') return part >= 0.75 ? 'sureSimilar' : part >= 0.4 ? 'sureSome' : 'sureLittle';
+  if (item.type === 'style') return part >= 0.6 ? 'sureStyle' : 'sureLittle';
+  return { exact: 'sureExact', none: 'sureNone' }[item.type] ?? 'sureFirst';
 }
-function likeness(score, type, best) {
-  const p = Math.round(Math.max(0, Math.min(1, score ?? 0)) * 100);
-  return h('p', { class: `likeness ${type ?? 'first'}` }, h('b', {}, t(sureness(score ?? 0, type, best))), h('span', {}, t('likeness', { p })), h('span', { class: 'meter', 'aria-hidden': 'true', vars: { '--part': `${p}%` } }));
+function likeness(item, match, final) {
+  const word = sureness(item, match, final), level = LEVELS[word];
+  return h('p', { class: `likeness ${final && item ? item.type : 'first'}` }, h('b', {}, t(word)), level > 0 && h('span', { class: 'meter', 'aria-hidden': 'true', 'data-level': level }, [1, 2, 3, 4].map((n) => h('i', { class: n <= level ? 'on' : null }))));
 }
 function storeOf(store, mine, full) {
   const place = [store.mall_name, store.floor && t('floor', { floor: store.floor })].filter(Boolean).join(', ');
@@ -498,7 +549,8 @@ function openSheet(item, match, final) {
     h('div', { class: 'sheet-head' }, h('div', {}, h('p', { class: 'brand' }, brandName(match.brand)), h('h2', { id: 'sheet-name', tabindex: '-1' }, name)), h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-close', 'aria-label': t('close'), onclick: () => sheet.close() }, icon('cross'))),
     h('div', { class: `compare${crop ? '' : ' one'}` }, crop && h('figure', {}, zoomable(crop, t('yourGarment')), h('figcaption', {}, t('yourGarment'))), h('figure', {}, zoomable(large, name), h('figcaption', {}, t('theProduct')))),
     h('div', { class: 'row spread' }, priceOf(match), shopLink(match, 'main small')),
-    item && likeness(match.score, final ? item.type : null, final && Math.max(...item.matches.map((m) => m.score))),
+    factsOf(match),
+    item && likeness(item, match, final),
     final && h('div', { class: 'at-hand-sheet' }, storesOf(match, true), coloursOf(match)),
     final && item && h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(item.feedback?.choice === choice), 'data-key': 'sheet-it', onclick: async () => { await feedback(item, { brand: match.brand, external_id: match.external_id }, choice); paint(); } }, icon('check'), t('thisIsIt')), h('span', { class: item.feedback?.failed ? 'wrong' : 'thanks', role: 'status' }, item.feedback?.failed ? t('feedbackFailed') : item.feedback?.choice === choice && !item.feedback.busy ? t('thanks') : '')),
     h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-more', onclick: () => showAlike(match, more) }, t('moreLike'))), more);
@@ -516,13 +568,15 @@ async function showAlike(match, place) {
   } catch { repaint(place, h('p', { class: 'wrong' }, t('noAlike'))); }
   place.scrollIntoView({ block: 'end', behavior: 'smooth' });
 }
+const UNLIKE = new Set(['category_not_sold', 'nothing_near']);
+const folded = (item) => item.matches != null && item.reason === 'category_not_sold' && !item.unfolded;
 const alone = (item) => item.type === 'exact' && item.matches?.length === 1;
 function card(item, match, final) {
   const name = match.name || match.external_id, choice = `${match.brand}/${match.external_id}`, chosen = item.feedback?.choice === choice;
   const open = h('button', { type: 'button', class: 'open', 'aria-label': t('openCard', { name }), 'data-key': `open-${item.n}-${choice}`, onclick: () => openSheet(item, match, final) }, picture(match.brand, match.external_id, name), match.ways?.length > 0 && h('span', { class: 'ways' }, t('waysCount', { n: match.ways.length + 1 })));
   return h('li', { class: `card${chosen ? ' chosen' : ''}`, 'data-sku': choice }, h('article', {}, open,
     h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(match.brand)), h('h3', {}, name), priceOf(match),
-      likeness(match.score, final ? item.type : null, final && Math.max(...item.matches.map((m) => m.score)))),
+      likeness(item, match, final)),
     final && h('div', { class: 'at-hand' }, storesOf(match, alone(item)), coloursOf(match), shopLink(match, 'plain small'),
       h('p', { class: 'row it' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(chosen), 'aria-label': t('thisIsItOf', { name }), 'data-key': `it-${item.n}-${choice}`, onclick: () => feedback(item, { brand: match.brand, external_id: match.external_id }, choice) }, icon('check'), t('thisIsIt')), alone(item) && noneButton(item, 'notThis')))));
 }
@@ -534,21 +588,24 @@ function tagsOf(item) {
   return h('p', { class: 'tags' }, hex && h('span', { class: 'ink', 'aria-hidden': 'true', vars: { '--ink-colour': hex } }), h('span', { class: 'unseen' }, `${t('tags')}: `), words.join(' · '));
 }
 function itemKids(item) {
-  const busy = working(item.round), final = item.matches != null, all = final ? item.matches : item.first, shown = all && styles(ordered(all));
-  const word = final ? t(item.type) : busy ? t('searching') : t('firstLook');
+  const busy = working(item.round), final = item.matches != null, all = final ? item.matches : item.first, shown = all && (folded(item) ? [] : styles(ordered(all)));
+  const word = final ? t(item.reason === 'category_not_sold' ? 'notSold' : item.reason === 'nothing_near' ? 'none' : item.type) : busy ? t('searching') : t('firstLook');
+  const kind = !final ? (busy ? 'busy' : 'first') : UNLIKE.has(item.reason) ? 'none' : item.type;
   const long = final ? (item.reason ? t(`r_${item.reason}`) : item.type === 'none' && all.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
   const most = !final ? 3 : item.type === 'style' && !item.all && !narrow.matches ? 3 : 12, hidden = shown ? Math.max(0, shown.length - most) : 0;
   const atEnd = final && narrow.matches && shown.length > 0 && !alone(item); // the end of the row to swipe through
   const persons = [...new Set(state.items.map((i) => i.person ?? 0))].sort((a, b) => a - b), leader = inOrder().find((i) => i.person === item.person);
   return [persons.length > 1 && leader === item && h('p', { class: 'person' }, t('person', { n: persons.indexOf(item.person) + 1 })),
-  h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${final ? item.type : busy ? 'busy' : 'first'}` }, word), tagsOf(item),
+  h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${kind}` }, word), tagsOf(item),
     item.box && h('button', { type: 'button', class: 'quiet', 'aria-label': t('adjustOf', { n: item.n }), 'data-key': `adjust-${item.n}`, onclick: () => startDrawing(item) }, icon('frame'), h('span', {}, t(whole(item) ? 'draw' : 'adjust')))),
-  long && h('p', { class: `long${item.reason || !final || !shown.length ? '' : ' usual'}` }, long, all?.length > 0 && !shown.length && ` ${t('noWords', { words: state.words })}`, final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
+  long && h('p', { class: `long${item.reason || !final || !shown.length ? '' : ' usual'}` }, long, all?.length > 0 && !shown.length && !folded(item) && ` ${t('noWords', { words: state.words })}`, folded(item) && all.length > 0 && [' ', h('button', { type: 'button', class: 'quiet', 'data-key': `unfold-${item.n}`, onclick: () => { item.unfolded = true; paintItem(item); } }, t('unfold'))], final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
   shown ? shown.length > 0 && h('ul', { class: `cards${alone(item) ? ' one' : ''}` }, shown.slice(0, shown.length - hidden).map((m) => card(item, m, final)), atEnd && h('li', { class: 'card end' }, noneButton(item, 'noneOfThese'))) : busy && skeletons(3),
-  final && all.length > 0 && !alone(item) && !atEnd && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
+  final && all.length > 0 && !folded(item) && !alone(item) && !atEnd && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
     noneButton(item, 'noneOfThese'))];
 }
-const inOrder = () => [...state.items].sort((a, b) => (a.person ?? 0) - (b.person ?? 0) || a.n - b.n);
+const RANK = { exact: 0, similar: 1, style: 2, none: 4 };
+const rank = (item) => (item.matches == null ? 2 : item.reason === 'category_not_sold' ? 5 : item.reason === 'nothing_near' ? 3 : RANK[item.type] ?? 4);
+const inOrder = () => [...state.items].sort((a, b) => (a.person ?? 0) - (b.person ?? 0) || rank(a) - rank(b) || a.n - b.n);
 function paintItem(item) {
   let place = [...$('items').children].find((el) => el.dataset.n === String(item.n));
   if (!place) {
@@ -576,6 +633,8 @@ function paintFinds() {
   paintNotes();
   paintStage();
   for (const item of inOrder()) paintItem(item);
+  const rows = inOrder().map((i) => [...$('items').children].find((el) => el.dataset.n === String(i.n)));
+  if (rows.some((el, k) => el !== $('items').children[k])) $('items').append(...rows);
   paintAfter();
 }
 async function feedback(item, body, choice) {
@@ -629,6 +688,7 @@ async function restoreResult() {
     state.items = kept.items.map(({ of, ...item }) => { const again = { ...item, round: made[of] }; made[of].items.push(again); return again; });
     state.reason = kept.reason;
     paintAll();
+    loadFacts();
     return true;
   } catch { reset(); return false; }
 }
@@ -636,9 +696,11 @@ async function restoreResult() {
 // --- the page's own events ------------------------------------------------------------------------------------------
 async function loadLists() {
   const key = accessKey(), before = state.locked;
-  const [malls, samples] = await Promise.allSettled([getJson('api/v1/malls'), getJson('api/v1/samples')]);
-  state.locked = malls.status === 'rejected' ? locked(malls.reason, key) : null;
-  if (malls.status === 'fulfilled') state.malls = malls.value.malls ?? [];
+  const [shop, samples] = await Promise.allSettled([getJson('api/v1/shop'), getJson('api/v1/samples')]);
+  state.locked = shop.status === 'rejected' ? locked(shop.reason, key) : null;
+  state.away = shop.status === 'rejected' && !state.locked ? (shop.reason instanceof Problem ? 'waking' : 'offline') : '';
+  if (shop.status === 'fulfilled') { state.shop = shop.value; state.malls = shop.value.malls ?? []; }
+  if (state.away || (state.shop && !state.shop.indexed)) { clearTimeout(loadLists.timer); loadLists.timer = setTimeout(loadLists, 5000); }
   if (samples.status === 'fulfilled') state.samples = samples.value.samples ?? [];
   if (state.malls.length && wishes.mall && !state.malls.includes(wishes.mall)) wish({ mall: '' });
   paintWishes();
@@ -650,6 +712,9 @@ async function loadOwn() { // what is kept of whoever uses the page without a ke
   let own;
   try { own = await getJson('api/v1/me'); } catch { own = null; }
   $('own').hidden = !own?.shopper;
+  state.sample = !!own?.sample;
+  $('consent').hidden = !state.sample;
+  if (state.sample) repaint($('consent'), h('label', {}, h('input', { type: 'checkbox', checked: wishes.keep, 'data-key': 'keep', onchange: (e) => wish({ keep: e.target.checked }) }), ' ', t('keepPhoto', { n: own.days })));
   if (own?.shopper) repaint($('own'), h('p', {}, t('ownKept', { n: own.days })), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'own-delete', onclick: deleteOwn }, t('ownDelete')), h('span', { id: 'own-said', role: 'status' })));
 }
 async function deleteOwn() {
@@ -687,6 +752,11 @@ addEventListener('dragenter', (e) => { if (e.dataTransfer?.types.includes('Files
 addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) document.body.classList.remove('dropping'); });
 addEventListener('dragover', (e) => { if (e.dataTransfer?.types.includes('Files')) e.preventDefault(); });
 addEventListener('drop', (e) => { over = 0; document.body.classList.remove('dropping'); if (e.dataTransfer?.files.length) { e.preventDefault(); fromUser(e.dataTransfer.files); } });
+addEventListener('offline', () => { paintStart(); if (state.photo) paintNotes(); say(t('offline')); });
+addEventListener('online', () => { // what broke off goes on by itself, under the same key
+  loadLists();
+  for (const round of state.rounds) if (round.status === 'cut') again(round);
+});
 addEventListener('popstate', () => { if (state.photo) leavePhoto(); });
 addEventListener('keydown', (e) => {
   if (e.key !== 'Escape') return;

@@ -9,12 +9,49 @@ const known = (value) => value !== null && value !== undefined;
 const score = (value) => (known(value) ? number(value, Math.abs(value) > 1.5 ? 1 : 3) : '–');
 const keyOf = (row) => `${row.brand}/${row.external_id}`;
 
+// --- which requests: what is asked for is kept in the address ----------------------------------------------------------
+const KINDS = ['exact', 'similar', 'style', 'none'];
+const asked = () => new URLSearchParams([...new FormData($('search'))].filter(([, value]) => value));
+function paintSearch() { // the choices, in the language of the page
+  const form = $('search').elements, keep = { match_type: form.match_type.value, degraded: form.degraded.value };
+  const choices = (name, options) => { repaint(form[name], h('option', { value: '' }, t('lab_any')), options.map(([value, text]) => h('option', { value }, text))); form[name].value = options.some(([v]) => v === keep[name]) ? keep[name] : ''; };
+  const codes = [...new Set([keep.degraded, ...(state.latest ?? []).flatMap((r) => r.degraded ?? [])])].filter((c) => c && c !== 'any').sort();
+  choices('match_type', KINDS.map((kind) => [kind, t(kind)]));
+  choices('degraded', [['any', t('lab_anything')], ...codes.map((code) => [code, code])]);
+}
+async function search() {
+  const key = accessKey();
+  try { state.latest = (await getJson(`api/v1/requests?limit=50&${asked()}`)).requests ?? []; } catch (e) { state.latest = null; state.locked = locked(e, key); }
+  paintSearch();
+  paintLatest();
+}
+async function saveCsv() { // fetched, for an address could not carry the key
+  try {
+    const response = await fetch(`api/v1/requests.csv?limit=200&${asked()}`, { headers: headers() });
+    if (!response.ok) throw await Problem.of(response);
+    const url = URL.createObjectURL(await response.blob());
+    h('a', { href: url, download: 'requests.csv' }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  } catch (e) { say(e instanceof Problem ? e.kind : t('failed')); }
+}
+async function putOnList(on) {
+  try {
+    const response = await fetch(`api/v1/requests/${encodeURIComponent(state.id)}/labelling`, on ? { method: 'PUT', headers: headers({ 'Content-Type': 'application/json' }), body: '{}' } : { method: 'DELETE', headers: headers() });
+    if (!response.ok) throw await Problem.of(response);
+    for (const r of state.latest ?? []) if (r.request_id === state.id) r.listed = on;
+    if (state.trail) state.trail.listed = on;
+    say(t(on ? 'lab_onList' : 'lab_offList'));
+  } catch (e) { say(e instanceof Problem ? e.kind : t('failed')); }
+  paintTrail();
+  paintLatest();
+}
+
 // --- the latest requests --------------------------------------------------------------------------------------------
 function paintLatest() {
   if (state.latest === null) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_noList')));
   if (!state.latest.length) return repaint($('latest-list'), h('p', { class: 'soft' }, t('lab_emptyList')));
   const kinds = (r) => [...new Set(r.match_types ?? [])].map((kind) => { const n = r.match_types.filter((k) => k === kind).length; return h('span', { class: `verdict ${kind}` }, `${t(kind)}${n > 1 ? ` ×${n}` : ''}`); });
-  const rows = state.latest.map((r) => h('tr', { class: r.request_id === state.id ? 'told' : null }, h('td', {}, h('a', { href: `lab?id=${encodeURIComponent(r.request_id)}`, 'data-key': `open-${r.request_id}`, onclick: (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); open(r.request_id); } }, h('code', {}, r.request_id.slice(0, 8)), '…')),
+  const rows = state.latest.map((r) => h('tr', { class: r.request_id === state.id ? 'told' : null }, h('td', {}, h('a', { href: `lab?id=${encodeURIComponent(r.request_id)}`, 'data-key': `open-${r.request_id}`, onclick: (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); open(r.request_id); } }, h('code', {}, r.request_id.slice(0, 8)), '…'), r.listed && h('span', { class: 'verdict' }, t('lab_listed'))),
     h('td', {}, known(r.created_at) ? moment(r.created_at) : '–'), h('td', {}, r.user_mall ?? '–'), h('td', {}, h('span', { class: 'kinds' }, kinds(r))), h('td', { class: 'num' }, score(r.pgvector_top1_score)), h('td', {}, yes(r.used_ximilar_booster) ?? '–'), h('td', { class: 'num' }, r.credits ?? '–'),
     h('td', {}, (r.degraded ?? []).join(', ') || '–'), h('td', { class: 'num' }, known(r.total_time_ms) ? t('lab_ms', { n: number(r.total_time_ms) }) : '–')));
   repaint($('latest-list'), table([['lab_id'], ['lab_when'], ['lab_mall'], ['lab_garments'], ['lab_least', 'num'], ['lab_booster'], ['lab_credits', 'num'], ['lab_degraded'], ['lab_total', 'num']], rows, t('lab_latest')));
@@ -98,7 +135,9 @@ function paintTrail() {
   const sum = (column) => trail.items.reduce((all, i) => all + (i[column] ?? 0), 0), spent = {};
   for (const i of trail.items) for (const [name, n] of Object.entries(i.tokens ?? {})) spent[name] = (spent[name] ?? 0) + n;
   const left = trail.degraded ?? [...new Set(trail.items.flatMap((i) => i.degraded ?? []))];
+  const listed = trail.listed ?? (state.latest ?? []).find((r) => r.request_id === state.id)?.listed ?? false;
   repaint($('trail'), h('section', { 'aria-labelledby': 'trail-name' }, h('h2', { id: 'trail-name', tabindex: '-1' }, `${t('request')} `, h('code', {}, state.id)),
+    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(listed), 'data-key': 'listed', onclick: () => putOnList(!listed) }, t(listed ? 'lab_unlist' : 'lab_list'))),
     facts([[t('lab_when'), known(trail.created_at) ? moment(trail.created_at) : null], [t('lab_mall'), trail.user_mall], [t('lab_garments'), trail.items_detected ?? trail.items.length], [t('lab_matched'), trail.items_matched], [t('lab_total'), known(trail.total_time_ms) ? t('lab_ms', { n: number(trail.total_time_ms) }) : null],
       [t('lab_model'), [...new Set(trail.items.map((i) => i.model_version).filter(Boolean))].join(', ')], [t('lab_credits'), sum('credits')], [t('lab_tokens'), tokens(spent) || '0'], [t('lab_degraded'), left.join(', ') || t('lab_nothing')], [t('lab_feedback'), trail.user_feedback ? JSON.stringify(trail.user_feedback) : null]])),
   h('section', { class: 'lab-top' }, scene(trail), times(trail)), trail.items.map(garment), h('details', {}, h('summary', { 'data-key': 'raw' }, t('lab_raw')), h('pre', { tabindex: '0' }, JSON.stringify(trail, null, 2))));
@@ -119,11 +158,14 @@ async function open(id) {
   if (state.trail) $('trail-name').focus(); else if (state.locked) say(t(state.locked)); else if (state.problem) say(state.problem.status === 404 ? t('lab_missing') : state.problem.kind);
 }
 async function start() {
-  const key = accessKey();
   state.locked = null;
-  try { state.latest = (await getJson('api/v1/requests?limit=20')).requests ?? []; } catch (e) { state.latest = null; state.locked = locked(e, key); }
+  await search();
   await open(new URLSearchParams(location.search).get('id') ?? '');
 }
 $('ask').addEventListener('submit', (e) => { e.preventDefault(); open($('id').value); });
-languageSwitch($('languages'), () => { paintTrail(); paintLatest(); });
+$('search').addEventListener('submit', (e) => { e.preventDefault(); search(); });
+$('search').addEventListener('reset', () => setTimeout(search));
+$('search').addEventListener('change', search);
+$('csv').addEventListener('click', saveCsv);
+languageSwitch($('languages'), () => { paintSearch(); paintTrail(); paintLatest(); });
 start();

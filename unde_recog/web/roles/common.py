@@ -33,7 +33,6 @@ Address = Annotated[
           examples=['https://example.com/look.jpg']),
 ]
 
-
 class PhotoAt(BaseModel):
     model_config = ConfigDict(extra='forbid')
     url: Address
@@ -78,7 +77,6 @@ class SearchBody(BaseModel):
     brands: list[Text] | None = Field(None, max_length=1000,
                                       description='only these; else those of user_mall, else all')
 
-
 class SearchHit(BaseModel):
     brand: str
     external_id: str
@@ -88,7 +86,6 @@ class SearchHit(BaseModel):
         description='name, price, category and what else the index knows; ximilar_score where '
         'the booster gave one; never a store, a floor or a mall'
     )
-
 
 class SearchAnswer(BaseModel):
     candidates: list[SearchHit]
@@ -142,7 +139,7 @@ async def paid_call(state: AppState, response: Response, work: Callable[[Any], A
     "What `work(recognizer)` gives; the response's headers name its costs and what was left out."
     async def there(recognizer: Any) -> tuple[T, Cost]:
         with track_cost() as spent: return await work(recognizer), spent
-    with state.admission.enter(): result, spent = await state.engine.call(there)
+    result, spent = await state.engine.call(there)
     response.headers.update(cost_headers(spent) | left_out_headers(left_out))
     return result
 

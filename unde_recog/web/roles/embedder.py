@@ -18,8 +18,7 @@ def embedder_routes(state: AppState) -> APIRouter:
         admit_role(state, request)
         image = await one_photo(state, request)
         primary = state.engine.session.recognizer.parts.primary
-        with state.admission.enter():
-            (vector,) = await state.engine.inference.run(primary.embedder.embed, [image])
+        (vector,) = await state.engine.inference.run(primary.embedder.embed, [image])
         return EmbedAnswer(vector=[float(v) for v in vector], model_version=primary.version)
     router.add_api_route(
         '/embed',
