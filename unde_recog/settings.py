@@ -183,6 +183,9 @@ class _Vendors(BaseModel):
     SEARCH_LANGUAGE: str = _f(
         'auto', "language of the shop's texts, as PostgreSQL names it; auto: English and Russian"
     )
+    OPENAI_API_URL: HttpAddress = _f('https://api.openai.com/', 'base address of the embeddings protocol')
+    TEXT_EMBEDDING_MODEL: str = _f('text-embedding-3-large', 'of product texts; or a model of the registry')
+    TEXT_VECTOR_WEIGHT: Share = _f(0., "weight of product texts' vectors in the text search; 0: off")
     HF_ENDPOINT: HttpAddress = _f('https://huggingface.co', 'the model hub, or a mirror of it')
     HF_TOKEN: SecretStr | None = _f(None, 'for models behind terms, and private ones')
     HF_HUB_OFFLINE: bool = _f(False, 'never ask the hub: only what is here')

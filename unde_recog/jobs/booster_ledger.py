@@ -193,15 +193,16 @@ def find_changes(
             changes.insert.append(ProductPhoto(key, product.category, photo, source))
     return changes
 
-# %% ../../nbs/131_jobs.booster_ledger.ipynb #b02a0d98
+# %% ../../nbs/131_jobs.booster_ledger.ipynb #0f3f3fa6
 _LISTED = "select brand, external_id from raw_products where index_scope <> 'off'"
 _MONTH = '''select coalesce(sum(credits), 0)::bigint from booster_images
-    where changed_at >= date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' '''
+    where case when detail like '{%"at"%' then (detail::jsonb->>'at')::timestamptz else changed_at end
+        >= date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' '''
 
 def listed_keys(conn: psycopg.Connection) -> set[SkuKey]:
     "Products whose records may stay in the collection."
     return {SkuKey(*row) for row in conn.execute(_LISTED).fetchall()}
 
 def month_credits(conn: psycopg.Connection) -> int:
-    "Credits of the images whose row changed in this month (UTC)."
+    "Credits of the images that were sent in this month (UTC)."
     return conn.execute(_MONTH).fetchone()[0]  # type: ignore[index]

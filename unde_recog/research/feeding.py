@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # %% auto #0
-__all__ = ['VIEWS', 'STRIKES', 'draw_pictures', 'list_products', 'strike', 'environment', 'run_child', 'Runs', 'run_until_done',
-           'booster_audit']
+__all__ = ['VIEWS', 'STRIKES', 'TEXT_STRIKES', 'draw_pictures', 'list_products', 'strike', 'environment', 'run_child', 'Runs',
+           'run_until_done', 'booster_audit', 'list_texts', 'text_audit']
 
 # %% ../../nbs/245_research.feeding.ipynb #e13bf8c9
 from ..contracts import SkuKey
@@ -23,7 +23,7 @@ from ..sandbox.server import App
 from ..settings import Settings
 from ..wardrobe.world import World
 
-# %% ../../nbs/245_research.feeding.ipynb #b7b89da9
+# %% ../../nbs/245_research.feeding.ipynb #a2ccfebb
 VIEWS = ('front', 'on_model', 'back')
 
 def draw_pictures(
@@ -46,7 +46,8 @@ def list_products(
     db: Databases, world: World, keys: Sequence[SkuKey], count: int, *,
     views: Sequence[str] = VIEWS, target: int = 2,
 ) -> list[SkuKey]:
-    "Write `count` products of the booster's scope that share the pictures of `keys`; → their keys."
+    """Write `count` products of the booster's scope that share the pictures of `keys`; → their keys.
+    As many products as keys have the keys' own ids."""
     rows = []
     for n in range(count):
         drawn = keys[n % len(keys)]
@@ -54,7 +55,8 @@ def list_products(
         urls = json.dumps([f'{folder}/{view}.jpg' for view in views])
         facts = product.name, product.description, product.category, product.garment.category
         colour = product.garment.colour
-        rows.append((f'{n:06}', drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
+        number = drawn.external_id if count <= len(keys) else f'{n:06}'
+        rows.append((number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
     with db.connect('catalogue') as conn, conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(_PRODUCT, rows)
     return [SkuKey(row[1], row[0]) for row in rows]
@@ -106,7 +108,7 @@ def run_child(
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
-# %% ../../nbs/245_research.feeding.ipynb #776fe2e6
+# %% ../../nbs/245_research.feeding.ipynb #526228c9
 @dataclass
 class Runs:
     "What it took."
@@ -122,7 +124,7 @@ def run_until_done(
 ) -> Runs:
     "Run a job, killed `kills` times at random moments first, until it ends with all done."
     rng, runs, started = random.Random(seed), Runs(), time.monotonic()
-    for n in range(limit):
+    for _ in range(limit):
         kill_after = rng.uniform(*within) if runs.killed < kills else None
         if (report := run_child(module, settings, options, kill_after)) is None:
             runs.killed += 1
@@ -156,3 +158,33 @@ def booster_audit(db: Databases, app: App, collection: str) -> dict[str, Any]:
     }
     counts = {'images': len(theirs.records), 'credits': credits, 'synced': synced, 'products': pilot}
     return {**counts, 'calls': app.calls['ximilar', 'insert'], 'wrong': wrong}
+
+# %% ../../nbs/245_research.feeding.ipynb #2d67b9cf
+_WORDS = ('wool', 'cotton', 'linen', 'red', 'navy', 'long', 'short', 'loose', 'fitted', 'warm', 'light', 'knit',
+          'denim', 'printed', 'plain', 'striped', 'hooded', 'belted', 'cropped', 'quilted')
+_TEXT = '''insert into raw_products (source, external_id, brand, name, description, category, category_canonical)
+    values ('feeding', %s, 'hm', %s, %s, 'coats', 'outerwear')'''
+
+def list_texts(db: Databases, count: int, seed: int = 0) -> None:
+    "Write `count` products that differ in their descriptions, one in fifty very long."
+    rng, rows = random.Random(seed), []
+    for n in range(count):
+        words = rng.choices(_WORDS, k=4000 if n % 50 == 49 else rng.randint(8, 30))
+        rows.append((f't{n:06}', f'Coat {n}', f'Number {n}: ' + ' '.join(words)))
+    with db.connect('catalogue') as conn, conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(_TEXT, rows)
+
+TEXT_STRIKES = (
+    Fault('rate_limited', before=True), Fault('rate_limited_retry_after', .5, before=True),
+    Fault('hang', before=True), Fault('server_error', before=True), Fault('reset', before=True),
+)
+
+def text_audit(db: Databases, app: App) -> dict[str, Any]:
+    "Our vectors against what the sandbox was asked. All of `wrong` should be 0."
+    with db.connect('vectors') as conn:
+        (held,) = conn.execute("select count(*) from item_embeddings where modality = 'text'").fetchone()  # type: ignore[misc]
+        (bad,) = conn.execute("select count(*) from embedding_failures where image_url = 'text'").fetchone()  # type: ignore[misc]
+    asked = app.texts.asked
+    wrong = {'asked twice': sum(n - 1 for n in asked.values()), 'failed': bad}
+    counts = {'vectors': held, 'pieces': len(asked), 'tokens': app.texts.tokens}
+    return {**counts, 'calls': app.calls['openai', 'embeddings'], 'at once': app.most['openai'], 'wrong': wrong}

@@ -323,6 +323,8 @@ def sandbox_settings(url: str) -> dict[str, str]:
         'GEMINI_API_KEY': 'sandbox',
         'ANTHROPIC_API_KEY': 'sandbox',
         'ANTHROPIC_API_URL': url,
+        'OPENAI_API_KEY': 'sandbox',
+        'OPENAI_API_URL': url,
     }
 
 # %% ../../nbs/172_sandbox.server.ipynb #3ed01ac3

@@ -303,8 +303,8 @@ class SimulatedTexts:
 
     def vector(self, text: str, dims: int) -> np.ndarray:
         "float32 [dims], length 1."
-        words = re.findall(r'\w+', text.lower()) or ['']
-        total = np.sum([self._word(w, dims) for w in words], axis=0)
+        words = Counter(re.findall(r'\w+', text.lower()) or [''])
+        total = sum(n*self._word(w, dims) for w, n in words.items())
         return (total/np.linalg.norm(total)).astype(np.float32)
 
 
