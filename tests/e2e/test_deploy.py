@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,15 @@ def test_every_rule_fires_and_stays_silent():
 def test_prometheus_takes_its_files():
     for args in (('check', 'rules', 'rules.yml'), ('check', 'config', '--syntax-only', 'prometheus.yml')):
         result = promtool(*args)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_image_and_compose_files_are_well_kept():
+    "hadolint has nothing to say of the image; the compose file is what its specification allows."
+    for command in (['hadolint', 'Dockerfile'],
+                    ['check-jsonschema', '--builtin-schema', 'vendor.compose-spec', 'compose.yaml']):
+        program = shutil.which(command[0]) or Path(sys.executable).with_name(command[0])
+        result = subprocess.run([program, *command[1:]], cwd=DEPLOY, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
 
 
