@@ -791,7 +791,7 @@ def test_a_network_that_goes_and_comes_back(visit, scene):
     page.wait_for_selector('.problem')
     assert 'offline' in page.locator('.problem').inner_text()
     page.context.set_offline(False)
-    settled(page, 3)
+    settled(page)
     assert page.locator('.problem').count() == 0
 
 
@@ -821,7 +821,7 @@ def test_finds_are_filtered_by_what_the_catalogue_knows(visit, scene, shop):
         for n, sku in enumerate(sorted(parse_qs(urlsplit(route.request.url).query)['sku']))]}))
     with page.expect_response('**/api/v1/facts?*'):
         upload(page, fresh(scene))
-        settled(page, 3)
+        settled(page)
     every = page.locator('.card[data-sku]').count()
     for words, some in (('зелёный', 'one'), ('платье', 'one'), ('хлопок 90%', 'one'), ('linen', 'rest'), ('шёлк', 'none')):
         page.fill('[data-key=words]', words)
@@ -844,7 +844,7 @@ def test_what_is_not_sold_takes_one_line(visit, scene):
         route.fulfill(body=body, content_type='text/event-stream')
     page.route('**/api/v1/recognize', told)
     upload(page, fresh(scene))
-    settled(page, 3)
+    settled(page)
     last = page.locator('.item').last
     assert 'Not sold here' in last.inner_text() and last.locator('.card').count() == 0
     assert last.bounding_box()['height'] < 160

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Text', 'Price', 'Pixel', 'BODY', 'GivenBox', 'RecognizeParams', 'PhotoInput', 'json_list', 'params_from', 'in_memory',
-           'read_form', 'read_json', 'json_body', 'read_body', 'read_input', 'data_bytes', 'DecodePools',
-           'decode_pools', 'photo_bytes', 'read_photo', 'boxes_of']
+           'read_form', 'read_json', 'read_body', 'read_input', 'data_bytes', 'DecodePools', 'decode_pools',
+           'photo_bytes', 'read_photo', 'boxes_of']
 
 # %% ../../nbs/267_web.inputs.ipynb #73da2776
 import asyncio, base64, binascii, hashlib, json, re
@@ -126,19 +126,6 @@ def read_json(body: bytes) -> dict[str, Any]:
     return fields
 
 # %% ../../nbs/267_web.inputs.ipynb #814cdfeb
-_SMALL_JSON, _LARGEST_JSON = 64_000, 10_000_000
-
-async def json_body(request: Request) -> bytes:
-    "A JSON body; a large one, which holds a photo, waits for room. Raises `Problem` (413, 503)."
-    length = int(request.headers.get('content-length') or _LARGEST_JSON)
-    if length > _LARGEST_JSON:
-        detail = f'a JSON body has at most {_LARGEST_JSON:,} bytes: upload the photo as a form'
-        raise Problem(413, 'too_large', detail)
-    if length <= _SMALL_JSON: return await request.body()
-    with my_place() as place:
-        if place.admission is not None: await place.hold(place.admission.bodies, length)
-        return await request.body()
-
 async def read_body(request: Request, seconds: float) -> tuple[dict[str, Any], bytes | None]:
     "(fields, bytes of the file called image) of a form or of JSON. Raises `Problem`."
     kind = request.headers.get('content-type', '').split(';')[0].strip().lower()
@@ -147,7 +134,7 @@ async def read_body(request: Request, seconds: float) -> tuple[dict[str, Any], b
         raise Problem(415, 'content_type', detail)
     try:
         async with asyncio.timeout(seconds):
-            if kind == 'application/json': return read_json(await json_body(request)), None
+            if kind == 'application/json': return read_json(await request.body()), None
             return await read_form(request)
     except TimeoutError:
         raise Problem(408, 'slow_body', f'the body did not come within {seconds:g} s') from None
@@ -193,7 +180,6 @@ class DecodePools:
             await place.hold(room, self.admission.units(room, cost.pixels))
             image = await (self.large if room is self.admission.large else self.usual).run(decode, data)
             place.keep(self.admission.bytes, 0)
-            place.keep(self.admission.bodies, 0)
             place.keep(room, self.admission.units(room, image.width*image.height))
             return image
 

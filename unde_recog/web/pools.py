@@ -9,7 +9,7 @@ __all__ = ['T', 'PHOTO', 'LARGE_WORK', 'current_place', 'cores', 'overloaded', '
 
 # %% ../../nbs/263_web.pools.ipynb #87c4f9a0
 import asyncio, contextvars, ctypes, os, random, sys, threading, time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -141,12 +141,13 @@ class AdmissionLimit:
         self, limit: int, pools: list[WorkerPool], patience: float = 12., at_once: int = 8
     ):
         self.limit, self.pools, self.patience = limit, pools, patience
-        self.inside, self.refused = 0, Counter[str]()
+        self.inside = 0
+        self.on_refusal: Callable[[str], None] = lambda word: None
         self.usual, self.large = Room('usual', at_once*PHOTO), Room('large', 25_000_000)
-        self.bytes, self.bodies = Room('bytes', 96_000_000), Room('bodies', 32_000_000)
+        self.bytes = Room('bytes', 96_000_000)
 
     @property
-    def rooms(self) -> list[Room]: return [self.usual, self.large, self.bytes, self.bodies]
+    def rooms(self) -> list[Room]: return [self.usual, self.large, self.bytes]
 
     def room_for(self, pixels: int) -> Room: return self.large if pixels > LARGE_WORK else self.usual
 
@@ -158,7 +159,7 @@ class AdmissionLimit:
         "Count the refusal that is raised inside."
         try: yield
         except Problem as e:
-            self.refused[e.word] += 1
+            self.on_refusal(e.word)
             raise
 
     def check(self) -> None:

@@ -95,6 +95,7 @@ class AppState:
         limits = share_of_limit(settings), patience_of(settings, engine.role), at_once(settings)
         self.decoders = decode_pools(engine.inference, *limits)
         self.decoding, self.admission = self.decoders.usual, self.decoders.admission
+        self.admission.on_refusal = lambda word: metrics.rejected.labels(word).inc()
         self.fetching = WorkerPool('fetch', 8, 64)
         self.small, self.pictures = WorkerPool('rows', 4, 256), WorkerPool('pictures', 2, 256)
         self.pools = [engine.inference, self.decoding, self.decoders.large]
