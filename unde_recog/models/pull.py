@@ -106,12 +106,8 @@ def plan_pull(name: str, settings: Settings, *, text: bool = True) -> PullPlan:
                 f'({digest[:12]}…): it was changed; pull a revision by name if you mean that one')
     if layout.needs_export: need('torch', 'onnxscript')
     if text and card and card.text: check_tokenizer(repository, layout)
-    return PullPlan(
-        name=card_name(name),
-        repository=repository,
-        layout=layout,
-        size=sum(repository.files[f].size for f in layout.files),
-    )
+    return PullPlan(name=card_name(name), repository=repository, layout=layout,
+                    size=sum(repository.files[f].size for f in layout.files))
 
 def check_tokenizer(repository: Repository, layout: Layout) -> None:
     "Raise `ModelUnavailable` if words cannot be read: CLIP's own vocabulary is known where it is converted."

@@ -52,9 +52,8 @@ def read_items(
         raise ValueError(f"older={older!r}: 'request', 'item' or 'none' is needed")
     if isinstance(db, Databases):
         with db.connect('log') as conn:
-            return read_items(
-                conn, since, until, model_version, lists=lists, older=older, photos=photos
-            )
+            return read_items(conn, since, until, model_version, lists=lists, older=older,
+                              photos=photos)
     known: dict[SkuKey, SkuKey] = {}
     there = run(db, Query("select to_regclass('recognition_items') is not null"))[0][0]
     rows: list[dict[str, Any]] = []
@@ -64,11 +63,9 @@ def read_items(
         rows.sort(key=lambda r: (r['created_at'], r['photo'], r['item']))
     if photos is None:
         kept = older if model_version is None else 'none'
-        rows += [
-            {**r, 'simulated': r['user_id'] == 'simulated'}
-            for record in run(db, requests_query(since, until, there))
-            for r in older_rows(record, kept)
-        ]
+        rows += [{**r, 'simulated': r['user_id'] == 'simulated'}
+                 for record in run(db, requests_query(since, until, there))
+                 for r in older_rows(record, kept)]
     return as_items(rows)
 
 # %% ../../nbs/208_research.records.ipynb #1f6eb20a
@@ -132,11 +129,11 @@ def _check_answer(row: Mapping[str, str], grade: str) -> None:
         raise ValueError(f"answer {answer!r}: one of {', '.join(ANSWERS)}, or nothing, is needed")
     if grade != '0': raise ValueError(f'answer {answer!r} beside a product: leave one of the two out')
 
+# %% ../../nbs/208_research.records.ipynb #5dc291bb
 def _label(row: Mapping[str, str]) -> dict[str, Any]:
     "A checked row. Raises `ValueError` with the remedy."
-    photo, item, brand, sku, grade = (
-        '' if row.get(c) is None else str(row[c]).strip() for c in LABEL_COLUMNS
-    )
+    photo, item, brand, sku, grade = ('' if row.get(c) is None else str(row[c]).strip()
+                                      for c in LABEL_COLUMNS)
     if not photo: raise ValueError('photo is empty: the request id is needed')
     if not item.isdecimal(): raise ValueError(f'item {item!r}: a whole number from 0 is needed')
     if grade not in ('0', '1', '2'):
@@ -223,6 +220,7 @@ def read_labels(csv_file: Path | str) -> pd.DataFrame:
         raise LabelError(number)
     return check_labels((r.line, _label_row(headers, r.cells)) for r in rows)
 
+# %% ../../nbs/208_research.records.ipynb #98934997
 def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     "A row by header; whole numbers that a spreadsheet has written as 2.0 are 2."
     row = {h: cell_text(c) for h, c in zip(headers, cells) if h}
@@ -273,15 +271,13 @@ def list_outcome(name: str, ranked: Sequence[SkuKey] | None, grades: Mapping[Sku
                                                        f'{name}_ndcg': ndcg(ranked, grades)}
 
 # %% ../../nbs/208_research.records.ipynb #e489e505
-_KEPT = (
-    'photo', 'item', 'category', 'created_at', 'model_version', 'top1', 'margin', 'style_margin',
-    'confident', 'boosted', 'explored', 'propensity', 'simulated', 'user_id', 'content_hash', 'mall',
-)
+_KEPT = ('photo', 'item', 'category', 'created_at', 'model_version', 'top1', 'margin',
+         'style_margin', 'confident', 'boosted', 'explored', 'propensity', 'simulated', 'user_id',
+         'content_hash', 'mall')
 _UNTOLD = ('cannot tell', 'wrong box', 'unanswered')  # of these garments nothing is known
 
-def garment_outcome(
-    row: Mapping[str, Any], grades: Mapping[SkuKey, int], ks: Sequence[int], answer: str = 'answered'
-) -> dict[str, Any]:
+def garment_outcome(row: Mapping[str, Any], grades: Mapping[SkuKey, int], ks: Sequence[int],
+                    answer: str = 'answered') -> dict[str, Any]:
     """`list_outcome` of every list of a labelled item, with `answer`, `loss`, `gain` and
     `answerable`."""
     found: dict[str, Any] = {'answer': answer}
@@ -313,6 +309,7 @@ def answers_by_garment(labels: pd.DataFrame) -> dict[tuple[str, int], str]:
     said = words.fillna('').astype(str).str.strip().replace('', 'answered')
     return dict(zip(zip(labels.photo, labels['item'].astype(int)), said))
 
+# %% ../../nbs/208_research.records.ipynb #2a94fb57
 def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 3, 5)) -> pd.DataFrame:
     """A row a labelled item: `L@k`, `L_rr`, `L_ndcg` for L in primary, booster, merged, final;
     `loss`, `gain`, `answerable` (a right SKU is known), `answer` (`answers_by_garment`), `turn`
