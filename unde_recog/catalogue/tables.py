@@ -235,8 +235,8 @@ def row_parser(source: TableFile, table: Table, mapping: Mapping[str, str] | Non
 def open_rows(file: str | Path, table: Table, mapping: Mapping[str, str] | str | None,
               options: ReadOptions, *, fixed: Mapping[str, str | None], aliases: Path | None = None,
               attributes: Mapping[str, str] | None = None) -> tuple[TableFile, RowParser]:
-    """A file of rows of `table`, and the parser for them. `fixed`: what holds for all rows, where it
-    is given."""
+    """A file of rows of `table`, and the parser for them. `fixed`: what holds for all rows, where
+    it is given."""
     source, chosen = open_source(file, mapping, options, brand=fixed.get('brand'), attributes=attributes)
     given = {column: value for column, value in fixed.items() if value}
     parser = row_parser(source, table, chosen, options, fixed=given, aliases=brand_aliases(aliases))

@@ -19,42 +19,14 @@ __all__ = ['OnPlan', 'wanted_card', 'wanted_hub', 'PullPlan', 'plan_pull', 'chec
 # %% ../../nbs/084_models.pull.ipynb #86909719
 import numpy as np
 from .convert import CLIP_WORDS, clip_tokenizer, export_tower, import_torchvision, need
-from unde_recog.models.graphs import (
-    TOLERANCE,
-    apart,
-    check_tower,
-    image_half,
-    image_vector,
-    names_of,
-    probe,
-    read_graph,
-    run_graph,
-    text_half,
-    text_vector,
-)
+from .graphs import TOLERANCE, apart, check_tower, image_half, image_vector
+from .graphs import names_of, probe, read_graph, run_graph, text_half, text_vector
 from .hub import HubId, OnProgress, Repository, fetch, look_up, parse_hub_id
-from unde_recog.models.layouts import (
-    Crop,
-    Layout,
-    layout_of,
-    padding_word,
-    preprocessing_of,
-    read_json,
-    source_kind,
-    text_context,
-)
-from unde_recog.models.registry import (
-    HubSource,
-    ModelCard,
-    ModelFile,
-    ModelUnavailable,
-    UnknownModel,
-    card_name,
-    cards,
-    get_card,
-    models_dir,
-    sha256_of,
-)
+from .layouts import Crop, Layout, layout_of, padding_word, preprocessing_of
+from .layouts import read_json, source_kind, text_context
+from .registry import HubSource, ModelCard, ModelFile, ModelUnavailable
+from .registry import UnknownModel, card_name, cards, get_card, models_dir
+from .registry import sha256_of
 from .sources import source_parts
 from .text import open_tokenizer
 from ..settings import Settings

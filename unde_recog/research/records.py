@@ -196,6 +196,8 @@ def check_labels(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> pd.DataFrame:
     )
 
 # %% ../../nbs/208_research.records.ipynb #8683bba4
+_UUID = '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+
 def read_labels(csv_file: Path | str) -> pd.DataFrame:
     """Labels from a table (`LABEL_COLUMNS`, others are kept), in any dialect that the imports read.
 
@@ -220,7 +222,6 @@ def read_labels(csv_file: Path | str) -> pd.DataFrame:
         raise LabelError(number)
     return check_labels((r.line, _label_row(headers, r.cells)) for r in rows)
 
-# %% ../../nbs/208_research.records.ipynb #98934997
 def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     "A row by header; whole numbers that a spreadsheet has written as 2.0 are 2."
     row = {h: cell_text(c) for h, c in zip(headers, cells) if h}
@@ -228,8 +229,7 @@ def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     if is_null(row['brand']): row['brand'] = ''
     return row | {h: re.sub(r'\.0+$', '', row[h]) for h in ('item', 'grade')}
 
-_UUID = '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
-
+# %% ../../nbs/208_research.records.ipynb #98934997
 def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
     """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
     right."""
