@@ -15,12 +15,14 @@ import tokenize
 import venv
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 PKG = ROOT/'unde_recog'
 BIN = Path(sys.executable).parent
 LINE = 110        # characters; docstrings 100
 CELL = 40         # exported lines of one cell
+MEDIAN = 15       # exported lines of half the cells, at most
 NOTEBOOK = 400    # exported lines of one notebook
 POSITIONAL = 4    # parameters of a function that may be given by position
 FIELDS = 6        # of a dataclass that may be given by position
@@ -81,6 +83,18 @@ def exported(source):
     return re.search(r'^#\|\s*exports?i?\b', source, re.M) is not None
 
 
+def code_lines(source):
+    "The lines of a cell without its directives."
+    return re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip().splitlines()
+
+
+def only_imports(source):
+    "Whether a cell holds nothing but imports, or nothing at all."
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile('\n'.join(code_lines(source)), 'cell', 'exec', flags)
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body)
+
+
 def state():
     paths = [*notebook_paths(), *sorted((ROOT/'eval').glob('*.ipynb')), *modules()]
     return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
@@ -102,8 +116,8 @@ def in_sync():
 
 
 def notebooks():
-    "One notebook a module, one number a notebook, cells and notebooks of a readable size."
-    made, numbers = Counter(), {}
+    "One notebook a module, one number a notebook, cells of a readable size, an example a cell."
+    made, numbers, sizes = Counter(), {}, []
     for p in notebook_paths():
         cells = sources(p)
         names = (re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M) for s in cells)
@@ -119,7 +133,8 @@ def notebooks():
         numbers[number] = p.name
         total = 0
         for s in filter(exported, cells):
-            lines = len(re.sub(r'^#\|.*\n?', '', s, flags=re.M).strip().splitlines())
+            lines = len(code_lines(s))
+            sizes.append(lines)
             total += lines
             if lines > CELL:
                 fail(
@@ -129,6 +144,11 @@ def notebooks():
                 fail(f'{p.name}: conflict marker in an exported cell')
             if re.search(r'^\s*from \S+ import \*', s, re.M): fail(f'{p.name}: an exported cell imports *')
         if total > NOTEBOOK: fail(f'{p.name}: {total} exported lines (at most {NOTEBOOK}): halve it')
+        counts = Counter(exported(s) for s in cells if not only_imports(s))
+        if counts[False] < counts[True]:
+            fail(f'{p.name}: {counts[True]} exported cells, {counts[False]} examples: show what each does')
+    if sizes and (half := median(sizes)) > MEDIAN:
+        fail(f'half of the exported cells have over {half - 1:g} lines (aim at {MEDIAN}): split some')
     for name, n in made.items():
         if n > 1: fail(f'{n} notebooks export {name}: the later one would win in silence')
     for p in modules():

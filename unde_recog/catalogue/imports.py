@@ -18,7 +18,6 @@ from urllib.parse import unquote
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from ..contracts import brand_aliases
 from ..db.database import Databases
 from ..folding import fold
 from ..media.images import image_hash
@@ -27,7 +26,7 @@ from ..media.storage import Storage, original_key
 from .identity import fold_ids, match_ids, renamed_brands, spell_mall, unify_malls
 from .reading import ReadOptions, TableFile
 from .tables import PRODUCTS, STORES, Rejected, RowParser, Table, check_currency
-from .tables import open_source, row_parser
+from .tables import open_rows
 from .values import canonical_category
 
 # %% ../../nbs/056_catalogue.imports.ipynb #783016e8
@@ -351,9 +350,8 @@ def import_products(
     `mapping`: ours → theirs, or the name of a ready one. `index_scope` of new products is
     pgvector."""
     folder, options = _check_arguments(images, storage, index_scope), options or ReadOptions()
-    table, chosen = open_source(file, mapping, options, brand=brand, attributes=attributes)
-    fixed = {k: v for k, v in (('brand', brand), ('source', source)) if v}
-    parse = row_parser(table, PRODUCTS, chosen, options, fixed=fixed, aliases=brand_aliases(aliases))
+    table, parse = open_rows(file, PRODUCTS, mapping, options, aliases=aliases,
+                             fixed={'brand': brand, 'source': source}, attributes=attributes)
     checked = _collect(table, parse)
     _check_currencies(checked, options)
     report = ImportReport(table='raw_products', dialect=checked.dialect, read=checked.read,
@@ -390,9 +388,8 @@ def import_stores(
 ) -> ImportReport:
     "Import a table of stores. A mall takes the spelling in which it was first written."
     options = options or ReadOptions()
-    table, chosen = open_source(file, mapping, options, brand=brand)
-    fixed = {k: v for k, v in (('brand', brand), ('timezone', options.timezone)) if v}
-    parse = row_parser(table, STORES, chosen, options, fixed=fixed, aliases=brand_aliases(aliases))
+    table, parse = open_rows(file, STORES, mapping, options, aliases=aliases,
+                             fixed={'brand': brand, 'timezone': options.timezone})
     checked = _collect(table, parse)
     report = ImportReport(table='raw_stores', dialect=checked.dialect, read=checked.read,
                           rejected=checked.rejected)

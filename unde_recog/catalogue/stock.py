@@ -16,14 +16,13 @@ from typing import Any
 # %% ../../nbs/057_catalogue.stock.ipynb #deacdc18
 import psycopg
 from psycopg.types.json import Jsonb
-from ..contracts import brand_aliases
 from ..db.database import Databases
 from ..folding import fold
 from .columns import in_utc
 from .identity import fold_ids, orphans, renamed_brands
 from .imports import ImportReport
 from .reading import ReadOptions, TableFile
-from .tables import AVAILABILITY, Rejected, RowParser, open_source, row_parser
+from .tables import AVAILABILITY, Rejected, RowParser, open_rows
 
 # %% ../../nbs/057_catalogue.stock.ipynb #bb43350a
 LIMIT = 50_000
@@ -210,15 +209,7 @@ def import_availability(
 ) -> ImportReport:
     "Import stock readings; the newest of a UTC day is kept."
     options = options or ReadOptions()
-    source, chosen = open_source(file, mapping, options, brand=brand)
-    parse = row_parser(
-        source,
-        AVAILABILITY,
-        chosen,
-        options,
-        fixed={'brand': brand} if brand else {},
-        aliases=brand_aliases(aliases),
-    )
+    source, parse = open_rows(file, AVAILABILITY, mapping, options, fixed={'brand': brand}, aliases=aliases)
     refused = RejectsFile(Path(rejects) if rejects else Path(file).with_suffix('.rejects.csv'))
     report = ImportReport(table='raw_availability', dialect=str(source))
     def write(conn: psycopg.Connection) -> tuple[int, tuple[int, int], list[str]]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'AVAILABILITY', 'STORES', 'read_attributes', 'Table', 'column_readers', 'column_map', 'open_source',
-           'Rejected', 'RowParser', 'observe_columns', 'row_parser', 'check_currency']
+           'Rejected', 'RowParser', 'observe_columns', 'row_parser', 'open_rows', 'check_currency']
 
 # %% ../../nbs/054_catalogue.tables.ipynb #3de4e2ad
 import difflib, json
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # %% ../../nbs/054_catalogue.tables.ipynb #1c7885db
+from ..contracts import brand_aliases
 from ..folding import alias_key, brand_key
 from unde_recog.catalogue.columns import (
     PriceColumn,
@@ -258,6 +259,17 @@ def row_parser(
     observe_columns(source, observers, columns)
     folded = None if aliases is None else {alias_key(k): v for k, v in aliases.items()}
     return RowParser(table, readers, columns, fixed, folded)
+
+# %% ../../nbs/054_catalogue.tables.ipynb #4f425d54
+def open_rows(file: str | Path, table: Table, mapping: Mapping[str, str] | str | None,
+              options: ReadOptions, *, fixed: Mapping[str, str | None], aliases: Path | None = None,
+              attributes: Mapping[str, str] | None = None) -> tuple[TableFile, RowParser]:
+    """A file of rows of `table`, and the parser for them. `fixed`: what holds for all rows, where
+    it is given."""
+    source, chosen = open_source(file, mapping, options, brand=fixed.get('brand'), attributes=attributes)
+    given = {column: value for column, value in fixed.items() if value}
+    parser = row_parser(source, table, chosen, options, fixed=given, aliases=brand_aliases(aliases))
+    return source, parser
 
 # %% ../../nbs/054_catalogue.tables.ipynb #3bb0b1aa
 def check_currency(values: Mapping[str, Any], price: str, default: str | None) -> str | None:

@@ -6,7 +6,7 @@
 __all__ = ['File', 'Mapping', 'Brand', 'Rejects', 'Encoding', 'Delimiter', 'Decimal', 'ListSeparator', 'Currency', 'Timezone',
            'DateOrder', 'PollWindow', 'Images', 'Source', 'Scope', 'BaseUrl', 'Attribute', 'EXPORTS', 'import_app',
            'brands_app', 'Files', 'Pairs', 'read_options', 'attribute_codes', 'run_import', 'import_products_command',
-           'import_stores_command', 'import_availability_command', 'list_brands', 'rename']
+           'import_as_command', 'import_stores_command', 'import_availability_command', 'list_brands', 'rename']
 
 # %% ../../nbs/342_commands.imports.ipynb #d05652b3
 from pathlib import Path
@@ -150,6 +150,12 @@ def import_products_command(
                           options=options, attributes=attribute_codes(attribute))
     raise typer.Exit(code)
 
+# %% ../../nbs/342_commands.imports.ipynb #3623c541
+def import_as_command(importer: Any, file: Path, read: dict[str, Any], **options: Any) -> None:
+    "Run an importer and end the command; `read`: how the file is to be read."
+    with report_errors(): code = run_import(importer, file, options=read_options(**read), **options)
+    raise typer.Exit(code)
+
 # %% ../../nbs/342_commands.imports.ipynb #06af9de9
 @import_app.command('stores')
 def import_stores_command(
@@ -164,11 +170,8 @@ def import_stores_command(
 ) -> None:
     "Stores, with mall, floor and time zone."
     from unde_recog.catalogue.imports import import_stores
-    with report_errors():
-        options = read_options(encoding=encoding, delimiter=delimiter, timezone=timezone)
-        code = run_import(import_stores, file, mapping=mapping, brand=brand, rejects=rejects,
-                          options=options)
-    raise typer.Exit(code)
+    read = {'encoding': encoding, 'delimiter': delimiter, 'timezone': timezone}
+    import_as_command(import_stores, file, read, mapping=mapping, brand=brand, rejects=rejects)
 
 # %% ../../nbs/342_commands.imports.ipynb #505456d0
 @import_app.command('availability')
@@ -187,13 +190,9 @@ def import_availability_command(
 ) -> None:
     "Stock readings; the newest of a day is kept."
     from unde_recog.catalogue.stock import import_availability
-    with report_errors():
-        options = read_options(poll_window, encoding=encoding, delimiter=delimiter,
-                               list_separator=list_separator, timezone=timezone,
-                               date_order=date_order)
-        chosen: dict[str, Any] = {'mapping': mapping, 'brand': brand, 'rejects': rejects}
-        code = run_import(import_availability, file, options=options, **chosen)
-    raise typer.Exit(code)
+    read = {'encoding': encoding, 'delimiter': delimiter, 'list_separator': list_separator,
+            'timezone': timezone, 'date_order': date_order, 'poll_window': poll_window}
+    import_as_command(import_availability, file, read, mapping=mapping, brand=brand, rejects=rejects)
 
 # %% ../../nbs/342_commands.imports.ipynb #b76c81a8
 brands_app = typer.Typer(help='List brand keys, or rename them everywhere.', no_args_is_help=True)

@@ -60,6 +60,7 @@ def _chances(rows: pd.DataFrame) -> np.ndarray:
         raise ValueError('a chance of being labelled must lie above 0, and be 1 at most')
     return chance
 
+# %% ../../nbs/227_research.calibration.ipynb #924b0a6d
 def calibration_sample(outcomes: pd.DataFrame) -> CalibrationSample:
     """From a table with photo, top1, margin, primary@3, merged@3; optional: user_id, content_hash,
     `answer` (`records.ANSWERS`; anything else is an answer) and `chance` (of the photo to be
@@ -378,8 +379,7 @@ def _stranger_fields(s: pd.Series, j: CalibrationSample, limit: float, share: fl
     sure = confident(j.top1, j.margin, s.threshold, s.margin)
     sold = float(sure[~j.stranger].mean()) if (~j.stranger).any() else 0.
     return {'strangers': int(j.stranger.sum()), 'strangers_trusted': int(trusted),
-            'stranger_upper': float(upper),
-            'stranger_limit': limit, 'stranger_share': share,
+            'stranger_upper': float(upper), 'stranger_limit': limit, 'stranger_share': share,
             'strangers_among_trusted': strangers_among_trusted(float(upper), sold, share)}
 
 # %% ../../nbs/227_research.calibration.ipynb #8f0382d1
@@ -445,8 +445,7 @@ def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, s
     strangers, harm_last = stranger_test(j, path, stranger_limit), int(test.last)
     if strangers: test = test._replace(last=last_passed(np.maximum(test.p, strangers.p), path.delta))
     steps = _steps(path, events, sizes, test, items=len(j.harm),
-                   max_items=max_items or int(per_photo.max()),
-                   strangers=strangers)
+                   max_items=max_items or int(per_photo.max()), strangers=strangers)
     mu, certificate, needed = float(j.harm.mean()), None, math.nan
     gate = check_in_force(j, *in_force, alpha=path.alpha, delta=path.delta) if in_force else None
     if test.last >= 0:

@@ -81,6 +81,7 @@ def _bounds_at(s: SoFar, j: CalibrationSample, path: GatePath, *, best: Calibrat
         'stranger_upper': float(row.stranger_upper),
     }
 
+# %% ../../nbs/236_research.certify.ipynb #b4b494ef
 def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_limit: float,
                    stranger_share: float, **known: Any) -> Certificate:
     "The certificate of a look that certified a step; `known`: what does not follow from the sample."

@@ -229,12 +229,9 @@ def judge_contradictions(table: Mapping[str, Any] | None = None) -> list[dict[st
                          f'{_times(by_plan, rerank)} (list {_times(by_list, rerank)})'))
         tags = call_dollars('tag', prices)*items
         thousand = f'${1000*tagging.low/items:.2f}–{1000*tagging.high/items:.2f} a thousand items'
-        rows.append(_row(
-            f'context tags, {short(users)} users',
-            f'${tagging}, {thousand}',
-            f'at the list price ${tags:,.0f}, ${1000*tags/items:.2f} a thousand',
-            f'list {_times(tags, tagging, 2)}',
-        ))
+        rows.append(_row(f'context tags, {short(users)} users', f'${tagging}, {thousand}',
+                         f'at the list price ${tags:,.0f}, ${1000*tags/items:.2f} a thousand',
+                         f'list {_times(tags, tagging, 2)}'))
     return rows
 
 # %% ../../nbs/213_research.cost.ipynb #e2e65e88
@@ -342,6 +339,7 @@ def user_spread(each: pd.Series, user: pd.Series, rng: np.random.Generator, draw
     times = rng.multinomial(users, np.full(users, 1/users), draws).astype(float)
     return UserSpread(float(each.mean()), between, within, (times @ sums)/(times @ n))
 
+# %% ../../nbs/213_research.cost.ipynb #a72c8a46
 def forecast(
     items: pd.DataFrame,
     users: Sequence[int] = PLAN_USERS,

@@ -27,6 +27,8 @@ _LISTS = {
     'explored_list': 'explored_list',
 }
 _KEYS = "jsonb_path_query_array({0}, '$[*].brand'), jsonb_path_query_array({0}, '$[*].external_id')"
+
+# %% ../../nbs/207_research.log_rows.ipynb #1bd3d754
 _PLAIN = {
     'photo': 'i.request_id::text',
     'item': 'i.item_index',
@@ -155,17 +157,13 @@ _REQUEST = (
 )
 
 
-def requests_query(
-    since: datetime | None = None, until: datetime | None = None, with_items: bool = True
-) -> Query:
+def requests_query(since: datetime | None = None, until: datetime | None = None,
+                   with_items: bool = True) -> Query:
     """Requests without rows in `recognition_items` (all of them if there is no such table), those
     in which nothing was found among them."""
     where, params = _limits('r', since, until, None)
-    alone = (
-        ' and not exists (select 1 from recognition_items i where i.request_id = r.id)'
-        if with_items
-        else ''
-    )
+    alone = (' and not exists (select 1 from recognition_items i where i.request_id = r.id)'
+             if with_items else '')
     return Query(
         f'select {_REQUEST} from recognition_requests r where {where}{alone} order by r.created_at, r.id',
         params,
@@ -183,11 +181,9 @@ def _by_item(entries: Sequence[Mapping[str, Any]] | None) -> dict[int, tuple[Sku
     return {i: tuple(keys) for i, keys in out.items()}
 
 # %% ../../nbs/207_research.log_rows.ipynb #6424d457
-_REQUEST_FIELDS = (
-    'photo', 'photo_url', 'created_at', 'user_id', 'content_hash', 'mall', 'top1', 'margin',
-    'booster_top1', 'boosted', 'tagged', 'candidates', 'items_detected', 'search_results',
-    'final_matches', 'detected_items',
-)
+_REQUEST_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id', 'content_hash', 'mall', 'top1',
+                   'margin', 'booster_top1', 'boosted', 'tagged', 'candidates', 'items_detected',
+                   'search_results', 'final_matches', 'detected_items')
 _SHARED_FIELDS = ('photo', 'photo_url', 'created_at', 'user_id', 'content_hash', 'mall')
 
 def _whole_request(r: Mapping[str, Any]) -> dict[str, Any]:

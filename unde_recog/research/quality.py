@@ -86,11 +86,8 @@ def measures(items: pd.DataFrame, medium: float = .5) -> pd.DataFrame:
 # %% ../../nbs/217_research.quality.ipynb #14cc30a6
 def last_day(items: pd.DataFrame) -> date:
     "Day of the newest row, else today (UTC)."
-    return (
-        pd.to_datetime(items.created_at).max().date()
-        if len(items)
-        else datetime.now(timezone.utc).date()
-    )
+    return (pd.to_datetime(items.created_at).max().date() if len(items)
+            else datetime.now(timezone.utc).date())
 
 
 def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.DataFrame:
@@ -110,14 +107,10 @@ def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.
             'empty': part['empty'].mean(),
             'basis': basis,
         }
-    out = pd.DataFrame.from_dict(
-        rows, orient='index', columns=['queries', 'items', *MEASURES, 'basis']
-    ).reindex(index)
-    return out.assign(
-        queries=out.queries.fillna(0).astype(int),
-        items=out['items'].fillna(0).astype(int),
-        basis=out.basis.fillna(''),
-    )
+    out = pd.DataFrame.from_dict(rows, orient='index',
+                                 columns=['queries', 'items', *MEASURES, 'basis']).reindex(index)
+    return out.assign(queries=out.queries.fillna(0).astype(int),
+                      items=out['items'].fillna(0).astype(int), basis=out.basis.fillna(''))
 
 # %% ../../nbs/217_research.quality.ipynb #efdacb54
 class Mean(NamedTuple):
@@ -181,9 +174,8 @@ def limits_of(rule: Rule, seen: pd.DataFrame, relative: bool = True) -> np.ndarr
     return (rule.limit*seen.gate/PLAN_GATE).fillna(rule.limit).to_numpy()
 
 # %% ../../nbs/217_research.quality.ipynb #f4327b7a
-def window(
-    seen: pd.DataFrame, measure: str, until: date, minimum: float, *, days_limit: int = 7
-) -> pd.DataFrame:
+def window(seen: pd.DataFrame, measure: str, until: date, minimum: float, *,
+           days_limit: int = 7) -> pd.DataFrame:
     """The last whole days up to `until` that together are worth `minimum` independent items, at
     most `days_limit`; from rows an item if there are any, else from rows a request."""
     part = seen[
@@ -322,9 +314,7 @@ def version_checks(seen: pd.DataFrame, until: date, rules: Sequence[Rule], *, re
             checks.append(found._replace(name=f'{rule.name} ({v})'))
     return checks
 
-def drift_notes(
-    found: Quality, reference: pd.DataFrame, live: pd.DataFrame
-) -> None:
+def drift_notes(found: Quality, reference: pd.DataFrame, live: pd.DataFrame) -> None:
     "Add drift against `reference` to what was found, or a note why it could not be checked."
     try: found.drift = drift(reference, live)
     except ValueError as e: found.notes.append(f'drift not checked: {e}.')

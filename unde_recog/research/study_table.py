@@ -74,6 +74,7 @@ def in_force_study(photos: int = 250) -> Callable[[int], Counts]:
         return {'runs': CHUNK, 'broken': found['within'], 'told over': found['over']}
     return run
 
+# %% ../../nbs/238_research.study_table.ipynb #bf1de539
 def _logs(j: CalibrationSample, path: GatePath) -> np.ndarray:
     "log fortunes [steps, photos]."
     floor = running_floor(np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), np.bincount(j.photo))
@@ -114,6 +115,7 @@ def looks_study(icc: float, loss: float, photos: int = 500) -> Callable[[int], C
         return {'runs': CHUNK} | broken_counts(last, true, path.alpha)
     return run
 
+# %% ../../nbs/238_research.study_table.ipynb #baf8584b
 def _chance(d: Mapping[str, np.ndarray], path: GatePath) -> np.ndarray:
     "`choosing.photo_chances` by scores alone, a value a photo."
     of = [confident(d['top1'], d['margin'], s.threshold, s.margin) for s in (path.steps[0], path.steps[2])]
@@ -140,6 +142,7 @@ def chosen_study(adversary: bool, loss: float = .051, photos: int = 800) -> Call
         return {'runs': CHUNK, 'labelled': labels} | broken_counts(last, wrong, path.alpha)
     return run
 
+# %% ../../nbs/238_research.study_table.ipynb #99afeede
 def _seldom(d: Mapping[str, np.ndarray], chance: np.ndarray, path: GatePath, rng: np.random.Generator, *,
             loss: float) -> np.ndarray:
     "Harm only where the strictest pair trusts one garment of the photo, at the same overall loss."
@@ -251,6 +254,7 @@ def studies() -> dict[str, Study]:
         'forecast': Study(forecast_study(), "next month's bill in the 95 % interval", '31 %', 'held'),
     }
 
+# %% ../../nbs/238_research.study_table.ipynb #588ae569
 def ceiling(runs: float, delta: float = .05) -> float:
     "Share that a procedure wrong in exactly `delta` of all cases shows at most, by the normal law."
     return delta + 1.645*math.sqrt(delta*(1 - delta)/max(runs, 1))

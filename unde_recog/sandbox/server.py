@@ -70,6 +70,7 @@ CREDITS = {
 }
 _ON_COLLECTION = ('visual_search', 'ping', 'insert', 'delete', 'get', 'update', 'allRecords')
 
+# %% ../../nbs/172_sandbox.server.ipynb #e9db11af
 class Ximilar:
     "The tagging and similarity services."
 
@@ -83,9 +84,8 @@ class Ximilar:
         "The collection with this id; a new one is empty."
         return self.collections.setdefault(name, Collection(self.vision, filled=False))
 
-    def answer(
-        self, operation: str, body: Mapping[str, Any], collection: str = 'sandbox'
-    ) -> dict[str, Any]:
+    def answer(self, operation: str, body: Mapping[str, Any],
+               collection: str = 'sandbox') -> dict[str, Any]:
         query = [body['query_record']] if 'query_record' in body else []
         records = list(body.get('records') or query)
         if len(records) > 10: return {'status': {'code': 400, 'text': 'at most 10 records'}}
@@ -212,9 +212,8 @@ class Vendors:
         self.most: Counter[str] = Counter()  # the most at any moment
         self.unread = 0  # clients that disconnected before their request was read
 
-    def answer(
-        self, vendor: str, operation: str, body: bytes, collection: str = 'sandbox'
-    ) -> tuple[int, bytes]:
+    def answer(self, vendor: str, operation: str, body: bytes,
+               collection: str = 'sandbox') -> tuple[int, bytes]:
         "(status, JSON) of one call."
         try:
             answer = self._answer(vendor, operation, json.loads(body or b'{}'), collection)
@@ -283,10 +282,8 @@ class App(Vendors):
         try: await self._call(vendor, operation, body, headers, receive=receive, send=send)
         finally: self.inside[vendor] -= 1
 
-    async def _call(
-        self, vendor: str, operation: str, body: bytes, headers: Mapping[bytes, bytes],
-        *, receive: Any, send: Any,
-    ) -> None:
+    async def _call(self, vendor: str, operation: str, body: bytes, headers: Mapping[bytes, bytes],
+                    *, receive: Any, send: Any) -> None:
         self.calls[vendor, operation] += 1
         await asyncio.sleep(float(self._rng.uniform(*getattr(self.latency, vendor))))
         fault, status, answer = self.faults.next(vendor), 200, b'{}'

@@ -80,15 +80,8 @@ def caller_of(state: 'AppState', request: Request, right: str, counted: bool) ->
 # %% ../../nbs/271_web.state.ipynb #d620c67d
 class AppState:
     "Everything the routes of one application share."
-    def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        metrics: Metrics,
-        keys: Keyring,
-        *,
-        heartbeat: float = 5.,
-    ):
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, keys: Keyring, *,
+                 heartbeat: float = 5.):
         self.settings, self.engine, self.metrics = settings, engine, metrics
         self.keys, self.heartbeat = keys, heartbeat
         self.reasons: dict[str, str] = {}  # why it is not ready, as of the last look
