@@ -129,41 +129,12 @@ def _check_answer(row: Mapping[str, str], grade: str) -> None:
         raise ValueError(f"answer {answer!r}: one of {', '.join(ANSWERS)}, or nothing, is needed")
     if grade != '0': raise ValueError(f'answer {answer!r} beside a product: leave one of the two out')
 
-# %% ../../nbs/208_research.records.ipynb #d9f4aded
+# %% ../../nbs/208_research.records.ipynb #5dc291bb
 def _label(row: Mapping[str, str]) -> dict[str, Any]:
     "A checked row. Raises `ValueError` with the remedy."
     photo, item, brand, sku, grade = (
         '' if row.get(c) is None else str(row[c]).strip() for c in LABEL_COLUMNS
     )
-    if not photo: raise ValueError('photo is empty: the request id is needed')
-    if not item.isdecimal(): raise ValueError(f'item {item!r}: a whole number from 0 is needed')
-    if grade not in ('0', '1', '2'):
-        raise ValueError(
-            f'grade {grade!r}: 2 = the right SKU, 1 = right style in another colour, 0 = nothing right'
-        )
-    if grade == '0' and (brand or sku):
-        raise ValueError(
-            'grade 0 names a product: leave brand and external_id empty, or grade it 1 or 2'
-        )
-    if grade != '0' and not (brand and sku):
-        raise ValueError(f'grade {grade} without a product: brand and external_id are needed')
-    if brand and canonical_brand(brand) != brand:
-        raise ValueError(f'brand {brand!r} is not canonical: write {canonical_brand(brand)!r}')
-    _check_answer(row, grade)
-    return {
-        **row,
-        'photo': photo,
-        'item': int(item),
-        'brand': brand or None,
-        'external_id': sku or None,
-        'grade': int(grade),
-    }
-
-# %% ../../nbs/208_research.records.ipynb #5dc291bb
-def _label(row: Mapping[str, str]) -> dict[str, Any]:
-    "A checked row. Raises `ValueError` with the remedy."
-    photo, item, brand, sku, grade = ('' if row.get(c) is None else str(row[c]).strip()
-                                      for c in LABEL_COLUMNS)
     if not photo: raise ValueError('photo is empty: the request id is needed')
     if not item.isdecimal(): raise ValueError(f'item {item!r}: a whole number from 0 is needed')
     if grade not in ('0', '1', '2'):
@@ -259,20 +230,6 @@ def _label_row(headers: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     if is_null(row['brand']): row['brand'] = ''
     return row | {h: re.sub(r'\.0+$', '', row[h]) for h in ('item', 'grade')}
 
-# %% ../../nbs/208_research.records.ipynb #5f87663d
-def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
-    """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
-    right."""
-    path = Path(csv_file)
-    rows = labels.astype(object).where(labels.notna(), None).to_dict('records')
-    checked = check_labels((n, {str(k): v for k, v in r.items()}) for n, r in enumerate(rows, 2))
-    text = io.StringIO()
-    checked.to_csv(text, index=False, lineterminator='\n')
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
-    part.write_text(text.getvalue(), encoding='utf-8')
-    os.replace(part, path)
-    return path
-
 # %% ../../nbs/208_research.records.ipynb #98934997
 def write_labels(labels: pd.DataFrame, csv_file: Path | str) -> Path:
     """Write labels whole or not at all. Raises `LabelError` (lines as in the file) if they are not
@@ -352,35 +309,6 @@ def answers_by_garment(labels: pd.DataFrame) -> dict[tuple[str, int], str]:
     words = labels['answer'] if 'answer' in labels else pd.Series('', index=labels.index)
     said = words.fillna('').astype(str).str.strip().replace('', 'answered')
     return dict(zip(zip(labels.photo, labels['item'].astype(int)), said))
-
-# %% ../../nbs/208_research.records.ipynb #a172a18c
-def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 3, 5)) -> pd.DataFrame:
-    """A row a labelled item: `L@k`, `L_rr`, `L_ndcg` for L in primary, booster, merged, final;
-    `loss`, `gain`, `answerable` (a right SKU is known), `answer` (`answers_by_garment`), `turn`
-    (place in the order of labelling), `chance` (of the photo to be chosen, where labels say so);
-    NA = unknown.
-    Labels of garments that are not in `items` are counted in `.attrs['unmatched']`. Raises
-    `ValueError` if none fits."""
-    grades, answers = grades_by_garment(labels), answers_by_garment(labels)
-    lists = items.assign(booster=booster_any(items)).to_dict('records')
-    labelled = [(r, grades[r['photo'], r['item']]) for r in lists if (r['photo'], r['item']) in grades]
-    if grades and not labelled:
-        raise ValueError(
-            f'none of the {len(grades)} labelled garments is in these {len(items)} items: are the '
-            'labels of another log?'
-        )
-    rows = [garment_outcome(row, known, ks, answers[row['photo'], row['item']])
-            for row, known in labelled]
-    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else list(_KEPT))
-    flags = [c for c in table if '@' in c or c in _OUTCOME_FLAGS]
-    table = table.astype(dict.fromkeys(flags, 'boolean'))
-    order = {g: n for n, g in enumerate(grades)}
-    table['turn'] = [order[g] for g in zip(table.photo, table['item'])]
-    if 'chance' in labels:
-        chances = dict(zip(labels.photo, pd.to_numeric(labels.chance).fillna(1.)))
-        table['chance'] = table.photo.map(chances).astype(float)
-    table.attrs['unmatched'] = len(grades) - len(rows)
-    return table
 
 # %% ../../nbs/208_research.records.ipynb #2a94fb57
 def outcomes(items: pd.DataFrame, labels: pd.DataFrame, ks: Sequence[int] = (1, 3, 5)) -> pd.DataFrame:
