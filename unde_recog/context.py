@@ -154,7 +154,7 @@ def in_booster_share(ctx: RequestContext) -> bool:
     return place_of('booster', ctx.content_hash or str(ctx.id)) < ctx.settings.BOOSTER_SHARE
 
 def place_of(purpose: str, named: str) -> float:
-    "Where a photo stands between 0 and 1, for shares: the same each time, another for each purpose."
+    "Where a photo stands between 0 and 1, for shares: always the same, another for each purpose."
     return int(hashlib.sha256(f'{purpose}\0{named}'.encode()).hexdigest()[:8], 16)/2**32
 
 def with_trial(parts: Parts, share: float, named: str) -> Parts:

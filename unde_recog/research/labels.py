@@ -152,7 +152,8 @@ def shown_lists(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, .
 def shown_pool(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, ...]]:
     """The first `k` of all lists in one strip, in an order that says nothing of who proposed what,
     the same each time."""
-    pool = dict.fromkeys(key for n in range(k) for keys in shown_lists(row, k).values() for key in keys[n:n + 1])
+    lists = shown_lists(row, k).values()
+    pool = dict.fromkeys(key for n in range(k) for keys in lists for key in keys[n:n + 1])
     mark = lambda key: hashlib.sha256(f"{row['photo']}\0{row['item']}\0{key}".encode()).digest()
     return {'pool': tuple(sorted(list(pool)[:2*k], key=mark))} if pool else {}
 

@@ -42,7 +42,8 @@ def _book(text: str) -> dict[str, Said]:
 
 KINDS = _book('''
 midi_skirt, pleated_skirt, mini_skirt, tiered_skirt, pencil_skirt: skirt; skirts; юбка, юбки, юбку
-slip_dress, shirt_dress, skater_dress, knit_dress, wrap_dress, bodycon, maxi_dress: dress; frock, gown, dresses; платье, платья
+slip_dress, shirt_dress, skater_dress, knit_dress: dress; frock, gown, dresses; платье, платья
+wrap_dress, bodycon, maxi_dress: dress; frock, gown, dresses; платье, платья
 t_shirt, oversized_tee: t-shirt; tee, tshirt; футболка, футболку
 shirt, flannel, blouse: shirt; button-down, blouse; рубашка, блузка
 hoodie, sweatshirt: hoodie; hooded sweatshirt, sweatshirt; худи, толстовка
@@ -103,7 +104,7 @@ def typo(text: str, rng: random.Random) -> str:
     return ' '.join([*words[:i], word, *words[i + 1:]])
 
 def worth_of(facts: pd.DataFrame, kind: Said, feature: str, said: Said) -> dict[str, int]:
-    "What each product is worth: `facts` has external_id, and Said in the columns kind, colour, pattern."
+    "What each product is worth; `facts`: external_id, and Said as kind, colour, pattern."
     same = [f is not None and f.plain == said.plain for f in facts[feature]]
     kinds = [k is not None and k.plain == kind.plain for k in facts.kind]
     return {e: 1 + s for e, k, s in zip(facts.external_id, kinds, same) if k}
@@ -175,7 +176,7 @@ LUMA_KINDS = {'hoodie': KINDS['hoodie'], 'jacket': KINDS['parka'], 'tee': KINDS[
     'trousers': KINDS['joggers'], **_MORE}
 
 def luma_facts(products: pd.DataFrame) -> pd.DataFrame:
-    "As `drawn_facts`, of products of Luma's export: kinds by style code, colours as the shop names them."
+    "As `drawn_facts`, of Luma's export: kinds by style code, colours as the shop names them."
     codes = [re.match(r'[mw](sh|[hjstp])\d', str(e).lower()) for e in products.external_id]
     grey = {'gray': 'grey'}
     colours = [grey.get(c.lower(), c.lower()) for c in products.colour.fillna('').astype(str)]
@@ -189,9 +190,9 @@ def fill_shelf(
 ) -> Vocabulary:
     "Products as temporary tables, their words made; → the vocabulary. Inside a transaction."
     for table in ('raw_products', 'product_words'):
+        make = f'create temp table {table} (like public.{table} including all) on commit drop'
         conn.execute(f'drop table if exists pg_temp.{table}')  # type: ignore[call-overload]
-        conn.execute(f'create temp table {table} (like public.{table} including all)'  # type: ignore[call-overload]
-            ' on commit drop')
+        conn.execute(make)  # type: ignore[call-overload]
     fields = ('external_id', 'brand', 'name', 'colour', 'category', 'gender', 'composition')
     rows = [
         [row.get(f) or None for f in fields]
