@@ -101,6 +101,7 @@ RESERVE = {
 T = TypeVar('T')
 Call = Callable[[float], Awaitable[T]]  # time-out in seconds → result
 
+# %% ../nbs/140_context.ipynb #a2d2b543
 @dataclass(kw_only=True)
 class RequestContext:
     "What all garments of one photo share; their calls go out through `attempt`."
@@ -162,6 +163,7 @@ def with_trial(parts: Parts, share: float, named: str) -> Parts:
     if parts.trial is None or not place_of('canary', named) < share: return parts
     return replace(parts, primary=parts.trial, on_trial=True)
 
+# %% ../nbs/140_context.ipynb #446e275d
 async def attempt_step(ctx: RequestContext, name: str, step: str, call: Call[T], *,
                        degraded: list[str]) -> T | None:
     """`resilience.attempt` within the step's time. A paid step is not started if no money is left

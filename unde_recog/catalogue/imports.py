@@ -243,6 +243,7 @@ def photo_status(urls: Sequence[str]) -> str:
     stored = [url.startswith(('storage:', 's3://')) for url in urls]
     return 'uploaded' if stored and all(stored) else 'pending'
 
+# %% ../../nbs/056_catalogue.imports.ipynb #2290d6b7
 def _check_arguments(
     images: str | Path | None, storage: Storage | None, index_scope: str | None
 ) -> Path | None:

@@ -100,6 +100,7 @@ def with_places(items: pd.DataFrame) -> pd.DataFrame:
     hour = pd.to_datetime(t.created_at, utc=True).dt.hour.map('{:02.0f}'.format)
     return t.assign(hour=hour.where(t['shape'] == 'items', None), empty=np.where(first, empty, None))
 
+# %% ../../nbs/216_research.drift.ipynb #956e98e9
 def drift(reference: pd.DataFrame, live: pd.DataFrame, columns: Sequence[str] = DRIFT) -> pd.DataFrame:
     """A row a column of two logs that both hold it: psi, cutoff, p, sizes, drifted, matters. Raises
     `ValueError` for different model versions."""

@@ -201,17 +201,15 @@ def first_unanswered(garments: Sequence[Garment], answered: Mapping[Garment, Any
     return next((n for n in order if garments[n] not in answered), last)
 
 # %% ../../nbs/215_research.labels.ipynb #f7608dda
-class _Record(_Garments):
-    "The answer for each garment. `path` is written at every answer and read at the start."
-    def __init__(self, data: LabelSet, path: Path | str, by: str = '', *, blind: bool = False):
+class _Answers(_Garments):
+    "The answer for each garment, in memory."
+    def __init__(self, data: LabelSet, by: str = '', *, blind: bool = False):
         how = {'order': list(data.chances), 'blind': blind}
         super().__init__(data.items, data.photos, data.pictures, data.styles, **how)
         self.chances, self.words = dict(data.chances), {}
-        self.path, self.who = Path(path), by
+        self.who = by
         self.answers: dict[Garment, dict[SkuKey, int]] = {}
         self.by: dict[Garment, str] = {}
-        if self.path.exists(): self._take(read_labels(self.path))
-        self.at = self.first_open()
 
     def _take(self, labels: pd.DataFrame) -> None:
         words = answers_by_garment(labels)
@@ -240,6 +238,16 @@ class _Record(_Garments):
         passed = [g for g in self.garments[:last] if g not in self.answers]
         words = self.words | dict.fromkeys(passed, 'unanswered')
         return as_labels(self.answers | dict.fromkeys(passed, {}), self.by, words, self.chances)
+
+# %% ../../nbs/215_research.labels.ipynb #1697da06
+class _Record(_Answers):
+    "The answer for each garment. `path` is written at every answer and read at the start."
+    def __init__(self, data: LabelSet, path: Path | str, by: str = '', *, blind: bool = False):
+        super().__init__(data, by, blind=blind)
+        self.path = Path(path)
+        if self.path.exists(): self._take(read_labels(self.path))
+        self.at = self.first_open()
+
     def write(self) -> Path: return write_labels(self.table(), self.path)
 
     def answer(self, grades: Mapping[SkuKey, int] | None, word: str = '') -> None:

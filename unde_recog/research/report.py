@@ -205,8 +205,7 @@ def run_report(
 ) -> Path:
     """Execute report `name` into `to`/`name`; returns that folder. Raises `UnknownReport`,
     `ValueError`, or `RuntimeError` with the failing cell's error."""
-    try:
-        import papermill
+    try: import papermill
     except ImportError:
         raise ImportError("reports need papermill: pip install 'unde_recog[eval]'") from None
     parameters = dict(parameters or {})
@@ -228,9 +227,7 @@ def run_report(
             progress_bar=progress,
         )
     except papermill.PapermillExecutionError as e:
-        raise RuntimeError(
-            f'report {name} failed: {e.ename}: {e.evalue} (see {executed})'
-        ) from None
+        raise RuntimeError(f'report {name} failed: {e.ename}: {e.evalue} (see {executed})') from None
     finally:
         if backend is not None: os.environ['MPLBACKEND'] = backend
     note_origin(notebook, out)

@@ -28,7 +28,7 @@ from .studies import large_photos_study, resent_study, true_loss, users_study
 
 # %% ../../nbs/238_research.study_table.ipynb #1d1f3b08
 def unanswered_study(photos: int = 250, left_out: float = .5) -> Callable[[int], Counts]:
-    "Half of the harmed, and one in twenty other garments, unanswered: dropped, and counted as harm."
+    "Half of the harmed, and one in twenty other garments, unanswered: left out, or taken as harm."
     path = live_path(0., photos*4)
     loss = true_loss(path, street := tuned(path, 1.02*path.alpha))
     def run(seed: int) -> Counts:

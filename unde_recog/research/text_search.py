@@ -40,6 +40,7 @@ def _book(text: str) -> dict[str, Said]:
         for value in values.split(','): found[value.strip()] = Said(plain[0], tuple(others), tuple(russian))
     return found
 
+# %% ../../nbs/248_research.text_search.ipynb #8ef1f328
 KINDS = _book('''
 midi_skirt, pleated_skirt, mini_skirt, tiered_skirt, pencil_skirt: skirt; skirts; юбка, юбки, юбку
 slip_dress, shirt_dress, skater_dress, knit_dress: dress; frock, gown, dresses; платье, платья
@@ -59,6 +60,8 @@ backpack: backpack; rucksack; рюкзак
 baguette, satchel, shopper, tote, crossbody, bucket: bag; handbag, purse; сумка, сумочка
 cap, beret, bucket_hat, beanie, wide_brim: hat; headwear, hats; шляпа, шапка
 ''')
+
+# %% ../../nbs/248_research.text_search.ipynb #ffd94431
 COLOURS = _book('''
 black: black; jet black, onyx; чёрный, черная
 white: white; off-white, snow white; белый, белая
@@ -90,6 +93,7 @@ class Question(NamedTuple):
     manner: str
     worth: Mapping[str, int]  # by external id
 
+# %% ../../nbs/248_research.text_search.ipynb #8c3622ca
 def typo(text: str, rng: random.Random) -> str:
     "One letter of the longest word swapped, left out, doubled or replaced; never the first."
     words = text.split()
@@ -137,6 +141,7 @@ def questions(facts: pd.DataFrame, n: int, seed: int = 0) -> list[Question]:
             found.append(Question(ask(row.kind, said, manner, rng), manner, worth))
     return found
 
+# %% ../../nbs/248_research.text_search.ipynb #967ce424
 def unheard(question: Question) -> bool:
     "Whether a word of the question is in no group of the table of synonyms."
     known = {w for term in synonyms() for w in term.split()}
