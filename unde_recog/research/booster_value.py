@@ -103,6 +103,7 @@ class ExtraRight(NamedTuple):
     credits_each: float
     most_credits_each: float
 
+# %% ../../nbs/222_research.booster_value.ipynb #708ed403
 def extra_right(outcomes: pd.DataFrame, asked: Any, k: int = 3, draws: int = 2000, *,
                 seed: int = 0) -> ExtraRight:
     """What asking the booster about the items `asked` (bool array) brought over the primary alone;

@@ -87,7 +87,7 @@ def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_l
                    stranger_share: float, **known: Any) -> Certificate:
     "The certificate of a look that certified a step; `known`: what the sample does not tell."
     step, chosen = path.steps[s.step], bool(np.ptp(j.weight) > 0)
-    found = _bounds_at(s, j, path, best=j._replace(harm=j.harm & ~j.unsure))
+    found: dict[str, Any] = _bounds_at(s, j, path, best=j._replace(harm=j.harm & ~j.unsure))
     r, upper = evaluate_thresholds(j, step.threshold, step.margin), found.pop('stranger_upper')
     return Certificate(
         threshold=step.threshold,
@@ -98,8 +98,8 @@ def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_l
         coverage=r['coverage'],
         photos=j.photos,
         items=len(j.harm),
-        selected=r['confident'],
-        events=r['events'],
+        selected=int(r['confident']),
+        events=int(r['events']),
         loss_among_all=r['loss among all'],
         gain_among_all=r['gain among all'],
         icc=floor_of(j),

@@ -152,6 +152,7 @@ class Bought:
     garments: int
     products: int
 
+# %% ../../nbs/247_research.feeding_weeks.ipynb #7c9f44c9
 def recall_bought(
     queries: Sequence[Query], few: Sequence[Pictured], many: Sequence[Pictured], *,
     k: int = 10, draws: int = 2000, seed: int = 0,

@@ -36,6 +36,7 @@ class PoolChoice:
     alpha: float = .05
     delta: float = .05
 
+# %% ../../nbs/240_research.label_pool.ipynb #bcca2391
 def may_be_offered(items: pd.DataFrame, choice: PoolChoice) -> pd.DataFrame:
     "Garments of the choice whose photo has an address. Raises `ValueError` for none, or a mix."
     own = items[(items['shape'] == 'items') & items.photo_url.notna()]

@@ -149,6 +149,7 @@ def shown_lists(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, .
     if known.get('merged') == known.get('primary'): known.pop('merged', None)
     return known
 
+# %% ../../nbs/215_research.labels.ipynb #3e28dc94
 def shown_pool(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, ...]]:
     """The first `k` of all lists in one strip, in an order that says nothing of who proposed what,
     the same each time."""
@@ -204,10 +205,10 @@ def first_unanswered(garments: Sequence[Garment], answered: Mapping[Garment, Any
 class _Answers(_Garments):
     "The answer for each garment, in memory."
     def __init__(self, data: LabelSet, by: str = '', *, blind: bool = False):
-        how = {'order': list(data.chances), 'blind': blind}
-        super().__init__(data.items, data.photos, data.pictures, data.styles, **how)
-        self.chances, self.words = dict(data.chances), {}
-        self.who = by
+        super().__init__(data.items, data.photos, data.pictures, data.styles,
+                         order=list(data.chances), blind=blind)
+        self.chances, self.who = dict(data.chances), by
+        self.words: dict[Garment, str] = {}
         self.answers: dict[Garment, dict[SkuKey, int]] = {}
         self.by: dict[Garment, str] = {}
 

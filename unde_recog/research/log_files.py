@@ -61,6 +61,7 @@ def write_log(items: pd.DataFrame, path: Path | str) -> Path:
     "A log table into a file."
     return write_table(flat(items), path)
 
+# %% ../../nbs/241_research.log_files.ipynb #04e45dad
 def read_log(path: Path | str) -> pd.DataFrame:
     "A log table out of a file that `write_log` wrote. Raises `LogFileError`, `FileNotFoundError`."
     file = Path(path)
@@ -79,8 +80,9 @@ def metrics_table(metrics: Mapping[str, Any], report: str = '') -> pd.DataFrame:
     "A report's metrics.json, a row a number: report, metric (path with dots), value."
     rows: list[dict[str, Any]] = []
     def walk(value: Any, path: tuple[str, ...]) -> None:
-        if isinstance(value, Mapping): [walk(v, (*path, str(k))) for k, v in value.items()]
-        elif isinstance(value, (list, tuple)): [walk(v, (*path, str(n))) for n, v in enumerate(value)]
+        if isinstance(value, (list, tuple)): value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            for k, v in value.items(): walk(v, (*path, str(k)))
         elif isinstance(value, (int, float)):
             rows.append({'report': report, 'metric': '.'.join(path), 'value': float(value)})
     walk(metrics, ())

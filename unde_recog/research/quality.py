@@ -38,6 +38,7 @@ def booster_by_gate(items: pd.DataFrame) -> np.ndarray:
                 for s in items.settings]
     return np.array([b == 'conditional' for b in backends], bool)
 
+# %% ../../nbs/217_research.quality.ipynb #829ff207
 def medium_bands(items: pd.DataFrame, medium: float = .5) -> np.ndarray:
     """The score below which each row's answer is a fallback: the setting's of judged answers
     (`medium` where not logged), else the medium band of the row's model."""
@@ -123,6 +124,7 @@ class Mean(NamedTuple):
     @property
     def se(self) -> float: return self.sd/np.sqrt(self.n_eff) if self.n_eff > 0 else float('nan')
 
+# %% ../../nbs/217_research.quality.ipynb #c016784c
 def clustered(values: Any, photos: Any) -> Mean:
     "Mean of `values` (NaN left out) where those of one photo hang together."
     v, photo = np.asarray(values, float), pd.factorize(np.asarray(photos))[0]
@@ -214,6 +216,7 @@ def excess_p(rule: Rule, m: Mean, gap: Mean, limit: float) -> float:
     beyond = gap.value if rule.bad == 'above' else -gap.value
     return float(stats.t.sf(beyond/max(gap.se, 1e-12), m.photos - 1))
 
+# %% ../../nbs/217_research.quality.ipynb #1dc153aa
 def usual_alarm(rule: Rule, m: Mean, limit: float, reference: Mean | None) -> float:
     """Chance of a value beyond the limit if the truth is healthy: as in the reference, else as the
     rule says."""

@@ -56,6 +56,7 @@ def data_version(*parts: Path | str | bytes) -> str:
                       if isinstance(part, str) else part)
     return digest.hexdigest()[:12]
 
+# %% ../../nbs/203_research.report.ipynb #a6d1cc95
 def machine() -> dict[str, Any]:
     "What a timing needs beside it."
     model = next(

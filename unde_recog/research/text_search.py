@@ -107,6 +107,7 @@ def typo(text: str, rng: random.Random) -> str:
     else: word = word[:at] + near.get(word[at], 'e') + word[at + 1:]
     return ' '.join([*words[:i], word, *words[i + 1:]])
 
+# %% ../../nbs/248_research.text_search.ipynb #3c0240a1
 def worth_of(facts: pd.DataFrame, kind: Said, feature: str, said: Said) -> dict[str, int]:
     "What each product is worth; `facts`: external_id, and Said as kind, colour, pattern."
     same = [f is not None and f.plain == said.plain for f in facts[feature]]
@@ -127,6 +128,7 @@ def ask(kind: Said, said: Said, manner: str, rng: random.Random) -> str:
     text = f'{feature} {noun}' if first else f'{noun} {feature}'
     return typo(text, rng) if 'typo' in manner else text
 
+# %% ../../nbs/248_research.text_search.ipynb #035eab09
 def questions(facts: pd.DataFrame, n: int, seed: int = 0) -> list[Question]:
     "`n` questions of each manner about garments that are there."
     rng, found = random.Random(seed), []
@@ -161,6 +163,7 @@ def drawn_shelf(world: Any) -> pd.DataFrame:
     ids = [f'{b}-{e}' for b, e in zip(brands, world.products.external_id)]
     return world.products.assign(brand=brands, external_id=ids)
 
+# %% ../../nbs/248_research.text_search.ipynb #b29bab62
 def russian_shelf(products: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     "The same products with names and colours in Russian, those that have them."
     said = facts.set_index('external_id')
@@ -248,6 +251,7 @@ def ndcg(found: Sequence[str], worth: Mapping[str, int], k: int = 10) -> float:
     best = gains(sorted(worth.values(), reverse=True))
     return float(gains([worth.get(e, 0) for e in found])/best) if best else 0.
 
+# %% ../../nbs/248_research.text_search.ipynb #532febb8
 def measure(conn: psycopg.Connection, asked: Sequence[Question], by: Mapping[str, Way]) -> pd.DataFrame:
     "A row a question and way: manner, way, ndcg, whether a word is in no table."
     rows = [(q.text, q.manner, name, ndcg(search(conn, q.text), q.worth), unheard(q))
@@ -260,4 +264,5 @@ def gain(table: pd.DataFrame, over: str, seed: int = 0) -> tuple[float, float, f
     difference = (wide['unde_recog'] - wide[over]).to_numpy()
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(0, len(difference), (2000, len(difference)))].mean(1)
-    return float(difference.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)

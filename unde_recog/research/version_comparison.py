@@ -95,6 +95,7 @@ def bootstrap(values: np.ndarray, of: np.ndarray, seed: int = 0) -> tuple[float,
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
+# %% ../../nbs/246_research.version_comparison.ipynb #664f6735
 def gate_share(scores: np.ndarray, model: str) -> float | None:
     "Share of lists that the card's thresholds would trust; None where it has none."
     try: card = get_card(model)
