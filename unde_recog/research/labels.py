@@ -301,7 +301,7 @@ def logged_set(items: pd.DataFrame, db: Databases, storage: Storage, *,
     "What a labeller needs for logged items: photos by their address, products from the catalogue."
     urls = dict(zip(items.photo, items.photo_url))
     keys = sorted(
-        {k for name in SHOWN if name in items for keys in items[name] for k in keys or ()}
+        {k for name in SHOWN if name != 'pool' for keys in items[name] for k in keys or ()}
         | {k for keys in items.explored_list for k in keys or ()}
     )
     with db.connect('catalogue') as conn: known = parse_products(run(conn, products_query(keys)))
