@@ -99,9 +99,11 @@ def check_activation(folder: Path) -> None:
     clip = read_json(folder, 'open_clip_config.json').get('model_cfg')
     theirs = (read_json(folder, 'config.json').get('vision_config') or {}).get('hidden_act')
     if clip is None or theirs is None or bool(clip.get('quick_gelu')) == (theirs == 'quick_gelu'): return
-    raise ModelUnavailable(f'open_clip_config.json says quick_gelu={bool(clip.get("quick_gelu"))}, '
-        f'config.json says hidden_act={theirs}: with the wrong one vectors are off by up to .04; ask its authors, or '
-        'pull a repository that says one thing')
+    raise ModelUnavailable(
+        f'open_clip_config.json says quick_gelu={bool(clip.get("quick_gelu"))}, '
+        f'config.json says hidden_act={theirs}: with the wrong one vectors are off by up to .04; '
+        'ask its authors, or pull a repository that says one thing'
+    )
 
 def source_parts(layout: Layout, folder: Path) -> Parts:
     "The towers of a downloaded repository. Raises `ModelUnavailable`, `ImportError`."
