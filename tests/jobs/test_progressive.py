@@ -42,8 +42,8 @@ def see(db, sku, times, score, *, at=NOW, judged=True, **columns):
             conn.execute('insert into recognition_requests (id) values (%s)', (rid,))
             conn.execute(
                 f"""insert into recognition_items (request_id, item_index, category, box, match_type,
-                    model_version, created_at, {', '.join(values)}) values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s,
-                    {', '.join(['%s']*len(values))})""", (rid, at, *values.values()))
+                    model_version, created_at, {', '.join(values)})
+                values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s, {', '.join(['%s']*len(values))})""", (rid, at, *values.values()))
 
 
 def targets(db):
