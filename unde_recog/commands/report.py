@@ -110,7 +110,7 @@ def watch(db: Any, model_version: str | None, labels: Path | None, span: Any) ->
     except VectorSpaceError: return None
     week = datetime.now(timezone.utc) - timedelta(days=7)
     given = {} if span is None else {
-        'reference': read_items(db, *span, version, lists=False, older='none'),
+        'reference': read_items(db, span[0], span[1], version, lists=False, older='none'),
         'live': read_items(db, week, None, version, lists=False, older='none'),
     }
     return watch_in_force(db, version, labels=read_labels(labels) if labels else None, **given)
