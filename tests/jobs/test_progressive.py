@@ -43,13 +43,14 @@ def see(db, sku, times, score, *, at=NOW, judged=True, **columns):
             conn.execute(
                 f"""insert into recognition_items (request_id, item_index, category, box, match_type,
                     model_version, created_at, {', '.join(values)})
-                values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s, {', '.join(['%s']*len(values))})""", (rid, at, *values.values()))
+                values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s, {', '.join(['%s']*len(values))})""",
+                (rid, at, *values.values()))
 
 
 def targets(db):
     with db.connect('catalogue') as conn:
-        rows = conn.execute(
-            'select external_id, ximilar_target_count, ximilar_status from raw_products order by 1').fetchall()
+        query = 'select external_id, ximilar_target_count, ximilar_status from raw_products order by 1'
+        rows = conn.execute(query).fetchall()
     return {sku: (target, status) for sku, target, status in rows}
 
 

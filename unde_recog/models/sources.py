@@ -59,6 +59,7 @@ def half_of(model: Any, kind: str, tower: str) -> Any:
             return self.model.text_model(input_ids=x).pooler_output
     return Half().eval()
 
+# %% ../../nbs/083_models.sources.ipynb #108d8b01
 def transformers_parts(folder: Path) -> Parts:
     "The towers of a transformers model in `folder`. Raises `ModelUnavailable`."
     torch: Any = need('torch')[0]
@@ -105,6 +106,7 @@ def check_activation(folder: Path) -> None:
         'ask its authors, or pull a repository that says one thing'
     )
 
+# %% ../../nbs/083_models.sources.ipynb #ed535ec1
 def source_parts(layout: Layout, folder: Path) -> Parts:
     "The towers of a downloaded repository. Raises `ModelUnavailable`, `ImportError`."
     kind: Kind = source_kind(layout, folder)
