@@ -71,7 +71,7 @@ def logged(shop):
             boxes = [{'box': i.box, 'category': i.category} for i in scene.items]
             answer = session.recognize(scene.data, user_id=f'user {user % USERS}', boxes=boxes)
             scenes[answer.request_id] = scene, foreign
-        for n in range(3): session.recognize(blank(), user_id='user 1')
+        for _ in range(3): session.recognize(blank(), user_id='user 1')
         session.drain()
     with shop.db() as db: return scenes, read_items(db)
 
