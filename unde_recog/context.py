@@ -101,6 +101,7 @@ RESERVE = {
 T = TypeVar('T')
 Call = Callable[[float], Awaitable[T]]  # time-out in seconds → result
 
+# %% ../nbs/145_context.ipynb #a2d2b543
 @dataclass(kw_only=True)
 class RequestContext:
     "What all garments of one photo share; their calls go out through `attempt`."
@@ -154,7 +155,7 @@ def in_booster_share(ctx: RequestContext) -> bool:
     return place_of('booster', ctx.content_hash or str(ctx.id)) < ctx.settings.BOOSTER_SHARE
 
 def place_of(purpose: str, named: str) -> float:
-    "Where a photo stands between 0 and 1, for shares: the same each time, another for each purpose."
+    "Where a photo stands between 0 and 1, for shares: always the same, another for each purpose."
     return int(hashlib.sha256(f'{purpose}\0{named}'.encode()).hexdigest()[:8], 16)/2**32
 
 def with_trial(parts: Parts, share: float, named: str) -> Parts:
@@ -162,6 +163,7 @@ def with_trial(parts: Parts, share: float, named: str) -> Parts:
     if parts.trial is None or not place_of('canary', named) < share: return parts
     return replace(parts, primary=parts.trial, on_trial=True)
 
+# %% ../nbs/145_context.ipynb #446e275d
 async def attempt_step(ctx: RequestContext, name: str, step: str, call: Call[T], *,
                        degraded: list[str]) -> T | None:
     """`resilience.attempt` within the step's time. A paid step is not started if no money is left

@@ -37,7 +37,7 @@ _NEWEST = """select namespace, version, dims from embedding_versions v
     order by completed_at desc limit 1"""
 
 def version_of(conn: psycopg.Connection, model: str) -> tuple[str, str, int] | None:
-    "The newest complete (namespace, version, dims) of a model in `item_embeddings`, if it was indexed."
+    "The newest complete (namespace, version, dims) of a model in `item_embeddings`, or None."
     row = conn.execute(_NEWEST, (model,)).fetchone()
     return row and (row[0], row[1], row[2])
 

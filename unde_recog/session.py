@@ -239,8 +239,8 @@ def follow_index(session: Session, every: float = 5.) -> threading.Thread:
 
 # %% ../nbs/149_session.ipynb #051308a8
 def take_guard(session: Session) -> str | None:
-    """Look up whether the gate's certificate still holds; → why not, or None. A database that cannot
-    be asked changes nothing."""
+    """Look up whether the gate's certificate still holds; → why not, or None. A database that
+    cannot be asked changes nothing."""
     recognizer, primary = session.recognizer, session.recognizer.parts.primary
     if not recognizer.settings.CERTIFICATE_GUARD:
         recognizer.guarded = None
@@ -249,6 +249,7 @@ def take_guard(session: Session) -> str | None:
     with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
     reason, before = guard_reason(state, own), recognizer.guarded
     recognizer.guarded = reason
-    if reason and not before: log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
+    if reason and not before:
+        log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
     if before and not reason: log.warning('the gate is back: its certificate holds')
     return reason

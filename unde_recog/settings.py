@@ -78,8 +78,7 @@ class _Decision(BaseModel):
     "Settings that decide what is asked, and when it is enough."
 
     SEARCH_BACKEND: Literal['ximilar', 'pgvector', 'conditional', 'dual'] = _f(
-        'conditional', 'which retrievers answer'
-    )
+        'conditional', 'which retrievers answer')
     CONFIDENCE_THRESHOLD: AutoFloat = _f(
         'auto', "gate: least top-1 cosine; auto = the model card's calibrated value"
     )
@@ -107,12 +106,10 @@ class _Decision(BaseModel):
     REQUEST_DEADLINE: Duration = _f('6s', 'time for a whole request')
     BOOSTER_SHARE: Share = _f(1., 'share of photos that may ask the booster, by a stable hash of the photo')
     CANARY_SHARE: Share = _f(
-        0., 'share of photos that read the version on trial, by a stable hash of the photo'
-    )
+        0., 'share of photos that read the version on trial, by a stable hash of the photo')
     FALLBACK_ORDER: Literal['likeness', 'price'] = _f('likeness', 'alternatives: nearest or cheapest first')
     EXPLORATION_SHARE: Share = _f(
-        0.0, 'share of confident items that ask the booster after the answer, for research'
-    )
+        0.0, 'share of confident items that ask the booster after the answer, for research')
     CERTIFICATE_GUARD: bool = _f(
         False, "on: once the gate's certificate is broken or has expired, nothing is trusted"
     )

@@ -239,10 +239,11 @@ def _complete_product(values: dict[str, Any], categories: Path | None, index_sco
     values['index_scope'] = index_scope or 'pgvector'
 
 def photo_status(urls: Sequence[str]) -> str:
-    "`uploaded` if there are photos and all lie in storage: what is elsewhere has yet to be fetched."
+    "`uploaded` if there are photos and all lie in storage; what is elsewhere is yet to be fetched."
     stored = [url.startswith(('storage:', 's3://')) for url in urls]
     return 'uploaded' if stored and all(stored) else 'pending'
 
+# %% ../../nbs/056_catalogue.imports.ipynb #2290d6b7
 def _check_arguments(
     images: str | Path | None, storage: Storage | None, index_scope: str | None
 ) -> Path | None:

@@ -72,8 +72,6 @@ def product_row(**values: Any) -> dict[str, str]:
         for k, v in values.items()
     }
 
-
-
 _SAID = ('pattern', 'fit')  # attributes that nothing else in an export says as surely
 
 def said_outright(values: Mapping[str, str]) -> str:
@@ -148,7 +146,6 @@ _VIEWS = (
     (r'_main$|-0$|-\d$|^[a-z0-9]+$', 'front'), (r'_back$', 'back'),
     (r'_alt\d*$|_detail$', 'detail'), (r'_outfit$|_look$', 'full_look'), (r'_model$', 'on_model'),
 )
-
 
 def view_of(path: str) -> str:
     "The view in a photo's file name; `unknown` if there is none."
@@ -379,11 +376,7 @@ def _woo_price(row: Mapping[str, str]) -> str:
     return price_now(row.get('Regular price', ''), row.get('Sale price', ''), *days)
 
 def _woo_product(
-    parent: Mapping[str, str],
-    own: Sequence[Mapping[str, str]],
-    colour: str,
-    alone: bool,
-    *,
+    parent: Mapping[str, str], own: Sequence[Mapping[str, str]], colour: str, alone: bool, *,
     context: ShopContext,
 ) -> dict[str, str]:
     "One product: a parent in a colour, with the variations that have it."

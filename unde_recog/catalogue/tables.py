@@ -64,7 +64,8 @@ PRODUCTS = Table(
         'source': read_key, 'brand': read_brand, **dict.fromkeys(_KEYS, read_id),
         **dict.fromkeys(_TEXTS, read_text),
         'composition': read_text, 'price': read_price, 'currency': read_currency, 'sizes': read_sizes,
-        'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text, 'attributes': read_attributes,
+        'image_urls': read_photos, 'image_views': read_views, 'product_url': read_text,
+        'attributes': read_attributes,
     },
     required=('external_id', 'brand'), key=('brand', 'external_id'),
 )

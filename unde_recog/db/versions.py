@@ -131,7 +131,8 @@ def try_version(
     found, current = _named(versions, version), version_in_force(versions)
     if not found.complete or found.partial:
         raise VersionError(f'{version} is not whole: index the whole catalogue with its model first')
-    if current and current.version == version: raise VersionError(f'{version} is read by all requests already')
+    if current and current.version == version:
+        raise VersionError(f'{version} is read by all requests already')
     conn.execute(_CHOOSE, (namespace, version, 'try', _me(), reason))
     return found
 

@@ -255,7 +255,7 @@ class DecodingCost(NamedTuple):
     work: int
 
 def decoding_cost(data: bytes, at_least: int | None = MIN_SIDE, name: str = 'the photo') -> DecodingCost:
-    "What `decode` of a photo's bytes will cost. Raises `ImageError` for one that asks for too much."
+    "What `decode` of a photo's bytes will cost. Raises `ImageError` for one that wants too much."
     with open_header(data, MAX_PIXELS, at_least, name) as image:
         whole, pixels = image.width*image.height, decoded_pixels(image, at_least)
         passes = data.count(b'\xff\xda') if image.info.get('progressive') else 1

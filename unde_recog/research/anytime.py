@@ -190,8 +190,8 @@ def stranger_counts(j: CalibrationSample, path: GatePath) -> PathCounts:
 
 # %% ../../nbs/231_research.anytime.ipynb #60d65b7a
 def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, ...]:
-    """(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm; upper end
-    of the strangers' share at each step, after the last photo)."""
+    """(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm; upper
+    end of the strangers' share at each step, after the last photo)."""
     found, every = path_counts(j, path), np.bincount(j.photo)
     floor = running_floor(np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), every)
     rate, n = found.effective(floor[None], path.delta)

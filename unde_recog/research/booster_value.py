@@ -62,8 +62,8 @@ def answers_at(outcomes: pd.DataFrame, boosted: float, k: int = 3) -> tuple[dict
 
 # %% ../../nbs/222_research.booster_value.ipynb #76373266
 _WAY_COLUMNS = (
-    'B', 'threshold', 'margin', 'credits', 'unknown', 'unanswered', 'right', 'right low', 'right high', 'change',
-    'change low', 'change high',
+    'B', 'threshold', 'margin', 'credits', 'unknown', 'unanswered', 'right', 'right low', 'right high',
+    'change', 'change low', 'change high',
 )
 
 def way(

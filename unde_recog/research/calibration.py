@@ -68,8 +68,7 @@ def calibration_sample(outcomes: pd.DataFrame) -> CalibrationSample:
 
     Answered items whose primary list is unknown are left out. Raises `ValueError`."""
     if missing := [c for c in _NEEDED if c not in outcomes]:
-        raise ValueError(f"outcomes lack {', '.join(missing)}: make them with "
-                         'records.outcomes(items, labels)')
+        raise ValueError(f"outcomes lack {', '.join(missing)}: make them by records.outcomes(items, labels)")
     answer = outcomes['answer'] if 'answer' in outcomes else pd.Series('', index=outcomes.index)
     rows = outcomes[outcomes['primary@3'].notna() | answer.isin(UNSURE)]
     if rows.empty: raise ValueError('no labelled item has a primary list: nothing can be calibrated')
@@ -110,8 +109,8 @@ def with_unanswered(outcomes: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
     if not len(left): return table
     whole = pd.concat([table, added], ignore_index=True)
     known = whole.groupby('photo')  # a photo is chosen, and shown, as a whole
-    return whole.assign(**{c: whole[c].fillna(known[c].transform('max')) for c in ('chance', 'turn')
-                           if c in whole})
+    of_photo = [c for c in ('chance', 'turn') if c in whole]
+    return whole.assign(**{c: whole[c].fillna(known[c].transform('max')) for c in of_photo})
 
 # %% ../../nbs/227_research.calibration.ipynb #8db85732
 def least_deferral(mu: float, alpha: float) -> float:
@@ -274,8 +273,7 @@ def check_in_force(j: CalibrationSample, threshold: float, margin: float, *, alp
     sample = effective_sample(events, sizes, delta, floor_of(j))
     low, upper = lower_bound(sample, delta), float(sample.upper(delta))
     verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
-    return GateInForce(threshold, margin, int(sure.sum()), int(sample.events), low, upper, verdict,
-                       alpha)
+    return GateInForce(threshold, margin, int(sure.sum()), int(sample.events), low, upper, verdict, alpha)
 
 # %% ../../nbs/227_research.calibration.ipynb #fce0c979
 @dataclass(frozen=True, kw_only=True)
@@ -341,8 +339,7 @@ def refusal(steps: pd.DataFrame, needed: float, photos: int, alpha: float) -> st
                 f'allow more loss than {alpha:.0%}, or improve the primary.')
     if math.isnan(needed):
         return (f'Not certifiable with these data: {seen}. The losses lie so near the target that no '
-                'number of '
-                f'photos can be named; label about {2*photos} and look again.')
+                f'number of photos can be named; label about {2*photos} and look again.')
     return (f'Not certifiable with these data: {seen}. About {math.ceil(needed/10)*10} photos are needed '
             f'if the losses are as they look in these {photos}.')
 
@@ -408,11 +405,9 @@ def _certificate(s: pd.Series, path: GatePath, j: CalibrationSample, **known: An
     )
 
 # %% ../../nbs/227_research.calibration.ipynb #dd397f0b
-_STRANGERS = ('of harm alone a pair with {coverage:.0%} trusted would pass, but of {strangers} '
-              'strangers it trusts '
-              '{trusted}, and up to {upper:.1%} is not ruled out ({limit:.1%} is allowed): label more '
-              'strangers, '
-              'or improve the primary')
+_STRANGERS = ('of harm alone a pair with {coverage:.0%} trusted would pass, but of {strangers} strangers '
+              'it trusts {trusted}, and up to {upper:.1%} is not ruled out ({limit:.1%} is allowed): '
+              'label more strangers, or improve the primary')
 
 def _refused(steps: pd.DataFrame, j: CalibrationSample, path: GatePath, needed: float, *,
              harm_last: int, limit: float) -> str:
@@ -459,5 +454,4 @@ def calibrate(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, s
         message = _refused(steps, j, path, needed, harm_last=harm_last, limit=stranger_limit)
         if gate: message += ' ' + in_force_words(gate)
     return Calibration(certificate=certificate, message=message, steps=steps, photos_needed=needed,
-                       mu=mu,
-                       least_deferral=least_deferral(mu, path.alpha), icc=floor, in_force=gate)
+                       mu=mu, least_deferral=least_deferral(mu, path.alpha), icc=floor, in_force=gate)

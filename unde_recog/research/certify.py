@@ -23,7 +23,7 @@ from ..settings import Settings
 
 # %% ../../nbs/236_research.certify.ipynb #a5b1743b
 def in_turn(outcomes: pd.DataFrame) -> pd.DataFrame:
-    "Whole photos in the order in which their first garment was answered; as they are where unknown."
+    "Whole photos in the order in which their first garment was answered; unchanged where unknown."
     if 'turn' not in outcomes: return outcomes
     first = outcomes.groupby('photo').turn.transform('min')
     return outcomes.assign(_first=first).sort_values(['_first', 'item'], kind='stable').drop(columns='_first')
@@ -67,7 +67,8 @@ def _of_strangers(j: CalibrationSample, step: Any, limit: float, share: float, *
             'strangers_among_trusted': strangers_among_trusted(upper, sold, share)}
 
 # %% ../../nbs/236_research.certify.ipynb #bd3d03ed
-def _bounds_at(s: SoFar, j: CalibrationSample, path: GatePath, *, best: CalibrationSample) -> dict[str, float]:
+def _bounds_at(s: SoFar, j: CalibrationSample, path: GatePath, *,
+               best: CalibrationSample) -> dict[str, float]:
     "Upper ends at the last certified step, with the doubtful answers as harm and as none."
     fine = label_until_certain(best, path, start=0).steps.iloc[s.step]
     events, sizes = by_photo(j, path)
@@ -84,7 +85,7 @@ def _bounds_at(s: SoFar, j: CalibrationSample, path: GatePath, *, best: Calibrat
 # %% ../../nbs/236_research.certify.ipynb #b4b494ef
 def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_limit: float,
                    stranger_share: float, **known: Any) -> Certificate:
-    "The certificate of a look that certified a step; `known`: what does not follow from the sample."
+    "The certificate of a look that certified a step; `known`: what the sample does not tell."
     step, chosen = path.steps[s.step], bool(np.ptp(j.weight) > 0)
     found = _bounds_at(s, j, path, best=j._replace(harm=j.harm & ~j.unsure))
     r, upper = evaluate_thresholds(j, step.threshold, step.margin), found.pop('stranger_upper')
@@ -118,14 +119,16 @@ def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_l
 def _missing(s: SoFar, path: GatePath) -> str:
     "The refusal."
     first = s.steps.iloc[0]
-    seen = (f'{s.photos} independent photos; the strictest pair of the path harms {first.harmed:.1%} of what it '
-            f'trusts, up to {first.upper:.1%} is not ruled out, {path.alpha:.0%} is allowed')
+    seen = (f'{s.photos} independent photos; the strictest pair of the path harms {first.harmed:.1%} of '
+            f'what it trusts, up to {first.upper:.1%} is not ruled out, {path.alpha:.0%} is allowed')
     if math.isinf(s.more_photos):
         return (f'Not certified: {seen}. At this rate more photos will not help: allow more loss, or improve '
                 'the primary.')
     if math.isnan(s.more_photos):
-        return f'Not certified: {seen}. The losses lie so near the target that no number of photos can be named.'
-    return f'Not certified: {seen}. About {math.ceil(s.more_photos/10)*10} more photos are likely to certify it.'
+        return (f'Not certified: {seen}. The losses lie so near the target that no number of photos can be '
+                'named.')
+    more = math.ceil(s.more_photos/10)*10
+    return f'Not certified: {seen}. About {more} more photos are likely to certify it.'
 
 def certify(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, simulated: bool,
             model_version: str | None = None, stranger_limit: float = .02, stranger_share: float = .5,
@@ -140,8 +143,10 @@ def certify(outcomes: pd.DataFrame, path: GatePath, *, date: str, data: str, sim
         then = up_to(j, s.since)
         look = label_until_certain(then, path, stranger_limit=stranger_limit)
         given = certificate_of(look, then, path, model_version=version, data=data, date=date,
-                               simulated=simulated, stranger_limit=stranger_limit, stranger_share=stranger_share)
-    words = in_words(given) if given else ' '.join([_missing(s, path), *([in_force_words(gate)] if gate else [])])
+                               simulated=simulated, stranger_limit=stranger_limit,
+                               stranger_share=stranger_share)
+    refused = [_missing(s, path), *([in_force_words(gate)] if gate else [])]
+    words = in_words(given) if given else ' '.join(refused)
     mu = float(np.average(j.harm, weights=j.weight))
     return Calibration(certificate=given, message=words, steps=s.steps, mu=mu, icc=floor_of(j), in_force=gate,
                        photos_needed=s.photos + s.more_photos, least_deferral=least_deferral(mu, path.alpha))

@@ -17,7 +17,8 @@ from .calibration import GatePath, confident
 from .records import booster_any
 
 # %% ../../nbs/235_research.choosing.ipynb #280f9731
-NEAR, DISAGREEMENT, RARITY, RARE = .34, .2, .2, .05
+NEAR, DISAGREEMENT = .34, .2
+RARITY, RARE = .2, .05
 LOOSEST = 2  # steps behind the strictest that count as near
 
 def disagree(items: pd.DataFrame) -> np.ndarray:

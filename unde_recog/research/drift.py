@@ -100,6 +100,7 @@ def with_places(items: pd.DataFrame) -> pd.DataFrame:
     hour = pd.to_datetime(t.created_at, utc=True).dt.hour.map('{:02.0f}'.format)
     return t.assign(hour=hour.where(t['shape'] == 'items', None), empty=np.where(first, empty, None))
 
+# %% ../../nbs/216_research.drift.ipynb #956e98e9
 def drift(reference: pd.DataFrame, live: pd.DataFrame, columns: Sequence[str] = DRIFT) -> pd.DataFrame:
     """A row a column of two logs that both hold it: psi, cutoff, p, sizes, drifted, matters. Raises
     `ValueError` for different model versions."""
@@ -136,7 +137,7 @@ PLACES = ('category', 'mall', 'hour')
 
 def drift_places(reference: pd.DataFrame, live: pd.DataFrame, column: str = 'top1', *,
                  places: Sequence[str] = PLACES, fewest: int = 50) -> pd.DataFrame:
-    "A row a place (`by`, `value`) that both logs hold: psi of `column` there, cutoff, sizes, matters."
+    "A row a place (`by`, `value`) of both logs: psi of `column` there, cutoff, sizes, matters."
     a, b = (t[t['shape'] == 'items'] for t in (with_places(reference), with_places(live)))
     pairs = []
     for by in (p for p in places if p in a and p in b):
@@ -146,8 +147,8 @@ def drift_places(reference: pd.DataFrame, live: pd.DataFrame, column: str = 'top
     rows, level = [], 1 - .01/max(1, len(pairs))
     for by, value, x, y in pairs:
         found = psi(x[column], y[column], 10, x.photo, live_photos=y.photo, level=level)
-        rows.append({'by': by, 'value': value, 'psi': found.value, 'cutoff': found.cutoff, 'reference': found.n,
-                     'live': found.m, 'matters': found.drifted and found.value >= .1})
+        rows.append({'by': by, 'value': value, 'psi': found.value, 'cutoff': found.cutoff,
+                     'reference': found.n, 'live': found.m, 'matters': found.drifted and found.value >= .1})
     columns = ['by', 'value', 'psi', 'cutoff', 'reference', 'live', 'matters']
     return pd.DataFrame(rows, columns=columns).sort_values('psi', ascending=False, ignore_index=True)
 

@@ -37,12 +37,13 @@ class PoolChoice:
     delta: float = .05
 
 def may_be_offered(items: pd.DataFrame, choice: PoolChoice) -> pd.DataFrame:
-    "Garments of the choice whose photo has an address. Raises `ValueError` for a mix of models, or none."
+    "Garments of the choice whose photo has an address. Raises `ValueError` for none, or a mix."
     own = items[(items['shape'] == 'items') & items.photo_url.notna()]
     if choice.mall: own = own[own.mall == choice.mall]
     versions = sorted(own.model_version.dropna().unique())
     if len(versions) > 1:
-        raise ValueError(f"the photos are of {len(versions)} model versions ({', '.join(versions)}): choose one")
+        raise ValueError(f"the photos are of {len(versions)} model versions ({', '.join(versions)}): "
+                         'choose one')
     if own.empty:
         raise ValueError(f'none of the {items.photo.nunique()} logged photos is of this choice and has an '
                          'address: recognize photos by storage key or URL, or set PHOTO_SAMPLE')
@@ -59,8 +60,8 @@ def offered(items: pd.DataFrame, choice: PoolChoice) -> tuple[GatePath, dict[str
 
 def pool_to_label(settings: Settings | None = None,
                   choice: PoolChoice = PoolChoice()) -> tuple[LabelSet, GatePath | None, str]:
-    """(what to label, the path that labels prove, a sentence on where it comes from); of an empty log
-    drawn photos without a path. Raises `ValueError` (`may_be_offered`)."""
+    """(what to label, the path that labels prove, a sentence on where it comes from); of an empty
+    log drawn photos without a path. Raises `ValueError` (`may_be_offered`)."""
     settings = settings or load_settings()
     with open_databases(settings) as db:
         every = read_items(db, choice.since, choice.until, choice.model_version or None, older='none')
@@ -72,8 +73,9 @@ def pool_to_label(settings: Settings | None = None,
                           allow_private=settings.ALLOW_PRIVATE_URLS)
     data.chances, photos = chances, every[every['shape'] == 'items'].photo.nunique()
     away = photos - own.photo.nunique()
+    left = f'; {away} more are not of this choice or have no address' if away else ''
     return data, path, (f'{len(chances)} of {own.photo.nunique()} photos, chosen with known chances (seed '
-                        f'{choice.seed}){f"; {away} more are not of this choice or have no address" if away else ""}.')
+                        f'{choice.seed}){left}.')
 
 # %% ../../nbs/240_research.label_pool.ipynb #3d75a09a
 def live_line(items: pd.DataFrame, path: GatePath | None) -> Callable[[pd.DataFrame], str]:
@@ -97,8 +99,8 @@ class Agreement:
     def words(self) -> str:
         if not self.garments: return 'No garment was labelled twice.'
         return (f'{self.garments} garments were labelled twice: the same answer in {self.same:.0%}, kappa '
-                f'{self.kappa:.2f}. Of what the first called right the second did not in {self.look_alikes:.1%}: '
-                f'calibrate with look_alikes={self.look_alikes:.2f} to allow for it.')
+                f'{self.kappa:.2f}. Of what the first called right the second did not in '
+                f'{self.look_alikes:.1%}: calibrate with look_alikes={self.look_alikes:.2f} to allow for it.')
 
 def cohen_kappa(a: list[str], b: list[str]) -> float:
     "Agreement beyond chance, 1 at most; NaN where chance alone would agree always."
@@ -109,7 +111,8 @@ def cohen_kappa(a: list[str], b: list[str]) -> float:
 
 def agreement(first: pd.DataFrame, second: pd.DataFrame) -> Agreement:
     "How well two label tables agree on the garments that both hold."
-    grades, words = [grades_by_garment(t) for t in (first, second)], [answers_by_garment(t) for t in (first, second)]
+    sides = (first, second)
+    grades, words = [grades_by_garment(t) for t in sides], [answers_by_garment(t) for t in sides]
     both = [g for g in grades[0] if g in grades[1] and 'unanswered' not in (words[0][g], words[1][g])]
     right = [[next((k for k, v in side[g].items() if v == 2), None) for g in both] for side in grades]
     kinds = [[word[g] if word[g] != 'answered' else 'product' if r else 'none' for g, r in zip(both, sku)]

@@ -127,6 +127,7 @@ Live = Callable[[pd.DataFrame], str]  # labels so far → a line
 
 _LIVE = '<div style="font:13px sans-serif;color:#1f6fb2">{}</div>'
 
+# %% ../../nbs/219_research.labeller.ipynb #6bb8275c
 class _Page:
     "What stands on the page. What a click does follows below."
     def __init__(self, session: LabelSession, k: int, live: Live | None = None):
@@ -201,29 +202,12 @@ def show_garment(page: _Page) -> None:
         ]
     page.lists.children = strips
 
-# %% ../../nbs/219_research.labeller.ipynb #e7fd164b
-class Labeller(_Page):
-    "The page over a session; `.widget` is what a notebook shows."
-    def __init__(self, session: LabelSession, k: int = 6, live: Live | None = None):
-        super().__init__(session, k, live)
-        for name, button in self.bar.items(): button.on_click(lambda _, name=name: self.act(name))
-        self.other.observe(lambda _: self.name_other(), 'value')
-        self.tell()
-        self.show()
-
+# %% ../../nbs/219_research.labeller.ipynb #78c0cf35
+class _Answering(_Page):
+    "What follows a click: the answer is kept, and the next garment is shown."
     def show(self) -> None:
         show_garment(self)
         self.mark()
-
-    def act(self, name: str) -> None:
-        "A button of the bar."
-        s = self.session
-        said = {'none': s.nothing, 'stranger': s.stranger, 'unsure': s.cannot_tell, 'box': s.wrong_box}
-        if name in said: return self.answered() if self.kept(said[name]) else None
-        if name == 'clear': return self.mark() if self.kept(lambda: s.answer(None)) else None
-        self.k = self.k + self.first if name == 'more' else self.first
-        if name != 'more': s.go({'back': s.at - 1, 'next': s.at + 1, 'open': s.first_open(s.at)}[name])
-        self.show()
 
     def clicked(self, kind: str, key: SkuKey) -> None:
         if not self.kept(lambda: getattr(self.session, kind)(key)): return
@@ -236,6 +220,26 @@ class Labeller(_Page):
         if not self.go_on.value or self.session.done == len(self.session.rows): return self.mark()
         self.k = self.first
         self.session.go(self.session.first_open(self.session.at))
+        self.show()
+
+# %% ../../nbs/219_research.labeller.ipynb #e7fd164b
+class Labeller(_Answering):
+    "The page over a session; `.widget` is what a notebook shows."
+    def __init__(self, session: LabelSession, k: int = 6, live: Live | None = None):
+        super().__init__(session, k, live)
+        for name, button in self.bar.items(): button.on_click(lambda _, name=name: self.act(name))
+        self.other.observe(lambda _: self.name_other(), 'value')
+        self.tell()
+        self.show()
+
+    def act(self, name: str) -> None:
+        "A button of the bar."
+        s = self.session
+        said = {'none': s.nothing, 'stranger': s.stranger, 'unsure': s.cannot_tell, 'box': s.wrong_box}
+        if name in said: return self.answered() if self.kept(said[name]) else None
+        if name == 'clear': return self.mark() if self.kept(lambda: s.answer(None)) else None
+        self.k = self.k + self.first if name == 'more' else self.first
+        if name != 'more': s.go({'back': s.at - 1, 'next': s.at + 1, 'open': s.first_open(s.at)}[name])
         self.show()
 
     def name_other(self) -> None:

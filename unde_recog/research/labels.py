@@ -152,7 +152,8 @@ def shown_lists(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, .
 def shown_pool(row: Mapping[str, Any], k: int = 8) -> dict[str, tuple[SkuKey, ...]]:
     """The first `k` of all lists in one strip, in an order that says nothing of who proposed what,
     the same each time."""
-    pool = dict.fromkeys(key for n in range(k) for keys in shown_lists(row, k).values() for key in keys[n:n + 1])
+    lists = shown_lists(row, k).values()
+    pool = dict.fromkeys(key for n in range(k) for keys in lists for key in keys[n:n + 1])
     mark = lambda key: hashlib.sha256(f"{row['photo']}\0{row['item']}\0{key}".encode()).digest()
     return {'pool': tuple(sorted(list(pool)[:2*k], key=mark))} if pool else {}
 
@@ -200,17 +201,15 @@ def first_unanswered(garments: Sequence[Garment], answered: Mapping[Garment, Any
     return next((n for n in order if garments[n] not in answered), last)
 
 # %% ../../nbs/215_research.labels.ipynb #f7608dda
-class _Record(_Garments):
-    "The answer for each garment. `path` is written at every answer and read at the start."
-    def __init__(self, data: LabelSet, path: Path | str, by: str = '', *, blind: bool = False):
+class _Answers(_Garments):
+    "The answer for each garment, in memory."
+    def __init__(self, data: LabelSet, by: str = '', *, blind: bool = False):
         how = {'order': list(data.chances), 'blind': blind}
         super().__init__(data.items, data.photos, data.pictures, data.styles, **how)
         self.chances, self.words = dict(data.chances), {}
-        self.path, self.who = Path(path), by
+        self.who = by
         self.answers: dict[Garment, dict[SkuKey, int]] = {}
         self.by: dict[Garment, str] = {}
-        if self.path.exists(): self._take(read_labels(self.path))
-        self.at = self.first_open()
 
     def _take(self, labels: pd.DataFrame) -> None:
         words = answers_by_garment(labels)
@@ -239,6 +238,16 @@ class _Record(_Garments):
         passed = [g for g in self.garments[:last] if g not in self.answers]
         words = self.words | dict.fromkeys(passed, 'unanswered')
         return as_labels(self.answers | dict.fromkeys(passed, {}), self.by, words, self.chances)
+
+# %% ../../nbs/215_research.labels.ipynb #1697da06
+class _Record(_Answers):
+    "The answer for each garment. `path` is written at every answer and read at the start."
+    def __init__(self, data: LabelSet, path: Path | str, by: str = '', *, blind: bool = False):
+        super().__init__(data, by, blind=blind)
+        self.path = Path(path)
+        if self.path.exists(): self._take(read_labels(self.path))
+        self.at = self.first_open()
+
     def write(self) -> Path: return write_labels(self.table(), self.path)
 
     def answer(self, grades: Mapping[SkuKey, int] | None, word: str = '') -> None:

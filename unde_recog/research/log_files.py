@@ -46,7 +46,8 @@ def unflat(table: pd.DataFrame) -> pd.DataFrame:
     return as_items({'shape': 'items'} | r for r in rows)
 
 # %% ../../nbs/241_research.log_files.ipynb #9fb3e292
-_TEXT = ('photo', 'user_id', 'content_hash', 'mall', 'model_version', 'photo_url', 'category', *_LISTS, *_JSON)
+_TEXT = ('photo', 'user_id', 'content_hash', 'mall', 'model_version', 'photo_url', 'category',
+         *_LISTS, *_JSON)
 
 def write_table(table: pd.DataFrame, path: Path | str) -> Path:
     "Into a .parquet or .csv file. Raises `LogFileError` for another ending."
@@ -70,12 +71,12 @@ def read_log(path: Path | str) -> pd.DataFrame:
 
 # %% ../../nbs/241_research.log_files.ipynb #4f453b80
 def log_source(log: str, settings: Settings | None = None, **how: Any) -> pd.DataFrame:
-    "The log of the settings in force where `log` is 'database', else of a file. `how`: `read_items`'."
+    "The log of the settings in force if `log` is 'database', else of a file; `how`: `read_items`'."
     if log != 'database': return read_log(log)
     with open_databases(settings or load_settings()) as db: return read_items(db, **how)
 
 def metrics_table(metrics: Mapping[str, Any], report: str = '') -> pd.DataFrame:
-    "The numbers of a report's metrics.json, a row a number: report, metric (path with dots), value."
+    "A report's metrics.json, a row a number: report, metric (path with dots), value."
     rows: list[dict[str, Any]] = []
     def walk(value: Any, path: tuple[str, ...]) -> None:
         if isinstance(value, Mapping): [walk(v, (*path, str(k))) for k, v in value.items()]

@@ -89,7 +89,6 @@ def last_day(items: pd.DataFrame) -> date:
     return (pd.to_datetime(items.created_at).max().date() if len(items)
             else datetime.now(timezone.utc).date())
 
-
 def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.DataFrame:
     """A row a day up to and with `until` (default: the newest row's): queries, items, `MEASURES` as
     averages, basis (items, requests or '')."""
@@ -149,7 +148,6 @@ def false_alarm(limit: float, healthy: float, n: float) -> float:
 class Rule(NamedTuple):
     """An alert: which measure, which side of which limit is bad, its colour, the healthy value that
     false alarms are counted from, and the window it wants."""
-
     name: str
     measure: str
     limit: float
@@ -191,7 +189,6 @@ def window(seen: pd.DataFrame, measure: str, until: date, minimum: float, *,
 class Check(NamedTuple):
     """What a rule found. state: ok, watch (beyond the limit, but chance may be the reason), yellow,
     red, cannot tell, no data."""
-
     name: str
     state: str
     value: float
@@ -217,7 +214,6 @@ def excess_p(rule: Rule, m: Mean, gap: Mean, limit: float) -> float:
     beyond = gap.value if rule.bad == 'above' else -gap.value
     return float(stats.t.sf(beyond/max(gap.se, 1e-12), m.photos - 1))
 
-
 def usual_alarm(rule: Rule, m: Mean, limit: float, reference: Mean | None) -> float:
     """Chance of a value beyond the limit if the truth is healthy: as in the reference, else as the
     rule says."""
@@ -229,15 +225,8 @@ def usual_alarm(rule: Rule, m: Mean, limit: float, reference: Mean | None) -> fl
     return float(stats.norm.cdf(room/max(sd/np.sqrt(m.n_eff), 1e-12)))
 
 # %% ../../nbs/217_research.quality.ipynb #48895071
-def check_rule(
-    rule: Rule,
-    seen: pd.DataFrame,
-    until: date,
-    relative: bool = True,
-    *,
-    reference: pd.DataFrame | None = None,
-    alpha: float = 0.05,
-) -> Check:
+def check_rule(rule: Rule, seen: pd.DataFrame, until: date, relative: bool = True, *,
+               reference: pd.DataFrame | None = None, alpha: float = 0.05) -> Check:
     """One rule over the newest window of `measures`; `reference`: measures of a time known to be
     healthy."""
     used = window(seen, rule.measure, until, rule.items)
@@ -314,6 +303,7 @@ def version_checks(seen: pd.DataFrame, until: date, rules: Sequence[Rule], *, re
             checks.append(found._replace(name=f'{rule.name} ({v})'))
     return checks
 
+# %% ../../nbs/217_research.quality.ipynb #2b4703a4
 def drift_notes(found: Quality, reference: pd.DataFrame, live: pd.DataFrame) -> None:
     "Add drift against `reference` to what was found, or a note why it could not be checked."
     try: found.drift = drift(reference, live)
@@ -341,13 +331,8 @@ def data_notes(found: Quality, seen: pd.DataFrame, relative: bool) -> list[str]:
 
 # %% ../../nbs/217_research.quality.ipynb #de69e918
 def check_quality(
-    items: pd.DataFrame,
-    *,
-    days: int = 30,
-    until: date | None = None,
-    reference: pd.DataFrame | None = None,
-    relative: bool = True,
-    rules: Sequence[Rule] = RULES,
+    items: pd.DataFrame, *, days: int = 30, until: date | None = None,
+    reference: pd.DataFrame | None = None, relative: bool = True, rules: Sequence[Rule] = RULES,
     drift_days: int = 7,
 ) -> Quality:
     """The daily table, the rules on the last days up to `until`, drift of the last `drift_days`
@@ -364,13 +349,8 @@ def check_quality(
 
 # %% ../../nbs/217_research.quality.ipynb #b82ac2e4
 def quality(
-    db: Any,
-    *,
-    days: int = 30,
-    until: date | None = None,
-    model_version: str | None = None,
-    reference: tuple[datetime, datetime] | None = None,
-    relative: bool = True,
+    db: Any, *, days: int = 30, until: date | None = None, model_version: str | None = None,
+    reference: tuple[datetime, datetime] | None = None, relative: bool = True,
 ) -> Quality:
     """`check_quality` on the request log, `until` a day (UTC, default today); `reference`: the span
     (aware, end exclusive) of the log that the gate was calibrated on."""
@@ -420,10 +400,7 @@ def quality_metrics_text(found: Quality) -> str:
         lines += [
             '# HELP unde_quality_psi Stability index against the calibration set.',
             '# TYPE unde_quality_psi gauge',
-            *(
-                f'unde_quality_psi{{column="{c}"}} {number(r.psi)}'
-                for c, r in found.drift.iterrows()
-            ),
+            *(f'unde_quality_psi{{column="{c}"}} {number(r.psi)}' for c, r in found.drift.iterrows()),
         ]
     return '\n'.join(lines) + '\n'
 

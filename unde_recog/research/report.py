@@ -167,7 +167,8 @@ _TABLES = re.compile(r'open_databases|Databases|make_log|index_catalogue')
 def shipped() -> dict[str, str]:
     "Digests of the default models' cards (which name their files' digests), and of the tables."
     root = Path(str(files('unde_recog')))
-    parts = {'models': sorted((root/'models'/'assets').rglob('*.json')), 'schema': sorted((root/'sql').rglob('*.sql'))}
+    parts = {'models': sorted((root/'models'/'assets').rglob('*.json')),
+             'schema': sorted((root/'sql').rglob('*.sql'))}
     return {name: data_version(*paths) for name, paths in parts.items()}
 
 def made_with(notebook: Path) -> dict[str, str]:
@@ -204,8 +205,7 @@ def run_report(
 ) -> Path:
     """Execute report `name` into `to`/`name`; returns that folder. Raises `UnknownReport`,
     `ValueError`, or `RuntimeError` with the failing cell's error."""
-    try:
-        import papermill
+    try: import papermill
     except ImportError:
         raise ImportError("reports need papermill: pip install 'unde_recog[eval]'") from None
     parameters = dict(parameters or {})
@@ -227,9 +227,7 @@ def run_report(
             progress_bar=progress,
         )
     except papermill.PapermillExecutionError as e:
-        raise RuntimeError(
-            f'report {name} failed: {e.ename}: {e.evalue} (see {executed})'
-        ) from None
+        raise RuntimeError(f'report {name} failed: {e.ename}: {e.evalue} (see {executed})') from None
     finally:
         if backend is not None: os.environ['MPLBACKEND'] = backend
     note_origin(notebook, out)

@@ -40,12 +40,14 @@ def add_counts(file: Path, name: str, more: Counts) -> None:
     "Add the counts of a chunk, written whole or not at all."
     every = kept_counts(file)
     old = every.get(name, {})
-    every[name] = {k: old.get(k, 0) + float(v) for k, v in more.items()} | {'chunks': old.get('chunks', 0) + 1}
+    sums = {k: old.get(k, 0) + float(v) for k, v in more.items()}
+    every[name] = sums | {'chunks': old.get('chunks', 0) + 1}
     part = file.with_name(f'.{file.name}.{os.getpid()}')
     part.write_text(json.dumps(every, indent=1, sort_keys=True) + '\n', 'utf-8')
     os.replace(part, file)
 
-def run_studies(studies: Mapping[str, Study], file: Path | str, runs: int = 1000) -> dict[str, dict[str, float]]:
+def run_studies(studies: Mapping[str, Study], file: Path | str,
+                runs: int = 1000) -> dict[str, dict[str, float]]:
     "Bring every study up to `runs`; what `file` holds already is not run again."
     path = Path(file)
     for name, study in studies.items():
@@ -78,7 +80,9 @@ def true_loss(path: GatePath, street: Street) -> np.ndarray:
     return np.append(truth(pairs[:, 0], pairs[:, 1], street)['conditional'], 0.)
 
 # %% ../../nbs/237_research.studies.ipynb #2739c5f4
-def broken_counts(last: Sequence[int], loss: np.ndarray, alpha: float, name: str = 'broken') -> dict[str, float]:
+def broken_counts(last: Sequence[int], loss: np.ndarray, alpha: float,
+                  name: str = 'broken') -> dict[str, float]:
+    "How many runs certified a step whose true `loss` is over `alpha`, and how many certified one."
     ends = np.asarray(last)
     return {name: float((loss[ends] > alpha).sum()), f'{name}, certified': float((ends >= 0).sum())}
 
@@ -92,7 +96,8 @@ def users_study(users: int = 60, photos: int = 5, icc: float = .2) -> Callable[[
             d = draw(users, 4*photos, icc, seed*1009 + n, street=street)
             by_user.append(one_look(drawn_sample(d), path))
             alone.append(one_look(drawn_sample(d, np.arange(len(d['photo']))//4), path))
-        return {'runs': CHUNK} | broken_counts(by_user, loss, path.alpha) | broken_counts(alone, loss, path.alpha, 'before')
+        before = broken_counts(alone, loss, path.alpha, 'before')
+        return {'runs': CHUNK} | broken_counts(by_user, loss, path.alpha) | before
     return run
 
 def resent_study(photos: int = 250, share: float = .4) -> Callable[[int], Counts]:
@@ -110,7 +115,8 @@ def resent_study(photos: int = 250, share: float = .4) -> Callable[[int], Counts
             twice = {k: v[rows] for k, v in d.items()}
             by_content.append(one_look(drawn_sample(twice), path))
             alone.append(one_look(drawn_sample(twice, np.repeat(np.arange(photos), 4)), path))
-        return {'runs': CHUNK} | broken_counts(by_content, loss, path.alpha) | broken_counts(alone, loss, path.alpha, 'before')
+        before = broken_counts(alone, loss, path.alpha, 'before')
+        return {'runs': CHUNK} | broken_counts(by_content, loss, path.alpha) | before
     return run
 
 # %% ../../nbs/237_research.studies.ipynb #69042566

@@ -40,9 +40,11 @@ def _book(text: str) -> dict[str, Said]:
         for value in values.split(','): found[value.strip()] = Said(plain[0], tuple(others), tuple(russian))
     return found
 
+# %% ../../nbs/248_research.text_search.ipynb #8ef1f328
 KINDS = _book('''
 midi_skirt, pleated_skirt, mini_skirt, tiered_skirt, pencil_skirt: skirt; skirts; юбка, юбки, юбку
-slip_dress, shirt_dress, skater_dress, knit_dress, wrap_dress, bodycon, maxi_dress: dress; frock, gown, dresses; платье, платья
+slip_dress, shirt_dress, skater_dress, knit_dress: dress; frock, gown, dresses; платье, платья
+wrap_dress, bodycon, maxi_dress: dress; frock, gown, dresses; платье, платья
 t_shirt, oversized_tee: t-shirt; tee, tshirt; футболка, футболку
 shirt, flannel, blouse: shirt; button-down, blouse; рубашка, блузка
 hoodie, sweatshirt: hoodie; hooded sweatshirt, sweatshirt; худи, толстовка
@@ -58,6 +60,8 @@ backpack: backpack; rucksack; рюкзак
 baguette, satchel, shopper, tote, crossbody, bucket: bag; handbag, purse; сумка, сумочка
 cap, beret, bucket_hat, beanie, wide_brim: hat; headwear, hats; шляпа, шапка
 ''')
+
+# %% ../../nbs/248_research.text_search.ipynb #ffd94431
 COLOURS = _book('''
 black: black; jet black, onyx; чёрный, черная
 white: white; off-white, snow white; белый, белая
@@ -89,6 +93,7 @@ class Question(NamedTuple):
     manner: str
     worth: Mapping[str, int]  # by external id
 
+# %% ../../nbs/248_research.text_search.ipynb #8c3622ca
 def typo(text: str, rng: random.Random) -> str:
     "One letter of the longest word swapped, left out, doubled or replaced; never the first."
     words = text.split()
@@ -103,7 +108,7 @@ def typo(text: str, rng: random.Random) -> str:
     return ' '.join([*words[:i], word, *words[i + 1:]])
 
 def worth_of(facts: pd.DataFrame, kind: Said, feature: str, said: Said) -> dict[str, int]:
-    "What each product is worth: `facts` has external_id, and Said in the columns kind, colour, pattern."
+    "What each product is worth; `facts`: external_id, and Said as kind, colour, pattern."
     same = [f is not None and f.plain == said.plain for f in facts[feature]]
     kinds = [k is not None and k.plain == kind.plain for k in facts.kind]
     return {e: 1 + s for e, k, s in zip(facts.external_id, kinds, same) if k}
@@ -136,6 +141,7 @@ def questions(facts: pd.DataFrame, n: int, seed: int = 0) -> list[Question]:
             found.append(Question(ask(row.kind, said, manner, rng), manner, worth))
     return found
 
+# %% ../../nbs/248_research.text_search.ipynb #967ce424
 def unheard(question: Question) -> bool:
     "Whether a word of the question is in no group of the table of synonyms."
     known = {w for term in synonyms() for w in term.split()}
@@ -175,7 +181,7 @@ LUMA_KINDS = {'hoodie': KINDS['hoodie'], 'jacket': KINDS['parka'], 'tee': KINDS[
     'trousers': KINDS['joggers'], **_MORE}
 
 def luma_facts(products: pd.DataFrame) -> pd.DataFrame:
-    "As `drawn_facts`, of products of Luma's export: kinds by style code, colours as the shop names them."
+    "As `drawn_facts`, of Luma's export: kinds by style code, colours as the shop names them."
     codes = [re.match(r'[mw](sh|[hjstp])\d', str(e).lower()) for e in products.external_id]
     grey = {'gray': 'grey'}
     colours = [grey.get(c.lower(), c.lower()) for c in products.colour.fillna('').astype(str)]
@@ -189,9 +195,9 @@ def fill_shelf(
 ) -> Vocabulary:
     "Products as temporary tables, their words made; → the vocabulary. Inside a transaction."
     for table in ('raw_products', 'product_words'):
+        make = f'create temp table {table} (like public.{table} including all) on commit drop'
         conn.execute(f'drop table if exists pg_temp.{table}')  # type: ignore[call-overload]
-        conn.execute(f'create temp table {table} (like public.{table} including all)'  # type: ignore[call-overload]
-            ' on commit drop')
+        conn.execute(make)  # type: ignore[call-overload]
     fields = ('external_id', 'brand', 'name', 'colour', 'category', 'gender', 'composition')
     rows = [
         [row.get(f) or None for f in fields]
