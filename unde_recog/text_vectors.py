@@ -54,8 +54,8 @@ def text_index_name(space: TextSpace) -> str:
 def build_text_index(conn: psycopg.Connection, space: TextSpace, memory: str = '512MB') -> bool:
     "Build the HNSW of a version unless it is there."
     name, kind = text_index_name(space), index_kind(space.dims)
-    parts = {'space': sql.Literal(space.namespace), 'version': sql.Literal(space.version)}
-    parts |= {'kind': sql.SQL(kind), 'dims': sql.Literal(space.dims)}
+    parts: dict[str, sql.Composable] = {'space': sql.Literal(space.namespace)}
+    parts |= {'version': sql.Literal(space.version), 'kind': sql.SQL(kind), 'dims': sql.Literal(space.dims)}
     comment = json.dumps({'version': space.version, 'namespace': space.namespace, 'modality': 'text'})
     with conn.transaction():
         (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
@@ -93,7 +93,8 @@ def search_texts(
     Raises `ValueError` for a query from another space."""
     if query.shape != (space.dims,): raise ValueError(f'the query has {query.shape}, not ({space.dims},)')
     check_space(conn, space, model)
-    parts = {'space': sql.Literal(space.namespace), 'version': sql.Literal(space.version)}
+    parts: dict[str, sql.Composable] = {'space': sql.Literal(space.namespace)}
+    parts |= {'version': sql.Literal(space.version)}
     parts |= {'kind': sql.SQL(index_kind(space.dims)), 'dims': sql.Literal(space.dims)}
     values = {'query': '[' + ','.join(f'{x:.6g}' for x in query) + ']', 'org': space.org_id, 'k': k}
     values['brands'] = None if brands is None else list(brands)

@@ -87,8 +87,9 @@ def certificate_of(s: SoFar, j: CalibrationSample, path: GatePath, *, stranger_l
                    stranger_share: float, **known: Any) -> Certificate:
     "The certificate of a look that certified a step; `known`: what the sample does not tell."
     step, chosen = path.steps[s.step], bool(np.ptp(j.weight) > 0)
-    found = _bounds_at(s, j, path, best=j._replace(harm=j.harm & ~j.unsure))
-    r, upper = evaluate_thresholds(j, step.threshold, step.margin), found.pop('stranger_upper')
+    found: dict[str, Any] = _bounds_at(s, j, path, best=j._replace(harm=j.harm & ~j.unsure))
+    r: Any = evaluate_thresholds(j, step.threshold, step.margin)
+    upper = found.pop('stranger_upper')
     return Certificate(
         threshold=step.threshold,
         margin=step.margin,

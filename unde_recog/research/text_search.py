@@ -260,4 +260,5 @@ def gain(table: pd.DataFrame, over: str, seed: int = 0) -> tuple[float, float, f
     difference = (wide['unde_recog'] - wide[over]).to_numpy()
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(0, len(difference), (2000, len(difference)))].mean(1)
-    return float(difference.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
