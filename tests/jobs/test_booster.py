@@ -38,7 +38,8 @@ class Shop:
 
     def context(self, **options):
         settings = load_settings(env={}, **self.values)
-        return JobContext(settings=settings, db=self.db, options=BoosterOptions(**({'settle': .1, 'timeout': 1.} | options)))
+        chosen = BoosterOptions(**({'settle': .1, 'timeout': 1.} | options))
+        return JobContext(settings=settings, db=self.db, options=chosen)
 
     def run(self, **options): return run_job(booster.JOB, self.context(**options))
     def audit(self): return booster_audit(self.db, self.app, COLLECTION)
@@ -72,7 +73,8 @@ def clean(audit): return not any(audit['wrong'].values())
 
 def test_plan_run_report_and_again(shop):
     plan = plan_booster(shop.context())
-    assert plan.steps['images to insert'] == 20 and plan.costs == {'credits': 200, 'euros': pytest.approx(.06)}
+    assert plan.steps['images to insert'] == 20
+    assert plan.costs == {'credits': 200, 'euros': pytest.approx(.06)}
     assert 'views: 10 on_model, 10 front' in str(plan)
     report = shop.run()
     assert report.done == {'inserted': 20} and report.covered == report.total == 10 and not report.failed

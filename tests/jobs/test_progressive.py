@@ -25,8 +25,8 @@ def context(db):
             (4, 'pilot', 'synced', 5), (5, 'pilot', 'synced', 2),
         ]:
             conn.execute(
-                """insert into raw_products (source, external_id, brand, image_urls, image_views, image_status,
-                    index_scope, ximilar_status, ximilar_target_count, ximilar_synced_urls)
+                """insert into raw_products (source, external_id, brand, image_urls, image_views,
+                    image_status, index_scope, ximilar_status, ximilar_target_count, ximilar_synced_urls)
                 values ('t', %s, 'hm', %s, %s, 'uploaded', %s, %s, %s, '["0.jpg", "1.jpg"]')""",
                 (str(n), *views, scope, status, target))
     return JobContext(settings=load_settings(env={}), db=db, options=ProgressiveOptions())
@@ -41,15 +41,16 @@ def see(db, sku, times, score, *, at=NOW, judged=True, **columns):
             rid = uuid.uuid4()
             conn.execute('insert into recognition_requests (id) values (%s)', (rid,))
             conn.execute(
-                f"""insert into recognition_items (request_id, item_index, category, box, match_type, model_version,
-                    created_at, {', '.join(values)}) values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s,
-                    {', '.join(['%s']*len(values))})""", (rid, at, *values.values()))
+                f"""insert into recognition_items (request_id, item_index, category, box, match_type,
+                    model_version, created_at, {', '.join(values)})
+                values (%s, 0, 'top', '[0,0,1,1]', 'similar', 'm', %s, {', '.join(['%s']*len(values))})""",
+                (rid, at, *values.values()))
 
 
 def targets(db):
     with db.connect('catalogue') as conn:
-        rows = conn.execute(
-            'select external_id, ximilar_target_count, ximilar_status from raw_products order by 1').fetchall()
+        query = 'select external_id, ximilar_target_count, ximilar_status from raw_products order by 1'
+        rows = conn.execute(query).fetchall()
     return {sku: (target, status) for sku, target, status in rows}
 
 
@@ -94,7 +95,8 @@ def test_before_and_after_the_paid_images(db, context):
         see(db, str(n), 2, .5, at=switch - timedelta(days=3), ximilar_list=own(n), **shown)
         see(db, str(n), 6, .8, at=switch + timedelta(days=3), ximilar_list=own(n), **shown)
         see(db, str(n), 6 - n, .5, at=switch + timedelta(days=3), ximilar_list=own('other'), **shown)
-        see(db, str(n), 9, .5, at=switch + timedelta(days=3), ximilar_list=own(n), pgvector_list=own(n))  # not asked
+        listed = {'ximilar_list': own(n), 'pgvector_list': own(n)}
+        see(db, str(n), 9, .5, at=switch + timedelta(days=3), **listed)  # not asked
     report = report_progressive(context)
     gain = report.details['gain']
     assert gain['before'] == pytest.approx(6/36) and gain['after'] == pytest.approx(18/28)

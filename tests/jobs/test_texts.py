@@ -24,8 +24,9 @@ class Shop:
     def __init__(self, db, app, values): self.db, self.app, self.values = db, app, values
 
     def context(self, **options):
-        options = {'all': True, 'timeout': 30.} | options
-        return JobContext(settings=load_settings(env={}, **self.values), db=self.db, options=TextOptions(**options))
+        settings = load_settings(env={}, **self.values)
+        chosen = TextOptions(**({'all': True, 'timeout': 30.} | options))
+        return JobContext(settings=settings, db=self.db, options=chosen)
 
     def run(self, **options): return run_job(texts.JOB, self.context(**options))
     def audit(self): return text_audit(self.db, self.app)
@@ -81,7 +82,8 @@ def test_a_search_finds_the_text_and_refuses_another_space(db, tmp_path):
 def test_organisations_and_namespaces_are_apart(db, tmp_path):
     with open_shop(db, tmp_path, 5) as shop:
         other = '11111111-0000-0000-0000-000000000000'
-        assert [shop.run(**of).done['embedded'] for of in ({}, {'org': other}, {'namespace': 'trial'}, {})] == [5, 5, 5, 0]
+        runs = [shop.run(**of) for of in ({}, {'org': other}, {'namespace': 'trial'}, {})]
+        assert [r.done['embedded'] for r in runs] == [5, 5, 5, 0]
         with db.connect('vectors') as conn: assert [v.version for v in list_versions(conn)] == []
 
 

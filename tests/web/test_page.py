@@ -823,7 +823,9 @@ def test_finds_are_filtered_by_what_the_catalogue_knows(visit, scene, shop):
         upload(page, fresh(scene))
         settled(page)
     every = page.locator('.card[data-sku]').count()
-    for words, some in (('зелёный', 'one'), ('платье', 'one'), ('хлопок 90%', 'one'), ('linen', 'rest'), ('шёлк', 'none')):
+    for words, some in (
+        ('зелёный', 'one'), ('платье', 'one'), ('хлопок 90%', 'one'), ('linen', 'rest'), ('шёлк', 'none')
+    ):
         page.fill('[data-key=words]', words)
         left = page.locator('.card[data-sku]').count()
         assert {'one': 0 < left < every, 'rest': 0 < left < every, 'none': left == 0}[some], words

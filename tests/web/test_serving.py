@@ -1022,7 +1022,8 @@ def test_the_lab_finds_what_went_wrong(app, shop):
     rid = answer['request_id']
     eventually(lambda: shop.log('select 1 from recognition_requests where id = %s', rid))
     shop.log('update recognition_items set gate_confident = true where request_id = %s returning 1', rid)
-    ask = lambda **wanted: [r['request_id'] for r in app.get('/api/v1/requests', params=wanted).json()['requests']]
+    found = lambda wanted: app.get('/api/v1/requests', params=wanted).json()['requests']
+    ask = lambda **wanted: [r['request_id'] for r in found(wanted)]
     assert rid in ask(mall=shop.mall) and rid not in ask(mall=shop.mall, wrong='true')
     said = {'item_index': 0, 'brand': 'somebody', 'external_id': 'else'}
     assert app.post(f'/api/v1/requests/{rid}/feedback', json=said).status_code == 204

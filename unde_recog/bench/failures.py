@@ -80,13 +80,15 @@ def photo_seen(client: httpx.Client, photo: bytes, headers: Mapping[str, str]) -
     try: answer = client.post('/api/v1/recognize', files={'image': photo}, headers=headers)
     except httpx.HTTPError as e: return f'no answer ({type(e).__name__})'
     said = answer.json()
-    if answer.status_code != 200: return f"{answer.status_code} {said['type'].rsplit('/', 1)[-1]}: {said['detail']}"
+    if answer.status_code != 200:
+        kind = said['type'].rsplit('/', 1)[-1]
+        return f"{answer.status_code} {kind}: {said['detail']}"
     left = ', '.join(said['degraded'])
     return '200, the whole answer' if not left else f'200, left out: {left}'
 
 # %% ../../nbs/334_bench.failures.ipynb #d9f553e2
 def log_lines(path: Path, start: int) -> Counter:
-    "Warnings and errors that a service wrote after `start` bytes, without what differs from line to line."
+    "Warnings and errors that a service wrote after `start` bytes, without what differs by line."
     found: Counter = Counter()
     for line in path.read_bytes()[start:].decode('utf-8', 'replace').splitlines():
         with suppress(ValueError):

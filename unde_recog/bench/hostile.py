@@ -114,7 +114,7 @@ async def crawl(port: int, ends: float) -> int:
     writer.close()
     return sent
 
-async def attack(port: int, name: str, request: bytes, siege: Siege, ends: float) -> None:
+async def attack(port: int, name: str, request: bytes, siege: Siege, *, ends: float) -> None:
     "One hostile request on a line of its own."
     started, status = time.monotonic(), 0
     try:
@@ -136,7 +136,7 @@ async def attacker(port: int, requests: dict[str, bytes], siege: Siege, ends: fl
         rng.shuffle(names)
         for name in names:
             if time.monotonic() >= ends: return
-            await attack(port, name, requests[name], siege, ends)
+            await attack(port, name, requests[name], siege, ends=ends)
 
 async def neighbour(port: int, request: bytes, siege: Siege, ends: float, *, pause: float = .3) -> None:
     "Somebody who sends a photo, looks at the answer, sends another."

@@ -79,7 +79,7 @@ def synonyms(path: Any = None) -> Mapping[str, frozenset[str]]:
     for group in rows:
         for word in group: found.setdefault(folded(word), set()).update(map(folded, group))
     for value, group in values.items(): found.setdefault(folded(value), set()).update(map(folded, group))
-    return {term: frozenset(group | {term}) for term, group in found.items()}
+    return {word: frozenset(group | {word}) for word, group in found.items()}
 
 # %% ../../nbs/061_catalogue.words.ipynb #c5289708
 class Part(NamedTuple):

@@ -83,7 +83,8 @@ def show_found(found: dict[str, Any]) -> None:
         table.add_row(str(n), m.name or m.external_id, others and f'also {others}', m.brand, price_text(m),
             where_lines(m), f'{m.score:.2f}')
     out.print(table)
-    for written, meant in found['corrected'].items(): err.print(f'{written}: taken as {meant}', highlight=False)
+    for written, meant in found['corrected'].items():
+        err.print(f'{written}: taken as {meant}', highlight=False)
     out.print(f"[dim]{len(found['matches'])} products by {found['model_version']}[/]")
 
 @find_app.command()

@@ -71,6 +71,7 @@ def show_result(result: Any, as_json: bool) -> None:
     facts = report_json(result) if isinstance(result, JobReport) else asdict(result)
     print(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
 
+# %% ../../nbs/351_commands.jobs.ipynb #dbf5cee4
 def show_rows(rows: list[dict[str, Any]], as_json: bool = False) -> None:
     "Rows as a table, or as JSON."
     if as_json: return print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))

@@ -18,7 +18,9 @@ from .console import report_errors
 export_app = typer.Typer(help='The log, answers and figures as Parquet or CSV.', no_args_is_help=True)
 LogFile = Annotated[Path, typer.Argument(help='A .parquet or .csv file.')]
 Since = Annotated[str | None, typer.Option(help='Only since this day, YYYY-MM-DD, UTC.')]
-Labels = Annotated[Path | None, typer.Option(help='Labels: write the outcome of every labelled garment instead.')]
+Labels = Annotated[
+    Path | None, typer.Option(help='Labels: write the outcome of every labelled garment instead.')
+]
 ReportsFolder = Annotated[Path, typer.Option(help='Folder of all reports.')]
 
 @export_app.command('log')

@@ -67,7 +67,7 @@ def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None)
         settings, recipe = load_settings(), _crop(crop)
         with Bars() as bars:
             tell = lambda plan: err.print(plan.describe(), highlight=False, soft_wrap=True)
-            how = {'on_plan': tell, 'on_progress': bars.on_event}
+            how: dict[str, Any] = {'on_plan': tell, 'on_progress': bars.on_event}
             card = pull_model(name, settings, text=not no_text, crop=recipe, **how)
         for file in card.files: print(models_dir(settings)/card.folder/file.name)
         words = 'photos and words' if card.text else 'photos'

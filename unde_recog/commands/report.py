@@ -30,14 +30,15 @@ def pairs(words: list[str]) -> dict[str, str]:
 
 # %% ../../nbs/345_commands.report.ipynb #994d38be
 def list_reports(folder: Path = Path('reports')) -> None:
-    "Print what every report answers, its parameters' defaults, and whether the committed one is stale."
+    "Print what every report answers, its parameters' defaults, whether the committed one is stale."
     from unde_recog.research.report import answers, report_parameters, reports, stale
     for name, path in reports().items():
         parameters = report_parameters(path).items()
         shown = ', '.join(f'{k}={default}' for k, (default, _) in parameters if k != 'out')
         out.print(f'[bold]{name}[/] {answers(path)}', highlight=False, soft_wrap=True)
         if shown: out.print(f'  [dim]-p {shown}[/]', highlight=False, soft_wrap=True)
-        old = [s for s in stale(folder/name, path) if s not in ('not made yet', 'made before this was written down')]
+        unknown = 'not made yet', 'made before this was written down'
+        old = [s for s in stale(folder/name, path) if s not in unknown]
         if old: out.print(f"  [yellow]stale:[/] another {' and '.join(old)} since", highlight=False)
 
 
@@ -109,7 +110,7 @@ def watch(db: Any, model_version: str | None, labels: Path | None, span: Any) ->
     except VectorSpaceError: return None
     week = datetime.now(timezone.utc) - timedelta(days=7)
     given = {} if span is None else {
-        'reference': read_items(db, *span, version, lists=False, older='none'),
+        'reference': read_items(db, span[0], span[1], version, lists=False, older='none'),
         'live': read_items(db, week, None, version, lists=False, older='none'),
     }
     return watch_in_force(db, version, labels=read_labels(labels) if labels else None, **given)

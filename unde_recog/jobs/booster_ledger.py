@@ -188,7 +188,8 @@ def find_changes(
         own = by_key.get(key, [])
         sent = product.synced | {r.url for r in own if r.state in ('acknowledged', 'sending')}
         bad = {r.url for r in own if r.state == 'failed' and r.detail.get('kind') not in TRY_AGAIN}
-        for photo in missing_photos(product.photos, product.target, sent & {p.url for p in product.photos}, bad):
+        sent &= {p.url for p in product.photos}
+        for photo in missing_photos(product.photos, product.target, sent, bad):
             source = product.source(photo.url)
             changes.insert.append(ProductPhoto(key, product.category, photo, source))
     return changes

@@ -66,7 +66,7 @@ class Parcel(NamedTuple):
     record: dict[str, Any]
     metadata: str
 
-@dataclass
+@dataclass(kw_only=True)
 class SendState:
     "What one run knows and has done."
     context: JobContext
@@ -243,7 +243,8 @@ def in_batches(rows: Sequence[T]) -> list[Sequence[T]]:
 async def delete_rows(state: SendState, rows: Sequence[LedgerRow]) -> None:
     "Take images out of the collection. Raises `StopRun` or `VendorError`."
     for part in in_batches(rows):
-        await patiently(lambda: whole(state.client.delete([r.record_id for r in part], timeout=state.timeout)))
+        ids = [r.record_id for r in part]
+        await patiently(lambda: whole(state.client.delete(ids, timeout=state.timeout)))
         state.write([Outcome(r.key, r.url, 'deleted') for r in part])
         state.done['deleted'] += len(part)
 

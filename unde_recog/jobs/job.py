@@ -105,6 +105,7 @@ def _failed(report: JobReport) -> str:
     alarm = f', above {FAILURE_LIMIT:.0%}' if report.exit_code else ''
     return f'failed: {classes} ({report.failure_share:.1%}{alarm})'
 
+# %% ../../nbs/126_jobs.job.ipynb #c6b41181
 def report_json(report: JobReport) -> dict[str, Any]:
     "A report for other programs."
     known = {k: v for k, v in asdict(report).items() if k not in ('details', 'text')}

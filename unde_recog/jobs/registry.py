@@ -33,6 +33,15 @@ JOBS: dict[str, JobEntry] = {
     'index': JobEntry(
         'unde_recog.jobs.index_job', 'Embed what the catalogue lists and the index lacks.', '30 2 * * *'
     ),
+    'texts': JobEntry(
+        'unde_recog.jobs.texts', 'Embed product texts that are new or have changed.', '15 3 * * *'
+    ),
+    'progressive': JobEntry(
+        'unde_recog.jobs.progressive', 'Give products that people doubt more paid photos.', '30 3 * * 1'
+    ),
+    'booster': JobEntry(
+        'unde_recog.jobs.booster', 'Bring the paid collection in line with the catalogue.', '0 4 * * *'
+    ),
 }
 
 # %% ../../nbs/127_jobs.registry.ipynb #42ac904f

@@ -75,7 +75,8 @@ _WRITE = '''insert into item_embeddings
     values (%(org)s, %(brand)s, %(item)s, %(space)s, %(version)s, 'text', %(dims)s, %(vector)s, %(hash)s)
     on conflict (org_id, brand, item_id, image_hash, namespace, version, modality) do update
     set vector = excluded.vector, metadata_hash = excluded.metadata_hash, generated_at = now()'''
-_CURED = "delete from embedding_failures where version = %(version)s and brand = %(brand)s and sku_id = %(item)s"
+_CURED = '''delete from embedding_failures
+    where version = %(version)s and brand = %(brand)s and sku_id = %(item)s'''
 _FAILED = '''insert into embedding_failures (brand, sku_id, image_url, version, kind, detail)
     values (%s, %s, 'text', %s, %s, %s) on conflict (version, brand, sku_id, image_url)
     do update set kind = excluded.kind, detail = excluded.detail, tried_at = now()'''

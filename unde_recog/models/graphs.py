@@ -51,7 +51,8 @@ def image_vector(outputs: Sequence[str], model_type: str = '') -> str:
 def text_vector(outputs: Sequence[str]) -> str | None:
     "Which output of a graph is the vector of the words; None if it reads none."
     named = [n for n in outputs if 'text_embed' in n] + [n for n in outputs if n == 'pooler_output']
-    return (named or (list(outputs) if len(outputs) == 1 else [None]))[0]
+    if len(outputs) == 1: named = named or list(outputs)
+    return named[0] if named else None
 
 # %% ../../nbs/082_models.graphs.ipynb #0d944998
 def rename(model: Any, names: Mapping[str, str]) -> None:

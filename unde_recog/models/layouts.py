@@ -91,7 +91,7 @@ def source_kind(layout: Layout, folder: Path) -> Kind:
     return 'timm' if 'architecture' in read_json(folder, 'config.json') else 'transformers'
 
 # %% ../../nbs/081_models.layouts.ipynb #f4832a9c
-_BICUBIC = {3: 'bicubic', 2: 'bilinear', 'bicubic': 'bicubic', 'bilinear': 'bilinear'}
+_BICUBIC: dict[Any, Any] = {3: 'bicubic', 2: 'bilinear', 'bicubic': 'bicubic', 'bilinear': 'bilinear'}
 
 def _edge(size: Any) -> int | None:
     "One number of a size that is written in many ways."

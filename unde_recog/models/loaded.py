@@ -15,35 +15,13 @@ __all__ = ['T', 'LoadedModels']
 # %% ../../nbs/085_models.loaded.ipynb #84ac38a6
 T = TypeVar('T')
 
-class LoadedModels(Generic[T]):
-    """Models by name. `load`: name → model; `size`: name → bytes it takes; `budget`: bytes for all.
-
-    `loads` and `evictions` count by name. Safe to share between threads."""
-    def __init__(self, load: Callable[[str], T], size: Callable[[str], int], budget: int = 2_000_000_000):
-        self._load, self._size, self.budget = load, size, budget
+class _Held(Generic[T]):
+    "Models by name with their sizes, the one that was used longest ago first."
+    def __init__(self, budget: int):
+        self.budget = budget
         self._models: OrderedDict[str, T] = OrderedDict()
         self._sizes: dict[str, int] = {}
-        self._lock, self._loading = threading.Lock(), Counter[str]()
-        self._gates: dict[str, threading.Lock] = {}
-        self.loads, self.evictions = Counter[str](), Counter[str]()
-
-    def get(self, name: str) -> T:
-        "The model, loaded if it is not there. Raises what `load` raises."
-        with self._lock:
-            if name in self._models:
-                self._models.move_to_end(name)
-                return self._models[name]
-            gate = self._gates.setdefault(name, threading.Lock())
-        with gate:  # those who ask for the same model wait for one loading of it
-            with self._lock:
-                if name in self._models: return self._models[name]
-            size = self._size(name)
-            self._make_room(size)
-            model = self._load(name)
-            with self._lock:
-                self._models[name], self._sizes[name] = model, size
-                self.loads[name] += 1
-            return model
+        self._lock, self.evictions = threading.Lock(), Counter[str]()
 
     def _make_room(self, size: int) -> None:
         with self._lock:
@@ -64,3 +42,32 @@ class LoadedModels(Generic[T]):
     def sizes(self) -> dict[str, int]:
         "Bytes by name of what is loaded now."
         with self._lock: return dict(self._sizes)
+
+# %% ../../nbs/085_models.loaded.ipynb #d7fc93b5
+class LoadedModels(_Held[T]):
+    """Models by name. `load`: name → model; `size`: name → bytes it takes; `budget`: bytes for all.
+
+    `loads` and `evictions` count by name. Safe to share between threads."""
+    def __init__(self, load: Callable[[str], T], size: Callable[[str], int], budget: int = 2_000_000_000):
+        super().__init__(budget)
+        self._load, self._size = load, size
+        self.loads = Counter[str]()
+        self._gates: dict[str, threading.Lock] = {}
+
+    def get(self, name: str) -> T:
+        "The model, loaded if it is not there. Raises what `load` raises."
+        with self._lock:
+            if name in self._models:
+                self._models.move_to_end(name)
+                return self._models[name]
+            gate = self._gates.setdefault(name, threading.Lock())
+        with gate:  # those who ask for the same model wait for one loading of it
+            with self._lock:
+                if name in self._models: return self._models[name]
+            size = self._size(name)
+            self._make_room(size)
+            model = self._load(name)
+            with self._lock:
+                self._models[name], self._sizes[name] = model, size
+                self.loads[name] += 1
+            return model

@@ -204,7 +204,7 @@ def make_card(plan: PullPlan, source: Path, folder: Path, *, crop: Crop | None =
     digests = {w: plan.repository.files[w].sha256 or '' for w in plan.layout.weights}
     known = own.hub if own is not None and own.hub is not None else HubSource(repo='')
     same = known.one_and_only or known.sha256.items() & digests.items()
-    found = {
+    found: dict[str, Any] = {
         'dims': check_tower(folder/'image.onnx', pre.size),
         'preprocessing': pre,
         'files': files,
@@ -255,8 +255,8 @@ def pull_model(
 
     Raises `ModelUnavailable`, `UnknownModel`, or `ImportError` naming the extra that is missing."""
     before = wanted_card(name, settings)
-    same = before is not None and '@' not in name and crop in (None, before.crop)
-    if same and is_whole(before, settings): return before
+    if before is not None and '@' not in name and crop in (None, before.crop):
+        if is_whole(before, settings): return before
     plan = plan_pull(name, settings, text=text)
     if on_plan: on_plan(plan)
     root = models_dir(settings)

@@ -146,6 +146,7 @@ def sha256_of(path: Path) -> str:
     "SHA-256 of a file, hex."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../../nbs/070_models.registry.ipynb #b81d2c67
 def require_files(card: ModelCard, settings: Settings) -> dict[str, Path]:
     "Paths by file name. Raises `ModelUnavailable`."
     paths = {f.name: model_file(card, f, settings) for f in card.files}

@@ -59,6 +59,7 @@ def half_of(model: Any, kind: str, tower: str) -> Any:
             return self.model.text_model(input_ids=x).pooler_output
     return Half().eval()
 
+# %% ../../nbs/083_models.sources.ipynb #108d8b01
 def transformers_parts(folder: Path) -> Parts:
     "The towers of a transformers model in `folder`. Raises `ModelUnavailable`."
     torch: Any = need('torch')[0]
@@ -99,10 +100,13 @@ def check_activation(folder: Path) -> None:
     clip = read_json(folder, 'open_clip_config.json').get('model_cfg')
     theirs = (read_json(folder, 'config.json').get('vision_config') or {}).get('hidden_act')
     if clip is None or theirs is None or bool(clip.get('quick_gelu')) == (theirs == 'quick_gelu'): return
-    raise ModelUnavailable(f'open_clip_config.json says quick_gelu={bool(clip.get("quick_gelu"))}, '
-        f'config.json says hidden_act={theirs}: with the wrong one vectors are off by up to .04; ask its authors, or '
-        'pull a repository that says one thing')
+    raise ModelUnavailable(
+        f'open_clip_config.json says quick_gelu={bool(clip.get("quick_gelu"))}, '
+        f'config.json says hidden_act={theirs}: with the wrong one vectors are off by up to .04; '
+        'ask its authors, or pull a repository that says one thing'
+    )
 
+# %% ../../nbs/083_models.sources.ipynb #ed535ec1
 def source_parts(layout: Layout, folder: Path) -> Parts:
     "The towers of a downloaded repository. Raises `ModelUnavailable`, `ImportError`."
     kind: Kind = source_kind(layout, folder)

@@ -98,7 +98,7 @@ def with_places(items: pd.DataFrame) -> pd.DataFrame:
     first = ~t.duplicated('photo')
     empty = np.where(t['shape'] == 'photo', 'nothing found', 'garments')
     hour = pd.to_datetime(t.created_at, utc=True).dt.hour.map('{:02.0f}'.format)
-    empty = np.where(first, empty, None)  # type: ignore[call-overload]
+    empty = np.where(first, empty, np.array(None))
     return t.assign(hour=hour.where(t['shape'] == 'items', None), empty=empty)
 
 # %% ../../nbs/216_research.drift.ipynb #956e98e9

@@ -205,10 +205,11 @@ def first_unanswered(garments: Sequence[Garment], answered: Mapping[Garment, Any
 class _Answers(_Garments):
     "The answer for each garment, in memory."
     def __init__(self, data: LabelSet, by: str = '', *, blind: bool = False):
-        super().__init__(data.items, data.photos, data.pictures, data.styles,
-                         order=list(data.chances), blind=blind)
-        self.chances, self.who = dict(data.chances), by
+        how: dict[str, Any] = {'order': list(data.chances), 'blind': blind}
+        super().__init__(data.items, data.photos, data.pictures, data.styles, **how)
+        self.chances = dict(data.chances)
         self.words: dict[Garment, str] = {}
+        self.who = by
         self.answers: dict[Garment, dict[SkuKey, int]] = {}
         self.by: dict[Garment, str] = {}
 

@@ -80,10 +80,11 @@ def metrics_table(metrics: Mapping[str, Any], report: str = '') -> pd.DataFrame:
     "A report's metrics.json, a row a number: report, metric (path with dots), value."
     rows: list[dict[str, Any]] = []
     def walk(value: Any, path: tuple[str, ...]) -> None:
-        if isinstance(value, (list, tuple)): value = dict(enumerate(value))
-        if isinstance(value, Mapping):
-            for k, v in value.items(): walk(v, (*path, str(k)))
-        elif isinstance(value, (int, float)):
+        inside: Any = ()
+        if isinstance(value, Mapping): inside = value.items()
+        elif isinstance(value, (list, tuple)): inside = enumerate(value)
+        for name, v in inside: walk(v, (*path, str(name)))
+        if isinstance(value, (int, float)):
             rows.append({'report': report, 'metric': '.'.join(path), 'value': float(value)})
     walk(metrics, ())
     return pd.DataFrame(rows, columns=['report', 'metric', 'value'])

@@ -304,7 +304,7 @@ class SimulatedTexts:
     def vector(self, text: str, dims: int) -> np.ndarray:
         "float32 [dims], length 1."
         words = Counter(re.findall(r'\w+', text.lower()) or [''])
-        total = sum(n*self._word(w, dims) for w, n in words.items())
+        total: Any = sum(n*self._word(w, dims) for w, n in words.items())
         return (total/np.linalg.norm(total)).astype(np.float32)
 
 

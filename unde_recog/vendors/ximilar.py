@@ -192,7 +192,7 @@ class Batches(Caller):
     ) -> list[Record]:
         """One `Record` for each of `records`; `how` as in `ask`.
         Raises `VendorError` if no batch came through."""
-        ask = partial(self.ask, operation, path, timeout=timeout, **how)
+        ask: Any = partial(self.ask, operation, path, timeout=timeout, **how)
         async def batch(part: Sequence[Mapping[str, Any]]) -> list[Record] | VendorError:
             try: return await ask({'records': list(part)}, partial(read, part), records=len(part))
             except VendorError as e: return e

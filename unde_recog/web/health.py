@@ -58,7 +58,7 @@ def log_of(state: AppState) -> Any:
 def pool_gauges(state: AppState) -> Readings:
     "What the worker pools and the database's connection pools say of themselves."
     log, pools = log_of(state), state.engine.pools.items()
-    queues = [*state.pools, *state.admission.rooms]
+    queues: list[Any] = [*state.pools, *state.admission.rooms]
     waiting = [({'queue': q.name}, q.waiting) for q in queues]
     waiting.append(({'queue': 'log'}, log.waiting if log else 0))
     expected = [({'queue': q.name}, q.expected) for q in queues]

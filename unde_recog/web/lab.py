@@ -101,7 +101,8 @@ _LINES = """
 
 def plain_cell(value: Any) -> Any:
     text = '' if value is None else str(value)
-    return "'" + text if text[:1] in ('=', '+', '@', '-', '\t', '\r') and not isinstance(value, float | int) else text
+    formula = text[:1] in ('=', '+', '@', '-', '\t', '\r') and not isinstance(value, float | int)
+    return "'" + text if formula else text
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     "CSV with a header; an empty text for no rows."
@@ -136,7 +137,8 @@ def list_request(db: Databases, request_id: uuid.UUID, who: str, note: str = '')
     if there is None: raise Problem(404, 'not_found', 'no such request')
 
 def unlist_request(db: Databases, request_id: uuid.UUID) -> None:
-    with db.connect('log') as conn: conn.execute('delete from labelling_list where request_id = %s', (request_id,))
+    query = 'delete from labelling_list where request_id = %s'
+    with db.connect('log') as conn: conn.execute(query, (request_id,))
 
 # %% ../../nbs/283_web.lab.ipynb #58a017d0
 def search_routes(state: AppState, router: APIRouter) -> None:

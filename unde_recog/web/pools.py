@@ -91,7 +91,8 @@ class WorkerPool(WorkerLoad):
 class Room:
     "At most `limit` units at a time, first come, first served; all calls are made on one loop."
     def __init__(self, name: str, limit: int):
-        self.name, self.limit, self.held, self.usual = name, limit, 0, 0.
+        self.name, self.limit = name, limit
+        self.held, self.usual = 0, 0.
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property

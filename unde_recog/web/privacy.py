@@ -33,7 +33,7 @@ def upload_key(request_id: uuid.UUID, day: date | None = None) -> str:
     return f'{UPLOADS}{day.isoformat()}/{request_id}.jpg'
 
 def in_sample(request_id: uuid.UUID, share: float) -> bool:
-    "Whether a request belongs to the share of which photos are kept; always the same for one request."
+    "Whether a request's photo is among the share that is kept; always the same for one request."
     return int(hashlib.sha256(request_id.bytes).hexdigest()[:8], 16) < share*2**32
 
 def keep_upload(storage: Storage, request_id: uuid.UUID, image: Image.Image) -> str | None:

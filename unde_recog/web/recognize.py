@@ -272,7 +272,9 @@ async def answer_request(state: AppState, request: Request) -> Response:
         stream = EventStream(state.heartbeat) if wants_events(request) else None
         task = asyncio.create_task(answer_and_keep(state, claim, photo, image, stream=stream))
         task.add_done_callback(lambda t: claim.release())
-        if (place := current_place.get()) is not None: task.add_done_callback(lambda t: place.leave())
+        if (place := current_place.get()) is not None:
+            leave = place.leave
+            task.add_done_callback(lambda t: leave())
         if stream is not None:
             sent = stream_events(state, request, stream, task, rid=claim.rid, size=full_size(image))
             return Events(sent, task)

@@ -51,8 +51,10 @@ def patience_of(settings: Settings, role: str) -> float:
     seconds = settings.REQUEST_DEADLINE.total_seconds()
     return 2*seconds if role in ('app', 'all') else seconds/2
 
-_WAITED_FOR = ('XIMILAR_API_TOKEN', 'GEMINI_API_KEY', 'ANTHROPIC_API_KEY')
-_WAITED_FOR += ('XIMILAR_GW_URL', 'LLM_RERANKER_URL', 'EMBEDDER_URL')
+_WAITED_FOR = (
+    'XIMILAR_API_TOKEN', 'GEMINI_API_KEY', 'ANTHROPIC_API_KEY',
+    'XIMILAR_GW_URL', 'LLM_RERANKER_URL', 'EMBEDDER_URL',
+)
 
 def at_once(settings: Settings) -> int:
     "How many photos the cores can be busy with; more where most of the time others are waited for."
