@@ -284,7 +284,7 @@ async def brands_of_mall(db: Databases, malls: Malls, mall: str | None) -> tuple
 # %% ../nbs/148_recognizer.ipynb #1caba812
 def new_context(recognizer: Recognizer, **given: Any) -> RequestContext:
     "The context of a request that arrives now."
-    settings = recognizer.settings
+    settings, given = recognizer.settings, {'id': uuid.uuid4()} | given
     named = given.get('content_hash') or given.get('photo_url') or str(given['id'])
     return RequestContext(
         settings=settings,

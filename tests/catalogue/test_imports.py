@@ -113,7 +113,7 @@ def test_what_other_jobs_have_set_is_not_undone(db, tmp_path):
     assert [
         (r['image_status'], r['ximilar_status'], r['index_scope'], r['ximilar_target_count'])
         for r in (a, b)
-    ] == [('collage_ready', 'synced', 'pilot', 5), ('uploaded', 'partial', 'pilot', 5)]
+    ] == [('collage_ready', 'synced', 'pilot', 5), ('pending', 'partial', 'pilot', 5)]
     assert counts(import_products(db, file, index_scope='off')) == (0, 2, 0, 0) and {
         r['index_scope'] for r in table(db)
     } == {'off'}
@@ -352,10 +352,11 @@ def test_photos_of_a_folder_go_into_storage(db, tmp_path):
         'storage:originals/zara/1/0.jpg', 'storage:originals/zara/1/1.jpg', 'https://x/1.jpg',
         'storage:originals/zara/1/3.jpg',
     ]
-    assert one['image_views'] == ['back', 'unknown', 'unknown', 'unknown'] and (
-        one['image_status'],
-        two['image_status'],
-    ) == ('uploaded', 'pending')
+    assert one['image_views'] == ['back', 'unknown', 'unknown', 'unknown']
+    # one of its photos is elsewhere: nobody has fetched it yet
+    assert (one['image_status'], two['image_status']) == ('pending', 'pending')
+    import_products(db, write(file, [product(3, image_urls='a.jpg|b.jpg')]), images=photos, storage=storage)
+    assert table(db)[2]['image_status'] == 'uploaded'
     assert storage.get('originals/zara/1/1.jpg') == (
         photos / 'b.jpg'
     ).read_bytes() and b'secret' not in [storage.get(k) for k in storage.list()]

@@ -223,7 +223,7 @@ def test_every_hop_is_checked_and_not_the_first_alone(base, server, monkeypatch)
         ('status/429', 'http_error'),
         ('status/304', 'http_error'),
         ('reset', 'http_error'),
-        ('cut', 'http_error'),
+        ('cut', 'truncated'),
         ('garbage', 'http_error'),
         ('odd-length', 'http_error'),
     ],

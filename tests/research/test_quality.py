@@ -316,7 +316,7 @@ def test_any_log_gets_an_answer(entries):
         found.code in (0, 1, 2, 3)
         and len(found.days) == 10
         and {c.state for c in found.checks} <= set(STATES)
-        and len(found.table()) == 4
+        and len(found.table()) == len(found.checks) >= 5
     )
     if 'red' in {c.state for c in found.checks}: assert found.code == 2
 

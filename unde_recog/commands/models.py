@@ -62,13 +62,14 @@ def _crop(text: str | None) -> Any:
 def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None) -> None:
     "Fetch a model from the hub, make its towers, check them (extra: models, perhaps export)."
     from unde_recog.models.pull import pull_model
-    from unde_recog.models.registry import models_dir
+    from unde_recog.models.registry import ModelUnavailable, models_dir
     with report_errors():
         settings, recipe = load_settings(), _crop(crop)
         with Bars() as bars:
             tell = lambda plan: err.print(plan.describe(), highlight=False, soft_wrap=True)
             how: dict[str, Any] = {'on_plan': tell, 'on_progress': bars.on_event}
-            card = pull_model(name, settings, text=not no_text, crop=recipe, **how)
+            try: card = pull_model(name, settings, text=not no_text, crop=recipe, **how)
+            except ModelUnavailable as e: raise ModelUnavailable(e if name in str(e) else f'{name}: {e}') from e
         for file in card.files: print(models_dir(settings)/card.folder/file.name)
         words = 'photos and words' if card.text else 'photos'
         err.print(f'{card.model_version}: {card.dims} dimensions, reads {words}; licence {card.licence}',

@@ -108,7 +108,7 @@ def _hop(response: httpx.Response, url: str, max_bytes: int) -> str | None:
 
     Raises on an error status or a length over the limit.
     """
-    if response.status_code == 304: raise NotModified(url)
+    if response.status_code == 304 and 'if-none-match' in response.request.headers: raise NotModified
     if response.is_redirect and 'location' in response.headers:
         try:
             return urljoin(url, response.headers['location'])
