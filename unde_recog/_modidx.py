@@ -5569,6 +5569,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'unde_recog/vendors/gemini.py'),
                                            'unde_recog.vendors.gemini.generate_arguments': ( 'vendors.gemini.html#generate_arguments',
                                                                                              'unde_recog/vendors/gemini.py'),
+                                           'unde_recog.vendors.gemini.http_client': ( 'vendors.gemini.html#http_client',
+                                                                                      'unde_recog/vendors/gemini.py'),
                                            'unde_recog.vendors.gemini.minimal_thinking': ( 'vendors.gemini.html#minimal_thinking',
                                                                                            'unde_recog/vendors/gemini.py'),
                                            'unde_recog.vendors.gemini.read_answer': ( 'vendors.gemini.html#read_answer',

@@ -13,8 +13,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts',
-           'trial_primary', 'wanted_trial', 'build_parts', 'open_recognizer', 'changed', 'change_settings',
-           'watch_settings', 'take_index', 'follow_index', 'take_guard']
+           'trial_primary', 'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer', 'changed',
+           'change_settings', 'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/149_session.ipynb #64df56c0
 from .contracts import Answer
@@ -132,6 +132,23 @@ def wanted_trial(settings: Settings, db: Databases) -> StoredVersion | None:
     if not settings.CANARY_SHARE: return None
     with db.connect('vectors') as conn: return version_on_trial(conn)
 
+# %% ../nbs/149_session.ipynb #051308a8
+def take_guard(session: Session) -> str | None:
+    """Look up whether the gate's certificate still holds; → why not, or None. A database that
+    cannot be asked changes nothing."""
+    recognizer, primary = session.recognizer, session.recognizer.parts.primary
+    if not recognizer.settings.CERTIFICATE_GUARD:
+        recognizer.guarded = None
+        return None
+    own = thresholds(recognizer.settings, primary.card)
+    with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
+    reason, before = guard_reason(state, own), recognizer.guarded
+    recognizer.guarded = reason
+    if reason and not before:
+        log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
+    if before and not reason: log.warning('the gate is back: its certificate holds')
+    return reason
+
 # %% ../nbs/149_session.ipynb #9838f695
 log = logging.getLogger('unde_recog')
 
@@ -236,20 +253,3 @@ def follow_index(session: Session, every: float = 5.) -> threading.Thread:
     thread = threading.Thread(target=work, name='index', daemon=True)
     thread.start()
     return thread
-
-# %% ../nbs/149_session.ipynb #051308a8
-def take_guard(session: Session) -> str | None:
-    """Look up whether the gate's certificate still holds; → why not, or None. A database that
-    cannot be asked changes nothing."""
-    recognizer, primary = session.recognizer, session.recognizer.parts.primary
-    if not recognizer.settings.CERTIFICATE_GUARD:
-        recognizer.guarded = None
-        return None
-    own = thresholds(recognizer.settings, primary.card)
-    with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
-    reason, before = guard_reason(state, own), recognizer.guarded
-    recognizer.guarded = reason
-    if reason and not before:
-        log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
-    if before and not reason: log.warning('the gate is back: its certificate holds')
-    return reason

@@ -355,7 +355,8 @@ def test_photos_of_a_folder_go_into_storage(db, tmp_path):
     assert one['image_views'] == ['back', 'unknown', 'unknown', 'unknown']
     # one of its photos is elsewhere: nobody has fetched it yet
     assert (one['image_status'], two['image_status']) == ('pending', 'pending')
-    import_products(db, write(file, [product(3, image_urls='a.jpg|b.jpg')]), images=photos, storage=storage)
+    stored = write(tmp_path / 'stored.csv', [product(3, image_urls='a.jpg|b.jpg')])
+    import_products(db, stored, images=photos, storage=storage)
     assert table(db)[2]['image_status'] == 'uploaded'
     assert storage.get('originals/zara/1/1.jpg') == (
         photos / 'b.jpg'

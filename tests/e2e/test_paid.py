@@ -225,6 +225,9 @@ FLAGS = {
     'BOOSTER_SHARE': 0.5,
     'FALLBACK_ORDER': 'price',
     'ALLOW_PRIVATE_URLS': 'true',
+    'CONTEXT_TAGS': 'on',
+    'CANARY_SHARE': 0.2,
+    'CERTIFICATE_GUARD': True,
 }
 
 

@@ -74,13 +74,13 @@ class Listening(App):
         super().__init__(*args)
         self.arrived = []
 
-    def answer(self, vendor, operation, body):
+    def answer(self, vendor, operation, body, collection='sandbox'):
         found = [
             decode(base64.b64decode(text, altchars=b'-_' if re.search('[-_]', text) else None))
             for text in re.findall(r'"(_?[/_]9j[/_][\w+/=-]{200,})"', body.decode())
         ]
         self.arrived.append((operation, found))
-        return super().answer(vendor, operation, body)
+        return super().answer(vendor, operation, body, collection)
 
 
 @pytest.fixture(scope='module')

@@ -93,15 +93,6 @@ STORES = Table(
     required=('brand', 'store_id', 'name'),
     key=('brand', 'store_id'),
 )
-_READING = ('brand', 'store_id', 'product_id')
-AVAILABILITY = Table(
-    'raw_availability',
-    {
-        'brand': read_brand, 'store_id': read_id, 'product_id': read_id, 'sizes_in_stock': read_sizes,
-        'fetched_at': read_time, 'quantity': read_count,
-    },
-    required=(*_READING, 'sizes_in_stock', 'fetched_at'), key=(*_READING, 'fetched_at'),
-)
 
 # %% ../../nbs/054_catalogue.tables.ipynb #e3e19078
 _LISTS = ('sizes', 'sizes_in_stock', 'image_urls')

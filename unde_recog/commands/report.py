@@ -35,7 +35,7 @@ def list_reports(folder: Path = Path('reports')) -> None:
     for name, path in reports().items():
         parameters = report_parameters(path).items()
         shown = ', '.join(f'{k}={default}' for k, (default, _) in parameters if k != 'out')
-        out.print(f'[bold]{name}[/] {answers(path)}', highlight=False, soft_wrap=True)
+        out.print(f'[bold]{name}[/]: {answers(path)}', highlight=False, soft_wrap=True)
         if shown: out.print(f'  [dim]-p {shown}[/]', highlight=False, soft_wrap=True)
         unknown = 'not made yet', 'made before this was written down'
         old = [s for s in stale(folder/name, path) if s not in unknown]

@@ -110,7 +110,7 @@ def ask_once(settings: Settings, app: App, scene: Scene, boxes: bool, *,
     "(answer, seconds, {rows, credits, idle, unread}) of one request with vendors at `app`."
     given = [{'box': i.box, 'category': i.category} for i in scene.items] if boxes else None
     with Sandbox(app) as box:
-        own = vendor_settings(settings, box, 'COUNCIL', 'TAGGING_MODE')
+        own = vendor_settings(settings, box, 'COUNCIL', 'TAGGING_MODE', 'CONTEXT_TAGS')
         with open_recognizer(own) as session:
             started = time.monotonic()
             answer = session.recognize(scene.data, boxes=given)
@@ -140,7 +140,9 @@ def try_corner(
     truth.add_scene(scene)
     app = App(world, truth)
     app.faults.always(vendor, Fault(fault, seconds))  # type: ignore[arg-type]
-    own = settings.model_copy(update={'SEARCH_BACKEND': backend, 'COUNCIL': vendor == 'claude'})
+    # context tags, so that there is always something to ask Gemini for
+    asked = {'SEARCH_BACKEND': backend, 'COUNCIL': vendor == 'claude', 'CONTEXT_TAGS': 'on'}
+    own = settings.model_copy(update=asked)
     answer, took, seen = ask_once(own, app, scene, boxes=False)
     return Cell(
         vendor=vendor,

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 # %% auto #0
 __all__ = ['ATTEMPTS_OF_SDK', 'Colour14', 'genai_sdk', 'minimal_thinking', 'tokens_of', 'read_answer', 'gemini_error',
-           'sdk_client', 'generate_arguments', 'GeminiClient', 'Gemini', 'ContextTags', 'ExactTags', 'read_tags',
-           'GeminiTagger', 'GeminiExactTagger', 'GeminiReranker', 'Advised', 'as_data', 'three_sentences', 'Advice']
+           'http_client', 'sdk_client', 'generate_arguments', 'GeminiClient', 'Gemini', 'ContextTags', 'ExactTags',
+           'read_tags', 'GeminiTagger', 'GeminiExactTagger', 'GeminiReranker', 'Advised', 'as_data', 'three_sentences',
+           'Advice']
 
 # %% ../../nbs/105_vendors.gemini.ipynb #3e70d45d
 from PIL import Image
@@ -114,14 +115,19 @@ def gemini_error(error: Exception, timeout: float) -> VendorError:
 # %% ../../nbs/105_vendors.gemini.ipynb #80b7bb8c
 ATTEMPTS_OF_SDK = 1  # the SDK's own retries are off: ours are budgeted
 
-def sdk_client(key: str, base_url: str | None, api_version: str) -> Any:
-    "The SDK's client: 30 s at most, no redirects, no retries of its own."
+def http_client() -> Any:
+    "An `httpx2.AsyncClient` without redirects; given none, the SDK takes aiohttp where it is installed."
+    _, _, httpx2 = genai_sdk()
+    return httpx2.AsyncClient(follow_redirects=False)
+
+def sdk_client(key: str, http: Any, base_url: str | None, api_version: str) -> Any:
+    "The SDK's client over `http`: 30 s at most, no retries of its own."
     genai, types, _ = genai_sdk()
     options = types.HttpOptions(
         base_url=base_url,
         api_version=api_version,
         timeout=30_000,
-        async_client_args={'follow_redirects': False},
+        httpx_async_client=http,
         retry_options=types.HttpRetryOptions(attempts=ATTEMPTS_OF_SDK),
     )
     return genai.Client(vertexai=False, api_key=key, http_options=options)
@@ -172,13 +178,16 @@ class GeminiClient:
             raise ValueError(f'Gemini needs GEMINI_API_KEY: without it, {off}')
         self.model, self.base_url = settings.GEMINI_MODEL, settings.GEMINI_API_URL
         self.max_tokens, self.private = max_tokens, face_blur(settings)
-        self._client = sdk_client(settings.GEMINI_API_KEY.get_secret_value(), self.base_url, api_version)
+        key, self._http = settings.GEMINI_API_KEY.get_secret_value(), http_client()
+        self._client = sdk_client(key, self._http, self.base_url, api_version)
         self.guard, self.slots = guard or Guard(limiter=Limiter(50, 100)), Slots(parallel)
 
     def __repr__(self) -> str:
         return f"Gemini({self.model}{f', {mask_url(self.base_url)}' if self.base_url else ''})"
 
-    async def aclose(self) -> None: await self._client.aio.aclose()
+    async def aclose(self) -> None:
+        await self._client.aio.aclose()
+        await self._http.aclose()
 
 # %% ../../nbs/105_vendors.gemini.ipynb #7d7839b3
 class Gemini(GeminiClient):

@@ -55,8 +55,9 @@ class ShopperLimits:
     def count(self, session: str, client: str) -> None:
         "Raises `Problem` (429) for too many photos."
         names = ((f'session {session}', PER_SESSION), (f'client {client}', PER_CLIENT), ('all', IN_ALL))
-        with self._lock:
-            wait = max(self._bucket(name, limit).take(time.monotonic()) for name, limit in names)
+        with self._lock:  # who is refused takes nothing from the others at the same address
+            waits = (self._bucket(name, limit).take(time.monotonic()) for name, limit in names)
+            wait = next(filter(None, waits), 0)
         if wait: raise Problem(429, 'too_often', 'that was a lot of photos: wait a little', retry_after=wait)
 
 # %% ../../nbs/265_web.shoppers.ipynb #45ad5806
