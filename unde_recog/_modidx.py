@@ -4514,6 +4514,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'unde_recog.resilience.add_cost': ('resilience.html#add_cost', 'unde_recog/resilience.py'),
                                        'unde_recog.resilience.attempt': ('resilience.html#attempt', 'unde_recog/resilience.py'),
                                        'unde_recog.resilience.cause_of': ('resilience.html#cause_of', 'unde_recog/resilience.py'),
+                                       'unde_recog.resilience.end_tasks': ('resilience.html#end_tasks', 'unde_recog/resilience.py'),
                                        'unde_recog.resilience.track_cost': ('resilience.html#track_cost', 'unde_recog/resilience.py')},
             'unde_recog.sandbox.faults': { 'unde_recog.sandbox.faults.CutConnection': ( 'sandbox.faults.html#cutconnection',
                                                                                         'unde_recog/sandbox/faults.py'),

@@ -24,7 +24,7 @@ from .context import ItemState, RequestContext, timed
 from .contracts import Candidate, ItemAnswer, ItemReason, Reranker, SkuKey, Verdict
 from .db.database import DatabaseError, arun
 from .rerank import Bands, apply_verdicts, candidate_type, card_bands, may_match, pick, to_match
-from .resilience import track_cost
+from .resilience import end_tasks, track_cost
 from .tagging import prefilter
 
 # %% ../nbs/147_pipeline.ipynb #e5e5dd57
@@ -259,8 +259,7 @@ async def run_steps(item_state: ItemState, ctx: RequestContext,
         await rerank_step(item_state, ctx)
         await choose_step(item_state, ctx)
         return await answer_step(item_state, ctx)
-    finally:
-        for task in beside: task.cancel()
+    finally: await end_tasks(beside)
 
 async def recognize_item(item_state: ItemState, ctx: RequestContext,
                          on_event: EventHandler | None = None) -> ItemAnswer:

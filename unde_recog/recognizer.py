@@ -36,7 +36,7 @@ from .context import Parts, RequestContext, ItemState, charge_request
 from .context import in_booster_share, may_pay, part_versions, with_trial
 from .pipeline import EventHandler, recognize_item
 from .request_log import ItemRow, RequestLog, RequestRow
-from .resilience import Deadline, LatencyHistory, attempt, track_cost
+from .resilience import Deadline, LatencyHistory, attempt, end_tasks, track_cost
 from .settings import Settings
 from .media.images import full_size
 from .media.storage import Storage, load_image
@@ -256,11 +256,11 @@ async def answer_photo(
     with charge_request(ctx): items = await find_items(image, boxes, ctx)
     announce_items(items, on_event)
     ctx.item_states = [ItemState(index=i, item=item) for i, item in enumerate(items)]
-    try:
-        answers = await asyncio.gather(
-            *(recognize_item(state, ctx, on_event) for state in ctx.item_states)
-        )
-    finally: ctx.cancel_pending()  # the person may have gone away
+    tasks = [asyncio.create_task(recognize_item(state, ctx, on_event)) for state in ctx.item_states]
+    try: answers = await asyncio.gather(*tasks)
+    finally:  # the person may have gone away; what a garment has cost is known when its task has ended
+        await end_tasks(tasks)
+        ctx.cancel_pending()
     ctx.total_ms = round(ctx.deadline.spent*1000)
     answer = Answer(
         request_id=str(ctx.id),

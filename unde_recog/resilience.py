@@ -6,15 +6,15 @@
 from __future__ import annotations
 import asyncio, logging, statistics, time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, MutableSequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['log', 'T', 'current_id', 'MINIMUM_TIME', 'Deadline', 'Cost', 'track_cost', 'add_cost', 'cause_of', 'attempt',
-           'LatencyHistory']
+__all__ = ['log', 'T', 'current_id', 'MINIMUM_TIME', 'Deadline', 'Cost', 'track_cost', 'add_cost', 'end_tasks', 'cause_of',
+           'attempt', 'LatencyHistory']
 
 # %% ../nbs/001_resilience.ipynb #c6a20a35
 class Deadline:
@@ -55,6 +55,12 @@ def add_cost(operation: str, credits: int = 0, **tokens: int) -> None:
     cost.credits += credits
     cost.calls[operation] += 1
     cost.tokens.update({k: v for k, v in tokens.items() if v})
+
+# %% ../nbs/001_resilience.ipynb #cfe794d8
+async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
+    "Cancel those that still run, and wait until all have ended."
+    for task in tasks: task.cancel()
+    if tasks: await asyncio.wait(tasks)
 
 # %% ../nbs/001_resilience.ipynb #90d856b8
 log = logging.getLogger('unde_recog')

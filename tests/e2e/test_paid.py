@@ -256,7 +256,7 @@ def test_every_flag_rolls_back_under_load_without_a_failed_request(street, tmp_p
                 try: done.append((started, session.recognize(scenes[n].data)))
                 except Exception as e: failed.append(repr(e))
         watch_settings(session, load, every=.05)
-        askers = [threading.Thread(target=ask, args=(n,)) for n in (0, 1)]
+        askers = [threading.Thread(target=ask, args=(n,), daemon=True) for n in (0, 1)]
         for a in askers: a.start()
         seen = {}
         for name, value in FLAGS.items():

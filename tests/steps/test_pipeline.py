@@ -221,7 +221,7 @@ def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend,
         SEARCH_BACKEND=backend,
         CONFIDENCE_THRESHOLD=1.0,
         MARGIN=1.0,
-        REQUEST_DEADLINE='1s',
+        REQUEST_DEADLINE='3s',
     )
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert (

@@ -82,6 +82,7 @@ from importlib import import_module
 module, options = sys.argv[1], json.loads(sys.argv[2])
 job, settings = import_module(module).JOB, load_settings()
 with open_databases(settings) as db:
+    print('begun', flush=True)
     report = run_job(job, JobContext(settings=settings, db=db, options=job.options(**options)))
 print(json.dumps(report_json(report)))
 '''
@@ -94,11 +95,14 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
 def run_child(
     module: str, settings: Mapping[str, Any], options: Mapping[str, Any], kill_after: float | None = None
 ) -> dict[str, Any] | None:
-    "The report of a job run in a process of its own; None if it was killed. Raises `RuntimeError`."
+    """The report of a job run in a process of its own; None if it was killed, `kill_after` seconds
+    after it had begun. Raises `RuntimeError`."""
     command = [sys.executable, '-c', _CODE, module, json.dumps(dict(options))]
     child = subprocess.Popen(
         command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert child.stdout is not None
+    child.stdout.readline()
     try: out, err = child.communicate(timeout=kill_after)
     except subprocess.TimeoutExpired:
         child.kill()

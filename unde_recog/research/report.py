@@ -168,7 +168,8 @@ _TABLES = re.compile(r'open_databases|Databases|make_log|index_catalogue')
 def shipped() -> dict[str, str]:
     "Digests of the default models' cards (which name their files' digests), and of the tables."
     root = Path(str(files('unde_recog')))
-    parts = {'models': sorted((root/'models'/'assets').rglob('*.json')),
+    cards = [root/'assets'/kind for kind in ('models', 'detectors')]
+    parts = {'models': sorted(p for folder in cards for p in folder.rglob('*.json')),
              'schema': sorted((root/'sql').rglob('*.sql'))}
     return {name: data_version(*paths) for name, paths in parts.items()}
 
