@@ -134,7 +134,8 @@ def test_a_bill_above_the_limit_is_asked_about(db, tmp_path):
 def test_killed_and_run_again(db, tmp_path):
     with open_shop(db, tmp_path, 400, Latency(openai=(1., 2.))) as shop:
         options = {'all': True, 'timeout': 10}
-        runs = run_until_done('unde_recog.jobs.texts', shop.values, options, kills=1, within=(.5, 1.5), seed=2)
+        job = 'unde_recog.jobs.texts'
+        runs = run_until_done(job, shop.values, options, kills=1, within=(.5, 1.5), seed=2)
         audit = shop.audit()
         assert runs.killed == 1 and audit['vectors'] == 400
         # only what was under way when it was killed is asked again: at most ten calls

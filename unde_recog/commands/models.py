@@ -69,7 +69,8 @@ def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None)
             tell = lambda plan: err.print(plan.describe(), highlight=False, soft_wrap=True)
             how: dict[str, Any] = {'on_plan': tell, 'on_progress': bars.on_event}
             try: card = pull_model(name, settings, text=not no_text, crop=recipe, **how)
-            except ModelUnavailable as e: raise ModelUnavailable(e if name in str(e) else f'{name}: {e}') from e
+            except ModelUnavailable as e:
+                raise ModelUnavailable(e if name in str(e) else f'{name}: {e}') from e
         for file in card.files: print(models_dir(settings)/card.folder/file.name)
         words = 'photos and words' if card.text else 'photos'
         err.print(f'{card.model_version}: {card.dims} dimensions, reads {words}; licence {card.licence}',

@@ -116,7 +116,8 @@ def gemini_error(error: Exception, timeout: float) -> VendorError:
 ATTEMPTS_OF_SDK = 1  # the SDK's own retries are off: ours are budgeted
 
 def http_client() -> Any:
-    "An `httpx2.AsyncClient` without redirects; given none, the SDK takes aiohttp where it is installed."
+    """An `httpx2.AsyncClient` without redirects. Given none, the SDK takes aiohttp where that is
+    installed, which follows them."""
     _, _, httpx2 = genai_sdk()
     return httpx2.AsyncClient(follow_redirects=False)
 
