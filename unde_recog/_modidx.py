@@ -4404,6 +4404,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'unde_recog/research/study_table.py'),
                                                  'unde_recog.research.study_table.in_force_study': ( 'research.study_table.html#in_force_study',
                                                                                                      'unde_recog/research/study_table.py'),
+                                                 'unde_recog.research.study_table.later': ( 'research.study_table.html#later',
+                                                                                            'unde_recog/research/study_table.py'),
                                                  'unde_recog.research.study_table.look_alikes_study': ( 'research.study_table.html#look_alikes_study',
                                                                                                         'unde_recog/research/study_table.py'),
                                                  'unde_recog.research.study_table.looks_study': ( 'research.study_table.html#looks_study',
