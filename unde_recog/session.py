@@ -133,6 +133,8 @@ def wanted_trial(settings: Settings, db: Databases) -> StoredVersion | None:
     with db.connect('vectors') as conn: return version_on_trial(conn)
 
 # %% ../nbs/149_session.ipynb #051308a8
+log = logging.getLogger('unde_recog')
+
 def take_guard(session: Session) -> str | None:
     """Look up whether the gate's certificate still holds; → why not, or None. A database that
     cannot be asked changes nothing."""
@@ -141,8 +143,13 @@ def take_guard(session: Session) -> str | None:
         recognizer.guarded = None
         return None
     own = thresholds(recognizer.settings, primary.card)
-    with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
-    reason, before = guard_reason(state, own), recognizer.guarded
+    before = recognizer.guarded
+    try:
+        with recognizer.db.connect('log') as conn: state = newest_certificate(conn, primary.version)
+    except DatabaseError as e:
+        log.warning('the certificate of the gate could not be looked up: %s', e)
+        return before
+    reason = guard_reason(state, own)
     recognizer.guarded = reason
     if reason and not before:
         log.error('the gate trusts nobody from now on: its certificate is over: %s', reason)
@@ -150,8 +157,6 @@ def take_guard(session: Session) -> str | None:
     return reason
 
 # %% ../nbs/149_session.ipynb #9838f695
-log = logging.getLogger('unde_recog')
-
 def build_parts(settings: Settings, db: Databases, storage: Storage,
                 plug: Callable[[Parts], Parts] | None) -> Parts:
     "Own parts, vendors there are keys for and roles with an address, as `plug` leaves them."
