@@ -193,7 +193,7 @@ class Fake:
 
 def test_another_vector_space_is_refused(db):
     with pytest.raises(VectorSpaceError, match='test-2'): PgRetriever(db, Fake('test-2+none'), VERSION)
-    with pytest.raises(VectorSpaceError, match='768'): PgRetriever(db, Fake(VERSION, 768), VERSION)
+    with pytest.raises(VectorSpaceError, match='3072'): PgRetriever(db, Fake(VERSION, 3072), VERSION)
 
 
 def test_current_version(db):

@@ -23,7 +23,7 @@ from ..contracts import SkuKey
 from ..db.connection import is_pooled, naming_errors, retrying
 from ..db.database import Databases
 from ..db.leases import Lease
-from ..db.versions import is_part, list_versions, use_version, version_in_force
+from ..db.versions import WIDEST, is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
 from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
@@ -168,9 +168,9 @@ def _missing(photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage
 # %% ../../nbs/124_jobs.index.ipynb #9835aa7d
 def _checked(embedder: Any) -> Any:
     "`embedder`, if the table holds its vectors. Raises `ValueError`."
-    if embedder.dims == 512: return embedder
+    if embedder.dims <= WIDEST: return embedder
     raise ValueError(
-        f'{embedder.card.name} has {embedder.dims} dimensions; sku_image_embeddings holds 512: '
+        f'{embedder.card.name} has {embedder.dims} dimensions; sku_image_embeddings holds up to {WIDEST}: '
         'choose another EMBEDDER_MODEL'
     )
 

@@ -61,6 +61,7 @@ class ModelCard(BaseModel):
     hub: HubSource | None = None
     text: bool = False
     text_context: int | None = None
+    serves: Literal['photos', 'products'] = 'photos'  # `products`: similar items, beside the index for photos
     threshold: float | None = Field(None, ge=0, le=1)
     margin: float | None = Field(None, ge=0, le=1)
     band_high: float | None = Field(None, ge=0, le=1)
