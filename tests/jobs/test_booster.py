@@ -105,7 +105,8 @@ def test_every_fault_and_the_books_agree(db, world, pictures):
 def test_killed_and_run_again(db, world, pictures):
     with open_shop(db, world, pictures, 60, Latency(ximilar=(.2, .4))) as shop:
         values, options = shop.values, {'settle': .6}
-        runs = run_until_done('unde_recog.jobs.booster', values, options, kills=2, within=(.5, 3.), seed=1)
+        job, count = 'unde_recog.jobs.booster', lambda: shop.app.calls['ximilar', 'insert']
+        runs = run_until_done(job, values, options, kills=2, count=count, total=12, seed=1)
         assert runs.killed == 2 and clean(shop.audit()) and shop.audit()['images'] == 120
 
 
