@@ -18,6 +18,7 @@ __all__ = ['TextEncoder', 'centre_square', 'square', 'to_tensor', 'unit_rows', '
 import numpy as np
 from PIL import Image
 from .models.classical import ClassicalDescriptor
+from .models.colour import COLOUR_FILE, ColourJoined, padded
 from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
 from .models.onnx import CPU, OnnxTower, Preset, provider_list, session_options
@@ -122,7 +123,8 @@ def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: 
     network = OnnxTower(graph, preset, threads, providers)
     encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
-    return encode
+    colours = files.get(COLOUR_FILE)
+    return ColourJoined(encode, colours) if colours else encode
 
 # %% ../nbs/090_embedder.ipynb #3779c4ed
 def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
@@ -152,7 +154,8 @@ def load_embedder(
     card = get_card(name or settings.EMBEDDER_MODEL, settings)
     files = require_files(card, settings)
     tower = _tower(card, files, preset, threads, providers=settings.ONNX_PROVIDERS)
-    text = _text(card, tower, settings, preset, threads=threads)
+    text: Any = _text(card, tower, settings, preset, threads=threads)
+    if text is not None and COLOUR_FILE in files: text = padded(text, card.dims)
     return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=text)
 
 # %% ../nbs/090_embedder.ipynb #39e2bbc8

@@ -146,7 +146,8 @@ def test_index_and_exact_agree_and_the_index_is_used(shop, dims):
             conn.execute('set local enable_seqscan = off')
             conn.execute('set local enable_sort = off')
             query = skus_query(vector, 10, layout)
-            assert index_name(report.version, None) in str(conn.execute('explain ' + query.sql, query.params).fetchall())
+            plan = conn.execute('explain ' + query.sql, query.params).fetchall()
+            assert index_name(report.version, None) in str(plan)
         status = index_sizes(conn, report.version)
         measure_search(conn, status, questions=3)
         assert status.recall == 1 and status.unindexed == []
@@ -177,7 +178,8 @@ def test_similar_items_and_cut_by_a_wide_primary(shop):
         use_version(conn, wide)
         for kind in ('items', 'cut'):
             said = Likeness().similar(conn, kind, SkuKey(*key), 5)
-            assert said.model.startswith(wide) and len(said.found) == 5 and key not in {c.key for c in said.found}
+            assert said.model.startswith(wide) and len(said.found) == 5
+            assert key not in {c.key for c in said.found}
 
 
 def test_older_vectors_of_another_width(shop, monkeypatch):
@@ -189,7 +191,8 @@ def test_older_vectors_of_another_width(shop, monkeypatch):
         conn.execute('create table older384 (image_id int primary key, product_id int, '
                      'image_embedding vector, image_url text, model_version text)')
         rng = np.random.default_rng(0)
-        rows = [(n, n, rng.normal(size=384 if n else 512).astype('float32'), f'{n}.jpg', 'x') for n in range(5)]
+        vectors = [rng.normal(size=384 if n else 512).astype('float32') for n in range(5)]
+        rows = [(n, n, vector, f'{n}.jpg', 'x') for n, vector in enumerate(vectors)]
         conn.cursor().executemany('insert into older384 values (%s, %s, %s, %s, %s)', rows)
     ids = {n: SkuKey(*shop.world.keys[n]) for n in range(5)}
     with shop.db() as db:
