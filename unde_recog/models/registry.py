@@ -126,6 +126,8 @@ def get_card(name: str | None = None, settings: Settings | None = None) -> Model
     own = cards().get(name)
     if own is not None and all(f.asset for f in own.files): return own  # comes with the package
     known = {**cards(), **pulled_cards(settings)}
+    if ':' in name and name not in known and name.split(':')[0] in known:
+        raise UnknownModel(f'{name} is not made on this machine: run `unde-recog models optimise {name}`')
     if name not in known:
         raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(known)}")
     return known[name]
