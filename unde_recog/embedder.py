@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 # %% auto #0
-__all__ = ['TextEncoder', 'centre_square', 'square', 'to_tensor', 'unit_rows', 'Tower', 'Embedder', 'load_embedder',
-           'embedder_for']
+__all__ = ['TextEncoder', 'centre_square', 'square', 'to_tensor', 'unit_rows', 'Tower', 'Embedder', 'images_a_call',
+           'load_embedder', 'embedder_for']
 
-# %% ../nbs/090_embedder.ipynb #3486d379
+# %% ../nbs/090_embedder.ipynb #e7363b52
 import numpy as np
 from PIL import Image
 from .models.classical import ClassicalDescriptor
 from .models.colour import COLOUR_FILE, ColourJoined, padded
 from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
-from .models.onnx import CPU, OnnxTower, Preset, provider_list, session_options
+from .models.onnx import CPU, OnnxTower, Preset, best_providers, provider_list, session_options
 from .models.registry import ModelCard, Preprocessing, get_card, models_dir, require_files
 from .settings import Settings, load_settings
 from .models.text import TextTower, open_text
+from .models.variants import OpenVinoTower
 
 # %% ../nbs/090_embedder.ipynb #030a14f6
 def centre_square(
@@ -85,6 +86,11 @@ class Embedder:
     def model_version(self) -> str: return self.named or self.card.model_version
     @property
     def dims(self) -> int: return self.card.dims
+    @property
+    def device(self) -> str:
+        "Where its network runs, as ONNX Runtime names it."
+        session = getattr(self.tower, 'session', None)
+        return CPU if session is None else session.get_providers()[0]
     def __repr__(self) -> str: return f'Embedder({self.model_version})'
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -110,18 +116,26 @@ def _hybrid(path: Path, preset: Preset, threads: int | None, providers: str) -> 
     if side_by_side: options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=provider_list(providers))
     run = lambda pixels, colours: session.run(None, {'pixels': pixels, 'colours': colours})[0]
-    return HybridDescriptor(run, workers)
+    made = HybridDescriptor(run, workers)
+    made.session = session  # type: ignore[attr-defined]  # it says where it runs
+    return made
 
-# %% ../nbs/090_embedder.ipynb #c4e4acb7
+# %% ../nbs/090_embedder.ipynb #719aaa3d
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None, *,
            providers: str = CPU) -> Tower:
     "The image tower of a card, from its files."
     first = next(iter(files.values()))
     if card.kind == 'classical': return ClassicalDescriptor(first)
     if card.kind == 'fused': return _hybrid(first, preset, threads, providers)
-    graph = next(path for name, path in files.items() if name.endswith('.onnx'))  # the image's is first
+    graph = next((p for p in files.values() if p.suffix == '.onnx'), first)  # the image's is first
+    prepare = lambda images: to_tensor(images, card.crop, card.preprocessing)
+    if first.suffix == '.xml':
+        intel = OpenVinoTower(first, threads, batch=preset == 'batch')
+        encode = lambda images: intel(prepare(images))
+        encode.network = intel  # type: ignore[attr-defined]
+        return encode
     network = OnnxTower(graph, preset, threads, providers)
-    encode = lambda images: network(to_tensor(images, card.crop, card.preprocessing))
+    encode = lambda images: network(prepare(images))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
     colours = files.get(COLOUR_FILE)
     return ColourJoined(encode, colours) if colours else encode
@@ -139,7 +153,12 @@ def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
 
 _BATCH = {'runtime': {'onnx': 1, 'fused': 4}, 'batch': {'fused': 64}}  # images a call
 
-# %% ../nbs/090_embedder.ipynb #3b8234a1
+def images_a_call(card: ModelCard, preset: Preset) -> int:
+    "How many images a network sees at once."
+    # activations in 8 bits are gauged over all that is seen at once: alone, a photo's vector is its own
+    return 1 if card.name.endswith(':int8') else _BATCH[preset].get(card.kind, 16)
+
+# %% ../nbs/090_embedder.ipynb #5f068f91
 def load_embedder(
     name: str | None = None,
     preset: Preset = 'runtime',
@@ -153,10 +172,11 @@ def load_embedder(
     settings = settings or load_settings()
     card = get_card(name or settings.EMBEDDER_MODEL, settings)
     files = require_files(card, settings)
-    tower = _tower(card, files, preset, threads, providers=settings.ONNX_PROVIDERS)
+    providers = best_providers() if settings.DEVICE == 'auto' else settings.ONNX_PROVIDERS
+    tower = _tower(card, files, preset, threads, providers=providers)
     text: Any = _text(card, tower, settings, preset, threads=threads)
     if text is not None and COLOUR_FILE in files: text = padded(text, card.dims)
-    return Embedder(card, tower, batch=_BATCH[preset].get(card.kind, 16), text=text)
+    return Embedder(card, tower, batch=images_a_call(card, preset), text=text)
 
 # %% ../nbs/090_embedder.ipynb #39e2bbc8
 def embedder_for(

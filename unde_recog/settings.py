@@ -136,6 +136,9 @@ class _Places(BaseModel):
     ONNX_PROVIDERS: str = _f(
         'CPUExecutionProvider', 'of ONNX Runtime, best first, as CUDAExecutionProvider,CPUExecutionProvider'
     )
+    DEVICE: Literal['cpu', 'auto'] = _f(
+        'cpu', 'cpu: ONNX_PROVIDERS as it stands; auto: the fastest that the installed ONNX Runtime offers'
+    )
     INDEX_SHRINK_LIMIT: Share = _f(.2, 'share of a version that one index run may remove')
     UNDE_DATA_DIR: Path | None = _f(None, "embedded database, models, caches; unset = the platform's place")
     ALLOW_PRIVATE_URLS: bool = _f(False, 'let photo URLs point into private networks')

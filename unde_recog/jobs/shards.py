@@ -136,7 +136,7 @@ def embed_shard(
 # %% ../../nbs/128_jobs.shards.ipynb #a368825b
 _KEYS = (
     'DATABASE_URL', 'PRODUCTION_DB_URL', 'STAGING_DB_URL', 'UNDE_DATA_DIR', 'ALLOW_PRIVATE_URLS',
-    'S3_ENDPOINT_URL', 'S3_BUCKET', 'ONNX_PROVIDERS',
+    'S3_ENDPOINT_URL', 'S3_BUCKET', 'ONNX_PROVIDERS', 'DEVICE',
 )
 
 def settings_items(settings: Settings) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ from typing import Any
 # %% auto #0
 __all__ = ['OnPlan', 'wanted_card', 'wanted_hub', 'PullPlan', 'plan_pull', 'check_tokenizer', 'cut_towers', 'check_words',
            'export_sources', 'tidy_words', 'words_known', 'write_tokenizer', 'file_of', 'make_card', 'is_whole',
-           'make_folder', 'keep_calibration', 'pull_model', 'card_of_export']
+           'make_folder', 'keep_calibration', 'drop_variants', 'pull_model', 'card_of_export']
 
 # %% ../../nbs/084_models.pull.ipynb #fb6b7cdb
 import numpy as np
@@ -252,7 +252,19 @@ def keep_calibration(before: ModelCard | None, card: ModelCard, settings: Settin
     write_card(kept, settings)
     return kept
 
-# %% ../../nbs/084_models.pull.ipynb #df7070a6
+# %% ../../nbs/084_models.pull.ipynb #03d0afaf
+def drop_variants(folder: Path) -> list[str]:
+    "Remove the faster variants (087) in a model's folder, as its weights have changed; → their names."
+    gone = []
+    for path in sorted(folder.glob('card-*.json')):
+        card = ModelCard.model_validate_json(path.read_text('utf-8'))
+        for file in card.files:
+            if file.name.startswith('image-'): (folder/file.name).unlink(missing_ok=True)
+        path.unlink()
+        gone.append(card.name)
+    return gone
+
+# %% ../../nbs/084_models.pull.ipynb #809331e4
 OnPlan = Callable[[PullPlan], None]
 
 def pull_model(
@@ -279,6 +291,8 @@ def pull_model(
     with TemporaryDirectory(prefix='.part-', dir=root) as aside:
         card = make_folder(plan, source, Path(aside), text=text, crop=crop)
         folder.mkdir(exist_ok=True)
+        old = folder/'image.onnx'
+        if old.is_file() and sha256_of(old) != sha256_of(Path(aside)/old.name): drop_variants(folder)
         for path in sorted(Path(aside).iterdir(), key=lambda p: p.name == 'card.json'):
             os.replace(path, folder/path.name)
     shutil.rmtree(source.parent)

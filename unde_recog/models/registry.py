@@ -119,7 +119,7 @@ def pulled_cards(settings: Settings | None = None) -> dict[str, ModelCard]:
         found[card.name] = card
     return found
 
-# %% ../../nbs/070_models.registry.ipynb #bdb69c47
+# %% ../../nbs/070_models.registry.ipynb #0d5df231
 def get_card(name: str | None = None, settings: Settings | None = None) -> ModelCard:
     """The card of `name`, else of the offline default.
 
@@ -130,6 +130,8 @@ def get_card(name: str | None = None, settings: Settings | None = None) -> Model
     if own is not None and all(f.asset for f in own.files): return own_thresholds(own, settings)
     known = {**cards(), **pulled_cards(settings)}
     if name in known: return known[name]
+    if ':' in name and name.split(':')[0] in known:
+        raise UnknownModel(f'{name} is not made on this machine: run `unde-recog models optimise {name}`')
     if name.endswith('+colour') and name.removesuffix('+colour') in known:
         raise UnknownModel(f'{name}: its colours are not fitted yet: run {remedy(name)}')
     raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(known)}")

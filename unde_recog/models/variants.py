@@ -13,14 +13,21 @@ from typing import Any, NamedTuple
 # %% auto #0
 __all__ = ['VARIANTS', 'Prepare', 'norm_readers', 'loudest', 'smooth', 'has_vnni', 'to_int8', 'openvino_library', 'to_openvino',
            'OpenVinoTower', 'Variant', 'split_variant', 'mean_cosine', 'base_of', 'build', 'run_tower', 'variant_card',
-           'make_variant', 'drop_variants']
+           'make_variant']
 
 # %% ../../nbs/087_models.variants.ipynb #ad4dece1
 import numpy as np
 from .fusion import Net, fuse, tidy
 from .graphs import apart, onnx_library, probe, run_graph
 from unde_recog.models.registry import (
-    ModelCard, ModelFile, ModelUnavailable, card_name, get_card, models_dir, require_files, sha256_of,
+    ModelCard,
+    ModelFile,
+    ModelUnavailable,
+    card_name,
+    get_card,
+    models_dir,
+    require_files,
+    sha256_of,
 )
 from ..settings import Settings
 
@@ -189,7 +196,8 @@ def run_tower(path: Path, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([run(row[None]) for row in pixels])
 
 # %% ../../nbs/087_models.variants.ipynb #1d2c533e
-def variant_card(card: ModelCard, variant: str, folder: Path, files: Sequence[Path], cosine: tuple[float, float]) -> ModelCard:
+def variant_card(card: ModelCard, variant: str, files: Sequence[Path],
+                 cosine: tuple[float, float]) -> ModelCard:
     "The card of a variant: the base's, with a name, revision and files of its own, thresholds open."
     made = [ModelFile(name=p.name, sha256=sha256_of(p), bytes=p.stat().st_size) for p in files]
     digest = (made[-1].sha256 or '')[:8]  # OpenVINO's weights come second
@@ -219,17 +227,8 @@ def make_variant(name: str, settings: Settings, prepare: Prepare) -> ModelCard:
             raise ModelUnavailable(f'{name}: mean cosine with {card.name} is {cosine[0]:.4f}, under {promise.parity:.4f}: '
                 'this model does not bear it')
         files = [p for p in (path, path.with_suffix('.bin')) if p.is_file()]
-        made = variant_card(card, variant, folder, files, cosine)
+        made = variant_card(card, variant, files, cosine)
         for p in files: os.replace(p, folder/p.name)
     text = made.model_dump_json(indent=2, exclude_defaults=True)
     (folder/f'card-{variant}.json').write_text(text, 'utf-8')
     return made
-
-def drop_variants(folder: Path) -> list[str]:
-    "Remove the variants in a model's folder, as its weights have changed; → their names."
-    gone = [v for v in VARIANTS if (folder/f'card-{v}.json').is_file()]
-    for v in gone:
-        (folder/f'card-{v}.json').unlink()
-        for suffix in {Path(VARIANTS[v].file).suffix, '.bin'}:
-            (folder/VARIANTS[v].file).with_suffix(suffix).unlink(missing_ok=True)
-    return gone
