@@ -1865,6 +1865,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'unde_recog/jobs/job.py'),
                                      'unde_recog.jobs.job.RunRecord.beat': ('jobs.job.html#runrecord.beat', 'unde_recog/jobs/job.py'),
                                      'unde_recog.jobs.job.RunRecord.end': ('jobs.job.html#runrecord.end', 'unde_recog/jobs/job.py'),
+                                     'unde_recog.jobs.job._alarm': ('jobs.job.html#_alarm', 'unde_recog/jobs/job.py'),
                                      'unde_recog.jobs.job._cost': ('jobs.job.html#_cost', 'unde_recog/jobs/job.py'),
                                      'unde_recog.jobs.job._done': ('jobs.job.html#_done', 'unde_recog/jobs/job.py'),
                                      'unde_recog.jobs.job._failed': ('jobs.job.html#_failed', 'unde_recog/jobs/job.py'),
