@@ -28,12 +28,13 @@ from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
 from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
+    FETCHING,
     CatalogPhoto,
     EmbeddingError,
     LoadedPhoto,
     listed_photos,
     prefetched,
-    read_photo,
+    read_stored,
 )
 from unde_recog.jobs.runs import (
     IndexBusy,
@@ -180,9 +181,9 @@ class IndexOptions:
     "How a run works; none of it changes what is in the index in the end."
     storage: Storage | None = None
     progress: Progress | None = None
-    threads: int = 8
+    threads: int = FETCHING
     ahead: int = 500
-    chunk: int = 16
+    chunk: int = 64
     commit: int = 256
     shrink_limit: float = .2
     allow_shrink: bool = False
@@ -231,7 +232,7 @@ def _bring_up(
     tried = failed_since(conn, version, how.tried_since)
     def read(p: CatalogPhoto) -> LoadedPhoto:
         if (p.key, p.url) in tried: return LoadedPhoto(p, error=tried[p.key, p.url])
-        return read_photo(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
+        return read_stored(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
     embed_missing(writer, prefetched(todo, read, how.ahead, how.threads), len(todo), how.progress)
     scope: dict[str, Any] = {'version': version, 'unread': writer.unread, 'brands': brands}
     scope |= {'limit': how.limit, 'lease': writer.lease}

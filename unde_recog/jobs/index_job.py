@@ -147,7 +147,7 @@ def run_index(context: JobContext) -> JobReport:
     if for_products(context, embedder.card): return index_report(index_items(context.db, embedder, **options))
     started = time.monotonic()
     since, rows = spread_shards(context, embedder)
-    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample, 'chunk': 64}
+    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample}
     report = index_catalogue(context.db, embedder, **options)
     report.embedded, report.unchanged = report.embedded + rows, report.unchanged - rows
     report.seconds = time.monotonic() - started
