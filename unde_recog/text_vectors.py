@@ -37,6 +37,8 @@ class TextHit(NamedTuple):
 
 # %% ../nbs/047_text_vectors.ipynb #a6f04447
 INDEX_FROM = 4000  # rows; below, an exact scan is as fast
+_BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
+    set_config('statement_timeout', '0', true)'''
 _BUILD = '''create index {} on item_embeddings using hnsw ((vector::{kind}({dims})) {kind}_cosine_ops)
     with (m = 16, ef_construction = 64)
     where namespace = {space} and version = {version} and modality = 'text' '''
@@ -61,7 +63,7 @@ def build_text_index(conn: psycopg.Connection, space: TextSpace, memory: str = '
     with conn.transaction():
         (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
         if known: return False
-        conn.execute("select set_config('maintenance_work_mem', %s, true)", (memory,))
+        conn.execute(_BUILD_SETTINGS, (memory,))  # building takes longer than a query may
         conn.execute(sql.SQL(_BUILD).format(sql.Identifier(name), **parts))
         conn.execute(sql.SQL('comment on index {} is {}').format(sql.Identifier(name), comment))
     return True

@@ -32,7 +32,7 @@ from ..text_vectors import INDEX_FROM, NAMESPACE, NO_ORG, TextSpace, build_text_
 from ..vendors.calls import VendorError
 from ..vendors.council import price
 from ..vendors.text_embeddings import WIDTHS, TextEmbeddings
-from ..vendors.text_source import LocalTexts, TextModel, open_texts
+from ..vendors.text_source import LocalTexts, TextModel, may_be_read, open_texts
 
 # %% ../../nbs/137_jobs.texts.ipynb #faf7d4e1
 AT_ONCE, A_CALL, FIRST_SHARE = 10, 32, .05
@@ -228,11 +228,11 @@ def _finish(state: TextState, work: TextWork) -> None:
         if not held: return
         versions = list_versions(conn, space.namespace)
         before = version_in_force(versions)
+        read = before is not None and may_be_read(before)
         was_part = all(v.partial for v in versions if v.version == space.version)
         partial_ = was_part and (work.part or len(held) < .95*work.whole)
         counts = {'embedded': state.done['embedded'], 'tokens': state.tokens, 'failed': dict(state.failed)}
         finish_texts(conn, space, len(held), counts, partial=partial_)
-        read = before is not None and not (before.partial and before.chosen_at is None)
         if before and read and not partial_: keep_reading(conn, space.namespace, before.version)
 
 # %% ../../nbs/137_jobs.texts.ipynb #66fa8349
@@ -267,8 +267,9 @@ def report_texts(context: JobContext) -> JobReport:
         in_force = version_in_force(list_versions(conn, work.space.namespace))
     report = JobReport(job='texts', done={'vectors': len(work.known)}, failed=dict(failed))
     report.covered, report.total, report.covers = fresh, len(work.listed), 'texts'
-    read = in_force.version + (' (a part)' if in_force.partial else '') if in_force else 'none'
+    read = in_force.version if in_force and may_be_read(in_force) else 'none'
     report.notes = [f'version {work.space.version}; queries read {read}']
+    if in_force and read == 'none': report.notes.append(f'{in_force.version} is a part: nobody reads it')
     return report
 
 JOB = Job(name='texts', plan=plan_texts, run=run_texts, report=report_texts, options=TextOptions)

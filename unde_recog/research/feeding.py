@@ -40,7 +40,7 @@ def draw_pictures(
 
 _PRODUCT = '''insert into raw_products (source, external_id, brand, name, description, category,
         category_canonical, colour, image_urls, image_views, image_status, index_scope, ximilar_target_count)
-    values ('feeding', %s, %s, %s, %s, %s, %s, %s, %s, %s, 'uploaded', 'pilot', %s)'''
+    values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'uploaded', 'pilot', %s)'''
 
 def list_products(
     db: Databases, world: World, keys: Sequence[SkuKey], count: int, *,
@@ -56,10 +56,11 @@ def list_products(
         facts = product.name, product.description, product.category, product.garment.category
         colour = product.garment.colour
         number = drawn.external_id if count <= len(keys) else f'{n:06}'
-        rows.append((number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
+        source = f'feeding {drawn.brand}'  # two brands may have the same id
+        rows.append((source, number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
     with db.connect('catalogue') as conn, conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(_PRODUCT, rows)
-    return [SkuKey(row[1], row[0]) for row in rows]
+    return [SkuKey(row[2], row[1]) for row in rows]
 
 # %% ../../nbs/245_research.feeding.ipynb #a3f9cb3a
 STRIKES = (

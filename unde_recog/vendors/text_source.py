@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 # %% auto #0
-__all__ = ['log', 'KEPT', 'TextModel', 'LocalTexts', 'open_texts', 'place_of_words', 'text_version', 'listed_among',
-           'QueryVectors', 'TextList', 'TextSource']
+__all__ = ['log', 'KEPT', 'TextModel', 'LocalTexts', 'open_texts', 'place_of_words', 'may_be_read', 'text_version',
+           'listed_among', 'QueryVectors', 'TextList', 'TextSource']
 
 # %% ../../nbs/113_vendors.text_source.ipynb #fa3ad5b1
 import numpy as np
@@ -69,11 +69,15 @@ def place_of_words(words: str) -> float:
     "Where a query stands between 0 and 1, for shares: always the same."
     return int(hashlib.sha256(f'texts\0{words}'.encode()).hexdigest()[:8], 16)/2**32
 
+def may_be_read(version: StoredVersion) -> bool:
+    "Whether a version is whole, or chosen as it is."
+    return not version.partial or version.chosen_at is not None
+
 def text_version(conn: psycopg.Connection, words: str, canary: float = 0.) -> StoredVersion | None:
     "The version whose vectors these words are held against; None if there is none to be read."
     if place_of_words(words) < canary and (trial := version_on_trial(conn, NAMESPACE)): return trial
     found = version_in_force(list_versions(conn, NAMESPACE))
-    return None if found is None or found.partial and found.chosen_at is None else found
+    return found if found and may_be_read(found) else None
 
 # %% ../../nbs/113_vendors.text_source.ipynb #6bafb396
 _LISTED = '''select p.brand, p.external_id from raw_products p
