@@ -1297,6 +1297,11 @@ def test_two_worker_processes_are_one_service(shop, tmp_path):
         eventually(lambda: all(value(answered) == 12 for _ in range(6)), 20)  # new connections: any process
         eventually(lambda: value('unde_log_rows_written_total') == 12, 20)
         eventually(lambda: '\nunde_ready 1.0' in says('/metrics').text, 60)  # now both are
+        # what both read is told once, not added up: the alert on scores compares with it
+        with shop.running() as (client, _):
+            alone = next(line for line in client.get('/metrics').text.splitlines()
+                         if line.startswith('unde_primary_score_limit '))
+        assert value('unde_primary_score_limit') == float(alone.split()[-1]) > 0
     finally:
         process.terminate()
         process.wait(40)
