@@ -1085,7 +1085,7 @@ def test_lab_draws_a_photo_that_is_kept_to_scale(visit, scene, shop, site):
     assert httpx.get(f'{site}/api/v1/requests', params={'limit': 0}).status_code == 422
 
 
-def test_a_photo_kept_with_consent_from_the_page_to_the_labeller_and_gone(visit, scene, shop, vendors, tmp_path):
+def test_a_photo_kept_with_consent_is_labelled_and_gone(visit, scene, shop, tmp_path):
     "The box on the page → kept → the lab shows it → on the list → labelled → deleted everywhere."
     from unde_recog.research.label_pool import PoolChoice, pool_to_label
     from unde_recog.media.images import full_size
@@ -1093,7 +1093,8 @@ def test_a_photo_kept_with_consent_from_the_page_to_the_labeller_and_gone(visit,
     file = tmp_path/'keys.json'
     add_key(file, 'page')
     key = add_key(file, 'science', ('recognize', 'lab'))
-    settings = load_settings(env={}, **shop[1] | {'API_KEYS_FILE': file, 'PUBLIC_PAGE': True, 'PHOTO_SAMPLE': 1})
+    values = shop[1] | {'API_KEYS_FILE': file, 'PUBLIC_PAGE': True, 'PHOTO_SAMPLE': 1}
+    settings = load_settings(env={}, **values)
     store = open_storage(settings)
     large = scene.image.resize((1500, 1500*scene.image.height//scene.image.width))
     with serving(settings) as url:
@@ -1106,13 +1107,13 @@ def test_a_photo_kept_with_consent_from_the_page_to_the_labeller_and_gone(visit,
         (width,) = logged(shop, rid, 'photo_width')
         (kept,) = [name for name in store.list('uploads/') if rid in name]
         lab = visit(f'/lab?id={rid}', at=url)
+        on_list = "document.querySelector('[data-key=listed]')?.getAttribute('aria-pressed') === 'true'"
         give(lab, key)
         lab.wait_for_selector('.scene image[href^="blob:"]')
         lab.click('[data-key="listed"]')
-        until(lab, "document.querySelector('[data-key=listed]').getAttribute('aria-pressed') === 'true'")
+        until(lab, on_list)
         lab.goto(f'{url}/lab?id={rid}')  # in the trail too, not in the list alone
-        lab.wait_for_selector('[data-key=listed]')
-        until(lab, "document.querySelector('[data-key=listed]').getAttribute('aria-pressed') === 'true'")
+        until(lab, on_list)
         data, path, said = pool_to_label(settings, PoolChoice(listed=True))
         assert path is None and set(data.items.photo) == {rid} and 'by hand' in said
         photo = data.photos(rid)
@@ -1120,7 +1121,8 @@ def test_a_photo_kept_with_consent_from_the_page_to_the_labeller_and_gone(visit,
         page.click('[data-key="own-delete"]')
         until(page, "document.getElementById('own-said').textContent")
         assert not store.exists(kept)
-        with pytest.raises(ValueError, match='none of the'): pool_to_label(settings, PoolChoice(listed=True))
+        with pytest.raises(ValueError, match='none of the'):
+            pool_to_label(settings, PoolChoice(listed=True))
         lab.reload()
         until(lab, "document.getElementById('trouble').innerText.trim()")
         assert lab.locator('.scene').count() == 0

@@ -36,8 +36,10 @@ class Watch:
     port: int
 
     def firing(self) -> set[str]:
-        "Names of the alerts that fire now."
-        told = httpx.get(f'http://127.0.0.1:{self.port}/api/v1/alerts', timeout=5, trust_env=False).json()
+        "Names of the alerts that fire now; none while Prometheus itself is too slow to say."
+        address = f'http://127.0.0.1:{self.port}/api/v1/alerts'
+        try: told = httpx.get(address, timeout=5, trust_env=False).json()
+        except httpx.HTTPError: return set()
         return {a['labels']['alertname'] for a in told['data']['alerts'] if a['state'] == 'firing'}
 
 @contextmanager
