@@ -1100,6 +1100,11 @@ def test_what_stands_in_front_of_it(shop):
         for path in ('/', '/health', '/assets/app.js', '/api/v1/samples'):
             head, got = client.head(path), client.get(path)
             assert head.status_code == got.status_code == 200 and head.content == b'', path
+            # a proxy takes the path away, or passes it on
+            assert client.get('/look' + path).status_code == 200
+        counted = client.get('/metrics').text
+        assert 'unde_http_requests_total{method="HEAD",route="/",status="200"}' in counted
+        assert client.get('/looking').status_code == 404
         script = client.get('/assets/app.js', headers={'Accept-Encoding': 'gzip'})
         assert script.headers['content-encoding'] == 'gzip' and script.headers['cache-control'] == 'no-cache'
         again = client.get('/assets/app.js', headers={'If-None-Match': script.headers['etag']})
