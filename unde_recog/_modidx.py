@@ -3785,6 +3785,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'unde_recog/research/log_files.py'),
                                                'unde_recog.research.log_files.unflat': ( 'research.log_files.html#unflat',
                                                                                          'unde_recog/research/log_files.py'),
+                                               'unde_recog.research.log_files.untied': ( 'research.log_files.html#untied',
+                                                                                         'unde_recog/research/log_files.py'),
                                                'unde_recog.research.log_files.write_log': ( 'research.log_files.html#write_log',
                                                                                             'unde_recog/research/log_files.py'),
                                                'unde_recog.research.log_files.write_table': ( 'research.log_files.html#write_table',
