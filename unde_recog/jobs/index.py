@@ -16,7 +16,7 @@ __all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_miss
            'failed_since', 'photos_at', 'sampled', 'index_catalogue', 'decide_part', 'finalize_version',
            'indexed_model']
 
-# %% ../../nbs/124_jobs.index.ipynb #910928e9
+# %% ../../nbs/124_jobs.index.ipynb #edc603cd
 import numpy as np
 import psycopg
 from ..contracts import SkuKey

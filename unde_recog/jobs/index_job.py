@@ -124,7 +124,7 @@ def spread_shards(context: JobContext, embedder: Embedder) -> tuple[float | None
     else: context.spread(context.settings, tasks, done)
     return tasks[0].since, count_rows(context, version) - before
 
-# %% ../../nbs/129_jobs.index_job.ipynb #d566c7ef
+# %% ../../nbs/129_jobs.index_job.ipynb #1b09504c
 def index_report(report: IndexReport) -> JobReport:
     "A run of the index in the words of the jobs."
     done = {k: getattr(report, k) for k in ('embedded', 'unchanged', 'moved', 'replaced', 'removed')}
