@@ -4270,6 +4270,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'unde_recog/research/report.py'),
                                             'unde_recog.research.report.typed': ( 'research.report.html#typed',
                                                                                   'unde_recog/research/report.py'),
+                                            'unde_recog.research.report.without_controls': ( 'research.report.html#without_controls',
+                                                                                             'unde_recog/research/report.py'),
                                             'unde_recog.research.report.write_metrics': ( 'research.report.html#write_metrics',
                                                                                           'unde_recog/research/report.py')},
             'unde_recog.research.retrieval': { 'unde_recog.research.retrieval.Interval': ( 'research.retrieval.html#interval',
