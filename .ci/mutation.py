@@ -2,9 +2,10 @@
 
     python .ci/mutation.py [--grown] [MUTANTS A ROOM] [ROOM ...]
 
-Mutants are made by cosmic-ray in a copy of the checkout, drawn evenly by seed. A run that was stopped goes on
-where it stopped; a module or tests that have changed are begun anew. With --grown, for tests to which some were
-added and nothing else: what was noticed stays noticed, and only survivors are tried again. Figures and survivors go into reports/mutation."""
+Mutants are made by cosmic-ray in a copy of the checkout, drawn evenly by seed. A run that was stopped goes
+on where it stopped; a module or tests that have changed are begun anew. With --grown, for tests to which
+some were added and nothing else: what was noticed stays noticed, only survivors are tried again. Figures and
+survivors go into reports/mutation."""
 
 import ast
 import hashlib
@@ -108,7 +109,8 @@ def run_tests(tests, limit=TIMEOUT):
         import pytest
 
         quick = ['-p', 'no:cacheprovider', '-p', 'no:schemathesis', '-p', 'no:xdist', '-p', 'no:anyio']
-        code = pytest.main(['-x', '-q', *quick, *QUICK, '--hypothesis-seed=0', f'--timeout={limit:.0f}', *tests])
+        how = [*quick, *QUICK, '--hypothesis-seed=0', f'--timeout={limit:.0f}']
+        code = pytest.main(['-x', '-q', *how, *tests])
         os._exit(int(code))
     ends = time.monotonic() + limit
     while time.monotonic() < ends:
