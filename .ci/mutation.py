@@ -1,9 +1,13 @@
 """Would the tests notice? Mutants of the rooms that must not err, each against the tests of its room.
 
-    python .ci/mutation.py [MUTANTS A ROOM] [ROOM ...]
+    python .ci/mutation.py [--grown] [MUTANTS A ROOM] [ROOM ...]
+    python .ci/mutation.py --report
 
-Mutants are made by cosmic-ray in a copy of the checkout, drawn evenly by seed. A run that was stopped goes on
-where it stopped; a module that has changed is begun anew. Figures and survivors go into reports/mutation."""
+Mutants are made by cosmic-ray in a copy of the checkout, drawn evenly by seed. A run that was stopped goes
+on where it stopped; a module or tests that have changed are begun anew. With --grown, for tests to which
+some were added and nothing else: what was noticed stays noticed, only survivors are tried again. Figures and
+survivors go into reports/mutation; --report writes them from what is known, where a survivor of fewer tests
+counts as one."""
 
 import ast
 import hashlib
@@ -107,7 +111,8 @@ def run_tests(tests, limit=TIMEOUT):
         import pytest
 
         quick = ['-p', 'no:cacheprovider', '-p', 'no:schemathesis', '-p', 'no:xdist', '-p', 'no:anyio']
-        code = pytest.main(['-x', '-q', *quick, *QUICK, '--hypothesis-seed=0', f'--timeout={limit:.0f}', *tests])
+        how = [*quick, *QUICK, '--hypothesis-seed=0', f'--timeout={limit:.0f}']
+        code = pytest.main(['-x', '-q', *how, *tests])
         os._exit(int(code))
     ends = time.monotonic() + limit
     while time.monotonic() < ends:
@@ -120,14 +125,21 @@ def run_tests(tests, limit=TIMEOUT):
     return 'hung'
 
 
-def known_results(digest):
-    "What earlier runs found, of modules that are as they were."
+def digests():
+    "Room → (digest of the module, digest of module and tests)."
+    def of(*names): return hashlib.sha256(b''.join((TREE / n).read_bytes() for n in names)).hexdigest()[:12]
+    return {room: (of(f'unde_recog/{room}.py'), of(f'unde_recog/{room}.py', *t)) for room, t in ROOMS.items()}
+
+
+def known_results(digest, grown=False):
+    "What earlier runs found, of modules and tests that are as they were; `grown`: tests may be more."
     if not RESULTS.exists():
         return {}
     rows = map(json.loads, RESULTS.read_text('utf-8').splitlines())
-    return {
-        (r['room'], r['operator'], r['occurrence']): r for r in rows if r['digest'] == digest.get(r['room'])
-    }
+    def holds(r):
+        module, both = digest.get(r['room'], ('', ''))
+        return r['digest'] == both or grown and r.get('module') == module and r['outcome'] != 'survived'
+    return {(r['room'], r['operator'], r['occurrence']): r for r in rows if holds(r)}
 
 
 def mutate_room(room, wanted, known, digest, limit):
@@ -160,7 +172,8 @@ def mutate_room(room, wanted, known, digest, limit):
                 'occurrence': occurrence,
                 'line': line,
                 'outcome': outcome,
-                'digest': digest[room],
+                'module': digest[room][0],
+                'digest': digest[room][1],
                 'before': changed[0][0].strip(),
                 'after': changed[0][1].strip(),
                 'seconds': round(time.monotonic() - started, 1),
@@ -239,7 +252,20 @@ def write_report(rooms, totals):
     return total
 
 
-def main(wanted=40, names=()):
+def report_known():
+    "The report of all earlier runs on the modules as they are."
+    copy_checkout()
+    modules, latest = {room: module for room, (module, _) in digests().items()}, {}
+    for r in map(json.loads, RESULTS.read_text('utf-8').splitlines()):
+        if r.get('module') == modules.get(r['room']): latest[r['room'], r['operator'], r['occurrence']] = r
+    rooms = {room: [r for r in latest.values() if r['room'] == room] for room in ROOMS}
+    rooms = {room: rows for room, rows in rooms.items() if rows}
+    totals = {room: len(list(all_mutants(TREE / 'unde_recog' / f'{room}.py'))) for room in rooms}
+    print(json.dumps(write_report(rooms, totals)))
+    return 0
+
+
+def main(wanted=40, names=(), grown=False):
     os.environ |= {'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
     copy_checkout()
     for name in 'hypothesis numpy openpyxl pandas PIL.Image psycopg_pool pyarrow pytest'.split():
@@ -260,13 +286,8 @@ def main(wanted=40, names=()):
     for name in [m for m in sys.modules if m.split('.')[0] == 'unde_recog']:
         del sys.modules[name]
     sys.path.remove(str(ROOT))
-    digest = {
-        room: hashlib.sha256(
-            b''.join((TREE / p).read_bytes() for p in (f'unde_recog/{room}.py', *tests))
-        ).hexdigest()[:12]
-        for room, tests in ROOMS.items()
-    }
-    known, rooms, totals = known_results(digest), {}, {}
+    digest = digests()
+    known, rooms, totals = known_results(digest, grown), {}, {}
     for room in ROOMS:
         if names and room not in names:
             continue
@@ -282,4 +303,6 @@ def main(wanted=40, names=()):
 
 
 if __name__ == '__main__':
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, sys.argv[2:]))
+    if '--report' in sys.argv: sys.exit(report_known())
+    given = [a for a in sys.argv[1:] if a != '--grown']
+    sys.exit(main(int(given[0]) if given else 40, given[1:], '--grown' in sys.argv))

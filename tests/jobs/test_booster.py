@@ -203,7 +203,8 @@ def test_what_somebody_took_out_is_sent_again_by_the_next_run(shop):
     assert report.done == {'updated': 1} and report.failed == {'missing in the collection': 1}
     assert plan_booster(shop.context()).costs['credits'] == 10 and shop.audit()['synced'] == 9
     assert shop.run().done == {'inserted': 1} and shop.audit()['synced'] == 10
-    assert {r['name'] for r in shop.collection().records.values() if r['external_id'] == '000002'} == {'Renamed'}
+    records = shop.collection().records.values()
+    assert {r['name'] for r in records if r['external_id'] == '000002'} == {'Renamed'}
 
 
 def test_an_image_that_is_refused_costs_the_others_nothing(shop, monkeypatch):

@@ -273,14 +273,15 @@ def test_a_fetched_photo_is_read_again_only_if_it_has_changed(db, tmp_path, embe
     storage = CountingStorage(tmp_path/'storage')
     keys = [f'originals/hm/p{n}/0.jpg' for n in range(3)]
     known = [(f'p{n}', f'storage:{k}', k, image_hash(storage.get(k))) for n, k in enumerate(keys)]
-    with db.connect('catalogue') as conn: conn.cursor().executemany(
-        """insert into photo_files (brand, external_id, position, source_url, state, storage_key, content_hash)
-        values ('hm', %s, 0, %s, 'fetched', %s, %s)""", known)
+    with db.connect('catalogue') as conn:
+        conn.cursor().executemany("""insert into photo_files (brand, external_id, position, source_url, state,
+            storage_key, content_hash) values ('hm', %s, 0, %s, 'fetched', %s, %s)""", known)
     index_catalogue(db, embedder, storage=storage)
     storage.got.clear()
     assert index_catalogue(db, embedder, storage=storage).embedded == 0 and storage.got == []
     storage.put(keys[1], to_jpeg(Image.new('RGB', (40, 60), 'white')))
-    with db.connect('catalogue') as conn: conn.execute(
-        "update photo_files set content_hash = %s where external_id = 'p1'", (image_hash(storage.get(keys[1])),))
+    digest = image_hash(storage.get(keys[1]))
+    with db.connect('catalogue') as conn:
+        conn.execute("update photo_files set content_hash = %s where external_id = 'p1'", (digest,))
     storage.got.clear()
     assert index_catalogue(db, embedder, storage=storage).replaced == 1 and set(storage.got) == {keys[1]}

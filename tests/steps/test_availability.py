@@ -423,3 +423,11 @@ def test_each_product_has_its_own_malls():
     keys = [SkuKey('zara', n) for n in 'abcd']
     rows = [(n, [f'mall {n}']) for n in (4, 1, 3)]
     assert parse_malls(keys, rows) == {keys[n - 1]: [f'mall {n}'] for n in (1, 3, 4)}
+
+
+def test_malls_are_kept_for_a_minute_and_no_longer(monkeypatch):
+    times = iter([100., 130., 161.])
+    monkeypatch.setattr('unde_recog.availability.time.monotonic', lambda: next(times))
+    malls = Malls(ttl=60)
+    malls._malls, malls._read = {PRAGUE: ['zara']}, 100.
+    assert [malls.known(PRAGUE) for _ in range(3)] == [('zara',), ('zara',), None]
