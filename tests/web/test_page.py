@@ -587,8 +587,13 @@ def test_a_wrong_key_is_told_kindly(visit, locked, locale, unknown, poor):
     assert page.locator('.problem').count() == 0
 
 
-def test_lab_behind_a_key(visit, locked):
+def test_lab_behind_a_key(visit, locked, scene):
+    import httpx
     url, keys, _ = locked
+    wait_until_ready(url)
+    bearer = {'Authorization': f"Bearer {keys['page']}"}
+    asked = httpx.post(f'{url}/api/v1/recognize', files={'image': scene.data}, headers=bearer, timeout=30)
+    assert asked.status_code == 200
     page = visit('/lab', at=url)
     give(page, keys['page'])
     until(page, "document.querySelector('.key-form').innerText.includes('does not open this')")
