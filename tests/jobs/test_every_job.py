@@ -99,7 +99,8 @@ def test_progressive_killed_within_its_transaction(db, fresh_url, tmp_path):
     def target():
         with db.connect('catalogue') as conn:
             return conn.execute('select ximilar_target_count, ximilar_status from raw_products').fetchone()
-    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike '%%ximilar%%'"
+    waiting = """select count(*) from pg_stat_activity
+        where wait_event_type = 'Lock' and query ilike '%ximilar%'"""
     with psycopg.connect(fresh_url) as other, psycopg.connect(fresh_url, autocommit=True) as watch:
         other.execute('select 1 from raw_products for update')
         process = start(fresh_url, tmp_path, 'progressive', 99)

@@ -77,6 +77,7 @@ class ShardTask:
     ahead: int = 500
     threads: int = FETCHING
     chunk: int = 64
+    commit: int = 512  # photos that are written at once
     pause: float = 0.  # seconds of rest after each chunk, where others need the machine
 
 @dataclass(kw_only=True)
@@ -108,7 +109,7 @@ def _shard_work(
     with db.connect('vectors') as conn:
         todo = missing_of(conn, mine, task.version, task.since) if mine else []
         rested = _Rested(embedder, task.pause) if task.pause else embedder
-        writer = Writer(conn, rested, report, lease, chunk=task.chunk, commit=512)
+        writer = Writer(conn, rested, report, lease, chunk=task.chunk, commit=task.commit)
         def read(p: CatalogPhoto) -> LoadedPhoto:
             return read_stored(p, storage, allow_private=how['allow_private'])
         embed_missing(writer, prefetched(todo, read, task.ahead, task.threads), len(todo), how['progress'])
