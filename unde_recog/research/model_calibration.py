@@ -256,7 +256,7 @@ def fit_scale(of: Judged, table: EvidenceTable) -> tuple[float | None, dict[floa
     "(the scale, right first by scale) on the half that fits; None where categories are unknown."
     if of.gallery.category[of.gallery.category != ''].nunique() < 2: return None, {}
     found = {s: right_first(of, 'fit', replace(table, scale=s)) for s in SCALES}
-    return max(SCALES, key=lambda s: (found[s], -s)), found
+    return max(SCALES, key=lambda s: (found[s], s)), found
 
 # %% ../../nbs/249_research.model_calibration.ipynb #892a541e
 @dataclass(frozen=True, kw_only=True)
