@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 # %% auto #0
 __all__ = ['stock_query', 'aware', 'Stock', 'parse_stock', 'with_stores', 'sort_by_malls', 'sort_by_stock', 'feed_query',
            'available', 'aavailable', 'malls_query', 'parse_malls', 'shops_query', 'UnknownMall', 'spelling',
-           'brands_of', 'Malls', 'Round', 'next_round']
+           'brands_of', 'known_mall', 'Malls', 'Round', 'next_round']
 
 # %% ../nbs/042_availability.ipynb #f5d5fa38
 import psycopg
@@ -204,6 +204,10 @@ def spelling(malls: Iterable[str], mall: str) -> str:
 def brands_of(malls: Mapping[str, Sequence[str]], mall: str) -> tuple[str, ...]:
     "Brands with a store in `mall`. Raises `UnknownMall`, naming near ones."
     return tuple(malls[spelling(malls, mall)])
+
+def known_mall(conn: psycopg.Connection, mall: str) -> str:
+    "`mall` as its stores in the catalogue spell it. Raises `UnknownMall`, naming near ones."
+    return spelling([name for name, _ in run(conn, _MALLS)], mall)
 
 # %% ../nbs/042_availability.ipynb #e9aac45b
 class Malls:

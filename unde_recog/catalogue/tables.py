@@ -137,10 +137,13 @@ def column_map(
         if header_key(theirs) not in theirs_of:
             raise ValueError(f'mapping: the file has no column {theirs!r}{_near(theirs, headers)}')
         chosen[ours] = theirs_of[header_key(theirs)]
-    for need in table.required:
-        if need not in chosen and need not in given:
-            or_else = '--delimiter' if len(headers) == 1 else 'a mapping'
-            raise ValueError(f'the file has no column {need!r}{_near(need, headers)} (or give {or_else})')
+    missing = [need for need in table.required if need not in chosen and need not in given]
+    if missing:
+        also = f" (nor {', '.join(missing[1:])})" if missing[1:] else ''
+        remedy = '--delimiter' if len(headers) == 1 else '--map'
+        raise ValueError(
+            f'the file has no column {missing[0]!r}{also}{_near(missing[0], headers)} (or use {remedy})'
+        )
     return chosen
 
 # %% ../../nbs/054_catalogue.tables.ipynb #28a6d38e

@@ -6,7 +6,7 @@
 __all__ = ['check_app', 'Json', 'Seconds', 'check_line', 'check']
 
 # %% ../../nbs/350_commands.check.ipynb #790c26f3
-import json
+import json, logging
 from dataclasses import asdict
 from typing import Annotated
 
@@ -24,13 +24,14 @@ def check_line(part: str, works: bool | None, detail: str, remedy: str) -> str:
 
 # %% ../../nbs/350_commands.check.ipynb #86fde5a8
 check_app = typer.Typer()
-Json = Annotated[bool, typer.Option('--json', help='For programs: a list of objects.')]
-Seconds = Annotated[float, typer.Option(min=1, max=600, help='How long all of them may take.')]
+Json = Annotated[bool, typer.Option('--json', help='Print JSON.')]
+Seconds = Annotated[float, typer.Option(min=1, max=600, help='Time limit for all checks together.')]
 
 @check_app.command()
 def check(as_json: Json = False, seconds: Seconds = 30.) -> None:
-    "Ask every part that the settings name, without paying: what works, what not, why, what to do."
+    "Check every configured part, at no cost: what works, what does not, why, and what to do."
     from unde_recog.web.checks import check_all
+    logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)  # a check says so in its own line
     try: settings = load_settings()
     except SettingsError as e:
         typer.echo(check_line('settings', False, str(e), '`unde-recog settings`'))

@@ -18,17 +18,17 @@ from .console import out, plain_table, report_errors
 from ..settings import load_settings
 
 # %% ../../nbs/349_commands.database.ipynb #25724ca9
-versions_app = typer.Typer(help='Versions of the index: list, use, drop.', no_args_is_help=True)
+versions_app = typer.Typer(help='List, choose, compare, copy, delete index versions.', no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
-Reason = Annotated[str, typer.Option(help='Why, for whoever reads the log of decisions.')]
-VersionName = Annotated[str, typer.Argument(help='As `versions list` shows it.')]
+Reason = Annotated[str, typer.Option(help='Reason, kept with the decision.')]
+VersionName = Annotated[str, typer.Argument(help='Name of a version, as `versions list` shows it.')]
 Namespace = Annotated[str, typer.Option(
-    help='default = the index that answers photos; items = similar items.'
+    help='default: the index for photos; items: the index for similar products.'
 )]
 
 @versions_app.command('list')
 def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> None:
-    "What there is, and which one queries read."
+    "List the versions, and which one is in use."
     from unde_recog.db.database import open_databases
     from unde_recog.db.versions import describe_versions, list_versions
     with report_errors():
@@ -46,7 +46,7 @@ def versions_list(as_json: AsJson = False, namespace: Namespace = 'default') -> 
 # %% ../../nbs/349_commands.database.ipynb #863455ee
 @versions_app.command('use')
 def versions_use(version: VersionName, reason: Reason = '', namespace: Namespace = 'default') -> None:
-    "Have queries read this version from now on."
+    "Use this version for all queries from now on."
     from unde_recog.db.database import open_databases
     from unde_recog.db.versions import use_version
     with report_errors():
@@ -61,7 +61,7 @@ def versions_use(version: VersionName, reason: Reason = '', namespace: Namespace
 
 @versions_app.command('drop')
 def versions_drop(version: VersionName, reason: Reason = '', namespace: Namespace = 'default') -> None:
-    "Delete a version that is not read: its vectors, its indexes, its entry."
+    "Delete a version that is not in use."
     from unde_recog.db.database import open_databases
     from unde_recog.db.versions import drop_version
     with report_errors():
@@ -74,7 +74,7 @@ def versions_drop(version: VersionName, reason: Reason = '', namespace: Namespac
 # %% ../../nbs/349_commands.database.ipynb #78cc3a7c
 @versions_app.command('try')
 def versions_try(version: VersionName, reason: Reason = '', namespace: Namespace = 'default') -> None:
-    "Have a share of requests (CANARY_SHARE) read this version."
+    "Use this version for a share of the requests (CANARY_SHARE)."
     from unde_recog.db.database import open_databases
     from unde_recog.db.versions import try_version
     with report_errors():
@@ -85,7 +85,7 @@ def versions_try(version: VersionName, reason: Reason = '', namespace: Namespace
 
 @versions_app.command('stop')
 def versions_stop(reason: Reason = '', namespace: Namespace = 'default') -> None:
-    "End the trial: all requests read the version in force."
+    "End the trial: use the current version for all requests."
     from unde_recog.db.database import open_databases
     from unde_recog.db.versions import stop_trial
     with report_errors(), open_databases(load_settings()) as db, db.connect('vectors') as conn:
@@ -93,21 +93,21 @@ def versions_stop(reason: Reason = '', namespace: Namespace = 'default') -> None
 
 # %% ../../nbs/349_commands.database.ipynb #914e4ac3
 database_app = typer.Typer()
-DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the SQL, change nothing.')]
-Folder = Annotated[Path, typer.Argument(help='Where the backup lies; made if missing.')]
+DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the SQL without running it.')]
+Folder = Annotated[Path, typer.Argument(help='Folder of the backup; created if missing.')]
 
 @database_app.command()
 def migrate(dry_run: DryRun = False) -> None:
-    "Bring the databases up to date; tables that are already there are adopted."
+    "Apply the database migrations; existing tables are kept and completed."
     from unde_recog.db.database import open_databases
     with report_errors(), open_databases(load_settings(), migrate=False) as db:
         if dry_run: return print('\n'.join(filter(None, db.dry_run().values())) or '-- nothing is missing')
         applied = [f'sql/{logical}/{name}' for logical, names in db.migrate().items() for name in names]
-        print('applied: ' + ', '.join(applied) if applied else 'nothing is missing')
+        print('applied: ' + ', '.join(applied) if applied else 'the databases are up to date')
 
 @database_app.command()
 def backup(folder: Folder) -> None:
-    "Write catalogue, vectors and log to a folder; again, to go on or to bring it up to date."
+    "Write catalogue, vectors and log to a folder; run again to resume or to update it."
     from unde_recog.db.backup import backup as write
     from unde_recog.db.database import open_databases
     with report_errors(), open_databases(load_settings(), migrate=False) as db:
@@ -116,7 +116,7 @@ def backup(folder: Folder) -> None:
 
 @database_app.command()
 def restore(folder: Folder) -> None:
-    "Read a backup into an empty database; again, to go on."
+    "Load a backup into an empty database; run again to resume."
     from unde_recog.db.backup import restore as read
     from unde_recog.db.database import open_databases
     with report_errors(), open_databases(load_settings()) as db:

@@ -62,7 +62,7 @@ def route_share(column: str, value: float) -> str:
     return f'{value:.0f}' if column == 'garments' else f'{value:.0%}'
 
 # %% ../../nbs/346_commands.demo.ipynb #3cfe0590
-OutFolder = Annotated[Path, typer.Option('--out', help='Where the page is written.')]
+OutFolder = Annotated[Path, typer.Option('--out', help='Folder to write the page to.')]
 Skus = Annotated[int, typer.Option(min=12, max=20000)]
 Scenes = Annotated[int, typer.Option(min=1, max=500)]
 Workers = Annotated[int, typer.Option(min=1, max=64)]
@@ -77,7 +77,7 @@ def demo(
     *,
     workers: Workers = 2,
 ) -> None:
-    "Draw a wardrobe, index it, recognize people who wear it, write a page of pictures."
+    "Draw a wardrobe, index it, recognize drawn people who wear it, and write an HTML page."
     from unde_recog.demo import run_demo
     with report_errors():
         with Bars() as bars:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['File', 'Mapping', 'Brand', 'Rejects', 'Encoding', 'Delimiter', 'Decimal', 'ListSeparator', 'Currency', 'Timezone',
-           'DateOrder', 'PollWindow', 'Images', 'Source', 'Scope', 'BaseUrl', 'Attribute', 'EXPORTS', 'import_app',
-           'brands_app', 'Files', 'Pairs', 'read_options', 'attribute_codes', 'run_import', 'import_products_command',
-           'import_as_command', 'import_stores_command', 'import_availability_command', 'list_brands', 'rename']
+           'DateOrder', 'PollWindow', 'Images', 'Source', 'Scope', 'BaseUrl', 'Attribute', 'EXPORTS', 'COLUMNS',
+           'import_app', 'brands_app', 'Files', 'Pairs', 'read_options', 'attribute_codes', 'run_import',
+           'import_products_command', 'import_as_command', 'import_stores_command', 'import_availability_command',
+           'list_brands', 'rename']
 
 # %% ../../nbs/342_commands.imports.ipynb #d05652b3
 from pathlib import Path
@@ -19,37 +20,37 @@ from ..settings import load_settings
 
 # %% ../../nbs/342_commands.imports.ipynb #f767d0f4
 File = Annotated[Path, typer.Argument(
-    help='CSV, TSV, Parquet or Excel; its headers are our column names unless --map is given.'
+    help='A CSV, TSV, Parquet or Excel file with the columns below, unless --map is given.'
 )]
 Mapping = Annotated[str | None, typer.Option(
     '--map', help='magento, shopify, woocommerce, or a JSON file {"ours": "theirs"}.'
 )]
 Brand = Annotated[str | None,
-                  typer.Option(help='Brand of all rows, where the file does not say it.')]
+                  typer.Option(help='Brand of every row, if the file has no brand column.')]
 Rejects = Annotated[Path | None, typer.Option(
-    help='Where rows that cannot be used are written (default: beside the file).'
+    help='File to write rejected rows to (default: beside the input file).'
 )]
 Encoding = Annotated[str | None, typer.Option(
-    help='As utf-8 or cp1252 (default: found out; asked for where several are likely).'
+    help='Text encoding, e.g. utf-8 or cp1252 (default: detected).'
 )]
-Delimiter = Annotated[str | None, typer.Option(help='As ; or tab (default: found out).')]
+Delimiter = Annotated[str | None, typer.Option(help='Column delimiter, e.g. ; or tab (default: detected).')]
 
 # %% ../../nbs/342_commands.imports.ipynb #097cf672
 Decimal = Annotated[str | None, typer.Option(
-    help='Decimal sign of prices, . or , (default: what the column says).'
+    help='Decimal separator of prices, . or , (default: detected from the column).'
 )]
 ListSeparator = Annotated[str | None, typer.Option(
-    help='Between the sizes or photos of a cell (default: | ; or , as the cell says).'
+    help='Separator of sizes or photos within a cell (default: detected among | ; and ,).'
 )]
-Currency = Annotated[str | None, typer.Option(help='Of prices that name none, as EUR.')]
+Currency = Annotated[str | None, typer.Option(help='Currency of prices without one, e.g. EUR.')]
 Timezone = Annotated[str | None, typer.Option(
-    help='Of times that name none, as Europe/Madrid (default: the zone of the store).'
+    help='Time zone of times without one, e.g. Europe/Madrid (default: that of the store).'
 )]
 DateOrder = Annotated[str | None, typer.Option(
-    help='dmy or mdy, where no date of the column tells day from month.'
+    help='dmy or mdy, for columns in which day and month cannot be told apart.'
 )]
 PollWindow = Annotated[str, typer.Option(
-    help='Rows of one size each within this time are one reading, as 90s or 5m.'
+    help='Rows for single sizes of a product within this time form one reading, e.g. 90s or 5m.'
 )]
 
 # %% ../../nbs/342_commands.imports.ipynb #f5b97e53
@@ -68,16 +69,16 @@ def read_options(poll_window: str = '5m', **given: Any) -> Any:
     return ReadOptions(poll_window=parse_duration(poll_window), **given)
 
 # %% ../../nbs/342_commands.imports.ipynb #4116166b
-Images = Annotated[Path | None, typer.Option(help='Folder of the photos that the file names.')]
+Images = Annotated[Path | None, typer.Option(help='Folder of the photo files named in the table.')]
 Source = Annotated[str | None, typer.Option(help='Name of the shop system (default: the brand).')]
 Scope = Annotated[str | None, typer.Option(
-    help='off, pgvector or pilot (default: pgvector for new products, others keep theirs).'
+    help='Which index: off, pgvector or pilot (default: pgvector for new products).'
 )]
 BaseUrl = Annotated[str | None, typer.Option(
-    help="The shop's address, for product pages of an export, as https://shop.example."
+    help="The shop's address, e.g. https://shop.example, to complete relative links to product pages."
 )]
 Attribute = Annotated[list[str] | None, typer.Option(
-    help='A code of the shop system, as colour=farbe or size=maat; may be repeated.'
+    help="Name of the shop system's attribute, e.g. colour=farbe or size=maat; repeatable."
 )]
 
 def attribute_codes(given: list[str] | None) -> dict[str, str]:
@@ -99,7 +100,7 @@ def run_import(run: Any, file: Path, **options: Any) -> int:
     print(report)
     return report.exit_code
 
-EXPORTS = '''The five commonest exports, a line each:
+EXPORTS = '''Examples:
 
 own CSV: unde-recog import products products.csv --images photos
 
@@ -113,13 +114,24 @@ Excel, Parquet: unde-recog import products feed.xlsx --map ours.json
 
 Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid'''
 
+# %% ../../nbs/342_commands.imports.ipynb #1db2175d
+COLUMNS = {
+    'products': 'external_id, brand (needed); name, price, currency, category, gender, colour, '
+                'sizes, image_urls, image_views, style_id, description, composition, attributes, '
+                'product_url, source.',
+    'stores': 'brand, store_id, name (needed); mall_name, floor, address, city, country, latitude, '
+              'longitude, timezone.',
+    'availability': 'brand, store_id, product_id (external_id of the product), sizes_in_stock, '
+                    'fetched_at (needed); quantity. An empty sizes_in_stock means out of stock.',
+}
+
 # %% ../../nbs/342_commands.imports.ipynb #e4642ebf
 import_app = typer.Typer(
     help='Import products, stores or stock readings from a CSV, TSV, Parquet or Excel file.',
     no_args_is_help=True, epilog=EXPORTS,
 )
 
-@import_app.command('products', epilog=EXPORTS)
+@import_app.command('products', epilog=f"Columns: {COLUMNS['products']}\n\n{EXPORTS}")
 def import_products_command(
     file: File,
     images: Images = None,
@@ -137,7 +149,7 @@ def import_products_command(
     base_url: BaseUrl = None,
     attribute: Attribute = None,
 ) -> None:
-    "Products, with their photos."
+    "Import products and their photos."
     from unde_recog.catalogue.imports import import_products
     from unde_recog.media.storage import open_storage
     with report_errors():
@@ -157,7 +169,7 @@ def import_as_command(importer: Any, file: Path, read: dict[str, Any], **options
     raise typer.Exit(code)
 
 # %% ../../nbs/342_commands.imports.ipynb #06af9de9
-@import_app.command('stores')
+@import_app.command('stores', epilog=f"Columns: {COLUMNS['stores']}")
 def import_stores_command(
     file: File,
     mapping: Mapping = None,
@@ -168,13 +180,13 @@ def import_stores_command(
     delimiter: Delimiter = None,
     timezone: Timezone = None,
 ) -> None:
-    "Stores, with mall, floor and time zone."
+    "Import stores: mall, floor, address, time zone."
     from unde_recog.catalogue.imports import import_stores
     read = {'encoding': encoding, 'delimiter': delimiter, 'timezone': timezone}
     import_as_command(import_stores, file, read, mapping=mapping, brand=brand, rejects=rejects)
 
 # %% ../../nbs/342_commands.imports.ipynb #505456d0
-@import_app.command('availability')
+@import_app.command('availability', epilog=f"Columns: {COLUMNS['availability']}")
 def import_availability_command(
     file: File,
     mapping: Mapping = None,
@@ -188,7 +200,7 @@ def import_availability_command(
     date_order: DateOrder = None,
     poll_window: PollWindow = '5m',
 ) -> None:
-    "Stock readings; the newest of a day is kept."
+    "Import stock readings; the newest reading of a day is kept."
     from unde_recog.catalogue.stock import import_availability
     read = {'encoding': encoding, 'delimiter': delimiter, 'list_separator': list_separator,
             'timezone': timezone, 'date_order': date_order, 'poll_window': poll_window}
@@ -196,8 +208,8 @@ def import_availability_command(
 
 # %% ../../nbs/342_commands.imports.ipynb #b76c81a8
 brands_app = typer.Typer(help='List brand keys, or rename them everywhere.', no_args_is_help=True)
-Files = Annotated[list[Path] | None, typer.Argument(help='Files whose brands are compared with the keys.')]
-Pairs = Annotated[list[str], typer.Argument(help='OLD=NEW, as bj_rn_borg=bjorn_borg.')]
+Files = Annotated[list[Path] | None, typer.Argument(help='Files to compare with the catalogue.')]
+Pairs = Annotated[list[str], typer.Argument(help='OLD=NEW, e.g. bj_rn_borg=bjorn_borg.')]
 _KEYS = '''select brand, sum(products)::int, sum(stores)::int from (
         select brand, count(*) as products, 0 as stores from raw_products group by brand
         union all select brand, 0, count(*) from raw_stores group by brand) both_
@@ -213,7 +225,7 @@ def _show_brands(conn: Any, files: list[Path], aliases: Any) -> None:
 
 @brands_app.command('list')
 def list_brands(files: Files = None) -> None:
-    "Brand keys with their products and stores; of files, the keys that would change."
+    "List brand keys with their products and stores; for files, the keys that would change."
     from unde_recog.contracts import brand_aliases
     from unde_recog.db.database import open_databases
     with report_errors():
@@ -224,7 +236,7 @@ def list_brands(files: Files = None) -> None:
 # %% ../../nbs/342_commands.imports.ipynb #f955660a
 @brands_app.command('rename')
 def rename(pairs: Pairs) -> None:
-    "Rename brand keys in catalogue, vectors and log; a second run finds nothing to do."
+    "Rename brand keys in catalogue, vectors and log."
     from unde_recog.catalogue.identity import rename_brands
     from unde_recog.db.database import open_databases
     from unde_recog.folding import brand_key

@@ -147,7 +147,7 @@ jobs_app = typer.Typer()
 
 @jobs_app.command('jobs')
 def jobs(as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False) -> None:
-    "The jobs, how their last runs ended, and when the next ones are due (UTC)."
+    "List the jobs, the outcome of their last runs, and when the next are due (UTC)."
     from unde_recog.db.database import open_databases
     from unde_recog.jobs.registry import describe_jobs
     with report_errors(), open_databases(load_settings()) as db: rows = describe_jobs(db)
@@ -158,10 +158,10 @@ send_app = typer.Typer()
 
 @send_app.command('send')
 def send(
-    job: Annotated[str, typer.Argument(help='As `unde-recog jobs` lists it.')],
-    option: Annotated[list[str] | None, typer.Argument(help='NAME=VALUE, as brand=zara.')] = None,
+    job: Annotated[str, typer.Argument(help='Name of a job, as `unde-recog jobs` lists it.')],
+    option: Annotated[list[str] | None, typer.Argument(help='An option, e.g. brand=zara.')] = None,
 ) -> None:
-    "Put a run of a job into the queue (CELERY_BROKER_URL); a jobs worker does it."
+    "Queue a run of a job for a worker (CELERY_BROKER_URL)."
     from unde_recog.queue.jobs import send_job
     with report_errors(): print(send_job(load_settings(), job, read_pairs(job, option or [])))
 

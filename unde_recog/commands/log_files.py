@@ -14,18 +14,18 @@ from typing import Annotated
 import typer
 from .console import report_errors
 
-# %% ../../nbs/352_commands.log_files.ipynb #25f1f9df
-export_app = typer.Typer(help='The log, answers and figures as Parquet or CSV.', no_args_is_help=True)
+# %% ../../nbs/352_commands.log_files.ipynb #85701d39
+export_app = typer.Typer(help='Export the log and the reports as Parquet or CSV.', no_args_is_help=True)
 LogFile = Annotated[Path, typer.Argument(help='A .parquet or .csv file.')]
-Since = Annotated[str | None, typer.Option(help='Only since this day, YYYY-MM-DD, UTC.')]
+Since = Annotated[str | None, typer.Option(help='First day, YYYY-MM-DD, UTC (default: all).')]
 Labels = Annotated[
-    Path | None, typer.Option(help='Labels: write the outcome of every labelled garment instead.')
+    Path | None, typer.Option(help='A label file; exports the outcome of each labelled garment.')
 ]
-ReportsFolder = Annotated[Path, typer.Option(help='Folder of all reports.')]
+ReportsFolder = Annotated[Path, typer.Option(help='Folder of the reports.')]
 
 @export_app.command('log')
 def export_log(file: LogFile, since: Since = None, labels: Labels = None) -> None:
-    "Write the request log, or the answers of its labelled garments, into FILE."
+    "Export the request log, or with --labels the outcome of its labelled garments."
     with report_errors():
         from unde_recog.research.log_files import log_source, untied, write_log, write_table
         from unde_recog.research.records import outcomes, read_labels
@@ -37,7 +37,7 @@ def export_log(file: LogFile, since: Since = None, labels: Labels = None) -> Non
 
 @export_app.command('metrics')
 def export_metrics(file: LogFile, reports: ReportsFolder = Path('reports')) -> None:
-    "Gather the figures of all reports into FILE, a row a figure."
+    "Export the figures of all reports, one per row."
     with report_errors():
         import json
         import pandas as pd

@@ -15,14 +15,14 @@ from .console import plain_table, out, report_errors
 from ..settings import load_settings
 
 # %% ../../nbs/354_commands.mall.ipynb #38d70d92
-mall_app = typer.Typer(help='How large a mall is.', no_args_is_help=True)
+mall_app = typer.Typer(help='Size of a mall, and what indexing it costs.', no_args_is_help=True)
 
 @mall_app.command('size')
 def size(
-    name: Annotated[str, typer.Argument(help='As raw_stores names it.')],
+    name: Annotated[str, typer.Argument(help='Name of the mall, as in the imported stores.')],
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
-    "Brands, SKUs in stock, already indexed, images to insert, credits, euros."
+    "Per brand: stores, SKUs in stock, indexed SKUs, photos to add to the booster, credits, euros."
     from unde_recog.catalogue.sizing import mall_brands
     from unde_recog.db.database import open_databases
     from unde_recog.research.cost import euros

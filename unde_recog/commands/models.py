@@ -17,8 +17,9 @@ import typer
 from .console import Bars, err, out, plain_table, report_errors
 from ..settings import load_settings
 
-# %% ../../nbs/344_commands.models.ipynb #7eb32180
-models_app = typer.Typer(help='Models: list, explain, pull, optimise, bench, export.', no_args_is_help=True)
+# %% ../../nbs/344_commands.models.ipynb #b21bf837
+models_app = typer.Typer(help='List, describe, download, optimise, measure and export models.',
+                         no_args_is_help=True)
 
 def _model_row(card: Any, settings: Any) -> tuple[str, ...]:
     from unde_recog.models.registry import DEFAULT_MODEL, is_available
@@ -28,10 +29,10 @@ def _model_row(card: Any, settings: Any) -> tuple[str, ...]:
     if card.serves == 'products': pair = '—'  # no gate asks it
     return name, str(card.dims), here, pair, card.title
 
-# %% ../../nbs/344_commands.models.ipynb #0a5f2bc3
+# %% ../../nbs/344_commands.models.ipynb #34f950a2
 @models_app.command('list')
 def models_list() -> None:
-    "All models of the registry."
+    "List the models of the registry."
     from unde_recog.models.registry import cards, get_card, pulled_cards
     with report_errors():
         settings = load_settings()
@@ -45,16 +46,16 @@ def models_list() -> None:
 # %% ../../nbs/344_commands.models.ipynb #6b2533b3
 @models_app.command('info')
 def models_info(name: str) -> None:
-    "A model's card."
+    "Show the card of a model."
     from unde_recog.models.registry import get_card
     with report_errors():
         card = get_card(name, load_settings())
         fields = {'model_version': card.model_version} | card.model_dump(mode='json')
         print(json.dumps(fields, indent=2, ensure_ascii=False))
 
-# %% ../../nbs/344_commands.models.ipynb #0a78717d
+# %% ../../nbs/344_commands.models.ipynb #42e60f0c
 ModelId = Annotated[str, typer.Argument(help='A name of `models list`, or hf:owner/name@revision.')]
-NoText = Annotated[bool, typer.Option('--no-text', help='Photos alone: leave the text tower out.')]
+NoText = Annotated[bool, typer.Option('--no-text', help='Image tower only, without the text tower.')]
 CropRecipe = Annotated[str | None, typer.Option(
     '--crop', help='pad (the default), centre or squash: how a photo becomes a square.'
 )]
@@ -65,7 +66,7 @@ def _crop(text: str | None) -> Any:
 
 @models_app.command('pull')
 def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None) -> None:
-    "Fetch a model from the hub, make its towers, check them (extra: models, perhaps export)."
+    "Download a model from the hub, convert and check it (extra: models, perhaps export)."
     from unde_recog.models.pull import pull_model
     from unde_recog.models.registry import ModelUnavailable, models_dir, remedy
     with report_errors():
@@ -87,7 +88,7 @@ def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None)
 # %% ../../nbs/344_commands.models.ipynb #bdee22f7
 @models_app.command('export')
 def models_export(name: str, checkpoint: Path) -> None:
-    "Make a model's ONNX files from a checkpoint, transformers or open_clip format (extra: export)."
+    "Make ONNX files from a transformers or open_clip checkpoint (extra: export)."
     from unde_recog.models.convert import convert
     from unde_recog.models.pull import card_of_export
     from unde_recog.models.registry import get_card, models_dir

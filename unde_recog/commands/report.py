@@ -46,15 +46,15 @@ def list_reports(folder: Path = Path('reports')) -> None:
 
 
 # %% ../../nbs/345_commands.report.ipynb #3d37f6b2
-ReportName = Annotated[str | None, typer.Argument(help='Which report; without it, all are listed.')]
-ReportsFolder = Annotated[Path, typer.Option(help='Folder of all reports.')]
-Html = Annotated[bool, typer.Option(help='A page with the pictures inside, too.')]
+ReportName = Annotated[str | None, typer.Argument(help='Name of the report; without it, all are listed.')]
+ReportsFolder = Annotated[Path, typer.Option(help='Folder of the reports.')]
+Html = Annotated[bool, typer.Option(help='Also write a self-contained HTML page.')]
 report_app = typer.Typer()
 
 @report_app.command(context_settings={'allow_extra_args': True, 'ignore_unknown_options': True})
 def report(context: typer.Context, name: ReportName = None, to: ReportsFolder = Path('reports'),
            html: Html = False) -> None:
-    "Run a papermill report into reports/NAME. Parameters: -p name value, as often as needed."
+    "Run a report notebook and write reports/NAME; -p NAME VALUE sets a parameter (repeatable)."
     with report_errors():
         from unde_recog.research.report import run_report
         if name is None: return list_reports(to)
@@ -67,7 +67,7 @@ Days = Annotated[int, typer.Option(min=1, max=400)]
 Until = Annotated[str | None, typer.Option(help='Last day, YYYY-MM-DD, UTC (default: today).')]
 ModelVersion = Annotated[str | None, typer.Option(help='Only this version.')]
 Reference = Annotated[str | None, typer.Option(
-    help='FIRST:END, the days that the gate was calibrated on, to see drift.'
+    help='FIRST:END, the days that the gate was calibrated on; drift is measured against them.'
 )]
 PlanLimits = Annotated[bool, typer.Option(
     help="The plan's 0.65 for the primary score instead of a limit on the model's own scale."
@@ -76,7 +76,7 @@ MetricsFile = Annotated[Path | None, typer.Option(
     help="Write the alerts in Prometheus' text format (for the node exporter's text files)."
 )]
 LabelsFile = Annotated[Path | None, typer.Option(
-    help='Labels, as the labelling page writes them: of explored garments they watch the certificate.'
+    help='Labels of explored garments, as eval/labelling.ipynb writes them; they test the certificate.'
 )]
 
 
@@ -163,15 +163,15 @@ def quality(
     prometheus: MetricsFile = None,
     labels: LabelsFile = None,
 ) -> None:
-    """Daily figures of the request log and their alerts.
-    Exit code 0 fine, 1 yellow, 2 red, 3 cannot be told, 4 an error.
-    """
+    """Show daily figures of the request log, and alerts.
+
+    Exit code: 0 fine, 1 yellow, 2 red, 3 too little data, 4 error."""
     with report_errors(4):
         from unde_recog.research.quality import quality_metrics_text
         result = measure(days, until, model_version, reference=reference, plan_limits=plan_limits,
                          labels=labels)
         shown = result.days[result.days.queries > 0].round(3)
-        print_frame(shown.reset_index(), 'A day a row')
+        print_frame(shown.reset_index(), 'Figures by day')
         print_frame(result.table(), 'Alerts')
         for note in [*result.notes, *stopped_feeds()]:
             out.print(f'[dim]{note}[/]', highlight=False, soft_wrap=True)

@@ -16,14 +16,14 @@ from .console import out, report_errors
 from ..settings import load_settings
 
 # %% ../../nbs/347_commands.serve.ipynb #2242448f
-Role = Annotated[str, typer.Option(help='app, gateway, reranker, embedder, embed-batch or all.')]
-Host = Annotated[str | None, typer.Option(help='Default: HOST.')]
-Port = Annotated[int | None, typer.Option(min=1, max=65535, help='Default: PORT.')]
+Role = Annotated[str, typer.Option(help='One of app, gateway, reranker, embedder, embed-batch, all.')]
+Host = Annotated[str | None, typer.Option(help='Address to listen on; default: HOST.')]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help='Port; default: PORT.')]
 serve_app = typer.Typer()
 
 @serve_app.command()
 def serve(role: Role = 'all', host: Host = None, port: Port = None) -> None:
-    "Serve live requests, with the page at / and the data scientist's at /lab."
+    "Start the web service: the page at /, request details at /lab, the API documentation at /docs."
     with report_errors():
         from unde_recog.serving import ROLES, serve as run_service
         if role not in ROLES:
@@ -32,11 +32,11 @@ def serve(role: Role = 'all', host: Host = None, port: Port = None) -> None:
 
 # %% ../../nbs/347_commands.serve.ipynb #0eff5b27
 keys_app = typer.Typer(
-    help='API keys of the service; only their hashes are kept, in API_KEYS_FILE.',
+    help='Add, remove and list API keys of the service (API_KEYS_FILE keeps their hashes only).',
     no_args_is_help=True,
 )
 Rights = Annotated[list[str] | None, typer.Option(
-    '--right', help='What it may do; may be repeated (default: recognize).'
+    '--right', help='A right: recognize, lab, roles or metrics; repeatable (default: recognize).'
 )]
 PerMinute = Annotated[int, typer.Option(min=1, max=1_000_000)]
 
@@ -45,28 +45,28 @@ def keys_file() -> Path:
     path = load_settings().API_KEYS_FILE
     if path is None:
         raise ValueError(
-            'API_KEYS_FILE is not set: name the file that keeps the hashes of the keys'
+            'API_KEYS_FILE is not set: set it to a file in which the hashes of the keys are kept'
         )
     return path
 
 # %% ../../nbs/347_commands.serve.ipynb #2e4b1ed5
 @keys_app.command('add')
 def keys_add(name: str, right: Rights = None, per_minute: PerMinute = 600) -> None:
-    "Make a key and show it, once."
+    "Create a key and print it; it is shown only once."
     with report_errors():
         from unde_recog.web.auth import add_key
         print(add_key(keys_file(), name, right or ['recognize'], per_minute))
 
 @keys_app.command('remove')
 def keys_remove(name: str) -> None:
-    "Remove a key; it is refused from then on."
+    "Remove a key."
     with report_errors():
         from unde_recog.web.auth import remove_key
         remove_key(keys_file(), name)
 
 @keys_app.command('list')
 def keys_list() -> None:
-    "Names, rights and limits."
+    "List the keys: names, rights and limits."
     with report_errors():
         from unde_recog.web.auth import read_keys
         for key in read_keys(keys_file()):
@@ -75,8 +75,8 @@ def keys_list() -> None:
 
 # %% ../../nbs/347_commands.serve.ipynb #41ec452a
 Delete = Annotated[bool,
-                   typer.Option(help='Delete the rows instead of untying them from the person.')]
-User = Annotated[str, typer.Argument(help='The user_id as the log has it.')]
+                   typer.Option(help='Delete the rows instead of anonymizing them.')]
+User = Annotated[str, typer.Argument(help='The user_id in the request log.')]
 privacy_app = typer.Typer()
 
 @privacy_app.command()
@@ -91,7 +91,7 @@ def purge(delete: Delete = False) -> None:
 
 @privacy_app.command()
 def forget(user: User) -> None:
-    "Delete everything that is tied to one person."
+    "Delete everything that belongs to one person."
     with report_errors():
         from unde_recog.db.database import open_databases
         from unde_recog.web.privacy import forget as forget_user

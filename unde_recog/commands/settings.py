@@ -20,17 +20,17 @@ from ..settings import describe, load_settings
 # %% ../../nbs/341_commands.settings.ipynb #38431b6a
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
 Fragment = Annotated[Path, typer.Argument(
-    help='The fragment that a calibration report wrote; its certificate lies beside it.'
+    help='The gate.ini of a calibration report, with its certificate beside it.'
 )]
 IniFile = Annotated[Path | None, typer.Option(
     help='The settings file (default: UNDE_SETTINGS, else settings.ini here).'
 )]
 ModelVersion = Annotated[str | None, typer.Option(
-    help='The version in force (default: that of the index that is read).'
+    help='Model version that the thresholds must belong to (default: the one of the index in use).'
 )]
 
 # %% ../../nbs/341_commands.settings.ipynb #450f4cef
-settings_app = typer.Typer(help='Show the settings, or apply a calibrated fragment.',
+settings_app = typer.Typer(help='Show the settings, or apply calibrated thresholds.',
                            invoke_without_command=True)
 
 def print_settings(rows: list[tuple[str, Any, str]]) -> None:
@@ -78,7 +78,7 @@ def put_in_force(certificate: Any) -> list[str]:
 @settings_app.command('apply')
 def settings_apply(fragment: Fragment, ini: IniFile = None,
                    model_version: ModelVersion = None) -> None:
-    "Take a calibrated pair of thresholds into the settings file."
+    "Write calibrated thresholds into the settings file."
     with report_errors():
         from unde_recog.research.certificate import apply_fragment, in_words
         target = ini or Path(os.environ.get('UNDE_SETTINGS') or 'settings.ini')

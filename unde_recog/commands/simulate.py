@@ -18,16 +18,16 @@ from .console import Bars, out, report_errors
 from ..settings import data_dir, load_settings
 
 # %% ../../nbs/348_commands.simulate.ipynb #9d948215
-Labels = Annotated[Path, typer.Option(help='Where the true answers are written.')]
+Labels = Annotated[Path, typer.Option(help='File to write the true answers to.')]
 Photos = Annotated[int, typer.Option(min=1, max=100_000)]
 Days = Annotated[float, typer.Option(min=.01)]
 Skus = Annotated[int, typer.Option(min=12, max=20000)]
 Backend = Annotated[str,
-                    typer.Option(help='SEARCH_BACKEND of the requests; dual labels every list.')]
+                    typer.Option(help='SEARCH_BACKEND of the requests; with dual, every list is labelled.')]
 Explore = Annotated[float,
-                    typer.Option(min=0, max=1, help='EXPLORATION_SHARE, for backend conditional.')]
+                    typer.Option(min=0, max=1, help='EXPLORATION_SHARE, for --backend conditional.')]
 Darker = Annotated[float, typer.Option(
-    min=0, max=1, help='Drift: how much darker the second half of the photos is.'
+    min=0, max=1, help='Simulated drift: how much darker the second half of the photos is.'
 )]
 Judge = Annotated[bool, typer.Option(help='Rerank by the simulated vision model.')]
 Workers = Annotated[int, typer.Option(min=1, max=64)]
@@ -64,8 +64,7 @@ def make_log_command(
     judge: Judge = True,
     workers: Workers = 2,
 ) -> None:
-    """A simulated request log with labels, in a data folder of its own; stopped, it goes on where
-    it was."""
+    "Simulate a request log with labels, in a data folder of its own; run again to resume."
     with report_errors():
         from unde_recog.research.log_simulator import make_log
         from unde_recog.research.simulated_street import Drift, Plan
@@ -80,16 +79,16 @@ def make_log_command(
 
 # %% ../../nbs/348_commands.simulate.ipynb #0af52027
 SandboxPhotos = Annotated[Path, typer.Option(
-    help='Where drawn street photos that the sandbox knows are written.'
+    help='Folder to write drawn street photos to, which the sandbox knows.'
 )]
 AnyPort = Annotated[int, typer.Option(min=0, max=65535)]
 Scenes = Annotated[int, typer.Option(min=1, max=500)]
 SearchRate = Annotated[float, typer.Option(
-    min=0, max=1, help='How often the simulated booster puts the right SKU first.'
+    min=0, max=1, help='Share of searches in which the simulated booster ranks the right SKU first.'
 )]
-Realistic = Annotated[bool, typer.Option(help='Answer as slowly as the vendors are said to.')]
+Realistic = Annotated[bool, typer.Option(help='Simulate the documented latency of the vendors.')]
 Faults = Annotated[list[str] | None,
-                   typer.Option('--fault', help='vendor:kind[:seconds]; may be repeated.')]
+                   typer.Option('--fault', help='A fault to simulate, as vendor:kind[:seconds]; repeatable.')]
 
 # %% ../../nbs/348_commands.simulate.ipynb #2dddb002
 def serve_sandbox(box: Any, settings: Any, photos: Path) -> None:
@@ -120,8 +119,7 @@ def sandbox(
     realistic: Realistic = True,
     fault: Faults = None,
 ) -> None:
-    """Simulated Ximilar, Gemini and Claude on loopback, from the demo's drawn wardrobe; until
-    Ctrl+C."""
+    "Serve simulated Ximilar, Gemini and Claude APIs on loopback until Ctrl+C."
     with report_errors():
         from unde_recog.demo import demo_sandbox, demo_settings, parse_fault
         from unde_recog.sandbox.server import REALISTIC, Latency

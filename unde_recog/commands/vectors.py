@@ -16,19 +16,19 @@ from .imports import import_app
 from ..settings import load_settings
 
 # %% ../../nbs/358_commands.vectors.ipynb #ac68d845
-Ids = Annotated[Path, typer.Argument(help='CSV product_id,brand,external_id: which product an older id is.')]
+Ids = Annotated[Path, typer.Argument(help='CSV product_id,brand,external_id: older ids and their products.')]
 Source = Annotated[str, typer.Option(
-    '--from', help='Address of the older database, postgresql://…; its user need only read.'
+    '--from', help='Address of the older database, postgresql://…; read access is enough.'
 )]
 Where = Annotated[str, typer.Option(
-    '--as', help='Where they came from; the version is named MODEL@WHERE.'
+    '--as', help='Name of their origin; the version is named MODEL@ORIGIN.'
 )]
 OlderModel = Annotated[str, typer.Option('--model', help='Registry name of the model that made the vectors.')]
 OlderVersion = Annotated[str | None, typer.Option(
     help='Only rows of this model_version of the older table.'
 )]
 Table = Annotated[str, typer.Option(help='Name of the older table.')]
-Base = Annotated[str, typer.Option('--base-url', help='Address that its image_urls belong to.')]
+Base = Annotated[str, typer.Option('--base-url', help='Base address of relative image_urls.')]
 
 @import_app.command('vectors')
 def import_vectors_command(
@@ -40,9 +40,9 @@ def import_vectors_command(
     older_version: OlderVersion = None,
     table: Table = 'image_embeddings',
     base_url: Base = '',
-    namespace: Annotated[str, typer.Option(help='default = the index that answers photos.')] = 'default',
+    namespace: Annotated[str, typer.Option(help='default: the index for photos.')] = 'default',
 ) -> None:
-    "Vectors of an older shop's image_embeddings, without embedding."
+    "Import vectors from an older image_embeddings table, without embedding anew."
     from unde_recog.db.connection import naming_errors
     from unde_recog.db.database import open_databases
     from unde_recog.jobs.older_vectors import import_vectors, read_id_map

@@ -16,13 +16,13 @@ from .database import Namespace, VersionName, versions_app
 from ..settings import load_settings
 
 # %% ../../nbs/355_commands.versions.ipynb #a5cde2c0
-Against = Annotated[str | None, typer.Option(help='The version to compare with (default: the one in force).')]
+Against = Annotated[str | None, typer.Option(help='The version to compare with (default: the one in use).')]
 
 @versions_app.command('compare')
 def versions_compare(
     version: VersionName, against: Against = None, questions: int = 2000, namespace: Namespace = 'default'
 ) -> None:
-    "Recall, agreement of lists and gate shares, on products that both versions hold."
+    "Compare two versions on the products that both hold: recall, agreement, share of sure answers."
     from unde_recog.db.database import open_databases
     from unde_recog.research.version_comparison import compare_versions
     from unde_recog.search import current_version
@@ -32,7 +32,7 @@ def versions_compare(
             old = against or current_version(conn, settings.BLEND_EMBEDDING_VERSION, namespace).version
             print(compare_versions(conn, old, version, namespace=namespace, questions=questions))
 
-# %% ../../nbs/355_commands.versions.ipynb #a0bb5c11
+# %% ../../nbs/355_commands.versions.ipynb #545f931f
 def recipe_of(version: str) -> tuple[str | None, str | None]:
     "(hash of the weights, crop recipe) of the installed model that made a version."
     from unde_recog.models.registry import cards, is_available, pulled_cards, require_files, sha256_of
@@ -44,11 +44,11 @@ def recipe_of(version: str) -> tuple[str | None, str | None]:
         return (sha256_of(next(iter(paths.values()))) if paths else None), card.crop
     return None, None
 
-Folder = Annotated[Path, typer.Argument(help='Where manifest.json and the Parquet files lie.')]
+Folder = Annotated[Path, typer.Argument(help='Folder with manifest.json and the Parquet files.')]
 
 @versions_app.command('export')
 def versions_export(version: VersionName, folder: Folder, namespace: Namespace = 'default') -> None:
-    "Write a version's vectors as Parquet, with a manifest."
+    "Export the vectors of a version as Parquet files with a manifest."
     from unde_recog.db.database import open_databases
     from unde_recog.db.version_files import export_version
     with report_errors(), open_databases(load_settings()) as db, db.connect('vectors') as conn:
@@ -59,7 +59,7 @@ def versions_export(version: VersionName, folder: Folder, namespace: Namespace =
 
 @versions_app.command('import')
 def versions_import(folder: Folder, namespace: Namespace = 'default') -> None:
-    "Read an exported version; nobody reads it before it is chosen."
+    "Import an exported version; it is not used before `versions use`."
     from unde_recog.db.database import open_databases
     from unde_recog.db.version_files import import_version
     with report_errors(), open_databases(load_settings()) as db, db.connect('vectors') as conn:

@@ -16,14 +16,13 @@ from typing import Any
 
 # %% ../../nbs/282_web.checks.ipynb #71eb5c29
 import httpx
-from ..db.database import LOGICALS, Logical, open_databases
+from ..db.database import LOGICALS, DatabaseError, Logical, open_databases
 from ..media.storage import open_storage
 from ..models.registry import get_card
 from ..search import current_version
 from ..settings import Settings, data_dir
 from ..vendors.parts import may_ask
 from ..vendors.remote import role_headers
-from .auth import read_keys
 from .logs import without_queries
 
 # %% ../../nbs/282_web.checks.ipynb #70f41c35
@@ -42,6 +41,9 @@ def run_check(part: str, ask: Ask, remedy: str, settings: Settings) -> CheckResu
     "Ask one part; None from `ask` means that it is not set up."
     started = time.monotonic()
     try: detail = ask(settings)
+    except DatabaseError as e:
+        remedy = remedy if part.startswith('database') else 'see the databases above'
+        return CheckResult(part, False, str(e)[:300], remedy, time.monotonic() - started)
     except Exception as e:
         reason = without_queries(str(e).split('\n')[0]) or type(e).__name__
         return CheckResult(part, False, reason[:300], remedy, time.monotonic() - started)
@@ -70,6 +72,7 @@ def ask_storage(settings: Settings) -> str:
 
 def ask_keys(settings: Settings) -> str | None:
     if settings.API_KEYS_FILE is None: return None
+    from unde_recog.web.auth import read_keys  # needs the extra serving
     keys = read_keys(settings.API_KEYS_FILE)
     if not keys: raise LookupError(f'{settings.API_KEYS_FILE.name} holds no key')
     return ', '.join(f"{k.name} ({' '.join(k.rights)})" for k in keys)

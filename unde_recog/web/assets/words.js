@@ -145,7 +145,7 @@ export const WORDS = {
     firstLookLong: 'First look by appearance alone; stock and likeness are still being checked.',
     firstLookKept: 'First look by appearance alone; stock and likeness were not checked.',
     notJudged: 'Ordered by appearance; no second pair of eyes compared them.',
-    sureExact: 'Very sure', sureSimilar: 'Quite alike', sureSome: 'Somewhat alike', sureLittle: 'Only a little alike', sureStyle: 'In its style', sureNone: 'Far off', sureFirst: 'First look',
+    sureExact: 'Very likely the same', sureSimilar: 'Very similar', sureSome: 'Somewhat similar', sureLittle: 'Slightly similar', sureStyle: 'Similar style', sureNone: 'Not close', sureFirst: 'First look',
     noPrice: 'Price in the shop',
     noPicture: 'No picture',
     floor: 'floor {floor}',
