@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'COLUMNS', 'Term', 'Vocabulary', 'fold', 'read_vocabulary', 'load_vocabulary', 'Found', 'find_terms',
            'lineage', 'value_likeness', 'canonical_value', 'common_value', 'type_of', 'main_fibre', 'material_of',
-           'one_value', 'product_attributes']
+           'without_details', 'one_value', 'product_attributes']
 
 # %% ../nbs/005_attributes.ipynb #a0d8b032
 ATTRIBUTES = ('type', 'material', 'pattern', 'fit', 'style')
@@ -166,7 +166,7 @@ def _single_fibre(composition: str, vocabulary: Vocabulary | None) -> str | None
 def material_of(name: str, composition: str, description: str,
                 vocabulary: Vocabulary | None = None) -> str | None:
     "The material of a product by name, composition and description."
-    unlined = re.sub(r'\w+[ -](lined|lining|trim)\b', ' ', name.lower())
+    unlined = re.sub(r'\b\w+[ -](lined|lining|trim)\b', ' ', name.lower())
     named = _fibres(unlined, vocabulary)
     if visible := [v for v in named if v in _VISIBLE]: return visible[-1]
     label = main_fibre(composition, vocabulary) or _single_fibre(composition, vocabulary)
@@ -175,15 +175,18 @@ def material_of(name: str, composition: str, description: str,
 
 # %% ../nbs/005_attributes.ipynb #2ba45f74
 _DETAIL = re.compile(
-    r'[^.•;]*\b(contrast|accents?|trim|lining|shoulder|sleeves?|stitch\w*|sides?|waist\w*|inner)\b'
-    r'[^.•;]*', re.I,
+    r'\b(contrast|accents?|trim|lining|shoulder|sleeves?|stitch\w*|sides?|waist\w*|inner)\b', re.I,
 )
+
+def without_details(text: str) -> str:
+    "`text` without the sentences that speak of a part of the garment."
+    return ' '.join(' ' if _DETAIL.search(s) else s for s in re.split('([.•;])', text))
 
 def one_value(attribute: str, name: str, description: str,
               vocabulary: Vocabulary | None = None) -> str | None:
     "The value that the name holds, else the only one of the description."
     if named := find_terms(attribute, name, vocabulary): return named[-1].value
-    text = _DETAIL.sub(' ', description) if attribute == 'pattern' else description
+    text = without_details(description) if attribute == 'pattern' else description
     values = {f.value for f in find_terms(attribute, text, vocabulary)}
     return values.pop() if len(values) == 1 else None
 

@@ -240,7 +240,7 @@ def test_one_id_of_two_brands_is_two_products_but_not_of_one_source(db, tmp_path
     ('given', 'said'),
     [
         ('brand,name\nzara,x\n', "no column 'external_id'"),
-        ('Brand,external-id\nzara,1\n', 'did you mean'), ('', 'is empty'), ('  \n ', 'is empty'),
+        ('Brand,external-idd\nzara,1\n', 'did you mean'), ('', 'is empty'), ('  \n ', 'is empty'),
         ('brand,external_id\n', 'no rows'), ('PK\3\4\0\0\0\0', 'zip'), ('\1\0\0\2\3'*99, 'no text file'),
         ('{"products": []}', 'is JSON'), ('hello', 'no rows'),
         ('\n\n\nbrand,sku\nzara,1\n', 'no column'),

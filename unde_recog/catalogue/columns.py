@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CURRENCIES', 'AHEAD', 'Money', 'take_apart', 'Number', 'read_number', 'Column', 'PriceColumn', 'read_price',
-           'read_currency', 'currency_of', 'TimeColumn', 'in_utc', 'read_time']
+           'read_currency', 'currency_of', 'plain_time', 'TimeColumn', 'in_utc', 'read_time']
 
 # %% ../../nbs/052_catalogue.columns.ipynb #2844c450
 import re, unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -15,8 +16,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 # %% ../../nbs/052_catalogue.columns.ipynb #6623b045
-from ..folding import is_null
-from .values import refuse
+from ..folding import clean, is_null
+from .reading import TypedText
+from .values import refuse, without_entities
 
 # %% ../../nbs/052_catalogue.columns.ipynb #ba72adc9
 _SYMBOLS = {
@@ -24,14 +26,41 @@ _SYMBOLS = {
     '฿': 'THB', '₪': 'ILS', '₱': 'PHP', 'r$': 'BRL', 'us$': 'USD', 'zł': 'PLN', 'kč': 'CZK',
     '円': 'JPY', '元': 'CNY', '원': 'KRW', 'eur.': 'EUR', 'euro': 'EUR', 'chf.': 'CHF', 'ft.': 'HUF',
     'ft': 'HUF', 'chf': 'CHF', 'руб.': 'RUB', 'руб': 'RUB', 'грн': 'UAH', 'tl': 'TRY', 'lei': 'RON',
-    'rub': 'RUB',
+    'rub': 'RUB', 'грн.': 'UAH', '₸': 'KZT', '₼': 'AZN', '₾': 'GEL', '₦': 'NGN', '₡': 'CRC',
+    '৳': 'BDT', '₲': 'PYG', 'nt$': 'TWD', 'hk$': 'HKD', 's$': 'SGD', 'a$': 'AUD', 'au$': 'AUD',
+    'ca$': 'CAD', 'nz$': 'NZD', 'mx$': 'MXN', 'us $': 'USD', 'rp': 'IDR', 'rp.': 'IDR',
+    'đ': 'VND', 'rm': 'MYR', 'ksh': 'KES', 's/': 'PEN', 's/.': 'PEN', 'sfr.': 'CHF', 'sfr': 'CHF',
+    'บาท': 'THB', 'ر.س': 'SAR', 'د.إ': 'AED', 'د.ك': 'KWD', 'byn': 'BYN', 'ден': 'MKD',
+    'km': 'BAM', 'gs.': 'PYG', 'дин.': 'RSD', 'din.': 'RSD', 'тг': 'KZT',
 }
-_VAGUE = ('$', '¥', 'kr.', 'kr', 'fr.', 'лв.', 'р.', 'rs', 'rs.')  # of several currencies
+_VAGUE: dict[str, str] = {  # signs of several currencies
+    '$': 'USD CAD AUD NZD HKD SGD TWD MXN ARS CLP COP UYU BBD JMD TTD '
+         'FJD NAD',
+    '¥': 'JPY CNY',
+    'rs': 'INR PKR LKR NPR MUR',
+    'kr': 'SEK NOK DKK ISK',
+    'fr': 'CHF XOF XAF XPF',
+    'лв': 'BGN',
+    'р': 'RUB BYN',
+    'r': 'ZAR',
+    'l': 'HNL MDL',
+    'сом': 'KGS UZS',
+    'br': 'BYN ETB',
+    'sr': 'SAR SCR',
+    'c$': 'CAD NIO',
+    'bs': 'BOB VES',
+    'tk': 'BDT',
+}
 CURRENCIES = frozenset(
     'AED ARS AUD BGN BHD BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP GEL HKD HRK HUF IDR ILS INR ISK '
     'JOD JPY KRW KWD KZT LKR MAD MDL MXN MYR NGN NOK NZD OMR PEN PHP PKR PLN QAR RON RSD RUB SAR SEK '
-    'SGD THB TND TRY TWD UAH USD UYU UZS VND ZAR'.split()
+    'SGD THB TND TRY TWD UAH USD UYU UZS VND ZAR AFN ALL AMD ANG AOA AWG AZN BAM BBD BDT BIF BMD BND BOB '
+    'BSD BTN BWP BYN BZD CDF CRC CVE DJF DOP DZD ETB FJD GHS GIP GMD GNF GTQ GYD HNL HTG IQD IRR JMD KES '
+    'KGS KHR KMF KYD LAK LBP LRD LSL LYD MGA MKD MMK MNT MOP MRU MUR MVR MWK MZN NAD NIO NPR PAB PGK PYG '
+    'RWF SBD SCR SDG SLE SRD SYP SZL TJS TMT TTD TZS UGX VES VUV WST XAF XCD XOF XPF YER ZMW'.split()
 )
+# of these no price has a fraction, whatever the law says of it
+_WHOLE = frozenset('JPY KRW VND IDR CLP ISK PYG HUF COP CRC UZS LAK KHR IRR XAF XOF XPF UGX'.split())
 
 # %% ../../nbs/052_catalogue.columns.ipynb #92cb7a2c
 class Money(NamedTuple):
@@ -41,31 +70,44 @@ class Money(NamedTuple):
     dash: str = ''
 
 def _currency(text: str) -> str | None:
-    "The code of a currency written beside a price; '' for a sign of several. Raises `ValueError`."
+    "The codes that a sign beside a price may mean. Raises `ValueError`."
     text = text.strip()
     if not text: return None
     if text.lower() in _SYMBOLS: return _SYMBOLS[text.lower()]
     if text.upper() in CURRENCIES: return text.upper()
-    return '' if text.lower() in _VAGUE else refuse('is no price')
+    return _VAGUE.get(text.lower().rstrip('.')) or refuse('is no price')
 
+def _one_currency(names: Iterable[str | None]) -> str | None:
+    "The code that one or two signs beside a price agree on; '' if only a vague one stands there."
+    sets = [set(name.split()) for name in names if name]
+    common = set.intersection(*sets) if sets else set()
+    if sets and not common: refuse('names two currencies')
+    if not sets: return None
+    return next(iter(common)) if len(common) == 1 and any(len(s) == 1 for s in sets) else ''
+
+# %% ../../nbs/052_catalogue.columns.ipynb #f6eefa90
 _SPACES = re.compile('[\u00a0\u202f\u2009\u2007]')
+_VAT = 'vat|mwst|iva|tax|taxes|btw|moms|tva|ddv|pdv|gst|ндс'
 _NET = re.compile(
-    r'\b(?:net|netto|gross|brutto|(?:incl|inkl|excl|exkl)\.? ?(?:vat|mwst|iva|tax)?\.?)$', re.I
+    rf'\(?\b(?:net|netto|gross|brutto|ttc|ht|(?:incl?|inkl|excl?|exkl)\.? ?(?:{_VAT})?\.?|'
+    rf'(?:{_VAT}) (?:incl?|inkl)\w*\.?)\)?$|\(?税[込抜]み?\)?$|^税[込抜]み?', re.I,
 )
-_MONEY = re.compile(r"((?:[^\W\d]{1,4}\.)?[^\d.,٫]*?)\s*([\d.,٫٬'’_\s]*\d)([.,]-{1,2}|[.,]–)?\s*([^\d]*)")
+_MONEY = re.compile(
+    r"((?:[^\W\d]{1,4}/?\.(?:[^\W\d](?!\w))?)?[^\d.,٫]*?)\s*([\d.,٫٬'’_\s]*\d)"
+    r"([.,:][-–—]{1,2}|/[-–=])?\s*([^\d]*)"
+)
 
 def take_apart(text: str) -> Money:
     "A price as number and currency. Raises `ValueError`."
-    text = unicodedata.normalize('NFKC', _SPACES.sub(' ', text)).strip()
+    text = unicodedata.normalize('NFKC', clean(without_entities(_SPACES.sub(' ', text))))
     text = ''.join(str(unicodedata.digit(c)) if c.isdigit() and not c.isascii() else c for c in text)
     text = _NET.sub('', text).strip()
     if text.startswith('-') and text[1:2].isdigit(): refuse('is a negative price')
     found = _MONEY.fullmatch(text)
     if not found: return refuse('is no price')
     before, number, dash, after = (x or '' for x in found.groups())
-    names = {c for c in (_currency(before), _currency(after)) if c is not None}
-    if len(names) > 1: refuse('names two currencies')
-    return Money(number.strip(), next(iter(names), None), dash[:1])
+    currency = _one_currency((_currency(before), _currency(after)))
+    return Money(number.strip(), currency, dash[:1] if dash[:1] in ('.', ',') else '')
 
 # %% ../../nbs/052_catalogue.columns.ipynb #8888027d
 _GROUPS = r'\d{{1,3}}(?:{0}\d{{3}})+|\d{{1,2}}(?:{0}\d{{2}})+{0}\d{{3}}'  # thousands, or lakhs as in India
@@ -106,9 +148,9 @@ _OPEN = 'may be a thousand or a fraction, and the column does not say which: giv
 
 
 @lru_cache(100_000)
-def _parts(text: str) -> tuple[Number, str]:
+def _parts(text: str) -> tuple[Number, Money]:
     money = take_apart(text)
-    return read_number(money.number), money.dash
+    return read_number(money.number), money
 
 def _typed_price(text: str) -> Decimal:
     return _price(Decimal(text) if re.fullmatch(r'-?\d+(\.\d+)?', text) else refuse('is no price'))
@@ -127,16 +169,15 @@ class Column(Protocol):
 class PriceColumn:
     "Prices of one column; `decimal`: the sign that a person gave."
     decimal: str | None = None
-    typed: bool = False
     certain: set[str] = field(default_factory=set)
     # signs that are repeated in a number: not the decimal one
     grouped: set[str] = field(default_factory=set)
 
     def observe(self, text: str) -> None:
-        if self.typed or text.isdigit(): return
-        try: number, dash = _parts(text)
+        if isinstance(text, TypedText) or text.isdigit(): return
+        try: number, money = _parts(text)
         except ValueError: return
-        if dash or number.decimal in ('.', ','): self.certain.add(dash or number.decimal)
+        if money.dash or number.decimal in ('.', ','): self.certain.add(money.dash or number.decimal)
         if number.repeated: self.grouped.add(number.open)
 
     def sign(self) -> str | None:
@@ -147,10 +188,12 @@ class PriceColumn:
 
     def read(self, text: str) -> Decimal | None:
         if is_null(text): return None
-        if self.typed: return _typed_price(text)
-        number, dash = _parts(text)
-        sign = dash or self.sign()
-        if number.open and not sign: refuse(_OPEN)
+        if isinstance(text, TypedText): return _typed_price(text)
+        number, money = _parts(text)
+        sign = money.dash or self.sign()
+        # 12.990 Ft and 12,800円 have no fraction, unless the column is a mixture anyway
+        whole = money.currency in _WHOLE and len(self.certain) < 2
+        if number.open and not sign and not whole: refuse(_OPEN)
         if number.open == sign and number.repeated: refuse('repeats the decimal sign')
         thousands = number.open and number.open != sign
         digits = number.whole + number.fraction if thousands else f'{number.whole}.{number.fraction or 0}'
@@ -192,6 +235,46 @@ _NO_ORDER = 'may be day or month first, and the column does not say which: give 
 
 def _year(text: str) -> int: return int(text) + (2000 if len(text) == 2 else 0)
 
+# %% ../../nbs/052_catalogue.columns.ipynb #f5b4b8b7
+_MONTHS = {name: n for n, names in enumerate("""
+    jan january januar janvier enero ene gennaio gen janeiro januari styczeń stycznia января янв
+    feb february februar février févr fev febrero febbraio fevereiro februari luty lutego февраля фев февр
+    mar march märz mrz mars marzo março maart marzec marca марта мар
+    apr april avril avr abril abr aprile kwiecień kwietnia апреля апр
+    may mai mayo maggio mag maio mei maj maja мая май
+    jun june juni juin junio giugno giu junho czerwiec czerwca июня июн
+    jul july juli juillet juil julio luglio lug julho lipiec lipca июля июл
+    aug august août agosto ago augustus augusti sierpień sierpnia августа авг
+    sep sept september septembre septiembre settembre set setembro wrzesień września сентября сен сент
+    oct october okt oktober octobre octubre ottobre ott outubro październik października октября окт
+    nov november novembre noviembre novembro listopad listopada ноября ноя нояб
+    dec december dez dezember décembre déc diciembre dic dicembre dezembro grudzień grudnia декабря дек
+    """.strip().splitlines(), 1) for name in names.split()}
+_DAY_MONTH = re.compile(
+    r'(?:[^\W\d]{2,12}\.?,? )?(\d{1,2})\.?[ -](?:de )?([^\W\d]{3,12})\.?,?[ -](?:de )?(\d{4})\b(?: г\.)?'
+)
+_MONTH_DAY = re.compile(r'(?:[^\W\d]{2,12},? )?([^\W\d]{3,12})\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})\b')
+
+def plain_time(text: str) -> str:
+    "A time with ASCII digits, and its month as a number, year first, where it was a name."
+    text = clean(text).replace('\u2212', '-').lstrip("'")
+    if not text.isascii(): text = ''.join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text)
+    if re.fullmatch(r'[\d\W]*[TZ]?[\d\W]*Z?', text): return text
+    text = re.sub(r'(\d{4})[年년] ?(\d{1,2})[月월] ?(\d{1,2})[日일]', r'\1-\2-\3', text)
+    if found := _DAY_MONTH.match(text): day, name, year = found.groups()
+    elif found := _MONTH_DAY.match(text): name, day, year = found.groups()
+    else: return text
+    month = _MONTHS.get(name.lower())
+    return text if month is None else f'{year}-{month:02}-{int(day):02}{text[found.end():]}'
+
+
+# %% ../../nbs/052_catalogue.columns.ipynb #af17378d
+def _year_first(first: str, last: str) -> bool:
+    "Whether, of a date of two-digit numbers, only the first can be the year of a recent reading."
+    now = datetime.now(timezone.utc).year % 100
+    recent = now, now - 1
+    return len(first) == 2 and len(last) < 3 and int(first) in recent and int(last) not in recent
+
 @dataclass
 class TimeColumn:
     "Times of one column; `order`: dmy, mdy or ymd, if a person gave it."
@@ -199,22 +282,24 @@ class TimeColumn:
     seen: set[str] = field(default_factory=set)
 
     def observe(self, text: str) -> None:
-        found = _DATED.fullmatch(text.strip())
+        found = _DATED.fullmatch(text := plain_time(text))
         if not found or len(found[1]) == 4: return
         first, second = int(found[1]), int(found[2])
-        if '.' in text[:6] or first > 12: self.seen.add('dmy')
+        if _year_first(found[1], found[3]): self.seen.add('ymd')
+        elif '.' in text[:6] or first > 12: self.seen.add('dmy')
         elif second > 12: self.seen.add('mdy')
 
     def read(self, text: str) -> datetime:
         "A time; without a zone if the text has none. Raises `ValueError`."
-        text = text.strip().replace('\u2212', '-')
+        text = plain_time(text)
         if _ISO.fullmatch(text):
             try: return datetime.fromisoformat(text.replace(' +', '+').replace(' -', '-').replace(' Z', 'Z'))
             except ValueError: refuse(_NO_TIME)
         if re.fullmatch(r'\d{10}|\d{13}', text): return datetime.fromtimestamp(int(text[:10]), timezone.utc)
         found = _DATED.fullmatch(text)
         if not found: return refuse(_NO_TIME)
-        known = ''.join(self.seen) if len(self.seen) == 1 else ''
+        certain = {'ymd'} if 'ymd' in self.seen and 'mdy' not in self.seen else self.seen
+        known = ''.join(certain) if len(certain) == 1 else ''
         order = 'ymd' if len(found[1]) == 4 else self.order or known
         if not order and found[1] == found[2]: order = 'dmy'  # the same either way
         if not order: return refuse(_NO_ORDER)
@@ -223,6 +308,7 @@ class TimeColumn:
 # %% ../../nbs/052_catalogue.columns.ipynb #08e5d34d
 def _at(parts: dict[str, str], found: re.Match[str]) -> datetime:
     "A time from year, month and day, and the clock of `found`."
+    if len(parts['y']) not in (2, 4): refuse(_NO_TIME)
     hour, minute, second = (int(x or 0) for x in found.groups()[3:6])
     half = (found[7] or '').replace('.', '').lower()
     if half and not 0 < hour < 13: refuse(_NO_TIME)
@@ -246,6 +332,7 @@ def in_utc(at: datetime, zone: str | None, now: datetime | None = None) -> datet
         at = _local(at, zone)
     try: at = at.astimezone(timezone.utc)
     except (OverflowError, ValueError): return refuse(_NO_TIME)
+    if at.year < 2000: refuse('lies before the year 2000, as what a system writes where it has no date')
     return at if at <= (now or datetime.now(timezone.utc)) + AHEAD else refuse('lies in the future')
 
 @lru_cache(10_000)

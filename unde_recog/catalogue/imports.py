@@ -396,5 +396,5 @@ def import_stores(
                           rejected=checked.rejected)
     counts, notes = db.write('catalogue', lambda conn: _merge_stores(conn, checked))
     report.inserted, report.updated = counts
-    report.notes += notes
+    report.notes += table.notes + notes
     return _finish(report, file, checked.rejects, rejects)

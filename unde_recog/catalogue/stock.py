@@ -221,6 +221,7 @@ def import_availability(
         return reader.read, write_readings(conn), orphans(conn, Path(file).name) + _notes(conn, parse)
     try: report.read, counts, report.notes = db.write('catalogue', write)
     finally: refused.close()
+    report.notes += source.notes
     (report.inserted, report.updated), report.rejected, report.faults = counts, refused.rows, refused.rows
     if refused.rows: report.rejects_file = str(refused.path)
     report.unchanged = report.read - report.inserted - report.updated - report.rejected

@@ -43,6 +43,7 @@ def read_attributes(text: str) -> dict[str, str]:
     "What the shop says outright of a product, a JSON object of texts. Raises `ValueError`."
     try: said = json.loads(text)
     except ValueError: said = None
+    if isinstance(said, dict): said = {k: v for k, v in said.items() if v is not None}
     if isinstance(said, dict) and all(isinstance(v, str) for v in said.values()): return said
     raise ValueError('is no JSON object of texts, such as {"pattern": "striped", "fit": "slim"}')
 
@@ -98,13 +99,13 @@ STORES = Table(
 _LISTS = ('sizes', 'sizes_in_stock', 'image_urls')
 
 def column_readers(
-    table: Table, options: ReadOptions, typed: bool = False
+    table: Table, options: ReadOptions
 ) -> tuple[dict[str, Callable[[str], Any]], dict[str, Callable[[str], None]]]:
     "(readers, observers) for one file; observers see their whole column before it is read."
     readers: dict[str, Callable[..., Any]] = dict(table.readers)
     observers: dict[str, Callable[[str], None]] = {}
     if 'price' in readers:
-        price = PriceColumn(options.decimal, typed)
+        price = PriceColumn(options.decimal)
         readers['price'], observers['price'] = price.read, price.observe
     if 'fetched_at' in readers:
         times = TimeColumn(options.date_order)
@@ -171,16 +172,23 @@ def _export_rows(source: TableFile, name: str, context: ShopContext) -> TableFil
         else Row(line, [values.get(h, '') for h in headers])
         for line, values in products
     )]
-    return replace(source, headers=headers, rows=lambda: iter(rows), notes=context.told())
+    return replace(source, headers=headers, rows=lambda: iter(rows), 
+                   notes=[*source.notes, *context.told()])
+
+# %% ../../nbs/054_catalogue.tables.ipynb #5e9aa8d8
+def _wanted(table: Table, mapping: Mapping[str, str] | None) -> frozenset[str]:
+    "The header keys by which the header of a file is known."
+    return frozenset(map(header_key, [*table.readers, *(mapping or {}).values()]))
 
 def open_source(
     file: str | Path, mapping: Mapping[str, str] | str | None, options: ReadOptions, *,
-    brand: str | None = None, attributes: Mapping[str, str] | None = None,
+    table: Table = PRODUCTS, brand: str | None = None, attributes: Mapping[str, str] | None = None,
 ) -> tuple[TableFile, Mapping[str, str] | None]:
     "(the file as a table, its column mapping); mapping: dictionary, JSON file or ready name."
+    if mapping is None or isinstance(mapping, Mapping) or mapping not in READY:
+        chosen = _mapping_file(mapping) if isinstance(mapping, str) else mapping
+        return open_table(file, options, _wanted(table, chosen)), chosen
     source = open_table(file, options)
-    if mapping is None or isinstance(mapping, Mapping): return source, mapping
-    if mapping not in READY: return source, _mapping_file(mapping)
     context = ShopContext(brand, options.currency, options.base_url, attributes)
     return _export_rows(source, mapping, context), None
 
@@ -250,7 +258,7 @@ def row_parser(
     try: theirs = column_map(source.headers, table, mapping, fixed)
     except ValueError as e: raise ValueError(f'{source.path}: {e}') from None
     columns = {ours: source.headers.index(header) for ours, header in theirs.items()}
-    readers, observers = column_readers(table, options, source.typed)
+    readers, observers = column_readers(table, options)
     observe_columns(source, observers, columns)
     folded = None if aliases is None else {alias_key(k): v for k, v in aliases.items()}
     return RowParser(table, readers, columns, fixed, folded)
@@ -261,7 +269,8 @@ def open_rows(file: str | Path, table: Table, mapping: Mapping[str, str] | str |
               attributes: Mapping[str, str] | None = None) -> tuple[TableFile, RowParser]:
     """A file of rows of `table`, and the parser for them. `fixed`: what holds for all rows, where
     it is given."""
-    source, chosen = open_source(file, mapping, options, brand=fixed.get('brand'), attributes=attributes)
+    source, chosen = open_source(file, mapping, options, table=table, brand=fixed.get('brand'),
+                                 attributes=attributes)
     given = {column: value for column, value in fixed.items() if value}
     parser = row_parser(source, table, chosen, options, fixed=given, aliases=brand_aliases(aliases))
     return source, parser

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import psycopg
 from ..catalogue.reading import cell_text, header_key, open_table
-from ..catalogue.values import SHORTENED, is_shortened
+from ..catalogue.texts import SHORTENED, is_shortened
 from ..contracts import SkuKey, canonical_brand
 from ..folding import is_null
 from ..db.database import Databases, Query, run
