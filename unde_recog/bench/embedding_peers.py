@@ -136,12 +136,16 @@ def ours(name: str) -> Callable[[Path], Peer]:
     def peer(folder: Path) -> Peer:
         from unde_recog.embedder import load_embedder
         from unde_recog.media.storage import load_image
+        from unde_recog.models.registry import get_card
         from unde_recog.settings import load_settings
-        settings = load_settings(env={}, UNDE_DATA_DIR=folder/'home')
-        embedder = load_embedder(name, 'batch', settings=settings, threads=_threads())
-        least = 448 if embedder.card.kind == 'fused' else 224
-        photos = lambda paths: embedder.embed([load_image(p, at_least=least) for p in paths])
-        return network_of(embedder), photos
+        settings, opened = load_settings(env={}, UNDE_DATA_DIR=folder/'home'), dict[str, Any]()
+        def embedder(n: int) -> Any:
+            preset: Any = 'runtime' if n == 1 else 'batch'  # as the service and the index run open it
+            if preset not in opened: opened[preset] = load_embedder(name, preset, settings=settings, threads=_threads())
+            return opened[preset]
+        least = 448 if get_card(name, settings).kind == 'fused' else 224
+        photos = lambda paths: embedder(len(paths)).embed([load_image(p, at_least=least) for p in paths])
+        return lambda x: network_of(embedder(len(x)))(x), photos
     return peer
 
 def network_of(embedder: Any) -> Callable[[np.ndarray], Any]:
@@ -195,10 +199,11 @@ def run_peer(name: str, folder: Path, *, seconds: float = 3., batches: Sequence[
     for n in batches:
         x = np.repeat(one, n, 0)
         row['pixels'][str(n)] = time_calls(lambda: pixels(x), n, seconds=seconds)._asdict()
+        row.setdefault('memory_mb', resident_mb())
     for n in batches[::2]:
         row['jpeg'][str(n)] = time_calls(lambda: photos(paths[:n]), n, seconds=seconds)._asdict()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    return row | {'memory_mb': resident_mb(), 'peak_mb': peak, 'before_mb': before, 'python': sys.version.split()[0]}
+    return row | {'peak_mb': peak, 'before_mb': before, 'python': sys.version.split()[0]}
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #fcc6aeb3
 _PROCESS = """
@@ -258,7 +263,9 @@ def memory_of_models(names: Sequence[str], home: Path, rounds: int = 10) -> list
     from unde_recog.models.registry import get_card, model_file
     from unde_recog.settings import load_settings
     settings = load_settings(env={}, UNDE_DATA_DIR=home)
-    size = lambda name: sum(model_file(c := get_card(name, settings), f, settings).stat().st_size for f in c.files)
+    def size(name: str) -> int:
+        card = get_card(name, settings)
+        return sum(model_file(card, f, settings).stat().st_size for f in card.files)
     models: LoadedModels[Any] = LoadedModels(lambda name: load_embedder(name, settings=settings), size)
     photo, started, rows = Image.new('RGB', (600, 800), 'crimson'), time.perf_counter(), []
     def note(what: str) -> None:

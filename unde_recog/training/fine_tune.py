@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['See', 'Shop', 'several', 'hold_out', 'FineTuning', 'learn', 'Known', 'know', 'know_all', 'fit_known', 'own_places',
-           'mean_reciprocal', 'gauge_of', 'some_garments', 'score_share', 'FineTuned', 'fine_tune', 'check_model_name',
-           'register']
+__all__ = ['See', 'Shop', 'several', 'hold_out', 'FineTuning', 'learn', 'Known', 'know', 'know_all', 'widened', 'fit_known',
+           'own_places', 'mean_reciprocal', 'gauge_of', 'some_garments', 'score_share', 'FineTuned', 'fine_tune',
+           'check_model_name', 'register']
 
 # %% ../../nbs/191_training.fine_tune.ipynb #020dd65c
 import numpy as np
@@ -24,7 +24,16 @@ from ..models.hybrid import as_pixels, prepared, two_inputs
 from ..models.registry import DEFAULT_MODEL, ModelCard, ModelFile, cards, models_dir, sha256_of
 from ..settings import Settings
 from .backbone import load_lite
-from .embedder import BackboneFeatures, Halves, Raw, TrainConfig, compiled, export, fit
+from unde_recog.training.embedder import (
+    BackboneFeatures,
+    Half,
+    Halves,
+    Raw,
+    TrainConfig,
+    compiled,
+    export,
+    fit,
+)
 from .metric import Tuner, Tuning, View, between, drawn_views, gather, tune
 
 # %% ../../nbs/191_training.fine_tune.ipynb #abb148ae
@@ -143,10 +152,17 @@ def know_all(shop: Shop, rows: Sequence[int], see: See, folder: Path, config: Fi
     return Known(raws[0], tuple(raws[1:]), whole['row'], whole['whole'])
 
 # %% ../../nbs/191_training.fine_tune.ipynb #27bbfc97
+def widened(half: Half, dims: int) -> Half:
+    "The same cosines in `dims` dimensions: few photos give fewer, the others are zero."
+    lacking = dims - half.matrix.shape[1]
+    return half._replace(matrix=np.pad(half.matrix, ((0, 0), (0, lacking))) if lacking > 0 else half.matrix)
+
 def fit_known(known: Known, garment: Sequence[str], seed: int = 0) -> Halves:
     "Both matrices from the pictures of some garments."
     keys = [str(k) for k in np.asarray(garment)[known.row]]
-    return fit(known.plain, keys, known.lights, TrainConfig(copies=len(known.lights), seed=seed))
+    config = TrainConfig(copies=len(known.lights), seed=seed)
+    found = fit(known.plain, keys, known.lights, config)
+    return found._replace(colours=widened(found.colours, config.colours), seen=widened(found.seen, config.seen))
 
 def own_places(
     questions: np.ndarray,
@@ -156,7 +172,8 @@ def own_places(
 ) -> np.ndarray:
     """Unit rows [n, d] of the same n photos, twice → place of each photo's own garment, 1 the best,
     its own photo left out; 0 where the garment has no other photo. `asks`: rows that ask."""
-    codes, asks = np.unique(np.asarray(garment), return_inverse=True)[1], range(len(garment))[:] if asks is None else asks
+    codes = np.unique(np.asarray(garment), return_inverse=True)[1]
+    asks = range(len(codes)) if asks is None else asks
     out = np.zeros(len(asks), int)
     for n, i in enumerate(asks):
         scores = gallery @ questions[i]
@@ -210,16 +227,16 @@ def fine_tune(shop: Shop, folder: Path | str, config: FineTuning, rows: Sequence
 
     Raises `ValueError` if no garment has two photos."""
     folder, own = Path(folder), np.arange(len(shop.garment)) if rows is None else np.asarray(rows)
-    own = own[several(Shop(shop.garment[own], shop.family[own], shop.pictures))]
-    val = hold_out(shop.family[own], .25, config.seed)
+    pairs = own[several(Shop(shop.garment[own], shop.family[own], shop.pictures))]
+    val = hold_out(shop.family[pairs], .25, config.seed)
     torch.set_num_threads(config.threads)
-    learnt = learn(shop, own[~val], folder/'learning', config)
-    start, gauge = BackboneFeatures(load_lite().eval()).eval(), gauge_of(shop, own[~val], config)
+    learnt = learn(shop, pairs[~val], folder/'learning', config)
+    start, gauge = BackboneFeatures(load_lite().eval()).eval(), gauge_of(shop, pairs[~val], config)
     looks = {s: between(start, learnt, s) for s in config.shares}
     scores = {}
     for share, look in looks.items():
         see = compiled(look, config.threads, gauge[0])
-        scores[share] = score_share(shop, see, folder/f'share {share:g}', config, train=own[~val], val=own[val])
+        scores[share] = score_share(shop, see, folder/f'share {share:g}', config, train=pairs[~val], val=pairs[val])
     made = FineTuned(looks[config.shares[0]], None, gauge, scores)  # type: ignore[arg-type]  # for its share
     look = looks[made.share]
     known = know_all(shop, own, compiled(look, config.threads, gauge[0]), folder/f'all {made.share:g}', config)
