@@ -45,7 +45,8 @@ def peer_open_clip(folder: Path) -> Peer:
     def pixels(x: np.ndarray) -> Any:
         with torch.inference_mode(): return model.encode_image(torch.from_numpy(x))
     def photos(paths: list[str]) -> Any:
-        with torch.inference_mode(): return model.encode_image(torch.stack([transform(im) for im in _rgb(paths)]))
+        given = torch.stack([transform(im) for im in _rgb(paths)])
+        with torch.inference_mode(): return model.encode_image(given)
     return pixels, photos
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #16e9ded3
@@ -69,7 +70,7 @@ def peer_transformers(folder: Path) -> Peer:
     return pixels, photos
 
 def peer_fashion_clip(folder: Path) -> Peer:
-    "What the package fashion-clip's encode_images does: a datasets table, a loader, the processor a batch."
+    "What the package fashion-clip's encode_images does: the processor a photo, then a loader."
     model, processor = _transformers(folder/'hub')
     import torch
     from torch.utils.data import DataLoader
@@ -77,7 +78,8 @@ def peer_fashion_clip(folder: Path) -> Peer:
         with torch.no_grad(): return model.get_image_features(pixel_values=torch.from_numpy(x))
     def photos(paths: list[str]) -> Any:
         # its code needs `datasets` and `annoy`, which bring nothing to the time: the same calls, in order
-        rows = [{'pixel_values': processor(images=im, return_tensors='pt')['pixel_values'][0]} for im in _rgb(paths)]
+        prepare = lambda im: processor(images=im, return_tensors='pt')['pixel_values'][0]
+        rows = [{'pixel_values': prepare(im)} for im in _rgb(paths)]
         out = []
         with torch.no_grad():
             for batch in DataLoader(rows, batch_size=32):
@@ -107,7 +109,8 @@ def peer_clip_retrieval(folder: Path) -> Peer:
     from open_clip.transform import image_transform
     transform = image_transform(224, is_train=False)
     def pixels(x: np.ndarray) -> Any:
-        with torch.no_grad(): return normalized(model.encode_image(torch.from_numpy(x)).cpu().to(torch.float16).numpy())
+        with torch.no_grad(): found = model.encode_image(torch.from_numpy(x)).cpu()
+        return normalized(found.to(torch.float16).numpy())
     return pixels, lambda paths: pixels(torch.stack([transform(im) for im in _rgb(paths)]).numpy())
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #07f26388
@@ -131,17 +134,23 @@ def peer_openvino(folder: Path) -> Peer:
     tower = OpenVinoTower(folder/'home/models/fashionclip-2.0/image.onnx', _threads())
     return tower, lambda paths: tower(to_tensor(_rgb(paths), 'centre', Preprocessing()))
 
+# %% ../../nbs/337_bench.embedding_peers.ipynb #d3eb2e0b
 def ours(name: str) -> Callable[[Path], Peer]:
     "The embedder of a name, photos loaded as the index loads them (JPEGs at reduced scale)."
     def peer(folder: Path) -> Peer:
         from unde_recog.embedder import load_embedder
         from unde_recog.media.storage import load_image
+        from unde_recog.models.registry import get_card
         from unde_recog.settings import load_settings
-        settings = load_settings(env={}, UNDE_DATA_DIR=folder/'home')
-        embedder = load_embedder(name, 'batch', settings=settings, threads=_threads())
-        least = 448 if embedder.card.kind == 'fused' else 224
-        photos = lambda paths: embedder.embed([load_image(p, at_least=least) for p in paths])
-        return network_of(embedder), photos
+        settings, opened = load_settings(env={}, UNDE_DATA_DIR=folder/'home'), dict[str, Any]()
+        def embedder(n: int) -> Any:
+            preset: Any = 'runtime' if n == 1 else 'batch'  # as the service and the index run open it
+            if preset not in opened:
+                opened[preset] = load_embedder(name, preset, settings=settings, threads=_threads())
+            return opened[preset]
+        least = 448 if get_card(name, settings).kind == 'fused' else 224
+        photos = lambda paths: embedder(len(paths)).embed([load_image(p, at_least=least) for p in paths])
+        return lambda x: network_of(embedder(len(x)))(x), photos
     return peer
 
 def network_of(embedder: Any) -> Callable[[np.ndarray], Any]:
@@ -152,8 +161,10 @@ def network_of(embedder: Any) -> Callable[[np.ndarray], Any]:
         fixed = {i.name: i for i in session.get_inputs()}
         def run(x: np.ndarray) -> Any:
             if 'colours' in fixed:  # the offline default: its own canvas, and colours counted already
-                x = {'pixels': np.zeros((len(x), 3, 192, 160), np.float32), 'colours': np.zeros((len(x), 3196), np.float32)}
-            return session.run(None, x if isinstance(x, dict) else {'pixel_values': x})[0]
+                n, empty = len(x), np.zeros
+                feed = {'pixels': empty((n, 3, 192, 160), 'f'), 'colours': empty((n, 3196), 'f')}
+            else: feed = {'pixel_values': x}
+            return session.run(None, feed)[0]
     return lambda x: [run(x[i:i + n]) for i in range(0, len(x), n)]
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #df749263
@@ -183,7 +194,8 @@ def sample_jpegs(folder: Path, count: int = 32, size: tuple[int, int] = (1500, 2
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
     return [str(p) for p in paths]
 
-def run_peer(name: str, folder: Path, *, seconds: float = 3., batches: Sequence[int] = (1, 8, 32)) -> dict[str, Any]:
+def run_peer(name: str, folder: Path, *, seconds: float = 3.,
+             batches: Sequence[int] = (1, 8, 32)) -> dict[str, Any]:
     "Load a peer and measure it: seconds to start, memory, times by batch from pixels and from JPEG."
     import resource
     started, before = time.perf_counter(), resident_mb()
@@ -195,10 +207,11 @@ def run_peer(name: str, folder: Path, *, seconds: float = 3., batches: Sequence[
     for n in batches:
         x = np.repeat(one, n, 0)
         row['pixels'][str(n)] = time_calls(lambda: pixels(x), n, seconds=seconds)._asdict()
+        row.setdefault('memory_mb', resident_mb())
     for n in batches[::2]:
         row['jpeg'][str(n)] = time_calls(lambda: photos(paths[:n]), n, seconds=seconds)._asdict()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    return row | {'memory_mb': resident_mb(), 'peak_mb': peak, 'before_mb': before, 'python': sys.version.split()[0]}
+    return row | {'peak_mb': peak, 'before_mb': before, 'python': sys.version.split()[0]}
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #fcc6aeb3
 _PROCESS = """
@@ -222,14 +235,16 @@ def measure_peer(
     path = os.pathsep.join(filter(None, [here, os.environ.get('PYTHONPATH', '')]))
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONPATH': path, 'HF_HUB_OFFLINE': '1'}
     command = [python or sys.executable, '-c', _PROCESS, name, str(folder), str(seconds)]
+    failed = lambda why: {'peer': name, 'title': PEERS[name][0], 'error': why}
     try: done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired: return {'peer': name, 'title': PEERS[name][0], 'error': f'over {limit:g} s'}
-    except OSError as e: return {'peer': name, 'title': PEERS[name][0], 'error': f'{type(e).__name__}: {e.strerror}'}
+    except subprocess.TimeoutExpired: return failed(f'over {limit:g} s')
+    except OSError as e: return failed(f'{type(e).__name__}: {e.strerror}')
     lines = [line for line in done.stdout.splitlines() if line.startswith('ROW ')]
     if lines: return json.loads(lines[-1].removeprefix('ROW '))
     said = (done.stderr.strip().splitlines() or ['nothing'])[-1]
-    return {'peer': name, 'title': PEERS[name][0], 'error': said[:200]}
+    return failed(said[:200])
 
+# %% ../../nbs/337_bench.embedding_peers.ipynb #23ab7528
 def measure_peers(
     names: Sequence[str],
     folder: Path,
@@ -252,13 +267,15 @@ def measure_peers(
 
 # %% ../../nbs/337_bench.embedding_peers.ipynb #15f1531c
 def memory_of_models(names: Sequence[str], home: Path, rounds: int = 10) -> list[dict[str, Any]]:
-    "Memory (MB) of this process over time, while models are loaded one by one and then asked in turn."
+    "MB of this process over time, while models are loaded one by one and then asked in turn."
     from unde_recog.embedder import load_embedder
     from unde_recog.models.loaded import LoadedModels
     from unde_recog.models.registry import get_card, model_file
     from unde_recog.settings import load_settings
     settings = load_settings(env={}, UNDE_DATA_DIR=home)
-    size = lambda name: sum(model_file(c := get_card(name, settings), f, settings).stat().st_size for f in c.files)
+    def size(name: str) -> int:
+        card = get_card(name, settings)
+        return sum(model_file(card, f, settings).stat().st_size for f in card.files)
     models: LoadedModels[Any] = LoadedModels(lambda name: load_embedder(name, settings=settings), size)
     photo, started, rows = Image.new('RGB', (600, 800), 'crimson'), time.perf_counter(), []
     def note(what: str) -> None:
@@ -284,7 +301,7 @@ print('ROW ' + json.dumps(memory_of_models(sys.argv[2:], Path(sys.argv[1]))))
 """
 
 def process_rows(what: str, folder: Path, names: Sequence[str]) -> list[dict[str, Any]] | str:
-    "`memory_of_models` of `folder/home` in a process of its own, kept in `folder`; words where it failed."
+    "`memory_of_models` in a process of its own, kept in `folder`; words where it failed."
     kept = folder/f'rows/{what}-{"-".join(n.replace(":", "_") for n in names)}.json'
     if kept.is_file(): return json.loads(kept.read_text())
     command = [sys.executable, '-c', _MEMORY, str(folder/'home'), *names]

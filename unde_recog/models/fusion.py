@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['Net', 'tidy', 'folded', 'fuse_norms', 'Linear', 'linear_of', 'linear_above', 'Attention', 'up', 'product_above',
-           'down', 'attention_at', 'head_counts', 'emit', 'replace_input', 'above', 'FirstToken', 'fuse']
+           'down', 'attention_at', 'head_counts', 'emit', 'replace_input', 'above', 'FirstToken', 'picks_first', 'fuse']
 
 # %% ../../nbs/086_models.fusion.ipynb #3dec3198
 import numpy as np
@@ -40,7 +40,8 @@ class Net:
         "Add an initializer; → its name."
         self.fresh += 1
         name = f'unde_{hint}_{self.fresh}'
-        self.model.graph.initializer.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        made = self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self.model.graph.initializer.append(made)
         self.constants[name] = values
         return name
 
@@ -115,7 +116,7 @@ _PICKS = _MOVES | {'Gather', 'Slice', 'Split', 'Expand', 'Flatten'}
 _COUNTS = {'Add', 'Mul', 'Div', 'Sub'}
 
 class Linear(NamedTuple):
-    "A matrix [in, out] and its bias [out] in a graph; `source`, `result`: tensors before and after."
+    "A matrix [in, out] and its bias [out]; `source`, `result`: tensors before and after."
     node: Any
     weight: np.ndarray
     bias: np.ndarray
@@ -131,11 +132,13 @@ def linear_of(net: Net, node: Any) -> Linear | None:
         how = {a.name: net.onnx.helper.get_attribute_value(a) for a in node.attribute}
         if how.get('transA') or how.get('alpha', 1) != 1 or how.get('beta', 1) != 1: return None
         if how.get('transB'): weight = weight.T
-        if len(node.input) > 2: return Linear(node, weight, net.constants[node.input[2]], node.input[0], node.output[0])
+        if len(node.input) > 2:
+            return Linear(node, weight, net.constants[node.input[2]], node.input[0], node.output[0])
     after = [n for n in net.consumers[node.output[0]] if n.op_type == 'Add']
     if len(after) == 1:
         biases = [net.constants[i] for i in after[0].input if i in net.constants]
-        if biases and biases[0].ndim == 1: return Linear(node, weight, biases[0], node.input[0], after[0].output[0])
+        if biases and biases[0].ndim == 1:
+            return Linear(node, weight, biases[0], node.input[0], after[0].output[0])
     return Linear(node, weight, np.zeros(weight.shape[1], weight.dtype), node.input[0], node.output[0])
 
 def linear_above(net: Net, tensor: str, depth: int = 40) -> Linear | None:
@@ -206,7 +209,8 @@ def head_counts(model: Any, tensors: Sequence[str], size: int) -> list[int]:
     pixels = net.model.graph.input[0].name
     import onnxruntime as ort
     options = ort.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
     session = ort.InferenceSession(net.model.SerializeToString(), options, providers=['CPUExecutionProvider'])
     shapes = [x.shape for x in session.run(list(tensors), {pixels: probe(size)['pixel_values']})]
     return [int(np.prod(s[:-2]))//3 for s in shapes]
@@ -237,7 +241,8 @@ def replace_input(net: Net, old: str, new: str) -> None:
             if name == old: node.input[i] = new
 
 # %% ../../nbs/086_models.fusion.ipynb #39fc6e03
-_TOKENWISE = {'LayerNormalization', 'Sigmoid', 'Gelu', 'Erf', 'Tanh', 'QuickGelu', 'Relu', 'Identity', *_COUNTS}
+_TOKENWISE = {*_COUNTS, 'LayerNormalization', 'Sigmoid', 'Gelu', 'Erf', 'Tanh', 'QuickGelu', 'Relu',
+    'Identity'}
 
 def above(net: Net, tensor: str) -> set[str]:
     "A tensor and all that it is made of."
@@ -248,6 +253,7 @@ def above(net: Net, tensor: str) -> set[str]:
         if name in net.producer: stack += net.producer[name].input
     return seen
 
+# %% ../../nbs/086_models.fusion.ipynb #b4650226
 class FirstToken:
     "Moves the pick of the first token up through a graph."
     def __init__(self, net: Net, attentions: dict[str, tuple[Attention, int]]):
@@ -282,13 +288,20 @@ class FirstToken:
         return net.node(node.op_type, inputs, **how)[0]
 
 # %% ../../nbs/086_models.fusion.ipynb #8b64c313
+def picks_first(net: Net, node: Any) -> bool:
+    "Whether a node takes the first of the second axis."
+    if node.op_type != 'Gather' or node.input[1] not in net.constants: return False
+    axis = [a.i for a in node.attribute if a.name == 'axis']
+    return axis == [1] and not np.any(net.constants[node.input[1]])
+
 def fuse(path: Path | str, size: int) -> tuple[Any, int]:
     """(model, how many attentions) of an image tower in an ONNX file, each attention one node.
 
     Raises `ModelUnavailable` if there is none that is understood."""
     model = folded(path)
     net = Net(model)
-    found = [a for n in model.graph.node if n.op_type == 'Softmax' and (a := attention_at(net, n)) is not None]
+    tries = [attention_at(net, n) for n in model.graph.node if n.op_type == 'Softmax']
+    found = [a for a in tries if a is not None]
     if not found:
         raise ModelUnavailable(f'{Path(path).name} holds no attention that is understood: it stays as it is')
     heads = head_counts(model, [a.scores for a in found], size)
@@ -298,9 +311,7 @@ def fuse(path: Path | str, size: int) -> tuple[Any, int]:
         replace_input(net, attention.after, new)
         made[new] = attention, n
     tidy(net)
-    picks = [n for n in net.model.graph.node if n.op_type == 'Gather' and net.constants.get(n.input[1]) is not None
-             and not np.any(net.constants[n.input[1]]) and [a.i for a in n.attribute if a.name == 'axis'] == [1]]
-    for pick in picks:
+    for pick in filter(lambda n: picks_first(net, n), list(net.model.graph.node)):
         moved = FirstToken(net, made)
         first = moved.of(pick.input[0])
         if moved.passed: pick.input[0] = first

@@ -53,7 +53,7 @@ def resident_mb() -> float:
 
 # %% ../../nbs/088_models.speed.ipynb #188c0d35
 class ModelSpeed(NamedTuple):
-    "A model on this machine: seconds to load, memory it took, times by batch, cosine with the plain one."
+    "A model on this machine: start, memory, times by batch, cosine with the plain one."
     name: str
     version: str
     device: str
@@ -73,7 +73,8 @@ def measure_model(
     seconds: float = 3.,
     against: np.ndarray | None = None,
 ) -> tuple[ModelSpeed, np.ndarray]:
-    "(its speed, vectors of `images`). `load` → (embed, version, device); `against`: the plain model's vectors."
+    """(its speed, vectors of `images`). `load` → (embed, version, device); `against`: vectors of the
+    plain model."""
     before, started = resident_mb(), time.perf_counter()
     embed, version, device = load()
     embed(images[:1])

@@ -57,10 +57,12 @@ def loudest(model: Any, tensors: Sequence[str], pixels: np.ndarray) -> dict[str,
             seen[name] = np.maximum(seen.get(name, 0), top)
     return seen
 
+# %% ../../nbs/087_models.variants.ipynb #552db4e6
 def smooth(model: Any, pixels: np.ndarray) -> int:
     "Move loud channels from norms into the matrices after them, in place; → how many norms."
     net = Net(model)
-    norms = [(n, r) for n in model.graph.node if n.op_type == 'LayerNormalization' and (r := norm_readers(net, n))]
+    every = [n for n in model.graph.node if n.op_type == 'LayerNormalization']
+    norms = [(n, r) for n in every if (r := norm_readers(net, n))]
     tops = loudest(model, [n.output[0] for n, _ in norms], pixels)
     for norm, readers in norms:
         matrices = [net.constants[r.input[1]] for r in readers]
@@ -168,7 +170,7 @@ def mean_cosine(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 Prepare = Callable[[ModelCard], np.ndarray]  # card → pixels [n, 3, s, s] of photos, as it sees them
 
 def base_of(name: str, settings: Settings) -> tuple[ModelCard, str, Path]:
-    "(card, variant, image tower) of the model a variant is of. Raises `ModelUnavailable`, `ValueError`."
+    "(card, variant, image tower) of a variant's base. Raises `ModelUnavailable`, `ValueError`."
     base, variant = split_variant(name)
     card = get_card(base, settings)
     if card.kind != 'onnx':
@@ -176,10 +178,11 @@ def base_of(name: str, settings: Settings) -> tuple[ModelCard, str, Path]:
     files = require_files(card, settings)
     tower = next((p for n, p in files.items() if n == 'image.onnx'), None)
     if tower is None:
-        raise ModelUnavailable(f'{base} lies there as one graph: run `unde-recog models pull {base}` for its towers')
+        raise ModelUnavailable(f'{base} lies there as one graph: run `unde-recog models pull {base}` for its '
+            'towers')
     return card, variant, tower
 
-def build(variant: str, tower: Path, target: Path, card: ModelCard, pixels: np.ndarray) -> None:
+def build(variant: str, tower: Path, target: Path, *, card: ModelCard, pixels: np.ndarray) -> None:
     "Write the graph of a variant. Raises `ModelUnavailable`, `ImportError`."
     if variant == 'openvino':
         to_openvino(tower, target, pixels)
@@ -198,7 +201,7 @@ def run_tower(path: Path, pixels: np.ndarray) -> np.ndarray:
 # %% ../../nbs/087_models.variants.ipynb #1d2c533e
 def variant_card(card: ModelCard, variant: str, files: Sequence[Path],
                  cosine: tuple[float, float]) -> ModelCard:
-    "The card of a variant: the base's, with a name, revision and files of its own, thresholds open."
+    "A variant's card: the base's, with a name, revision and files of its own, thresholds open."
     made = [ModelFile(name=p.name, sha256=sha256_of(p), bytes=p.stat().st_size) for p in files]
     digest = (made[-1].sha256 or '')[:8]  # OpenVINO's weights come second
     words = [f for f in card.files if f.name in ('text.onnx', 'tokenizer.json')]
@@ -207,6 +210,7 @@ def variant_card(card: ModelCard, variant: str, files: Sequence[Path],
         'revision': f'{card.revision}.{digest}',
         'title': f'{card.title}; {VARIANTS[variant].title}',
         'files': [*made, *words],
+        **dict.fromkeys(('threshold', 'margin', 'band_high', 'band_medium')),
         'calibrated_on': f'not calibrated; of {card.model_version}: {card.calibrated_on}',
         'metrics': {'variant of': card.model_version, 'cosine': {'mean': cosine[0], 'least': cosine[1]},
                     'made of': next((f.sha256 for f in card.files if f.name == 'image.onnx'), None)},
@@ -214,18 +218,20 @@ def variant_card(card: ModelCard, variant: str, files: Sequence[Path],
     })
 
 def make_variant(name: str, settings: Settings, prepare: Prepare) -> ModelCard:
-    """The card of a variant whose files are there then. Raises `ModelUnavailable`, `ImportError`, `ValueError`.
+    """The card of a variant whose files are there then.
+
+    Raises `ModelUnavailable`, `ImportError`, `ValueError`.
 
     `prepare` gives pixels of photos (64 are plenty): they gauge it, and the last 16 compare it."""
     card, variant, tower = base_of(name, settings)
     folder, promise, pixels = tower.parent, VARIANTS[variant], prepare(card)
     with TemporaryDirectory(prefix='.part-', dir=folder) as aside:
         path = Path(aside)/promise.file
-        build(variant, tower, path, card, pixels)
+        build(variant, tower, path, card=card, pixels=pixels)
         cosine = mean_cosine(run_tower(path, pixels[-16:]), run_tower(tower, pixels[-16:]))
         if not cosine[0] >= promise.parity:
-            raise ModelUnavailable(f'{name}: mean cosine with {card.name} is {cosine[0]:.4f}, under {promise.parity:.4f}: '
-                'this model does not bear it')
+            raise ModelUnavailable(f'{name}: mean cosine with {card.name} is {cosine[0]:.4f}, under '
+                f'{promise.parity:.4f}: this model does not bear it')
         files = [p for p in (path, path.with_suffix('.bin')) if p.is_file()]
         made = variant_card(card, variant, files, cosine)
         for p in files: os.replace(p, folder/p.name)
