@@ -563,6 +563,30 @@ def test_other_ways_to_look(app, shop):
     assert app.get(f'/api/v1/similar-items/{key.brand}/nobody').status_code == 404
 
 
+def test_product_texts_have_a_say_where_they_are_given_one(shop):
+    "The words of a product's description find it though no word search does; without the vendor it goes on."
+    from unde_recog.jobs import texts
+    from unde_recog.jobs.job import JobContext, run_job
+    from unde_recog.sandbox.faults import Fault
+    from unde_recog.sandbox.server import App, Sandbox
+    with Sandbox(App(shop.world)) as box, shop.db() as db:
+        paid = box.settings()
+        how = JobContext(settings=shop.settings(**paid), db=db, options=texts.TextOptions(all=True))
+        assert run_job(texts.JOB, how).coverage == 1
+        query, version = {'q': 'zzyzx qwrtp', 'k': 5}, 'text-embedding-3-large-3072-p1'
+        with shop.running(**paid) as (client, _):  # off by default
+            assert client.get('/api/v1/search', params=query).json()['count'] == 0
+        with shop.running(TEXT_VECTOR_WEIGHT=.4, **paid) as (client, _):
+            told = client.get('/api/v1/search', params=query).json()
+            assert told['count'] == 5 and told['model_version'] == f'{version} and words'
+            assert all(m['name'] for m in told['matches'])
+            box.app.faults.always('openai', Fault('server_error'))
+            again = client.get('/api/v1/search', params=query).json()
+            assert again == {**told, 'search_id': again['search_id']}  # the same words cost nothing twice
+            other = client.get('/api/v1/search', params={'q': 'a red dress'}).json()
+            assert other['count'] and other['model_version'] == 'words'
+
+
 def test_similar_by_the_model_that_the_route_is_for(shop):
     """The index command's own job fills it; a model of three numbers, the mean colour, stands for
     DINO, whose weights are not here."""
