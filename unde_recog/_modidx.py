@@ -789,6 +789,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'unde_recog/catalogue/texts.py'),
                                             'unde_recog.catalogue.texts.refuse': ( 'catalogue.texts.html#refuse',
                                                                                    'unde_recog/catalogue/texts.py'),
+                                            'unde_recog.catalogue.texts.says_false': ( 'catalogue.texts.html#says_false',
+                                                                                       'unde_recog/catalogue/texts.py'),
                                             'unde_recog.catalogue.texts.storable': ( 'catalogue.texts.html#storable',
                                                                                      'unde_recog/catalogue/texts.py'),
                                             'unde_recog.catalogue.texts.without_entities': ( 'catalogue.texts.html#without_entities',
