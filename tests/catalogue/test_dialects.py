@@ -22,9 +22,12 @@ from unde_recog.text_encoding import TWICE, EncodingUnclear, find_encoding
 
 from tests.catalogue.test_kinds import HEADER, products, refused, write
 
-LOCALES = """ar_AE ar_EG bn_BD cs_CZ da_DK de_AT de_CH de_DE el_GR en_GB en_IN en_US en_ZA es_AR es_CL es_ES es_MX
-et_EE fa_IR fi_FI fr_BE fr_CA fr_CH fr_FR he_IL hi_IN hr_HR hu_HU id_ID it_CH it_IT ja_JP ka_GE kk_KZ ko_KR lt_LT
-lv_LV ms_MY nb_NO nl_NL pl_PL pt_BR pt_PT ro_RO ru_RU sk_SK sl_SI sv_SE th_TH tr_TR uk_UA vi_VN zh_CN zh_TW""".split()
+LOCALES = """
+    ar_AE ar_EG bn_BD cs_CZ da_DK de_AT de_CH de_DE el_GR en_GB en_IN en_US en_ZA es_AR es_CL es_ES
+    es_MX et_EE fa_IR fi_FI fr_BE fr_CA fr_CH fr_FR he_IL hi_IN hr_HR hu_HU id_ID it_CH it_IT ja_JP
+    ka_GE kk_KZ ko_KR lt_LT lv_LV ms_MY nb_NO nl_NL pl_PL pt_BR pt_PT ro_RO ru_RU sk_SK sl_SI sv_SE
+    th_TH tr_TR uk_UA vi_VN zh_CN zh_TW
+""".split()
 
 
 # prices and times
@@ -487,3 +490,19 @@ def test_notes_of_a_workbook_reach_every_report(db, tmp_path):
         fill(book.create_sheet("Notes"), ["x"], ["y"])
 
     assert "not 'Notes'" in str(import_stores(db, workbook(tmp_path, stores)))
+
+
+# shop systems
+
+
+@pytest.mark.parametrize("word", ["FALSE", "FALSO", "FALSCH", "ЛОЖЬ", "Faux"])
+def test_a_product_unpublished_in_any_language_is_left_out(db, tmp_path, word):
+    rows = (
+        "Handle,Title,Vendor,Published,Option1 Name,Option1 Value,Variant SKU,Variant Price,Image Src\n"
+        f"a,,,,,,,,https://a.example/2.jpg\na,Top,Nordlys,TRUE,Size,S,A1,5,https://a.example/1.jpg\n"
+        f"b,Old,Nordlys,{word},Size,S,B1,5,\n"
+    )
+    report = import_products(db, write(tmp_path, rows), mapping="shopify")
+    found = products(db)
+    assert set(found) == {"a"} and len(found["a"]["image_urls"]) == 2 and found["a"]["sizes"] == ["S"]
+    assert any("unpublished" in note for note in report.notes)

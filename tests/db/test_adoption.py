@@ -382,3 +382,47 @@ def test_a_database_of_the_last_release_is_brought_up(server_url, tmp_path):
         ]
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL('drop database if exists {} with (force)').format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize('change, told', [
+    ('alter table raw_stores rename to st0; create view raw_stores as select * from st0',
+     'raw_stores is a view'),
+    ('alter table raw_stores rename to st0; create materialized view raw_stores as select * from st0',
+     'raw_stores is a materialized view'),
+    ('alter table raw_stores drop column floor; '
+     'alter table raw_stores add floor text generated always as (lower(address)) stored',
+     'alter table public.raw_stores alter column floor drop expression;'),
+    ("update raw_products set image_urls = '\"https://a.example/1.jpg\"' where external_id = 'p4'",
+     "set image_urls = jsonb_build_array(image_urls) where jsonb_typeof(image_urls) <> 'array';"),
+    ("drop view products_of_buyers; alter table raw_products alter price type text; "
+     "create view prices as select price from raw_products; "
+     "update raw_products set price = '19,95' where external_id = 'p3'",
+     "price is used by prices.*1 values of public.raw_products.price are no numbers, as '19,95'"),
+    ('drop view stock_today; drop table raw_availability; create table raw_availability (brand text, '
+     'store_id text, product_id text, sizes_in_stock jsonb, fetched_at timestamptz not null) '
+     'partition by range (fetched_at)',
+     'raw_availability is partitioned'),
+])
+def test_what_cannot_be_a_table_of_ours_is_named_before_anything_is_changed(plan_url, change, told):
+    with psycopg.connect(plan_url, autocommit=True) as conn: conn.execute(change)
+    with psycopg.connect(plan_url, autocommit=True) as conn:
+        assert 'STOPS' in dry_run(conn, 'catalogue')
+    told = told.replace('(', r'\(').replace(')', r'\)')
+    with pytest.raises(DatabaseError, match='(?s)' + told): adopt_all(plan_url)
+    with psycopg.connect(plan_url) as conn:
+        assert 'external_id_folded' not in find_tables(conn, ['raw_products'])['raw_products'].columns
+
+
+def test_a_schema_that_the_address_names_is_used(plan_url):
+    with psycopg.connect(plan_url, autocommit=True) as conn:
+        conn.execute('create schema shop; drop view products_of_buyers; drop view stock_today')
+        for table in ('raw_products', 'raw_stores', 'raw_availability'):
+            conn.execute(f'alter table {table} set schema shop')
+    url = plan_url + ('&' if '?' in plan_url else '?') + 'options=-csearch_path%3Dshop,public'
+    with Databases(dict.fromkeys(LOGICALS, url)) as db:
+        db.migrate()
+        with db.connect('catalogue') as conn:
+            assert conn.execute('select count(*) from raw_products').fetchone() == (40,)
+            assert conn.execute('show timezone').fetchone() == ('UTC',)  # our own options stand beside it
+    with psycopg.connect(plan_url) as conn:
+        assert conn.execute("select to_regclass('public.raw_products')").fetchone() == (None,)

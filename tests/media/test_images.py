@@ -645,3 +645,17 @@ def test_memory_of_many_large_photos_is_bounded(tmp_path):
 
 def test_a_strip_makes_no_huge_square():
     assert max(pad_square(Image.new('RGB', (8, 60_000))).size) <= 4096
+
+
+def test_half_an_avif_is_named_as_such():
+    import io
+
+    from PIL import Image, features
+
+    from unde_recog.media.images import ImageError, decode
+    if not features.check('avif'): pytest.skip('Pillow has no AVIF here')
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 300), 50).convert('RGB').save(buffer, 'AVIF')
+    for part in (.2, .5, .9):
+        with pytest.raises(ImageError) as e: decode(buffer.getvalue()[:int(part*buffer.tell())])
+        assert e.value.kind == 'truncated' and 'HEIC' not in str(e.value)

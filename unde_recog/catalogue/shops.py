@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..folding import fold, is_null
 from .columns import TimeColumn
 from .reading import header_key
+from .texts import says_false
 from .values import split_addresses
 
 # %% ../../nbs/053_catalogue.shops.ipynb #0961973c
@@ -331,15 +332,14 @@ _SHOPIFY = {
     'URL handle': 'Handle', 'Description': 'Body (HTML)', 'SKU': 'Variant SKU', 'Price': 'Variant Price',
     'Product image URL': 'Image Src', 'Variant image URL': 'Variant Image',
     'Published on online store': 'Published',
-    **{n: n for n in ('Vendor', 'Type', 'Product Category', 'Status', 'Published')},
-    **{n: n for n in ('Image Src', 'Image Position')},
+    **{n: n for n in 'Vendor|Type|Product Category|Status|Published|Image Src|Image Position'.split('|')},
     **{f'Option{n} {what}': f'Option{n} {what}' for n in (2, 3) for what in ('Name', 'Value')},
 }
 
 def _shopify_offered(head: Mapping[str, str], context: ShopContext) -> bool:
     "Whether a product is in the shop; drafts and the like are noted."
     status = head.get('Status', '').lower() or 'active'
-    if status == 'active' and head.get('Published', '').lower() not in ('false', 'no', '0'): return True
+    if status == 'active' and not says_false(head.get('Published', '')): return True
     what = f'{status} products' if status != 'active' else 'unpublished products'
     context.leave_out(f'{what} are left out', head['Handle'])
     return False
@@ -354,6 +354,7 @@ def shopify_products(rows: ExportRows, context: ShopContext) -> ProductRows:
         if row['Handle']: handles[row['Handle']].append((line, row))
         else: yield line, 'has no handle'
     for handle, found in handles.items():
+        found.sort(key=lambda numbered: not numbered[1].get('Title'))  # a sorted file has it anywhere
         if _shopify_offered(found[0][1], context): yield from _shopify_handle(handle, found, context)
 
 # %% ../../nbs/053_catalogue.shops.ipynb #81e0462a

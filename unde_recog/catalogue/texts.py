@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORTENED', 'MADE_A_DATE', 'refuse', 'storable', 'without_entities', 'no_formula', 'read_text', 'read_key',
-           'read_brand', 'is_total', 'is_shortened', 'read_id']
+           'read_brand', 'is_total', 'is_shortened', 'read_id', 'says_false']
 
 # %% ../../nbs/049_catalogue.texts.ipynb #d0ef3374
 import html, re, unicodedata
@@ -72,7 +72,9 @@ SHORTENED = 'is a number that a spreadsheet has shortened: format the column as 
 MADE_A_DATE = 'is a date that a spreadsheet has made of it: format the column as text, and export again'
 _TOTAL = re.compile(
     r'(?:(?:grand |sub ?)?totals?|total (?:general|général)|totaal|totale|toplam|sum|summe|suma|somme|'
-    r'(?:gesamt|zwischen)(?:summe)?|razem|celkem|összesen|итого|всего|сумма|разом|合計|合计|总计|總計|小計|小计|합계|총계)'
+    r'(?:gesamt|zwischen)(?:summe)?|'
+    r'razem|celkem|összesen|итого|всего|сумма|разом|'
+    r'合計|合计|总计|總計|小計|小计|합계|총계)'
     r'\s*[:：]?\s*[\d\s.,]*', re.I,
 )
 
@@ -93,3 +95,11 @@ def read_id(v: str) -> str | None:
     if re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d', text): refuse(MADE_A_DATE)
     if is_total(text): refuse('is no id: this is a row of totals')
     return text[1:] if re.fullmatch(r"'\d+", text) else text
+
+# %% ../../nbs/049_catalogue.texts.ipynb #a948df1a
+_FALSE = frozenset('''false no 0 falso falsch faux ложь onwaar fałsz falskt falsk usand usann nepravda epätosi
+    hamis yanlış ψευδής 假'''.split())
+
+def says_false(text: str) -> bool:
+    "Whether a cell says no, as a spreadsheet of any language writes it."
+    return text.strip().lower() in _FALSE

@@ -5,18 +5,19 @@
 # %% ../../nbs/022_db.adoption.ipynb #f7c9f2af
 from __future__ import annotations
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 # %% auto #0
 __all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks',
-           'plan_indexes', 'plan_rights', 'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
+           'plan_indexes', 'plan_rights', 'plan_types', 'plan_kinds', 'plan_adoption', 'adopt', 'lock_holders',
+           'build_concurrently']
 
 # %% ../../nbs/022_db.adoption.ipynb #347e927e
 import psycopg
 from psycopg import sql
 from .connection import DatabaseError
-from .schema import Column, Constraint, Index, Table, quoted, table_ddl
+from .schema import Column, Constraint, Index, Table, find_others, quoted, table_ddl
 
 # %% ../../nbs/022_db.adoption.ipynb #438c0722
 _AS_GOOD: Mapping[str, str] = {
@@ -66,7 +67,7 @@ class Plan:
         lines += [s + ';' for _, s in self.indexes]
         return '\n'.join(lines)
 
-# %% ../../nbs/022_db.adoption.ipynb #58d5fbb1
+# %% ../../nbs/022_db.adoption.ipynb #521508f7
 MADE_UP = {('raw_products', 'source'): "'adopted'"}  # of columns that cannot be empty and have no default
 # a vector of another width lies beside it; and one of two kB and more must not be moved out of line
 LEFT_EMPTY, IN_LINE = {('sku_image_embeddings', 'embedding')}, {('sku_image_embeddings', 'embedding_other')}
@@ -83,7 +84,10 @@ def _compare_column(plan: Plan, column: Column, found: Table) -> None:
     "What is to be done about a column that is there."
     theirs, name = found.columns[column.name], quoted(column.name)
     place = f'{found.place}.{name}'
-    if column.identity:
+    if theirs.generated:
+        remedy = f'alter table {found.place} alter column {name} drop expression;'
+        plan.differences.append(f'{place} is computed by the table, and is to be written: {remedy}')
+    elif column.identity:
         if not theirs.filled: plan.differences.append(_needs_default(place))
     elif not will_do(column.type, theirs.type):
         remedy = type_remedy(found, column, theirs.type)
@@ -118,11 +122,28 @@ def plan_columns(plan: Plan, wanted: Table, found: Table) -> None:
 
 # %% ../../nbs/022_db.adoption.ipynb #649e5612
 def _violations(conn: psycopg.Connection, place: str, condition: str) -> tuple[int, str]:
-    "(how many rows break a check, one of them)."
+    "(how many rows break a check, one of them); (-1, why) if it cannot be asked of some row."
     query = f"""select count(*), left(min(t::text), 120) from {place} t where not ({condition})"""
-    (n, example) = conn.execute(query).fetchone()  # type: ignore[call-overload,misc]
+    try:
+        with conn.transaction():
+            (n, example) = conn.execute(query).fetchone()  # type: ignore[call-overload,misc]
+    except psycopg.DataError as e: return -1, str(e).splitlines()[0]
     return n, example or ''
 
+def _scalars(conn: psycopg.Connection, table: Table, column: str) -> bool:
+    "Whether a JSON column has rows that are no list."
+    if table.columns[column].type != 'jsonb': return False
+    query = f"select from {table.place} where jsonb_typeof({quoted(column)}) <> 'array' limit 1"
+    return conn.execute(query).rowcount > 0  # type: ignore[call-overload]
+
+def _no_lists(conn: psycopg.Connection, table: Table, columns: Iterable[str], *, check: str, why: str) -> str:
+    "What to do about rows of which a check of lists cannot be asked."
+    odd = [quoted(c) for c in sorted(columns) if _scalars(conn, table, c)]
+    one = "update {0} set {1} = jsonb_build_array({1}) where jsonb_typeof({1}) <> 'array';"
+    updates = ' '.join(one.format(table.place, c) for c in odd)
+    return f'{table.place} has rows of which {check} cannot be asked ({why}): write lists there: {updates}'
+
+# %% ../../nbs/022_db.adoption.ipynb #763623d1
 def _same_check(a: Constraint, b: Constraint) -> bool:
     return a.kind == b.kind and a.definition.removesuffix(' NOT VALID') == b.definition
 
@@ -146,6 +167,9 @@ def plan_checks(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Tabl
         missing = [n for n in wanted.columns
                    if n not in found.columns and re.search(rf'\b{n}\b', check.condition)]
         bad, example = (0, '') if missing else _violations(conn, found.place, check.condition)
+        if bad < 0:
+            plan.differences.append(_no_lists(conn, found, there, check=check.definition, why=example))
+            continue
         if bad:
             plan.notes.append(
                 f'{bad} rows of {found.place} break {check.definition}, which is left out: {example}'
@@ -207,10 +231,47 @@ def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
         )
 
 # %% ../../nbs/022_db.adoption.ipynb #44722356
+_VIEWS = """select distinct v.oid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
+    join pg_class v on v.oid = r.ev_class
+    join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+    where d.classid = 'pg_rewrite'::regclass and d.refobjid = %s::regclass and a.attname = %s order by 1"""
+
+def plan_types(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Table) -> None:
+    "What stands in the way of changing types that differ: views, values that are no numbers."
+    for name in wanted.columns.keys() & found.columns.keys():
+        ours, theirs, column = wanted.columns[name].type, found.columns[name].type, quoted(name)
+        if wanted.columns[name].identity or will_do(ours, theirs): continue
+        views = [v for (v,) in conn.execute(_VIEWS, (found.place, name)).fetchall()]
+        if views: plan.differences.append(
+            f'{found.place}.{column} is used by {", ".join(views)}: drop it before the type is changed, '
+            'and make it again after'
+        )
+        if ours != 'numeric' or not re.match('text|character', theirs): continue
+        query = f"""select count(*), min({column}) from {found.place}
+                    where {column} !~ '^\\s*[+-]?\\d+(\\.\\d+)?\\s*$'"""
+        n, example = conn.execute(query).fetchone()  # type: ignore[call-overload,misc]
+        if n: plan.differences.append(f'{n} values of {found.place}.{column} are no numbers, as {example!r}')
+
+# %% ../../nbs/022_db.adoption.ipynb #ee19d0ac
+_ELSEWHERE = 'give ours another schema by options=-csearch_path%3DSCHEMA in the address'
+
+def plan_kinds(conn: psycopg.Connection, plan: Plan, wanted: Iterable[str],
+               found: Mapping[str, Table]) -> None:
+    "What has the name of a table of ours and cannot be one."
+    for name, kind in find_others(conn, wanted).items():
+        plan.differences.append(f'{name} is {kind}, a table is needed: rename it, or {_ELSEWHERE}')
+    for table in found.values():
+        if table.partitioned: plan.differences.append(
+            f'{table.place} is partitioned, so keys of ours cannot be unique in it: {_ELSEWHERE}'
+        )
+
+# %% ../../nbs/022_db.adoption.ipynb #dc54601e
 def plan_adoption(conn: psycopg.Connection, wanted: Mapping[str, Table],
                   found: Mapping[str, Table]) -> Plan:
     "How the tables `found` become the tables `wanted`."
     plan = Plan()
+    plan_kinds(conn, plan, wanted, found)
+    if plan.differences: return plan
     for name, table in wanted.items():
         if name not in found:
             plan.statements.append(table_ddl(table))
@@ -220,6 +281,7 @@ def plan_adoption(conn: psycopg.Connection, wanted: Mapping[str, Table],
             continue
         before = len(plan.statements), len(plan.indexes)
         plan_columns(plan, table, found[name])
+        plan_types(conn, plan, table, found[name])
         plan_checks(conn, plan, table, found[name])
         plan_indexes(conn, plan, table, found[name])
         plan_rights(conn, plan, found[name])

@@ -8,7 +8,7 @@ __all__ = ['Logical', 'LOGICALS', 'IDLE', 'T', 'CONFLICTS', 'DatabaseError', 'ad
            'local_settings', 'prepare', 'aprepare', 'retrying', 'naming_errors']
 
 # %% ../../nbs/020_db.connection.ipynb #bef485f3
-import json, random, re, select, time
+import json, os, random, re, select, time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -104,7 +104,11 @@ def _refuses_options(conninfo: str, error: Exception, kwargs: Mapping[str, Any])
     return refused
 
 def _start_up(conninfo: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in kwargs.items() if k != 'options' or conninfo not in _POOLERS}
+    "Arguments of `connect`; options of the address, as a search_path, stay beside ours."
+    if 'options' not in kwargs: return dict(kwargs)
+    if conninfo in _POOLERS: return {k: v for k, v in kwargs.items() if k != 'options'}
+    theirs = conninfo_to_dict(conninfo).get('options') or os.environ.get('PGOPTIONS', '')
+    return {**kwargs, 'options': f"{theirs} {kwargs['options']}".strip()}
 
 class Connection(psycopg.Connection):
     "A connection, through a pooler too."

@@ -173,7 +173,9 @@ def _direct(url: str, logical: Logical) -> Iterator[psycopg.Connection]:
         with Connection.connect(url, **connect_options(600)) as conn:
             prepare(conn, 600)
             yield conn
-    except _NO_PGVECTOR:
+    except _NO_PGVECTOR as e:
+        if 'vector' not in str(e): raise DatabaseError(
+            f'the {logical} database at {where}: {str(e).splitlines()[0]}') from None
         raise DatabaseError(
             f'the {logical} database at {where} has no pgvector: install the extension there'
         ) from None

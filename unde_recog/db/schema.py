@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # %% auto #0
-__all__ = ['Column', 'quoted', 'Index', 'Constraint', 'Table', 'describe_tables', 'find_tables', 'wanted_tables', 'table_ddl']
+__all__ = ['Column', 'quoted', 'Index', 'Constraint', 'Table', 'describe_tables', 'find_others', 'find_tables', 'wanted_tables',
+           'table_ddl']
 
 # %% ../../nbs/021_db.schema.ipynb #6dd1e319
 import psycopg
@@ -25,6 +26,7 @@ class Column:
     not_null: bool
     default: str | None
     identity: str
+    generated: str = ''  # PostgreSQL's letter, if the table computes it
 
     @property
     def filled(self) -> bool:
@@ -84,6 +86,7 @@ class Table:
     place: str
     owner: str = ''
     owned: bool = True
+    partitioned: bool = False
     columns: dict[str, Column] = field(default_factory=dict)
     constraints: list[Constraint] = field(default_factory=list)
     indexes: list[Index] = field(default_factory=list)
@@ -91,7 +94,7 @@ class Table:
 # %% ../../nbs/021_db.schema.ipynb #631b5855
 _COLUMNS = """
     select a.attrelid, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-           pg_get_expr(d.adbin, d.adrelid), a.attidentity
+           pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated
     from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where a.attrelid = any(%s) and a.attnum > 0 and not a.attisdropped order by a.attrelid, a.attnum"""
 _CONSTRAINTS = """
@@ -106,8 +109,9 @@ _INDEXES = """
 
 def describe_tables(conn: psycopg.Connection, oids: Sequence[int]) -> dict[int, Table]:
     "The tables with these oids."
-    tables = {oid: Table(name=name, place=f'{quoted(schema)}.{quoted(name)}', owner=owner, owned=owned)
-              for oid, schema, name, owner, owned in conn.execute(_TABLES, (list(oids),)).fetchall()}
+    tables = {oid: Table(name=name, place=f'{quoted(schema)}.{quoted(name)}', owner=owner, owned=owned,
+                         partitioned=kind == 'p')
+              for oid, schema, name, owner, owned, kind in conn.execute(_TABLES, (list(oids),)).fetchall()}
     known = list(tables)  # a view has columns too
     for oid, *parts in conn.execute(_COLUMNS, (known,)).fetchall():
         column = Column(*parts)
@@ -120,11 +124,21 @@ def describe_tables(conn: psycopg.Connection, oids: Sequence[int]) -> dict[int, 
     return tables
 
 _TABLES = """
-    select c.oid, n.nspname, c.relname, pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'usage')
+    select c.oid, n.nspname, c.relname, pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'usage'),
+           c.relkind
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid = any(%s) and c.relkind in ('r', 'p')"""
 
 # %% ../../nbs/021_db.schema.ipynb #c1606a46
+_OTHERS = {'v': 'a view', 'm': 'a materialized view', 'f': 'a foreign table', 'S': 'a sequence'}
+
+def find_others(conn: psycopg.Connection, names: Iterable[str]) -> dict[str, str]:
+    "Those of `names` that are something else than a table, and what."
+    query = """select c.relname, c.relkind from unnest(%s::text[]) as name
+               join pg_class c on c.oid = to_regclass(quote_ident(name)) where c.relkind not in ('r', 'p')"""
+    rows = conn.execute(query, (list(names),)).fetchall()
+    return {name: _OTHERS.get(kind, 'no table') for name, kind in rows}
+
 def find_tables(conn: psycopg.Connection, names: Iterable[str]) -> dict[str, Table]:
     "Those of `names` that are tables on the connection's search path."
     query = 'select to_regclass(quote_ident(name))::oid from unnest(%s::text[]) as name'

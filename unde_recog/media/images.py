@@ -82,6 +82,8 @@ WANTED = 'JPEG, PNG or WebP'
 def unreadable(data: bytes, name: str) -> 'ImageError':
     "Why bytes that begin with no known header cannot be read, and what to do."
     if not data: return ImageError('not_an_image', f'{name} is empty, no {WANTED} image')
+    if data[4:12] in (b'ftypavif', b'ftypavis'):
+        return ImageError('truncated', f'{name} is a truncated or damaged AVIF: send the whole file')
     what = foreign_format(data)
     if what == HEIC and 'HEIF' in formats(): remedy = 'its header is damaged, send it again'
     elif what == HEIC:
