@@ -68,9 +68,7 @@ def make_log_command(
     with report_errors():
         from unde_recog.research.log_simulator import make_log
         from unde_recog.research.simulated_street import Drift, Plan
-        from unde_recog.vendors.gemini import genai_sdk
         from unde_recog.wardrobe.world import World
-        if judge: genai_sdk()  # without it nothing is drawn in vain
         settings = simulated_settings(backend, explore)
         drift = Drift(after=days/2, darker=darker) if darker else None
         plan = Plan(photos, days=days, seed=seed, drift=drift)
