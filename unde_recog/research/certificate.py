@@ -245,7 +245,9 @@ def apply_fragment(fragment: Path | str, ini: Path | str, model_version: str) ->
     Raises `SettingsError` if it is for another model version, incomplete, or not what its
     certificate says."""
     path = Path(fragment)
-    if not path.is_file(): raise SettingsError(f'{path}: there is no such fragment')
+    if not path.is_file():
+        raise SettingsError(f'{path}: there is no such fragment; a calibration report writes one '
+                            'where it certifies thresholds (its report.md says why not)')
     pair, c = _fragment_pair(path), read_certificate(path.with_suffix('.json'))
     if not np.allclose(pair, (c.threshold, c.margin), atol=1e-6):
         raise SettingsError(f'{path} says {pair[0]:g} / {pair[1]:g}, its certificate {c.threshold:g} / '

@@ -33,6 +33,7 @@ from ..sandbox.faults import Fault
 from ..sandbox.server import App, Sandbox
 from ..sandbox.vendors import Quality
 from ..session import Session, open_recognizer
+from ..vendors.gemini import genai_sdk
 from ..settings import DECISIONS, Settings, data_dir, load_settings
 from ..media.storage import Storage, open_storage
 from ..wardrobe.street import Scene
@@ -301,6 +302,7 @@ def make_log(
     (SEARCH_BACKEND, EXPLORATION_SHARE and all other decisions are theirs), and write their labels.
     `judge`: rerank by the simulated vision model; `malls`: ask with the scene's mall. Stopped, it
     goes on where it was. Raises `ValueError` if the catalogue holds other goods."""
+    if judge: genai_sdk()  # its absence is named before anything is drawn
     plan, storage = photos if isinstance(photos, Plan) else Plan(photos), open_storage(settings)
     ids = request_ids(settings, world, plan, quality, judge=judge, malls=malls)
     made = MadeLog(ids=ids, labels=Path(labels), seconds={'shop': 0., 'drawing': 0., 'asking': 0.})
