@@ -23,7 +23,7 @@ from unde_recog.research.records import outcomes
 from unde_recog.research.report import run_report
 from unde_recog.research.simulate import simulate_items
 from unde_recog.research.studies import CHUNK, Study, kept_counts, run_studies
-from unde_recog.research.study_table import studies, study_row
+from unde_recog.research.study_table import photos_for, studies, study_row
 
 QUICK = ('users', 'sent again', 'large photos 150', 'large photos 300', 'unanswered', 'look-alikes 15',
          'look-alikes 30', 'in force', 'every photo, ICC 0', 'every photo, ICC .2', 'chosen',
@@ -55,6 +55,20 @@ def test_a_good_gate_is_certified_and_bills_hold_by_user(table):
     assert table['true loss 1 %'].run(3)['broken, certified'] >= 15
     c = table['forecast'].run(1)
     assert c['held'] >= 16 and c['held'] > c['held before']
+
+
+def test_a_refusal_names_about_the_photos_that_it_takes(table):
+    "Forty sets of two worlds: within a factor of two in far more than half of them."
+    for name in ('refusal 1 %', 'refusal 2 %'):
+        c = table[name].run(8)
+        assert c['near'] >= stats.binom.ppf(1e-3, c['refused'], .7) and c['named'] >= .8*c['refused']
+
+
+def test_looking_costs_less_than_twice_the_photos_of_one_look(table):
+    c = table['looking, ICC 0'].run(3)
+    row = study_row('looking', table['looking, ICC 0'], c)
+    one, every = photos_for(c, 'one'), photos_for(c, 'any')
+    assert every <= 2.5*one and row['asked'].startswith('≤ 1.5') and photos_for(c, 'any', 1.1) == np.inf
 
 
 def test_a_stopped_run_goes_on(tmp_path):
@@ -161,7 +175,9 @@ def test_reports_have_their_pictures_whatever_the_backend(tmp_path, monkeypatch)
     monkeypatch.setenv('MPLBACKEND', 'agg')
     (tmp_path/'promise_table').mkdir()
     rows = {name: {'runs': 20, 'broken': 0, 'chunks': 1, 'broken, certified': 20, 'near': 15, 'refused': 20,
-                   'held': 20, 'held before': 10, 'alarms': 20, 'delay': 3000} for name in studies()}
+                   'held': 20, 'held before': 10, 'alarms': 20, 'delay': 3000, 'named': 19, 'too few': 2,
+                   'too many': 2, 'one 100': 10, 'any 100': 8, 'one 200': 20, 'any 200': 18}
+            for name in studies()}
     (tmp_path/'promise_table'/'studies.json').write_text(json.dumps(rows))
     out = run_report('promise_table', {'runs': '0'}, tmp_path, html=True)
     assert list(out.glob('figure_*.png')) and 'jp-OutputPrompt' not in (out/'report.html').read_text().split(

@@ -70,14 +70,15 @@ def draw(photos: int, items: int | tuple[int, int] = 4, icc: float = 0.,
     photo, item, top1, margin, style_margin, booster_top1, booster_margin (0–100), places of the
     right SKU in primary_, booster_ and fused_place, right_primary, right_booster, right_fused
     (among the first three), harm, gain. `items` a photo: a number, or (fewest, most). `harder`
-    and `decay` are numbers, or one a photo."""
+    and `decay` are numbers, one a photo, or one a place of a photo [photos, items]."""
     rng = np.random.default_rng(rng)
     fewest, largest = (items, items) if isinstance(items, int) else items
     x = latents(photos, largest, icc, rng)
     there = np.arange(largest) < rng.integers(fewest, largest + 1, (photos, 1))
 
     def per_item(v: Any) -> np.ndarray:
-        return np.broadcast_to(np.asarray(v, float).reshape(-1, 1), (photos, largest))[there]
+        given = np.asarray(v, float)
+        return np.broadcast_to(given[:, None] if given.ndim == 1 else given, (photos, largest))[there]
 
     index, n = np.nonzero(there)
     ease, *luck = x[there].T
