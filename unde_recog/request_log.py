@@ -181,10 +181,11 @@ def _start(requests: RequestLog) -> None:
 def _note(requests: RequestLog, row: RequestRow) -> None:
     with requests._lock:
         if requests.journal is None or requests._closing is not None: return
-        try: requests.journal.keep(str(row.id), _json(row))
-        except Exception as e:
+        try: why = '' if requests.journal.keep(str(row.id), _json(row)) else 'the disk or the journal is full'
+        except Exception as e: why = type(e).__name__
+        if why:
             requests.unkept += 1
-            log.error('log row of request %s is not kept on disk: %s', row.id, type(e).__name__)
+            log.error('log row of request %s is not kept on disk: %s', row.id, why)
 
 def _put(requests: RequestLog, row: RequestRow) -> bool:
     with requests._lock:

@@ -309,6 +309,7 @@ def compare(
                     **{f'p{q}': 1000 * run.quantile(q / 100) for q in (50, 95, 99)},
                     'app cpu ms': app,
                     'database cpu ms': base,
+                    'cpu ms': app + base,
                     'client cpu ms': 1000 * run.cpu / max(1, len(run.seconds)),
                 }
             )
