@@ -137,6 +137,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'unde_recog/bench/capacity.py'),
                                            'unde_recog.bench.capacity.prepare_sizes': ( 'bench.capacity.html#prepare_sizes',
                                                                                         'unde_recog/bench/capacity.py'),
+                                           'unde_recog.bench.capacity.server_seconds': ( 'bench.capacity.html#server_seconds',
+                                                                                         'unde_recog/bench/capacity.py'),
                                            'unde_recog.bench.capacity.similar_figures': ( 'bench.capacity.html#similar_figures',
                                                                                           'unde_recog/bench/capacity.py'),
                                            'unde_recog.bench.capacity.table_of': ( 'bench.capacity.html#table_of',
