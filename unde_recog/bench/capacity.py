@@ -12,8 +12,8 @@ from typing import Any, Literal
 # %% auto #0
 __all__ = ['Kind', 'DIMS', 'PHOTOS', 'BRANDS', 'SHARES', 'FETCH', 'EFS', 'KINDS', 'SIMILAR', 'capacity_settings', 'catalogue_of',
            'table_of', 'note', 'noted', 'fill_table', 'index_of', 'graph_bytes', 'build_table_index', 'ask_for',
-           'exact_answers', 'CapacityFigures', 'ask_table', 'measure_answers', 'prepare_size', 'measure_size',
-           'similar_figures', 'prepare_sizes']
+           'exact_answers', 'CapacityFigures', 'ask_table', 'server_seconds', 'measure_answers', 'prepare_size',
+           'measure_size', 'similar_figures', 'prepare_sizes']
 
 # %% ../../nbs/337_bench.capacity.ipynb #c1461f38
 import numpy as np
@@ -148,6 +148,7 @@ class CapacityFigures:
     recall: float
     p50_ms: float
     p95_ms: float
+    cpu_ms: float | None  # of a processor, by the server; None: it runs elsewhere
     fewest: int  # products in an answer
     questions: int
 
@@ -167,8 +168,16 @@ def ask_table(
         skus = [sku for sku, _ in found.fetchall()]
         return skus, 1000*(time.perf_counter() - started)
 
+# %% ../../nbs/337_bench.capacity.ipynb #de18dd38
+def server_seconds(conn: psycopg.Connection) -> float | None:
+    "Processor seconds that the server's process of `conn` has used; None if it runs elsewhere."
+    import psutil
+    if not conn.info.host.startswith('/'): return None  # not by a socket of this machine
+    try: return sum(psutil.Process(conn.info.backend_pid).cpu_times()[:2])
+    except psutil.Error: return None
+
 # %% ../../nbs/337_bench.capacity.ipynb #0070418a
-EFS = (200, 300, 400, 600)
+EFS = (200, 400, 800)
 
 def measure_answers(
     conn: psycopg.Connection, rows: int, kind: Kind, truth: dict[float, list[list[int]]],
@@ -181,11 +190,13 @@ def measure_answers(
         how: dict[str, Any] = {'share': share, 'k': k}
         for vector in asked: ask_table(conn, rows, kind, vector, ef=efs[0], **how)
         for ef in efs:
+            before = server_seconds(conn)
             found = [ask_table(conn, rows, kind, vector, ef=ef, **how) for vector in asked]
+            used = None if before is None else 1000*((server_seconds(conn) or before) - before)/len(asked)
             times, got = [ms for _, ms in found], [skus for skus, _ in found]
             recall = float(np.mean([len(set(g) & set(a))/k for g, a in zip(got, answers)]))
             figures.append(CapacityFigures(
-                rows=rows, kind=kind, share=share, ef=ef, recall=recall, questions=len(asked),
+                rows=rows, kind=kind, share=share, ef=ef, recall=recall, questions=len(asked), cpu_ms=used,
                 p50_ms=float(np.percentile(times, 50)), p95_ms=float(np.percentile(times, 95)),
                 fewest=min(map(len, got))))
     return figures

@@ -139,7 +139,7 @@ def measure_items(
     (size,) = conn.execute(
         'select pg_relation_size(%s::regclass)', (item_index_name(namespace, version),)
     ).fetchone()  # type: ignore[misc]
-    ask_items(conn, of[:20], k, **where)  # warm
+    ask_items(conn, of, k, **where)  # warm: the index is in memory
     answers, times = ask_items(conn, of, k, **where)
     note('asked')
     recall = recall_of(answers, exact_items(drawn, of, k))
