@@ -19,7 +19,7 @@ check: $(VENV)/.dev
 	$(BIN)/python .ci/check.py
 
 bench: $(VENV)/.dev
-	for name in latency service_load catalogue_retrieval fault_matrix calibration_promise promise_table ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
+	for name in latency service_load failures catalogue_retrieval fault_matrix calibration_promise promise_table ab_test; do $(BIN)/unde-recog report $$name || exit 1; done
 	$(BIN)/unde-recog report biased_logs -p runs 1000
 	$(BIN)/python -c 'import sys; from unde_recog.bench.interleavings import main; sys.exit(main(200) > 0)'
 	UNDE_POOLED_RECOGNITIONS=1000 UNDE_POOLED_REPORT=reports/two_at_once $(BIN)/python -m pytest -q --timeout=0 tests/db/test_pgbouncer.py

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def pytest_configure(config):
     for name in {*Settings.model_fields, 'UNDE_SETTINGS'} - {'UNDE_DATA_DIR'}: os.environ.pop(name, None)
 
 
+@lru_cache
+def keep_server():
+    """Start the notebooks' PostgreSQL and keep it until this process ends, else every cell that opens
+    the databases starts it. Its data need not survive a power cut."""
+    from unde_recog.db.embedded import start_embedded
+    from unde_recog.settings import load_settings
+    folder = Path(os.environ['UNDE_DATA_DIR'])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/'postgres.conf').write_text('fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n')
+    return start_embedded(load_settings())
+
+
 def pytest_collect_file(file_path, parent):
     if file_path.suffix == '.ipynb' and file_path.parent == ROOT/'nbs':
         return Notebook.from_parent(parent, path=file_path)
@@ -41,6 +54,7 @@ class Notebook(pytest.File):
         self.levels: dict[str, int] = {}
         exported = {'export', 'exporti', 'exports', 'default_exp'}
         flags = [(getattr(c, 'directives_', None) or {}).keys() for c in self.cells]
+        self.needs_server = any('db' in flag for flag in flags)
         examples = [i for i, flag in enumerate(flags) if not exported & flag]
         for i in examples: yield Example.from_parent(self, name=f'cell_{self.cells[i].idx_}', index=i)
 
@@ -50,6 +64,7 @@ class Notebook(pytest.File):
         os.chdir(self.path.parent)
         try:
             if self.shell is None:
+                if self.needs_server: keep_server()
                 self.shell = CaptureShell(self.path, mpl_format='png', timeout=280)
                 self.levels = {
                     name: logging.getLogger(name).level

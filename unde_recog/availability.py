@@ -90,11 +90,12 @@ def sort_by_malls(candidates: Sequence[Candidate], malls: Mapping[SkuKey, Sequen
     if mall is None: return Stock([c.but(in_mall=None) for c in candidates[:passing]], feed='unasked')
     stock = Stock()
     for c in candidates:
-        found = malls.get(c.key, ())
+        if not (found := malls.get(c.key)):
+            stock.gone.append(c.but(in_mall=False))
+            continue
         others = tuple(sorted({m for m in found if m and m != mall}))
-        if mall in found: stock.here.append(c.but(other_malls=others, in_mall=True))
-        elif found: stock.elsewhere.append(c.but(other_malls=others, in_mall=False))
-        else: stock.gone.append(c.but(in_mall=False))
+        here = mall in found
+        (stock.here if here else stock.elsewhere).append(c.but(other_malls=others, in_mall=here))
     return stock
 
 def sort_by_stock(candidates: Sequence[Candidate], stores: Mapping[SkuKey, Sequence[Store]],

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 __all__ = ['TextEncoder', 'centre_square', 'square', 'to_tensor', 'unit_rows', 'Tower', 'Embedder', 'images_a_call',
            'load_embedder', 'embedder_for']
 
-# %% ../nbs/090_embedder.ipynb #3486d379
+# %% ../nbs/090_embedder.ipynb #e7363b52
 import numpy as np
 from PIL import Image
 from .models.classical import ClassicalDescriptor
+from .models.colour import COLOUR_FILE, ColourJoined, padded
 from .models.hybrid import HybridDescriptor
 from .media.images import pad_square
 from .models.onnx import CPU, OnnxTower, Preset, best_providers, provider_list, session_options
@@ -119,7 +120,7 @@ def _hybrid(path: Path, preset: Preset, threads: int | None, providers: str) -> 
     made.session = session  # type: ignore[attr-defined]  # it says where it runs
     return made
 
-# %% ../nbs/090_embedder.ipynb #c4e4acb7
+# %% ../nbs/090_embedder.ipynb #719aaa3d
 def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: int | None, *,
            providers: str = CPU) -> Tower:
     "The image tower of a card, from its files."
@@ -136,7 +137,8 @@ def _tower(card: ModelCard, files: Mapping[str, Path], preset: Preset, threads: 
     network = OnnxTower(graph, preset, threads, providers)
     encode = lambda images: network(prepare(images))
     encode.session = network.session  # type: ignore[attr-defined]  # a joint graph reads text too
-    return encode
+    colours = files.get(COLOUR_FILE)
+    return ColourJoined(encode, colours) if colours else encode
 
 # %% ../nbs/090_embedder.ipynb #3779c4ed
 def _text(card: ModelCard, tower: Tower, settings: Settings, preset: Preset, *,
@@ -156,7 +158,7 @@ def images_a_call(card: ModelCard, preset: Preset) -> int:
     # activations in 8 bits are gauged over all that is seen at once: alone, a photo's vector is its own
     return 1 if card.name.endswith(':int8') else _BATCH[preset].get(card.kind, 16)
 
-# %% ../nbs/090_embedder.ipynb #3b8234a1
+# %% ../nbs/090_embedder.ipynb #5f068f91
 def load_embedder(
     name: str | None = None,
     preset: Preset = 'runtime',
@@ -172,7 +174,8 @@ def load_embedder(
     files = require_files(card, settings)
     providers = best_providers() if settings.DEVICE == 'auto' else settings.ONNX_PROVIDERS
     tower = _tower(card, files, preset, threads, providers=providers)
-    text = _text(card, tower, settings, preset, threads=threads)
+    text: Any = _text(card, tower, settings, preset, threads=threads)
+    if text is not None and COLOUR_FILE in files: text = padded(text, card.dims)
     return Embedder(card, tower, batch=images_a_call(card, preset), text=text)
 
 # %% ../nbs/090_embedder.ipynb #39e2bbc8

@@ -26,6 +26,7 @@ class EvidenceTable:
     rows: Mapping[str, tuple[Mapping[str, float], ...]]  # by the detector's category, one a range
     data: str = ''  # what it was fitted on
     date: str = ''
+    scale: float = .05  # of the model's cosine, for each natural unit of log-probability
 
     def probabilities(self, category: str, confidence: float) -> Mapping[str, float]:
         "By the catalogue's category; empty where the detector's category says nothing."
@@ -40,7 +41,7 @@ def parse_evidence(text: str, name: str = 'category_evidence.json') -> EvidenceT
         table = json.loads(text)
         edges, rows = tuple(map(float, table['edges'])), table['rows']
         known = {category: tuple(bins) for category, bins in rows.items()}
-        about = {'data': str(table['data']), 'date': str(table['date'])}
+        about: dict[str, Any] = {'data': str(table['data']), 'date': str(table['date'])}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(
             f'{name}: data, date, edges and rows are needed ({type(e).__name__}: {e})'
@@ -98,4 +99,4 @@ def weigh(chances: Mapping[str, float], scale: float = SCALE, likely: float = LI
 def evidence_of(item: Item, table: EvidenceTable | None) -> Evidence:
     "What the category of a garment says; nothing without a table."
     if table is None: return Evidence()
-    return weigh(table.probabilities(item.category, item.confidence))
+    return weigh(table.probabilities(item.category, item.confidence), table.scale)

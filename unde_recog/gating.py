@@ -19,7 +19,8 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     "Each SKU once, with its best score; best first, ties by key."
     best: dict[SkuKey, Candidate] = {}
     for c in candidates:
-        if c.key not in best or c.score > best[c.key].score: best[c.key] = c
+        known = best.get(c.key)
+        if known is None or c.score > known.score: best[c.key] = c
     return sorted(best.values(), key=lambda c: (-c.score, c.key))
 
 # %% ../nbs/041_gating.ipynb #7c854829

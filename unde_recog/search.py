@@ -25,7 +25,7 @@ from PIL import Image
 from .contracts import Candidate, Item, SkuKey
 from .db.database import Databases, Query, Batcher, arun, arun_all, key_arrays, run
 from .evidence import Evidence, EvidenceTable, evidence_of
-from .db.versions import list_versions, version_in_force
+from .db.versions import distance_sql, list_versions, nearest_sql, version_in_force, WIDEST
 from .media.images import pixel_hash
 
 # %% ../nbs/044_search.ipynb #11cc5656
@@ -40,11 +40,8 @@ def planner(fetch: int, filtered: bool) -> dict[str, str]:
     }
 
 # %% ../nbs/044_search.ipynb #b5ed5710
-_DISTANCE = 'embedding <=> %(vector)s::vector'
 _CATEGORY = "coalesce(category_canonical, metadata->>'category')"  # of an older index: its metadata
 _PHOTO = f'brand, sku_id, image_url, metadata, {_CATEGORY} as category'
-# a picture of many products is like none of them
-_UNSHARED = f'case when shared then 1 else {_DISTANCE} end'
 _SKUS = '''select brand, sku_id, image_url, metadata, category, distance from (
     select *, row_number() over (order by distance, brand, sku_id) as place,
         distance - coalesce((%(deductions)s::jsonb->>category)::float8, 0) as weighed
@@ -53,6 +50,10 @@ _SKUS = '''select brand, sku_id, image_url, metadata, category, distance from (
         from near order by brand, sku_id, distance) best) ranked
 order by place > %(kept)s, weighed, brand, sku_id limit %(k)s'''
 KEPT = 10  # SKUs nearest by likeness alone, which stay in a list whatever their category
+
+def _unshared(dims: int) -> str:
+    "The distance; a picture of many products is like none of them."
+    return f'case when shared then 1 else {distance_sql(dims)} end'
 
 def _query(near: str, k: int, local: Mapping[str, str], **params: Any) -> Query:
     whole = {'k': k, 'kept': KEPT, 'deductions': '{}', **params}
@@ -77,7 +78,7 @@ def exact_query(
     params = {'vector': vector, 'version': version, 'brands': list(brands or ())}
     if evidence: params['deductions'] = json.dumps(evidence.deductions)
     if categories is not None: params['categories'] = list(categories)
-    near = f'select {_PHOTO}, {_UNSHARED} as distance {_ROWS}{brand}{category}'
+    near = f'select {_PHOTO}, {_unshared(len(vector))} as distance {_ROWS}{brand}{category}'
     return _query(near, k, {}, **params)
 
 # %% ../nbs/044_search.ipynb #cb87f378
@@ -131,7 +132,6 @@ def parse_layout(version: str, rows: Iterable[Sequence]) -> Layout:
 
 # %% ../nbs/044_search.ipynb #bc546abb
 EXACT_LIMIT = 4000  # rows: as many as make a global index worth while (reports/latency)
-_NEAREST = f'order by {_DISTANCE} limit %(fetch)s'
 
 class Arm(NamedTuple):
     "A condition on rows; `exact`: all of them are read."
@@ -140,9 +140,11 @@ class Arm(NamedTuple):
     iterate: bool = False  # the index holds other rows too
     exact: bool = False
 
-    def sql(self, limit: str = _NEAREST) -> str:
+    def sql(self, dims: int) -> str:
+        "The photos of this arm, for a vector of `dims` numbers."
         rows = f'{_ROWS} and not shared{self.where}'
-        return f"(select {_PHOTO}, {_DISTANCE} as distance {rows} {'' if self.exact else limit})"
+        limit = '' if self.exact else f'order by {nearest_sql(dims)} limit %(fetch)s'
+        return f'(select {_PHOTO}, {distance_sql(dims)} as distance {rows} {limit})'
 
 def filter_arms(layout: Layout, brands: Sequence[str] | None) -> list[Arm]:
     "The arms that cover `brands` (None: all)."
@@ -190,7 +192,7 @@ def skus_query(
     # twice: whole clusters are else missed (reports/latency); an arm a category looks there again
     depth = fetch if likely else 2*fetch
     local = planner(depth, any(arm.iterate for arm in arms))
-    near = '\nunion all '.join(arm.sql() for arm in arms)
+    near = '\nunion all '.join(arm.sql(len(vector)) for arm in arms)
     if evidence: params['deductions'] = json.dumps(evidence.deductions)
     return _query(near, k, local, vector=vector, version=layout.version, fetch=fetch, **params)
 
@@ -257,7 +259,7 @@ def search(
     brands: Sequence[str] | None = None,
     evidence: Evidence = Evidence(),
 ) -> list[Candidate]:
-    "The `k` nearest SKUs to `vector` (L2-normalised float32 [512]) among `brands`, best first."
+    "The `k` nearest SKUs to `vector` (L2-normalised float32 [d]) among `brands`, best first."
     asked = SearchQuery(vector, k, brands, evidence)
     first = first_query(asked, layout)
     rows = run(conn, first) if first else []
@@ -290,7 +292,7 @@ async def asearch(
     return (await asearch_all(conn, [SearchQuery(vector, k, brands)], layout=layout))[0]
 
 # %% ../nbs/044_search.ipynb #aa5a5b24
-_SCORES = f'''select e.brand, e.sku_id, max(1 - ({_UNSHARED})),
+_SCORES = '''select e.brand, e.sku_id, max(1 - ({})),
     max(coalesce(e.category_canonical, e.metadata->>'category'))
 from unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, sku_id)
 join sku_image_embeddings e
@@ -299,7 +301,8 @@ group by e.brand, e.sku_id'''
 
 def exact_scores_query(keys: Iterable[SkuKey], vector: np.ndarray, version: str) -> Query:
     "(brand, sku_id, cosine, category) for those of `keys` that are indexed under `version`."
-    return Query(_SCORES, {**key_arrays(keys), 'vector': vector, 'version': version})
+    text = _SCORES.format(_unshared(len(vector)))
+    return Query(text, {**key_arrays(keys), 'vector': vector, 'version': version})
 
 def parse_scores(rows: Iterable[Sequence], evidence: Evidence = Evidence()) -> dict[SkuKey, float]:
     "Rows of `exact_scores_query` by SKU key, 0–1, the evidence weighed in."
@@ -342,9 +345,9 @@ def check_space(embedder: Any, version: str) -> None:
             f'the index was made with {version}, the query would be embedded with '
             f'{embedder.model_version}: use the model of the index'
         )
-    if embedder.dims != 512:
+    if not 0 < embedder.dims <= WIDEST:
         raise VectorSpaceError(
-            f'{version} has {embedder.dims} dimensions; sku_image_embeddings holds 512'
+            f'{version} has {embedder.dims} dimensions; sku_image_embeddings holds up to {WIDEST}'
         )
 
 # %% ../nbs/044_search.ipynb #50e01db4
@@ -380,7 +383,7 @@ async def score_together(retriever: PgRetriever,
 
 # %% ../nbs/044_search.ipynb #5259b08c
 class PgRetriever:
-    """The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, 512]`,
+    """The primary: own vectors in pgvector. `embedder` needs `embed(images) → float32 [n, d]`,
     `model_version`, `dims`. `evidence`: the table that weighs categories; None: likeness alone."""
     name, layout_ttl = 'pgvector', 60.  # seconds
     def __init__(self, db: Databases, embedder: Any, version: str, *,

@@ -32,7 +32,7 @@ from .web.lifecycle import Engine
 from .web.health import Health, health_of, publish_readings, readings, watch_health
 from .web.logs import log_as_json
 from .web.metrics import Metrics, forget_ended, measure_lag, shared_folder
-from .web.middleware import HeadAsGet, HttpMiddleware
+from .web.middleware import HeadAsGet, HttpMiddleware, UnderPath
 from .web.pools import tame_allocator
 from .web.problems import Problem, ProblemDetails, install_problems
 from .web.recognize import live_routes
@@ -194,6 +194,7 @@ def app_of(state: AppState, role: str) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=6)  # not pictures, not streams
     app.add_middleware(HeadAsGet)
     app.add_middleware(HttpMiddleware, metrics=state.metrics, limit=BODY)
+    app.add_middleware(UnderPath, root=root)
     install_problems(app)
     health_routes(app, state, state.metrics)
     mount_role(app, state, role)

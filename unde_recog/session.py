@@ -12,19 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 # %% auto #0
-__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'local_parts', 'own_parts',
-           'trial_primary', 'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer', 'changed',
-           'change_settings', 'watch_settings', 'take_index', 'follow_index']
+__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'evidence_for', 'warn_without_thresholds',
+           'local_parts', 'own_parts', 'trial_primary', 'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer',
+           'changed', 'change_settings', 'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/149_session.ipynb #64df56c0
 from .contracts import Answer
 from .db.database import DatabaseError, Databases, open_databases
 from .db.versions import StoredVersion, version_on_trial
 from .embedder import Embedder, embedder_for
-from .evidence import load_evidence
+from .evidence import EvidenceTable, load_evidence, parse_evidence
 from .gating import thresholds
 from .guard import guard_reason, newest_certificate
 from .models.detector import local_detector
+from .models.registry import ModelCard, get_card, models_dir, remedy
 from .context import Parts
 from .recognizer import Recognizer
 from .request_log import open_log
@@ -98,6 +99,23 @@ def warmed(session: Session) -> Session:
     session.run(first())
     return session
 
+# %% ../nbs/149_session.ipynb #e7638055
+log = logging.getLogger('unde_recog')
+
+def evidence_for(card: ModelCard, settings: Settings) -> EvidenceTable:
+    "The category table of a model. Raises `ValueError` naming a file that is none."
+    own = models_dir(settings)/card.folder/'category_evidence.json'
+    table = parse_evidence(own.read_text('utf-8'), str(own)) if own.is_file() else load_evidence()
+    return table if card.evidence_scale is None else replace(table, scale=card.evidence_scale)
+
+def warn_without_thresholds(settings: Settings, card: ModelCard) -> str | None:
+    "Say that the gate trusts nobody, and what to do; → what was said."
+    if None not in thresholds(settings, card): return None
+    text = (f'{card.name} has no thresholds: the gate trusts nobody, every answer is "in a similar style"; '
+            f'fit them on photos of your own with {remedy(card.name)}')
+    log.warning(text)
+    return text
+
 # %% ../nbs/149_session.ipynb #b738feb5
 def local_parts(settings: Settings, primary: Any) -> Parts:
     """`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by
@@ -114,7 +132,8 @@ def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) 
     with db.connect('vectors') as conn: version = current_version(conn, settings.BLEND_EMBEDDING_VERSION)
     if settings.EMBEDDER_URL: embedder: Any = RemoteEmbedder(settings, version)
     else: embedder = embedder_for(version.version, version.model, settings=settings, threads=threads)
-    primary = PgRetriever(db, embedder, version.version, evidence=load_evidence())
+    primary = PgRetriever(db, embedder, version.version, evidence=evidence_for(embedder.card, settings))
+    warn_without_thresholds(settings, embedder.card)
     return replace(local_parts(settings, primary), trial=trial_primary(settings, db, threads=threads))
 
 def trial_primary(settings: Settings, db: Databases, *, threads: int | None = None) -> PgRetriever | None:
@@ -125,7 +144,7 @@ def trial_primary(settings: Settings, db: Databases, *, threads: int | None = No
     except (ValueError, LookupError, OSError) as e:
         log.error('%s is on trial, but cannot be asked: %s', version.version, e)
         return None
-    return PgRetriever(db, embedder, version.version, evidence=load_evidence())
+    return PgRetriever(db, embedder, version.version, evidence=evidence_for(embedder.card, settings))
 
 def wanted_trial(settings: Settings, db: Databases) -> StoredVersion | None:
     "The version on trial; None while nobody is to read it."
@@ -133,8 +152,6 @@ def wanted_trial(settings: Settings, db: Databases) -> StoredVersion | None:
     with db.connect('vectors') as conn: return version_on_trial(conn)
 
 # %% ../nbs/149_session.ipynb #051308a8
-log = logging.getLogger('unde_recog')
-
 def take_guard(session: Session) -> str | None:
     """Look up whether the gate's certificate still holds; → why not, or None. A database that
     cannot be asked changes nothing."""

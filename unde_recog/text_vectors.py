@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['NAMESPACE', 'NO_ORG', 'INDEX_FROM', 'TextSpace', 'TextHit', 'index_kind', 'text_index_name', 'build_text_index',
-           'check_space', 'search_texts', 'fuse_ranked']
+           'check_space', 'search_texts']
 
 # %% ../nbs/047_text_vectors.ipynb #52701020
 import numpy as np
@@ -37,6 +37,8 @@ class TextHit(NamedTuple):
 
 # %% ../nbs/047_text_vectors.ipynb #a6f04447
 INDEX_FROM = 4000  # rows; below, an exact scan is as fast
+_BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
+    set_config('statement_timeout', '0', true)'''
 _BUILD = '''create index {} on item_embeddings using hnsw ((vector::{kind}({dims})) {kind}_cosine_ops)
     with (m = 16, ef_construction = 64)
     where namespace = {space} and version = {version} and modality = 'text' '''
@@ -61,7 +63,7 @@ def build_text_index(conn: psycopg.Connection, space: TextSpace, memory: str = '
     with conn.transaction():
         (known,) = conn.execute('select to_regclass(%s)', (name,)).fetchone()  # type: ignore[misc]
         if known: return False
-        conn.execute("select set_config('maintenance_work_mem', %s, true)", (memory,))
+        conn.execute(_BUILD_SETTINGS, (memory,))  # building takes longer than a query may
         conn.execute(sql.SQL(_BUILD).format(sql.Identifier(name), **parts))
         conn.execute(sql.SQL('comment on index {} is {}').format(sql.Identifier(name), comment))
     return True
@@ -104,15 +106,3 @@ def search_texts(
         conn.execute("select set_config('hnsw.iterative_scan', 'relaxed_order', true)")
         rows = conn.execute(sql.SQL(_NEAREST).format(**parts), values).fetchall()
     return sorted((TextHit(SkuKey(b, i), float(s)) for b, i, s in rows), key=lambda h: (-h.score, h.key))
-
-# %% ../nbs/047_text_vectors.ipynb #e351cdf7
-def fuse_ranked(
-    main: Sequence[SkuKey], texts: Sequence[SkuKey], weight: float, offset: int = 60
-) -> list[SkuKey]:
-    "Both lists as one, best first: `weight` for the texts, the rest for the main one."
-    if not 0 <= weight <= 1: raise ValueError(f'weight {weight}: a share from 0 to 1 is needed')
-    if weight == 0: return list(main)
-    scores: dict[SkuKey, float] = {}
-    for share, ranked in ((1 - weight, main), (weight, texts)):
-        for rank, key in enumerate(ranked, 1): scores[key] = scores.get(key, 0.) + share/(offset + rank)
-    return sorted(scores, key=lambda key: (-scores[key], key))

@@ -5,16 +5,21 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
 
+from unde_recog.contracts import SkuKey
 from unde_recog.db import migrations as migrating
 from unde_recog.db.adoption import build_concurrently
 from unde_recog.db.connection import LOGICALS, DatabaseError
 from unde_recog.db.database import Databases
 from unde_recog.db.migrations import dry_run, migrate, migrations
 from unde_recog.db.schema import find_tables, wanted_tables
+from unde_recog.jobs.hnsw import build_index
+from unde_recog.jobs.photos import CatalogPhoto
+from unde_recog.jobs.vectors import copy_vectors
 
 from tests.conftest import sibling
 
@@ -228,6 +233,25 @@ def test_vectors_of_another_size_are_left_alone(plan_url):
         assert 'phash' not in find_tables(conn, ['sku_image_embeddings'])['sku_image_embeddings'].columns
 
 
+def test_an_adopted_table_takes_a_version_of_another_width(plan_url):
+    "Although its own column must be filled, and stays as it is."
+    with psycopg.connect(plan_url, autocommit=True) as conn:
+        conn.execute('alter table sku_image_embeddings alter embedding set not null')
+    adopt_all(plan_url)
+    with Databases(dict.fromkeys(LOGICALS, plan_url)) as db, db.connect('vectors') as conn:
+        photo = CatalogPhoto(SkuKey('hm', 'p1'), 'a.jpg', 0, {})
+        assert copy_vectors(conn, [(photo, 'a'*64, np.ones(768, 'float32'))], 'wide-1') == 1
+        build_index(conn, 'wide-1')
+        types = conn.execute("""
+            select attname, format_type(atttypid, atttypmod), attstorage from pg_attribute
+            where attrelid = 'sku_image_embeddings'::regclass and attname like 'embedding%'
+            order by 1""").fetchall()
+        (theirs,) = conn.execute("""select count(embedding) from sku_image_embeddings
+                                    where model_version = 'their-clip'""").fetchone()
+    assert [t[:2] for t in types] == [('embedding', 'vector(512)'), ('embedding_other', 'vector')]
+    assert types[1][2] == 'p' and theirs == 40
+
+
 def test_tables_of_another_owner(plan_url, server_url):
     "We may use them; the owner runs the script."
     with psycopg.connect(plan_url, autocommit=True) as conn:
@@ -341,7 +365,7 @@ def test_a_database_of_the_last_release_is_brought_up(server_url, tmp_path):
     applied = adopt_all(url)
     assert applied == {
         'catalogue': ['0002_shop_data.sql', '0003_words.sql'],
-        'vectors': ['0002_evidence.sql', '0003_shared.sql', '0004_trials.sql'],
+        'vectors': ['0002_evidence.sql', '0003_shared.sql', '0004_trials.sql', '0005_widths.sql'],
         'log': ['0004_reasons.sql', '0005_gate_certificates.sql'],
     }
     assert missing(url) == {}

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from unde_recog.serving import ROLES, make_app
+from unde_recog.jobs.job import job_readings
 from unde_recog.settings import Settings, load_settings
 from unde_recog.web.health import ALERT_SHARE
 
@@ -41,7 +42,8 @@ def families():
     text = TestClient(make_app(load_settings(env={}))).get('/metrics').text
     kinds = dict(re.findall(r'^# TYPE (\S+) (\S+)', text, re.M))
     suffixes = lambda kind: ('_bucket', '_sum', '_count') if kind == 'histogram' else ('',)
-    return {name + suffix for name, kind in kinds.items() for suffix in suffixes(kind)}
+    of_jobs = set(job_readings({}))  # read from the catalogue, once there is one
+    return of_jobs | {name + suffix for name, kind in kinds.items() for suffix in suffixes(kind)}
 
 
 def expressions():
@@ -63,7 +65,7 @@ def test_labels_are_those_of_the_metrics():
     from unde_recog.web.metrics import Metrics
     metrics = Metrics()
     labels = {v._name: set(v._labelnames) for v in vars(metrics).values() if hasattr(v, '_labelnames')}
-    scraped = {'instance', 'job', 'le', 'queue', 'pool'}
+    scraped = {'instance', 'job', 'exported_job', 'le', 'queue', 'pool'}
     for name, expr in expressions().items():
         for metric in set(re.findall(r'\bunde_\w+', expr)):
             base = re.sub('_(total|bucket|sum|count)$', '', metric)

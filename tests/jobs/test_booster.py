@@ -105,7 +105,8 @@ def test_every_fault_and_the_books_agree(db, world, pictures):
 def test_killed_and_run_again(db, world, pictures):
     with open_shop(db, world, pictures, 60, Latency(ximilar=(.2, .4))) as shop:
         values, options = shop.values, {'settle': .6}
-        runs = run_until_done('unde_recog.jobs.booster', values, options, kills=2, within=(.5, 3.), seed=1)
+        job, count = 'unde_recog.jobs.booster', lambda: shop.app.calls['ximilar', 'insert']
+        runs = run_until_done(job, values, options, kills=2, count=count, total=12, seed=1)
         assert runs.killed == 2 and clean(shop.audit()) and shop.audit()['images'] == 120
 
 
@@ -191,3 +192,26 @@ def test_a_bad_photo_makes_room_for_the_next_view(shop):
 def test_without_a_token_the_remedy_is_named(db, world, pictures):
     context = JobContext(settings=load_settings(env={}), db=db, options=BoosterOptions())
     with pytest.raises(ValueError, match='XIMILAR_API_TOKEN'): run_job(booster.JOB, context)
+
+
+def test_what_somebody_took_out_is_sent_again_by_the_next_run(shop):
+    shop.run()
+    (gone,) = shop.sql("select record_id from booster_images where external_id = '000002' limit 1")[0]
+    del shop.collection().records[gone]
+    shop.sql("update raw_products set name = 'Renamed' where external_id = '000002'")
+    report = shop.run()
+    assert report.done == {'updated': 1} and report.failed == {'missing in the collection': 1}
+    assert plan_booster(shop.context()).costs['credits'] == 10 and shop.audit()['synced'] == 9
+    assert shop.run().done == {'inserted': 1} and shop.audit()['synced'] == 10
+    assert {r['name'] for r in shop.collection().records.values() if r['external_id'] == '000002'} == {'Renamed'}
+
+
+def test_an_image_that_is_refused_costs_the_others_nothing(shop, monkeypatch):
+    answer = shop.app.answer
+    def picky(vendor, operation, body, collection='sandbox'):
+        if operation == 'insert' and b'"000004"' in body: return 400, b'{"status": {"code": 400}}'
+        return answer(vendor, operation, body, collection)
+    monkeypatch.setattr(shop.app, 'answer', picky)
+    report = shop.run()
+    assert report.failed == {'refused': 3} and report.done == {'inserted': 18}  # its third view was tried too
+    assert clean(shop.audit()) and shop.audit()['credits'] == 180 and plan_booster(shop.context()).total == 0

@@ -14,7 +14,7 @@ from PIL import Image
 
 from unde_recog.catalogue.imports import import_products
 from unde_recog.embedder import load_embedder
-from unde_recog.media.images import to_jpeg
+from unde_recog.media.images import image_hash, to_jpeg
 from unde_recog.jobs.hnsw import brand_counts, build_index
 from unde_recog.jobs.index import index_catalogue
 from unde_recog.jobs.runs import IndexBusy, only_run
@@ -244,3 +244,43 @@ def test_a_picture_of_many_products_is_known_again(db, tmp_path, embedder):
         with db.connect('catalogue') as catalogue:
             catalogue.execute("delete from raw_products where external_id < 'p20'")
     assert index_catalogue(db, embedder, storage=storage, allow_shrink=True).shared == 0
+
+
+def test_a_sample_is_a_part_of_the_catalogue(db, tmp_path, embedder):
+    storage = shop(db, tmp_path, products=40, photos=1)
+    report = index_catalogue(db, embedder, storage=storage, sample=.4)
+    assert 4 < report.products < 30 and report.partial
+    assert report.photos == report.products - report.without_photo == report.embedded
+    with db.connect('catalogue') as conn:
+        conn.execute("update raw_products set image_urls = '[]', image_views = '[]'")
+    with pytest.raises(ValueError, match='lists no photos'):
+        index_catalogue(db, embedder, storage=storage, sample=.4, allow_shrink=True)
+
+
+class CountingStorage(FolderStorage):
+    "Remembers what was read."
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.got = []
+
+    def get(self, key):
+        self.got.append(key)
+        return super().get(key)
+
+
+def test_a_fetched_photo_is_read_again_only_if_it_has_changed(db, tmp_path, embedder):
+    shop(db, tmp_path, products=3, photos=1)
+    storage = CountingStorage(tmp_path/'storage')
+    keys = [f'originals/hm/p{n}/0.jpg' for n in range(3)]
+    known = [(f'p{n}', f'storage:{k}', k, image_hash(storage.get(k))) for n, k in enumerate(keys)]
+    with db.connect('catalogue') as conn: conn.cursor().executemany(
+        """insert into photo_files (brand, external_id, position, source_url, state, storage_key, content_hash)
+        values ('hm', %s, 0, %s, 'fetched', %s, %s)""", known)
+    index_catalogue(db, embedder, storage=storage)
+    storage.got.clear()
+    assert index_catalogue(db, embedder, storage=storage).embedded == 0 and storage.got == []
+    storage.put(keys[1], to_jpeg(Image.new('RGB', (40, 60), 'white')))
+    with db.connect('catalogue') as conn: conn.execute(
+        "update photo_files set content_hash = %s where external_id = 'p1'", (image_hash(storage.get(keys[1])),))
+    storage.got.clear()
+    assert index_catalogue(db, embedder, storage=storage).replaced == 1 and set(storage.got) == {keys[1]}

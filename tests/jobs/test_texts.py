@@ -1,12 +1,14 @@
 "Product texts: each is paid for once, at most ten calls are under way, and a killed run goes on."
 
+import asyncio
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from unde_recog.contracts import SkuKey
-from unde_recog.db.versions import list_versions
+from unde_recog.db.versions import list_versions, try_version, use_version, version_in_force
 from unde_recog.jobs import texts
 from unde_recog.jobs.job import JobContext, run_job
 from unde_recog.jobs.texts import TextOptions, plan_texts, report_texts
@@ -15,6 +17,7 @@ from unde_recog.sandbox.faults import Fault
 from unde_recog.sandbox.server import App, Latency, Sandbox
 from unde_recog.settings import load_settings
 from unde_recog.text_vectors import TextSpace, search_texts
+from unde_recog.vendors.text_source import TextSource
 from unde_recog.wardrobe.world import World
 
 VERSION = 'text-embedding-3-large-3072-p1'
@@ -135,7 +138,8 @@ def test_killed_and_run_again(db, tmp_path):
     with open_shop(db, tmp_path, 400, Latency(openai=(1., 2.))) as shop:
         options = {'all': True, 'timeout': 10}
         job = 'unde_recog.jobs.texts'
-        runs = run_until_done(job, shop.values, options, kills=1, within=(.5, 1.5), seed=2)
+        count = {'count': lambda: shop.calls, 'total': 12}
+        runs = run_until_done(job, shop.values, options, kills=1, seed=2, **count)
         audit = shop.audit()
         assert runs.killed == 1 and audit['vectors'] == 400
         # only what was under way when it was killed is asked again: at most ten calls
@@ -162,3 +166,96 @@ def test_raw_vectors_are_kept(db, tmp_path):
         mean = np.stack(several.vector).mean(0)
         assert len(several) > 1
         assert np.allclose(stored['t000049'].to_numpy(), mean/np.linalg.norm(mean), atol=1e-5)
+
+
+def test_half_a_catalogue_is_noticed_before_anything_is_paid(db, tmp_path):
+    with open_shop(db, tmp_path, 20) as shop:
+        shop.run()
+        calls = shop.calls
+        shop.sql("update raw_products set index_scope = 'off' where external_id < 't000012'")
+        shop.sql("update raw_products set description = 'Entirely new' where external_id = 't000015'")
+        with pytest.raises(ValueError, match='12 of 20.*--allow-shrink'): shop.run()
+        assert shop.calls == calls and shop.audit()['vectors'] == 20
+        done = shop.run(allow_shrink=True).done
+        assert done['removed'] == 12 and done['embedded'] == 1 and shop.audit()['vectors'] == 8
+
+
+def test_one_brand_is_no_whole_version(db, tmp_path):
+    with open_shop(db, tmp_path, 40) as shop:
+        shop.sql("update raw_products set brand = 'zara' where external_id < 't000010'")
+        first = shop.run(brand=['zara'])
+        with db.connect('vectors') as conn: part = list_versions(conn, 'texts')
+        assert first.done['embedded'] == 10 and first.coverage == 1 and part[0].partial
+        assert shop.run().done['embedded'] == 30
+        shop.app.faults.always('openai', Fault('no_credit', before=True))
+        shop.sql("update raw_products set description = description || ' anew'")
+        shop.run()  # a bad night
+        with db.connect('vectors') as conn: whole = list_versions(conn, 'texts')
+        assert not whole[0].partial
+
+
+def test_a_text_that_is_refused_costs_the_others_nothing(db, tmp_path, monkeypatch):
+    with open_shop(db, tmp_path, 10) as shop:
+        monkeypatch.setattr(shop.app.texts, 'limit', 40)
+        shop.sql("update raw_products set description = external_id where external_id <> 't000004'")
+        shop.sql("update raw_products set description = repeat('long ', 99) where external_id = 't000004'")
+        report = shop.run()
+        assert report.done['embedded'] == 9 and report.failed == {'refused': 1} and report.exit_code == 3
+        assert shop.audit()['wrong'] == {'asked twice': 0, 'failed': 1}
+
+
+def test_products_with_the_same_words_keep_their_raw_vectors(db, tmp_path):
+    with open_shop(db, tmp_path, 70) as shop:
+        shop.sql("update raw_products set description = 'the same'")
+        shop.run()
+        tables = [pd.read_parquet(p) for p in tmp_path.rglob('*.parquet')]
+        assert sorted(i for t in tables for i in t.item_id) == [f't{n:06}' for n in range(70)]
+
+
+SEARCHED = 'a violet umbrella please'
+
+
+def near(shop, db, **settings):
+    source = TextSource(load_settings(env={}, **shop.values, **({'TEXT_VECTOR_WEIGHT': .5} | settings)))
+    return asyncio.run(source.search(db, SEARCHED, 3))
+
+
+def test_one_more_source_of_the_search_by_words(db, tmp_path):
+    with open_shop(db, tmp_path, 30) as shop:
+        shop.sql("update raw_products set description = 'violet umbrella' where external_id < 't000002'")
+        shop.run()
+        calls = shop.calls
+        assert near(shop, db, TEXT_VECTOR_WEIGHT=0) is None and shop.calls == calls
+        found = near(shop, db)
+        assert found.version == VERSION and shop.calls == calls + 1
+        assert {c.key.external_id for c in found.candidates[:2]} == {'t000000', 't000001'}
+        shop.sql("update raw_products set index_scope = 'off' where external_id = 't000000'")
+        assert near(shop, db).candidates[0].key.external_id == 't000001'
+        for kind in ('hang', 'server_error', 'no_credit', 'wrong_schema'):  # a search goes on without it
+            shop.app.faults.always('openai', Fault(kind))
+            assert near(shop, db) is None
+        shop.app.faults.always('openai', None)
+        del shop.values['OPENAI_API_KEY']
+        assert near(shop, db) is None
+
+
+def test_a_part_is_not_read_and_a_later_version_waits_to_be_tried(db, tmp_path):
+    small = {'TEXT_EMBEDDING_MODEL': 'text-embedding-3-small'}
+    with open_shop(db, tmp_path, 60) as shop:
+        shop.run(all=False)
+        assert near(shop, db) is None
+        shop.run()
+        shop.values |= small
+        shop.run()
+        new = 'text-embedding-3-small-1536-p1'
+        assert near(shop, db).version == VERSION
+        with db.connect('vectors') as conn: try_version(conn, new, namespace='texts')
+        assert near(shop, db).version == VERSION and near(shop, db, CANARY_SHARE=1).version == new
+        with db.connect('vectors') as conn: use_version(conn, new, namespace='texts')
+        assert near(shop, db).version == new      # by the model that made it, whatever the setting says
+        del shop.values['TEXT_EMBEDDING_MODEL']
+        assert near(shop, db).version == new and shop.run().done['embedded'] == 0
+        with db.connect('vectors') as conn:
+            use_version(conn, VERSION, namespace='texts')
+            assert version_in_force(list_versions(conn, 'texts')).version == VERSION
+        assert near(shop, db).version == VERSION

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from unde_recog.availability import Malls, Round, UnknownMall, aavailable, available, next_round
+from unde_recog.availability import Malls, Round, UnknownMall, aavailable, available, next_round, parse_malls
 from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.db.database import Databases
 
@@ -417,3 +417,9 @@ def test_widening_ends_and_never_pays_twice(
     )
     if backend == 'pgvector' or not has_booster: assert all(s.action == 'widen' for s in steps)
     if exhausted: assert Round('widen', 100) not in steps and Round('widen', 200) not in steps
+
+
+def test_each_product_has_its_own_malls():
+    keys = [SkuKey('zara', n) for n in 'abcd']
+    rows = [(n, [f'mall {n}']) for n in (4, 1, 3)]
+    assert parse_malls(keys, rows) == {keys[n - 1]: [f'mall {n}'] for n in (1, 3, 4)}

@@ -12,13 +12,16 @@ from unde_recog.jobs.vectors import copy_vectors
 from unde_recog.search import (
     Layout,
     PgRetriever,
+    SearchQuery,
     VectorSpaceError,
     current_version,
     exact_query,
     exact_scores_query,
+    first_query,
     layout_query,
     parse_layout,
     parse_scores,
+    parse_skus,
     search,
     skus_query,
 )
@@ -193,7 +196,7 @@ class Fake:
 
 def test_another_vector_space_is_refused(db):
     with pytest.raises(VectorSpaceError, match='test-2'): PgRetriever(db, Fake('test-2+none'), VERSION)
-    with pytest.raises(VectorSpaceError, match='768'): PgRetriever(db, Fake(VERSION, 768), VERSION)
+    with pytest.raises(VectorSpaceError, match='3072'): PgRetriever(db, Fake(VERSION, 3072), VERSION)
 
 
 def test_current_version(db):
@@ -342,3 +345,16 @@ def test_small_brands_are_read_whole_up_to_a_limit():
     from unde_recog.search import filter_arms
     few, many = (filter_arms(far_layout(), brands)[-1] for brands in (['hm'], ['hm', 'oysho']))
     assert (few.exact, few.iterate, many.exact, many.iterate) == (True, False, False, True)
+
+
+def test_nothing_is_no_number_of_skus():
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f'k={k}: at least one'):
+            first_query(SearchQuery(np.zeros(512, 'float32'), k), None)
+
+
+def test_a_sku_that_two_arms_bring_is_one_candidate():
+    row = lambda sku, url, distance: ('hm', sku, url, {}, 'top', distance)
+    rows = [row('1', 'a.jpg', .5), row('1', 'b.jpg', .25), row('2', 'c.jpg', .4)]
+    found = parse_skus(rows)
+    assert [(c.key.external_id, c.image_url) for c in found] == [('1', 'b.jpg'), ('2', 'c.jpg')]

@@ -1085,6 +1085,49 @@ def test_lab_draws_a_photo_that_is_kept_to_scale(visit, scene, shop, site):
     assert httpx.get(f'{site}/api/v1/requests', params={'limit': 0}).status_code == 422
 
 
+def test_a_photo_kept_with_consent_is_labelled_and_gone(visit, scene, shop, tmp_path):
+    "The box on the page → kept → the lab shows it → on the list → labelled → deleted everywhere."
+    from unde_recog.research.label_pool import PoolChoice, pool_to_label
+    from unde_recog.media.images import full_size
+    from unde_recog.web.auth import add_key
+    file = tmp_path/'keys.json'
+    add_key(file, 'page')
+    key = add_key(file, 'science', ('recognize', 'lab'))
+    values = shop[1] | {'API_KEYS_FILE': file, 'PUBLIC_PAGE': True, 'PHOTO_SAMPLE': 1}
+    settings = load_settings(env={}, **values)
+    store = open_storage(settings)
+    large = scene.image.resize((1500, 1500*scene.image.height//scene.image.width))
+    with serving(settings) as url:
+        wait_until_ready(url)
+        page = visit(at=url)
+        page.check('#consent input')
+        upload(page, to_jpeg(large))
+        settled(page)
+        rid = request_of(page)
+        (width,) = logged(shop, rid, 'photo_width')
+        (kept,) = [name for name in store.list('uploads/') if rid in name]
+        lab = visit(f'/lab?id={rid}', at=url)
+        on_list = "document.querySelector('[data-key=listed]')?.getAttribute('aria-pressed') === 'true'"
+        give(lab, key)
+        lab.wait_for_selector('.scene image[href^="blob:"]')
+        lab.click('[data-key="listed"]')
+        until(lab, on_list)
+        lab.goto(f'{url}/lab?id={rid}')  # in the trail too, not in the list alone
+        until(lab, on_list)
+        data, path, said = pool_to_label(settings, PoolChoice(listed=True))
+        assert path is None and set(data.items.photo) == {rid} and 'by hand' in said
+        photo = data.photos(rid)
+        assert full_size(photo)[0] == width and max(photo.size) <= 1600
+        page.click('[data-key="own-delete"]')
+        until(page, "document.getElementById('own-said').textContent")
+        assert not store.exists(kept)
+        with pytest.raises(ValueError, match='none of the'):
+            pool_to_label(settings, PoolChoice(listed=True))
+        lab.reload()
+        until(lab, "document.getElementById('trouble').innerText.trim()")
+        assert lab.locator('.scene').count() == 0
+
+
 # --- the parts, asked in the browser that runs them
 def test_words_in_both_languages(visit):
     page = visit(locale='ru-RU')

@@ -1100,6 +1100,11 @@ def test_what_stands_in_front_of_it(shop):
         for path in ('/', '/health', '/assets/app.js', '/api/v1/samples'):
             head, got = client.head(path), client.get(path)
             assert head.status_code == got.status_code == 200 and head.content == b'', path
+            # a proxy takes the path away, or passes it on
+            assert client.get('/look' + path).status_code == 200
+        counted = client.get('/metrics').text
+        assert 'unde_http_requests_total{method="HEAD",route="/",status="200"}' in counted
+        assert client.get('/looking').status_code == 404
         script = client.get('/assets/app.js', headers={'Accept-Encoding': 'gzip'})
         assert script.headers['content-encoding'] == 'gzip' and script.headers['cache-control'] == 'no-cache'
         again = client.get('/assets/app.js', headers={'If-None-Match': script.headers['etag']})
@@ -1297,6 +1302,11 @@ def test_two_worker_processes_are_one_service(shop, tmp_path):
         eventually(lambda: all(value(answered) == 12 for _ in range(6)), 20)  # new connections: any process
         eventually(lambda: value('unde_log_rows_written_total') == 12, 20)
         eventually(lambda: '\nunde_ready 1.0' in says('/metrics').text, 60)  # now both are
+        # what both read is told once, not added up: the alert on scores compares with it
+        with shop.running() as (client, _):
+            alone = next(line for line in client.get('/metrics').text.splitlines()
+                         if line.startswith('unde_primary_score_limit '))
+        assert value('unde_primary_score_limit') == float(alone.split()[-1]) > 0
     finally:
         process.terminate()
         process.wait(40)

@@ -4,15 +4,17 @@
 
 # %% ../../nbs/336_bench.batch.ipynb #84cb49e5
 from __future__ import annotations
-import hashlib, os, random, signal, subprocess, sys, time
+import hashlib, json, os, random, signal, subprocess, sys, time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['NightlyShop', 'drawn_photo', 'fill_shop', 'Arriving', 'one_at_a_time', 'bare_rate', 'fingerprint', 'run_and_kill']
+__all__ = ['NightlyShop', 'drawn_photo', 'fill_shop', 'Arriving', 'one_at_a_time', 'Speed', 'speed_of', 'bare_speed',
+           'decoding_speed', 'Kept', 'fingerprint', 'run_and_kill']
 
 # %% ../../nbs/336_bench.batch.ipynb #234ae227
 import numpy as np
@@ -22,7 +24,7 @@ from psycopg.types.json import Jsonb
 from ..jobs.index import embed_photos
 from ..jobs.photos import listed_photos, read_photo
 from ..jobs.vectors import write_batch, write_failures
-from ..media.images import to_jpeg
+from ..media.images import decode, to_jpeg
 from ..media.storage import Storage, original_key
 
 # %% ../../nbs/336_bench.batch.ipynb #e4719a97
@@ -73,9 +75,11 @@ def drawn_photo(n: int, p: int, size: tuple[int, int] = (360, 480)) -> bytes:
     rng = random.Random((n << 8) + p)
     image = Image.new('RGB', size, f'hsl({rng.randrange(360)},{rng.randrange(10, 30)}%,88%)')
     draw, w, h = ImageDraw.Draw(image), *size
-    draw.rectangle((w*.2, h*.2, w*.8, h*.85), fill=f'hsl({rng.randrange(360)},{rng.randrange(20, 90)}%,45%)')
+    left, top, right, low = (rng.uniform(*span) for span in ((.05, .4), (.05, .4), (.55, .95), (.6, .95)))
+    body = w*left, h*top, w*right, h*low
+    draw.rectangle(body, fill=f'hsl({rng.randrange(360)},{rng.randrange(20, 90)}%,{rng.randrange(20, 70)}%)')
     for _ in range(rng.randrange(1, 9)):
-        x, y = rng.randrange(int(w*.2), int(w*.8)), rng.randrange(int(h*.2), int(h*.85))
+        x, y = rng.uniform(body[0], body[2]), rng.uniform(body[1], body[3])
         draw.ellipse((x - 15, y - 15, x + 15, y + 15), fill=f'hsl({rng.randrange(360)},60%,50%)')
     return to_jpeg(image)
 
@@ -131,14 +135,48 @@ def one_at_a_time(
                 if vector is not None: write_batch(conn, [done], vector[None], version)
     return min(photos, len(listed))/(time.monotonic() - started)
 
-def bare_rate(embedder: Any, images: list[Image.Image], seconds: float = 10.) -> float:
-    "Images a second of the model alone, decoded images in memory."
-    embedder.embed(images[:8])
-    done, started = 0, time.monotonic()
-    while time.monotonic() - started < seconds:
-        embedder.embed(images)
-        done += len(images)
-    return done/(time.monotonic() - started)
+# %% ../../nbs/336_bench.batch.ipynb #1f35bd8f
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    "Images a second, and processor milliseconds of this process an image."
+    rate: float
+    cpu_ms: float
+
+def speed_of(work: Callable[[], int], seconds: float = 8.) -> Speed:
+    "How fast `work`, which says how many images it did, goes when repeated for `seconds`."
+    work()  # the first call allocates
+    started, cpu = time.monotonic(), time.process_time()
+    done, passed = work(), time.monotonic() - started
+    while passed < seconds: done, passed = done + work(), time.monotonic() - started
+    return Speed(rate=done/passed, cpu_ms=1000*(time.process_time() - cpu)/done)
+
+def bare_speed(embedder: Any, images: Sequence[Image.Image], seconds: float = 8.) -> Speed:
+    "The model alone, decoded images in memory."
+    def work() -> int: return len(embedder.embed(images))
+    return speed_of(work, seconds)
+
+def decoding_speed(embedder: Any, photos: Sequence[bytes], seconds: float = 8.) -> Speed:
+    "The model with decoding, on all cores: files in memory, read by nobody."
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        def work() -> int:
+            return len(embedder.embed(list(pool.map(lambda d: decode(d, at_least=448, name='x'), photos))))
+        return speed_of(work, seconds)
+
+# %% ../../nbs/336_bench.batch.ipynb #55c8e3c7
+class Kept:
+    "Figures in a JSON file; each is measured once."
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.figures = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        "The figure `name`, which `measure` gives unless it is there."
+        if name not in self.figures:
+            self.figures[name] = measure()
+            part = self.path.with_suffix('.part')
+            part.write_text(json.dumps(self.figures))
+            os.replace(part, self.path)
+        return self.figures[name]
 
 # %% ../../nbs/336_bench.batch.ipynb #f75855f0
 _HELD = '''select brand, sku_id, image_url, image_rank, image_hash, embedding, metadata

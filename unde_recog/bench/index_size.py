@@ -21,29 +21,37 @@ from ..jobs.hnsw import build_item_index, item_index_name
 from ..similar import near_query
 
 # %% ../../nbs/335_bench.index_size.ipynb #ca53ebef
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x/np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
 @dataclass(frozen=True)
 class Drawn:
     "A drawn catalogue of `products` × `photos` vectors."
     products: int
     photos: int = 5
     dims: int = 1280
-    kinds: int = 400
+    kinds: int = 60
     seed: int = 0
+    ways: int = 32  # directions in which products of a kind differ
+
+    def _shape(self) -> tuple[np.ndarray, np.ndarray]:
+        "(centres of the kinds, directions)."
+        rng = np.random.default_rng(self.seed)
+        ways = np.linalg.qr(rng.normal(size=(self.dims, min(self.ways, self.dims))))[0].T
+        return _unit(rng.normal(size=(self.kinds, self.dims))), ways.astype(np.float32)
 
     def blocks(self, size: int = 2000) -> Iterator[tuple[int, np.ndarray]]:
         "(first product, vectors [n, photos, dims]) for all products, some at a time."
-        rng = np.random.default_rng(self.seed)
-        centres = rng.normal(size=(self.kinds, self.dims)).astype(np.float32)
+        shape = self._shape()
         for start in range(0, self.products, size):
-            yield start, self._block(start, min(size, self.products - start), centres)
+            yield start, self._block(start, min(size, self.products - start), *shape)
 
-    def _block(self, start: int, n: int, centres: np.ndarray) -> np.ndarray:
+    def _block(self, start: int, n: int, centres: np.ndarray, ways: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng((self.seed, start))
         kind = centres[rng.integers(0, self.kinds, n)]
-        product = kind + .9*rng.normal(size=(n, self.dims)).astype(np.float32)
-        noise = rng.normal(size=(n, self.photos, self.dims)).astype(np.float32)
-        vectors = product[:, None] + .5*noise
-        return vectors/np.linalg.norm(vectors, axis=2, keepdims=True)
+        product = _unit(kind + .2*rng.standard_normal((n, len(ways)), np.float32) @ ways)
+        noise = rng.standard_normal((n, self.photos, self.dims), np.float32)
+        return _unit(product[:, None] + np.float32(.37/self.dims**.5)*noise)
 
 # %% ../../nbs/335_bench.index_size.ipynb #717850c6
 _COPY = '''copy item_embeddings (brand, item_id, image_hash, namespace, version, modality, dims, vector)

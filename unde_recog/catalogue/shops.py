@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ExportRows', 'ShopRows', 'ProductRows', 'ShopExport', 'READY', 'ShopContext', 'attribute_name', 'plain',
            'product_row', 'said_outright', 'required_columns', 'price_now', 'attributes', 'members', 'view_of',
-           'photos_of', 'category_of', 'size_order', 'magento_products', 'shopify_products', 'woocommerce_products']
+           'photos_of', 'category_of', 'size_order', 'page_name', 'magento_products', 'shopify_products',
+           'woocommerce_products']
 
 # %% ../../nbs/053_catalogue.shops.ipynb #f3865866
 import html, json, re
@@ -190,6 +191,11 @@ def _magento_price(row: Mapping[str, str]) -> str:
     days = row.get('special_price_from_date', ''), row.get('special_price_to_date', '')
     return price_now(row.get('price', ''), row.get('special_price', ''), *days)
 
+# %% ../../nbs/053_catalogue.shops.ipynb #91c89d90
+def page_name(row: Mapping[str, str]) -> str:
+    "The name of a product's page, as Magento makes it where none was given."
+    return row.get('url_key', '') or re.sub('[^0-9a-z]+', '-', fold(plain(row['name']))).strip('-')
+
 # %% ../../nbs/053_catalogue.shops.ipynb #90a25958
 def _magento_product(
     style: Mapping[str, str] | None, rows: Sequence[Mapping[str, str]], context: ShopContext
@@ -197,11 +203,10 @@ def _magento_product(
     "One product from the simple rows of a style in a colour."
     first, of = rows[0], style or rows[0]
     values, shared = _values(first, context), _values(of, context)
-    photos = list(dict.fromkeys(p for r in rows for p in photos_of(r)))
-    photos.sort(key=lambda p: view_of(p) != 'front')  # stable: main first, the others in the shop's order
+    photos = sorted(dict.fromkeys(p for r in rows for p in photos_of(r)), key=lambda p: view_of(p) != 'front')
     path, gender = category_of(of.get('categories', '') or first.get('categories', ''))
     sizes = {s for r in rows if (s := _values(r, context).get('size'))}
-    colour, page = values.get('colour', ''), of.get('url_key', '')
+    colour, page = values.get('colour', ''), page_name(of)
     return product_row(
         external_id=f"{style['sku']}-{colour}" if style else first['sku'],
         brand=context.brand,

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/353_commands.find.ipynb #3d5cbff1
 from __future__ import annotations
-import json
+import asyncio, json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -47,6 +47,10 @@ def find_products(settings: Settings, db: Any, words: str, *, k: int, mall: str 
             layout = parse_layout(version, ask(conn, layout_query(version)))
             seen = search(conn, embedder.embed_text([hits.asked])[0], max(100, 3*k), layout=layout)
         found, said = blend(found, seen), f'{version} and words'
+    if weight := settings.TEXT_VECTOR_WEIGHT:
+        from unde_recog.vendors.text_source import TextSource
+        if near := asyncio.run(TextSource(settings, timeout=10.).search(db, hits.asked, max(100, 3*k))):
+            found, said = blend(found, near.candidates, share=1 - weight), f'{near.version} and {said}'
     matches = matches_of(settings, db, found, mall=mall, k=k)
     return {'asked': hits.asked, 'corrected': dict(hits.corrected), 'model_version': said, 'matches': matches}
 

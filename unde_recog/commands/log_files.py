@@ -27,11 +27,11 @@ ReportsFolder = Annotated[Path, typer.Option(help='Folder of all reports.')]
 def export_log(file: LogFile, since: Since = None, labels: Labels = None) -> None:
     "Write the request log, or the answers of its labelled garments, into FILE."
     with report_errors():
-        from unde_recog.research.log_files import log_source, write_log, write_table
+        from unde_recog.research.log_files import log_source, untied, write_log, write_table
         from unde_recog.research.records import outcomes, read_labels
         start = datetime.fromisoformat(since).replace(tzinfo=timezone.utc) if since else None
         items = log_source('database', since=start)
-        if labels is None: write_log(items, file)
+        if labels is None: write_log(untied(items), file)
         else: write_table(outcomes(items, read_labels(labels)), file)
         print(file)
 

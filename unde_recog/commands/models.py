@@ -17,27 +17,30 @@ import typer
 from .console import Bars, err, out, plain_table, report_errors
 from ..settings import load_settings
 
-# %% ../../nbs/344_commands.models.ipynb #5ab5a843
+# %% ../../nbs/344_commands.models.ipynb #7eb32180
 models_app = typer.Typer(help='Models: list, explain, pull, optimise, bench, export.', no_args_is_help=True)
 
 def _model_row(card: Any, settings: Any) -> tuple[str, ...]:
     from unde_recog.models.registry import DEFAULT_MODEL, is_available
     name = f'{card.name} (default)' if card.name == DEFAULT_MODEL else card.name
     here = 'yes' if is_available(card, settings) else 'no'
-    pair = 'no' if card.threshold is None else f'{card.threshold:g} / {card.margin:g}'
+    pair = 'none' if card.threshold is None else f'{card.threshold:g} / {card.margin:g}'
+    if card.serves == 'products': pair = '—'  # no gate asks it
     return name, str(card.dims), here, pair, card.title
 
 # %% ../../nbs/344_commands.models.ipynb #0a5f2bc3
 @models_app.command('list')
 def models_list() -> None:
     "All models of the registry."
-    from unde_recog.models.registry import cards, pulled_cards
+    from unde_recog.models.registry import cards, get_card, pulled_cards
     with report_errors():
         settings = load_settings()
-        table = plain_table(['name', 'dims', 'here', 'calibrated', 'what'])
+        table = plain_table(['name', 'dims', 'here', 'thresholds', 'what'])
         known = {**cards(), **pulled_cards(settings)}
-        for card in known.values(): table.add_row(*_model_row(card, settings))
+        for name in known: table.add_row(*_model_row(get_card(name, settings), settings))
         out.print(table)
+        err.print('thresholds: threshold / margin of the gate; fit them with '
+                  '`unde-recog report calibrate_model -p model NAME`', highlight=False, soft_wrap=True)
 
 # %% ../../nbs/344_commands.models.ipynb #6b2533b3
 @models_app.command('info')
@@ -64,7 +67,7 @@ def _crop(text: str | None) -> Any:
 def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None) -> None:
     "Fetch a model from the hub, make its towers, check them (extra: models, perhaps export)."
     from unde_recog.models.pull import pull_model
-    from unde_recog.models.registry import ModelUnavailable, models_dir
+    from unde_recog.models.registry import ModelUnavailable, models_dir, remedy
     with report_errors():
         settings, recipe = load_settings(), _crop(crop)
         with Bars() as bars:
@@ -77,6 +80,9 @@ def models_pull(name: ModelId, no_text: NoText = False, crop: CropRecipe = None)
         words = 'photos and words' if card.text else 'photos'
         err.print(f'{card.model_version}: {card.dims} dimensions, reads {words}; licence {card.licence}',
             highlight=False)
+        if card.threshold is None and card.serves == 'photos':
+            err.print(f'it has no thresholds yet: fit them on photos of your own with {remedy(card.name)}',
+                      highlight=False, soft_wrap=True)
 
 # %% ../../nbs/344_commands.models.ipynb #bdee22f7
 @models_app.command('export')

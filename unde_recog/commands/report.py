@@ -19,13 +19,16 @@ from ..settings import load_settings
 
 # %% ../../nbs/345_commands.report.ipynb #cafc7831
 def pairs(words: list[str]) -> dict[str, str]:
-    "`-p name value -p name value` → dictionary. Raises `ValueError`."
-    found = {}
-    for i in range(0, len(words), 3):
-        if words[i] != '-p' or len(words) < i + 3:
-            given = ' '.join(words[i:i + 3])
+    "`-p name value -p name=value` → dictionary. Raises `ValueError`."
+    found, left = {}, list(words)
+    while left:
+        flag, name, value, *rest = [*left, '', ''][:3] + left[3:]
+        if '=' in name: (name, value), rest = name.split('=', 1), left[2:]
+        elif len(left) < 3: flag = ''
+        if flag != '-p':
+            given = ' '.join(left[:3])
             raise ValueError(f'{given}: a parameter is written -p name value')
-        found[words[i + 1]] = words[i + 2]
+        found[name], left = value, rest
     return found
 
 # %% ../../nbs/345_commands.report.ipynb #994d38be

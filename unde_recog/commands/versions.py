@@ -35,9 +35,9 @@ def versions_compare(
 # %% ../../nbs/355_commands.versions.ipynb #a0bb5c11
 def recipe_of(version: str) -> tuple[str | None, str | None]:
     "(hash of the weights, crop recipe) of the installed model that made a version."
-    from unde_recog.models.registry import cards, is_available, require_files, sha256_of
+    from unde_recog.models.registry import cards, is_available, pulled_cards, require_files, sha256_of
     settings = load_settings()
-    for card in cards().values():
+    for card in {**cards(), **pulled_cards(settings)}.values():
         if card.model_version != version.partition('@')[0]: continue
         if not is_available(card, settings): return None, card.crop
         paths = require_files(card, settings)

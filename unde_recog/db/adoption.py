@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 # %% auto #0
-__all__ = ['MADE_UP', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks', 'plan_indexes',
-           'plan_rights', 'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
+__all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks',
+           'plan_indexes', 'plan_rights', 'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
 
 # %% ../../nbs/022_db.adoption.ipynb #347e927e
 import psycopg
@@ -68,6 +68,8 @@ class Plan:
 
 # %% ../../nbs/022_db.adoption.ipynb #58d5fbb1
 MADE_UP = {('raw_products', 'source'): "'adopted'"}  # of columns that cannot be empty and have no default
+# a vector of another width lies beside it; and one of two kB and more must not be moved out of line
+LEFT_EMPTY, IN_LINE = {('sku_image_embeddings', 'embedding')}, {('sku_image_embeddings', 'embedding_other')}
 
 def _new_column(table: str, column: Column, found: Table) -> str:
     "The statement that adds a column."
@@ -90,6 +92,8 @@ def _compare_column(plan: Plan, column: Column, found: Table) -> None:
         plan.statements.append(
             f'alter table {found.place} alter column {name} set default {column.default}'
         )
+    if (found.name, column.name) in LEFT_EMPTY and theirs.not_null:
+        plan.statements.append(f'alter table {found.place} alter column {name} drop not null')
     if column.type == 'text' and '(' in theirs.type:
         plan.notes.append(f'{place} is {theirs.type}: longer texts will be refused')
 
@@ -103,7 +107,11 @@ def plan_columns(plan: Plan, wanted: Table, found: Table) -> None:
     "What `found` lacks of the columns of `wanted`, and what differs."
     for column in wanted.columns.values():
         if column.name in found.columns: _compare_column(plan, column, found)
-        else: plan.statements.append(_new_column(wanted.name, column, found))
+        else:
+            plan.statements.append(_new_column(wanted.name, column, found))
+            if (wanted.name, column.name) in IN_LINE:
+                inline = f'alter column {column.name} set storage plain'
+                plan.statements.append(f'alter table {found.place} {inline}')
     for extra in found.columns.values():
         if extra.name not in wanted.columns and not extra.filled:
             plan.differences.append(_needs_default(f'{found.place}.{quoted(extra.name)}'))

@@ -17,7 +17,7 @@ __all__ = ['PIECE', 'sha256_of', 'export_version', 'read_manifest', 'import_vers
 import numpy as np
 import psycopg
 from psycopg.types.json import Jsonb
-from .versions import VersionError, list_versions
+from .versions import VersionError, list_versions, vector_column
 
 # %% ../../nbs/030_db.version_files.ipynb #a5a2cc78
 PIECE = 10_000
@@ -111,7 +111,6 @@ _INSERT = '''insert into sku_image_embeddings (brand, sku_id, image_url, image_r
     order by brand, sku_id, image_rank on conflict do nothing'''
 
 def _import_file(conn: psycopg.Connection, path: Path, version: str, dims: int) -> int:
-    column = 'embedding' if dims == 512 else 'embedding_other'
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute('drop table if exists pg_temp.coming')
         cursor.execute(_TEMP)
@@ -119,7 +118,7 @@ def _import_file(conn: psycopg.Connection, path: Path, version: str, dims: int) 
             copy.set_types(('text', 'text', 'text', 'int2', 'text', 'jsonb', 'text', 'vector'))
             for brand, sku, url, rank, digest, facts, category, vector in _rows(path):
                 copy.write_row((brand, sku, url, rank, digest, Jsonb(json.loads(facts)), category, vector))
-        cursor.execute(_INSERT.format(column), (version,))  # type: ignore[call-overload]
+        cursor.execute(_INSERT.format(vector_column(dims)), (version,))  # type: ignore[call-overload]
         return cursor.rowcount
 
 # %% ../../nbs/030_db.version_files.ipynb #216243bc

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 # %% auto #0
-__all__ = ['StoredVersion', 'list_versions', 'version_in_force', 'is_part', 'VersionError', 'use_version', 'version_on_trial',
-           'try_version', 'stop_trial', 'drop_version', 'describe_versions']
+__all__ = ['OWN_WIDTH', 'WIDEST', 'StoredVersion', 'list_versions', 'vector_column', 'indexed_vector', 'distance_sql',
+           'nearest_sql', 'stored_width', 'version_in_force', 'is_part', 'VersionError', 'use_version',
+           'version_on_trial', 'try_version', 'stop_trial', 'drop_version', 'describe_versions']
 
 # %% ../../nbs/027_db.versions.ipynb #820bc013
 import psycopg
@@ -48,6 +49,38 @@ def list_versions(conn: psycopg.Connection, namespace: str = 'default') -> list[
     names = list(StoredVersion.__dataclass_fields__)
     rows = conn.execute(_LIST, (namespace,)).fetchall()
     return [StoredVersion(**dict(zip(names, row))) for row in rows]
+
+# %% ../../nbs/027_db.versions.ipynb #4ac842f0
+OWN_WIDTH = 512  # of the column `embedding`
+WIDEST = 1900  # a row lies in one page of 8 kB
+
+def vector_column(dims: int) -> str:
+    "The column of `sku_image_embeddings` that holds vectors of `dims` numbers."
+    return 'embedding' if dims == OWN_WIDTH else 'embedding_other'
+
+def indexed_vector(dims: int) -> tuple[str, str]:
+    "What an HNSW of vectors of `dims` numbers holds, as SQL, and its operator class."
+    if dims == OWN_WIDTH: return 'embedding', 'vector_cosine_ops'
+    return f'(embedding_other::halfvec({int(dims)}))', 'halfvec_cosine_ops'
+
+# %% ../../nbs/027_db.versions.ipynb #b827864c
+def distance_sql(dims: int) -> str:
+    "Cosine distance to the parameter `vector`, in full precision."
+    return f'{vector_column(dims)} <=> %(vector)s::vector'
+
+def nearest_sql(dims: int) -> str:
+    "The distance by which an index orders."
+    if dims == OWN_WIDTH: return distance_sql(dims)
+    return f'{indexed_vector(dims)[0]} <=> %(vector)s::vector::halfvec({int(dims)})'
+
+# %% ../../nbs/027_db.versions.ipynb #815b8e63
+_WIDTH = '''select vector_dims(coalesce(embedding::vector, embedding_other))
+    from sku_image_embeddings where model_version = %s limit 1'''
+
+def stored_width(conn: psycopg.Connection, version: str) -> int:
+    "Numbers in a vector of a version's rows; `OWN_WIDTH` where it has none yet."
+    row = conn.execute(_WIDTH, (version,)).fetchone()
+    return row[0] if row else OWN_WIDTH
 
 # %% ../../nbs/027_db.versions.ipynb #6045661d
 def version_in_force(versions: Sequence[StoredVersion]) -> StoredVersion | None:

@@ -135,8 +135,8 @@ async def bring_in_line(state: SendState, changes: Changes) -> None:
     try:
         await settle_rows(state, changes.look_up)
         await delete_rows(state, changes.delete)
-        await update_rows(state, changes.update)
-        await insert_missing(state, set())
+        gone = await update_rows(state, changes.update)
+        await insert_missing(state, gone)  # what was paid for and has gone is in the next plan
     except StopRun as e: state.why = str(e)
     except VendorError as e: state.why = f'the vendor does not answer ({e.kind})'
 

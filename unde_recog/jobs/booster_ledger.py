@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['TRY_AGAIN', 'BoosterProduct', 'booster_products', 'record_fields', 'fields_hash', 'LedgerRow', 'ledger_rows',
-           'Outcome', 'write_outcomes', 'Changes', 'changed_fields', 'find_changes', 'listed_keys', 'month_credits']
+           'Outcome', 'write_outcomes', 'Changes', 'unusable', 'changed_fields', 'find_changes', 'listed_keys',
+           'month_credits']
 
 # %% ../../nbs/131_jobs.booster_ledger.ipynb #2fabbde0
 import psycopg
@@ -152,7 +153,7 @@ def write_outcomes(
 # %% ../../nbs/131_jobs.booster_ledger.ipynb #92f444dd
 TRY_AGAIN = frozenset({
     'timeout', 'http_error', 'unavailable', 'rate_limited', 'no_credit', 'capacity', 'circuit_open',
-    'bad_answer', 'auth', 'not_sent',
+    'bad_answer', 'auth', 'not_sent', 'missing',
 })
 
 @dataclass
@@ -162,6 +163,10 @@ class Changes:
     look_up: list[LedgerRow] = field(default_factory=list)
     update: list[tuple[LedgerRow, dict[str, str]]] = field(default_factory=list)
     delete: list[LedgerRow] = field(default_factory=list)
+
+def unusable(rows: Iterable[LedgerRow]) -> set[str]:
+    "Photos of which an earlier run found that they cannot be sent."
+    return {r.url for r in rows if r.state == 'failed' and r.detail.get('kind') not in TRY_AGAIN}
 
 def changed_fields(product: BoosterProduct, row: LedgerRow) -> dict[str, str] | None:
     "The metadata of an acknowledged image, if it is no longer what was sent."
@@ -187,7 +192,7 @@ def find_changes(
         if not product.ready: continue
         own = by_key.get(key, [])
         sent = product.synced | {r.url for r in own if r.state in ('acknowledged', 'sending')}
-        bad = {r.url for r in own if r.state == 'failed' and r.detail.get('kind') not in TRY_AGAIN}
+        bad = unusable(own)
         sent &= {p.url for p in product.photos}
         for photo in missing_photos(product.photos, product.target, sent, bad):
             source = product.source(photo.url)

@@ -18,7 +18,7 @@ __all__ = ['T', 'ENDS_RUN', 'LEFT_OUT', 'NOT_SENT', 'SLOW', 'TRIES', 'PAUSE', 'S
            'delete_rows', 'update_rows']
 
 # %% ../../nbs/132_jobs.booster_send.ipynb #2d15d224
-from ..contracts import Detector
+from ..contracts import Detector, SkuKey
 from .booster_ledger import BoosterProduct, LedgerRow, Outcome, fields_hash
 from .booster_ledger import record_fields, write_outcomes
 from .booster_views import CropError, ProductPhoto, load_crop
@@ -186,6 +186,9 @@ async def send_batch(state: SendState, parcels: list[Parcel]) -> None:
         if not parcels or (error := await try_batch(state, parcels)) is None: return
         parcels = await still_missing(state, parcels, error)
         if not parcels: return
+        if error.kind == 'refused' and len(parcels) > 1:  # some image of it: the others shall not suffer
+            for p in parcels: await send_batch(state, [p])
+            return
         if error.kind in ENDS_RUN or error.kind == 'refused': break
         await asyncio.sleep(wait_before(error, n, PAUSE))
     kind = error.kind if error else 'not_sent'
@@ -250,16 +253,22 @@ async def delete_rows(state: SendState, rows: Sequence[LedgerRow]) -> None:
 
 async def update_rows(
     state: SendState, changed: Sequence[tuple[LedgerRow, dict[str, str]]]
-) -> None:
-    "Change the metadata of images. Raises `StopRun` or `VendorError`."
+) -> set[tuple[SkuKey, str]]:
+    """Change the metadata of images; → those that are no longer in the collection, which the next
+    run sends again. Raises `StopRun` or `VendorError`."""
+    gone = set()
     for part in in_batches(changed):
         records = [{'_id': row.record_id, **fields} for row, fields in part]
         found = await patiently(lambda: whole(state.client.update(records, timeout=state.timeout)))
         outcomes = []
         for (row, fields), record in zip(part, found, strict=True):
-            if record.error: state.failed['missing in the collection'] += 1
-            else: state.done['updated'] += 1
+            if record.error:
+                gone.add((row.key, row.url))
+                outcomes.append(Outcome(row.key, row.url, 'failed', 0, {'kind': 'missing'}))
+                continue
             detail = {**row.detail, 'metadata': fields_hash(fields)}
-            if record.error: detail['kind'] = 'missing'
             outcomes.append(Outcome(row.key, row.url, 'acknowledged', 0, detail))
         state.write(outcomes)
+        state.done['updated'] += len(part) - sum(o.state == 'failed' for o in outcomes)
+    if gone: state.failed['missing in the collection'] += len(gone)
+    return gone

@@ -17,6 +17,7 @@ __all__ = ['GLOBAL_FROM', 'BRAND_FROM', 'ITEMS_FROM', 'SHARED_FROM', 'NEAR_BITS'
 import numpy as np
 import psycopg
 from psycopg import sql
+from ..db.versions import indexed_vector, stored_width
 from ..similar import half
 from ..media.phash import differing_bits
 
@@ -45,7 +46,7 @@ def _index_rows(version: str, brand: str | None, category: str | None) -> sql.Co
 
 _BUILD_SETTINGS = '''select set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', %s, true), set_config('statement_timeout', '0', true)'''
-_HNSW = '''create index {} on sku_image_embeddings using hnsw (embedding vector_cosine_ops)
+_HNSW = '''create index {} on sku_image_embeddings using hnsw ({} {})
     with (m = 16, ef_construction = 64) where {}'''
 _KNOWN = "select obj_description(to_regclass(%s)::oid, 'pg_class')"
 
@@ -69,7 +70,8 @@ def build_index(
         (known,) = conn.execute(_KNOWN, (name,)).fetchone()  # type: ignore[misc]
         if known == comment: return False
         conn.execute(_BUILD_SETTINGS, (memory, str(workers)))
-        conn.execute(sql.SQL(_HNSW).format(new, rows))
+        what = map(sql.SQL, indexed_vector(stored_width(conn, version)))
+        conn.execute(sql.SQL(_HNSW).format(new, *what, rows))
         conn.execute(sql.SQL('drop index if exists {}').format(final))  # late: it locks readers out
         conn.execute(sql.SQL('alter index {} rename to {}').format(new, final))
         conn.execute(sql.SQL('comment on index {} is {}').format(final, comment))

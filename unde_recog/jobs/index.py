@@ -16,24 +16,25 @@ __all__ = ['COMMIT_EVERY', 'vector_error', 'embed_photos', 'Writer', 'embed_miss
            'failed_since', 'photos_at', 'sampled', 'index_catalogue', 'decide_part', 'finalize_version',
            'indexed_model']
 
-# %% ../../nbs/124_jobs.index.ipynb #910928e9
+# %% ../../nbs/124_jobs.index.ipynb #edc603cd
 import numpy as np
 import psycopg
 from ..contracts import SkuKey
 from ..db.connection import is_pooled, naming_errors, retrying
 from ..db.database import Databases
 from ..db.leases import Lease
-from ..db.versions import is_part, list_versions, use_version, version_in_force
+from ..db.versions import WIDEST, is_part, list_versions, use_version, version_in_force
 from ..embedder import Embedder
 from .hnsw import BRAND_FROM, GLOBAL_FROM, brand_counts, build_index
 from .hnsw import category_counts, mark_shared, plan_categories, plan_indexes
 from unde_recog.jobs.photos import (
+    FETCHING,
     CatalogPhoto,
     EmbeddingError,
     LoadedPhoto,
     listed_photos,
     prefetched,
-    read_photo,
+    read_stored,
 )
 from unde_recog.jobs.runs import (
     IndexBusy,
@@ -168,9 +169,9 @@ def _missing(photos: Sequence[CatalogPhoto], state: IndexState, storage: Storage
 # %% ../../nbs/124_jobs.index.ipynb #9835aa7d
 def _checked(embedder: Any) -> Any:
     "`embedder`, if the table holds its vectors. Raises `ValueError`."
-    if embedder.dims == 512: return embedder
+    if embedder.dims <= WIDEST: return embedder
     raise ValueError(
-        f'{embedder.card.name} has {embedder.dims} dimensions; sku_image_embeddings holds 512: '
+        f'{embedder.card.name} has {embedder.dims} dimensions; sku_image_embeddings holds up to {WIDEST}: '
         'choose another EMBEDDER_MODEL'
     )
 
@@ -180,9 +181,9 @@ class IndexOptions:
     "How a run works; none of it changes what is in the index in the end."
     storage: Storage | None = None
     progress: Progress | None = None
-    threads: int = 8
+    threads: int = FETCHING
     ahead: int = 500
-    chunk: int = 16
+    chunk: int = 64
     commit: int = 256
     shrink_limit: float = .2
     allow_shrink: bool = False
@@ -231,7 +232,7 @@ def _bring_up(
     tried = failed_since(conn, version, how.tried_since)
     def read(p: CatalogPhoto) -> LoadedPhoto:
         if (p.key, p.url) in tried: return LoadedPhoto(p, error=tried[p.key, p.url])
-        return read_photo(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
+        return read_stored(p, how.storage, state.hashes.get(p.key, ()), allow_private=how.allow_private)
     embed_missing(writer, prefetched(todo, read, how.ahead, how.threads), len(todo), how.progress)
     scope: dict[str, Any] = {'version': version, 'unread': writer.unread, 'brands': brands}
     scope |= {'limit': how.limit, 'lease': writer.lease}

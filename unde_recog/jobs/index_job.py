@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['JOB', 'IndexJobOptions', 'index_brands', 'index_embedder', 'embedding_seconds', 'held_photos', 'plan_index',
-           'count_rows', 'spread_shards', 'index_report', 'run_index', 'report_index', 'show_status']
+__all__ = ['JOB', 'IndexJobOptions', 'index_brands', 'index_embedder', 'for_products', 'embedding_seconds', 'held_photos',
+           'plan_index', 'count_rows', 'spread_shards', 'index_report', 'run_index', 'report_index', 'show_status']
 
 # %% ../../nbs/129_jobs.index_job.ipynb #600f2895
 import psycopg
@@ -25,7 +25,7 @@ from .job import BrandOptions, Job, JobContext, JobPlan, JobReport, option
 from .photos import listed_photos
 from .runs import IndexReport, enter_version
 from .shards import ShardDone, ShardTotals, in_processes, shard_tasks
-from ..models.registry import get_card
+from ..models.registry import ModelCard, get_card
 
 # %% ../../nbs/129_jobs.index_job.ipynb #258a5b33
 @dataclass(kw_only=True)
@@ -33,6 +33,9 @@ class IndexJobOptions(BrandOptions):
     model: str | None = option(
         None, 'Registry name (default: EMBEDDER_MODEL, else the model of the index that is there, '
         'else the offline default).'
+    )
+    serves: str | None = option(
+        None, 'photos: the vectors answer photos; products: similar items (default: as the card says).'
     )
     refresh: bool | None = option(None, 'Read photos again whose address is known.')
     allow_shrink: bool = option(False, 'Take away more of the index than INDEX_SHRINK_LIMIT.')
@@ -52,8 +55,15 @@ def index_brands(context: JobContext) -> list[str] | None:
 def index_embedder(context: JobContext) -> Embedder:
     "The model that the run uses. Raises `UnknownModel` or `ModelUnavailable`."
     name = context.options.model or context.settings.EMBEDDER_MODEL
-    if name: get_card(name)
+    if name: get_card(name, context.settings)
     return load_embedder(name or indexed_model(context.db), 'batch', settings=context.settings)
+
+# %% ../../nbs/129_jobs.index_job.ipynb #953304a0
+def for_products(context: JobContext, card: ModelCard) -> bool:
+    "Whether a model's vectors go into the index of similar items. Raises `ValueError`."
+    serves = context.options.serves or card.serves
+    if serves not in ('photos', 'products'): raise ValueError(f'--serves {serves}: photos or products')
+    return serves == 'products'
 
 # %% ../../nbs/129_jobs.index_job.ipynb #a72ac375
 def embedding_seconds(embedder: Any, photos: int) -> float:
@@ -66,26 +76,24 @@ def embedding_seconds(embedder: Any, photos: int) -> float:
     return photos*(time.monotonic() - started)/len(images)
 
 # %% ../../nbs/129_jobs.index_job.ipynb #5b7f4c67
-_HELD = {
-    512: 'select brand, sku_id, image_url from sku_image_embeddings where model_version = %s',
-    0: '''select brand, item_id, image_hash from item_embeddings
-          where namespace = 'items' and version = %s and modality = 'image' ''',
-}
+_PHOTOS = 'select brand, sku_id, image_url from sku_image_embeddings where model_version = %s'
+_ITEMS = '''select brand, item_id, image_hash from item_embeddings
+    where namespace = 'items' and version = %s and modality = 'image' '''
 
-def held_photos(conn: psycopg.Connection, version: str, dims: int) -> set[tuple[SkuKey, str]]:
+def held_photos(conn: psycopg.Connection, version: str, *, items: bool = False) -> set[tuple[SkuKey, str]]:
     "(product, address) of the photos that a version holds; hashes instead of addresses for items."
-    rows = conn.execute(_HELD[512 if dims == 512 else 0], (version,)).fetchall()  # type: ignore[arg-type]
+    rows = conn.execute(_ITEMS if items else _PHOTOS, (version,)).fetchall()
     return {(SkuKey(brand, sku), where) for brand, sku, where in rows}
 
 def plan_index(context: JobContext) -> JobPlan:
     "Photos to embed and vectors to take away."
     embedder, brands = index_embedder(context), index_brands(context)
     with context.db.connect('catalogue') as conn: photos, products = listed_photos(conn, brands)
+    items = for_products(context, embedder.card)
     with context.db.connect('vectors') as conn:
-        held = held_photos(conn, embedder.model_version, embedder.dims)
+        held = held_photos(conn, embedder.model_version, items=items)
     keys = {key for key, _ in held if brands is None or key.brand in brands}
-    by_address = embedder.dims == 512
-    missing = [p for p in photos if ((p.key, p.url) not in held if by_address else p.key not in keys)]
+    missing = [p for p in photos if (p.key not in keys if items else (p.key, p.url) not in held)]
     plan = JobPlan(job='index')
     plan.steps = {'photos to embed': len(missing), 'products to take away': len(keys - products)}
     plan.costs = {'seconds': embedding_seconds(embedder, len(missing))}
@@ -116,7 +124,7 @@ def spread_shards(context: JobContext, embedder: Embedder) -> tuple[float | None
     else: context.spread(context.settings, tasks, done)
     return tasks[0].since, count_rows(context, version) - before
 
-# %% ../../nbs/129_jobs.index_job.ipynb #d566c7ef
+# %% ../../nbs/129_jobs.index_job.ipynb #1b09504c
 def index_report(report: IndexReport) -> JobReport:
     "A run of the index in the words of the jobs."
     done = {k: getattr(report, k) for k in ('embedded', 'unchanged', 'moved', 'replaced', 'removed')}
@@ -136,10 +144,10 @@ def run_index(context: JobContext) -> JobReport:
         allow_private=settings.ALLOW_PRIVATE_URLS,
         shrink_limit=settings.INDEX_SHRINK_LIMIT, allow_shrink=chosen.allow_shrink, ahead=chosen.ahead,
     )
-    if embedder.dims != 512: return index_report(index_items(context.db, embedder, **options))
+    if for_products(context, embedder.card): return index_report(index_items(context.db, embedder, **options))
     started = time.monotonic()
     since, rows = spread_shards(context, embedder)
-    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample, 'chunk': 64}
+    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample}
     report = index_catalogue(context.db, embedder, **options)
     report.embedded, report.unchanged = report.embedded + rows, report.unchanged - rows
     report.seconds = time.monotonic() - started
@@ -153,8 +161,8 @@ def report_index(context: JobContext) -> JobReport:
     brands = index_brands(context)
     with context.db.connect('catalogue') as conn: photos, products = listed_photos(conn, brands)
     with context.db.connect('vectors') as conn:
-        version, dims = _reported(conn, context)
-        held = held_photos(conn, version, dims)
+        version, items = _reported(conn, context)
+        held = held_photos(conn, version, items=items)
         rows = conn.execute(_FAILURES, (version,)).fetchall()
     failed = Counter(kind for brand, sku, kind in rows if SkuKey(brand, sku) in products)
     keys = {key for key, _ in held} & products
@@ -166,11 +174,13 @@ def report_index(context: JobContext) -> JobReport:
     report.details = {'version': version, 'without_photo': without, 'without_vector': missing}
     return report
 
-def _reported(conn: psycopg.Connection, context: JobContext) -> tuple[str, int]:
-    if context.options.model: return (card := get_card(context.options.model)).model_version, card.dims
+def _reported(conn: psycopg.Connection, context: JobContext) -> tuple[str, bool]:
+    if context.options.model:
+        card = get_card(context.options.model, context.settings)
+        return card.model_version, for_products(context, card)
     found = version_in_force(list_versions(conn))
     if found is None: raise ValueError('nothing is indexed yet: run `unde-recog index`')
-    return found.version, found.dims
+    return found.version, False
 
 def show_status(context: JobContext) -> list[dict[str, Any]]:
     "Rows, sizes, dead rows, recall against exact, latency, and advice."

@@ -68,7 +68,8 @@ def index_sizes(conn: psycopg.Connection, version: str) -> IndexStatus:
     )
 
 # %% ../../nbs/140_jobs.index_status.ipynb #6cb1cddf
-_SAMPLE = '''select embedding from sku_image_embeddings where model_version = %(version)s
+_SAMPLE = '''select coalesce(embedding::vector, embedding_other) from sku_image_embeddings
+    where model_version = %(version)s
     and id >= (select min(id) + floor(%(place)s*(max(id) - min(id)))::bigint from sku_image_embeddings
                where model_version = %(version)s) order by id limit 1'''
 

@@ -22,7 +22,7 @@ from ..db.leases import Lease
 from ..db.versions import is_part, list_versions
 from .hnsw import build_item_index
 from .index import embed_photos, start_report
-from .photos import CatalogPhoto, LoadedPhoto, prefetched, read_photo
+from .photos import FETCHING, CatalogPhoto, LoadedPhoto, prefetched, read_stored
 from unde_recog.jobs.runs import (
     IndexReport,
     Progress,
@@ -52,8 +52,8 @@ def known_photos(conn: psycopg.Connection, version: str, brands: Sequence[str] |
 
 def read_new(photo: CatalogPhoto, storage: Storage | None, known: Known,
              allow_private: bool = False) -> LoadedPhoto:
-    "Read a photo; `image` stays None if its bytes are known."
-    return read_photo(photo, storage, known.get(photo.key, ()), allow_private=allow_private)
+    "Read a photo; its bytes are not kept if they are known."
+    return read_stored(photo, storage, known.get(photo.key, ()), allow_private=allow_private)
 
 # %% ../../nbs/125_jobs.item_index.ipynb #ccbad804
 _INSERT = '''insert into item_embeddings
@@ -179,9 +179,9 @@ def index_items(
     storage: Storage | None = None,
     brands: Sequence[str] | None = None,
     progress: Progress | None = None,
-    threads: int = 8,
-    ahead: int = 200,
-    chunk: int = 16,
+    threads: int = FETCHING,
+    ahead: int = 500,
+    chunk: int = 64,
     allow_private: bool = False,
     shrink_limit: float = .2,
     allow_shrink: bool = False,

@@ -88,7 +88,7 @@ class JobReport:
     def exit_code(self) -> int: return FAILED if self.failure_share > FAILURE_LIMIT else 0
 
     def __str__(self) -> str:
-        if self.text: return '\n'.join((self.text, *self.notes))
+        if self.text: return '\n'.join((self.text, *_alarm(self), *self.notes))
         return '\n'.join(filter(None, (_done(self), _failed(self), *self.notes)))
 
 # %% ../../nbs/126_jobs.job.ipynb #1ca8271a
@@ -104,6 +104,11 @@ def _failed(report: JobReport) -> str:
     classes = ', '.join(f'{n} {kind}' for kind, n in sorted(report.failed.items()))
     alarm = f', above {FAILURE_LIMIT:.0%}' if report.exit_code else ''
     return f'failed: {classes} ({report.failure_share:.1%}{alarm})'
+
+def _alarm(report: JobReport) -> list[str]:
+    "Why the exit code is not 0, for a report in the job's own words."
+    if not report.exit_code: return []
+    return [f'{report.failure_share:.1%} failed, above {FAILURE_LIMIT:.0%}: exit code {report.exit_code}']
 
 # %% ../../nbs/126_jobs.job.ipynb #c6b41181
 def report_json(report: JobReport) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from psycopg import sql
 from ..contracts import SkuKey, brand_aliases, canonical_brand
 from ..db.connection import connect_options
 from ..db.database import Databases
-from ..db.versions import list_versions, version_in_force
+from ..db.versions import OWN_WIDTH, WIDEST, list_versions, vector_column, version_in_force
 from .hnsw import brand_counts, build_index, plan_indexes
 from .runs import enter_version, mark_complete, only_run
-from ..models.registry import get_card
+from ..models.registry import ModelCard, get_card
 
 # %% ../../nbs/141_jobs.older_vectors.ipynb #6bec0be7
 def read_id_map(path: str | Path, aliases: Path | None = None) -> dict[int, SkuKey]:
@@ -64,7 +64,8 @@ class OlderReport:
         lines = [f'{self.version}: {self.written} vectors of {self.products} products in '
                  f'{self.seconds:.1f} s{rate}; {self.there} were there']
         if self.unknown: lines.append(f'{self.unknown} rows are of ids that the map lacks')
-        if self.unusable: lines.append(f'{self.unusable} vectors are unusable (no direction)')
+        if self.unusable:
+            lines.append(f'{self.unusable} vectors are unusable (no direction, or another width)')
         return '\n'.join(lines)
 
 # %% ../../nbs/141_jobs.older_vectors.ipynb #6eed5302
@@ -85,7 +86,7 @@ def older_rows(
             after = rows[-1][0]
 
 # %% ../../nbs/141_jobs.older_vectors.ipynb #1a2b270b
-_COPY = '''copy sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, embedding,
+_COPY = '''copy sku_image_embeddings (brand, sku_id, image_url, image_rank, image_hash, {},
     model_version, metadata) from stdin (format binary)'''
 _TYPES = ('text', 'text', 'text', 'int2', 'text', 'vector', 'text', 'jsonb')
 _THERE = '''select brand, sku_id, image_hash from sku_image_embeddings
@@ -98,8 +99,9 @@ def address_hash(url: str) -> str:
 # %% ../../nbs/141_jobs.older_vectors.ipynb #3f5b423c
 class _OlderWriter:
     "Turns older rows into rows of the index."
-    def __init__(self, ids: Mapping[int, SkuKey], base: str, report: OlderReport):
-        self.ids, self.base, self.report = ids, base, report
+    def __init__(self, ids: Mapping[int, SkuKey], base: str, report: OlderReport, dims: int = OWN_WIDTH):
+        self.ids, self.base, self.dims = ids, base, dims
+        self.report = report
         self.ranks: dict[SkuKey, int] = {}
 
     def rows(self, batch: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -107,7 +109,8 @@ class _OlderWriter:
         for _, product, vector, url in batch:
             key = self.ids.get(product)
             if key is None: self.report.unknown += 1
-            elif not np.linalg.norm(v := vector.to_numpy()) > 1e-6: self.report.unusable += 1
+            elif len(v := vector.to_numpy()) != self.dims or not np.linalg.norm(v) > 1e-6:
+                self.report.unusable += 1
             else:
                 place = urljoin(self.base, url.lstrip('/')) if self.base and '://' not in url else url
                 rank = self.ranks[key] = self.ranks.get(key, -1) + 1
@@ -122,7 +125,8 @@ class _OlderWriter:
             brands, skus = list({r[0] for r in rows}), list({r[1] for r in rows})
             there = set(conn.execute(_THERE, (self.report.version, brands, skus)).fetchall())
             fresh = {(r[0], r[1], r[4]): r for r in rows}
-            with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+            into = _COPY.format(vector_column(self.dims))
+            with conn.cursor() as cursor, cursor.copy(into) as copy:
                 copy.set_types(_TYPES)
                 for key, row in fresh.items():
                     if key not in there: copy.write_row(row)
@@ -135,6 +139,10 @@ def older_name(model_version: str, where: str) -> str:
     "`model@where`. Raises `ValueError`."
     if re.fullmatch('[a-z0-9][a-z0-9._-]{0,60}', where): return f'{model_version}@{where}'
     raise ValueError(f'{where!r}: where the vectors came from, as older or shop-2019, is needed')
+
+def _named(card: ModelCard, version: str) -> Any:
+    "What `enter_version` asks of an embedder."
+    return SimpleNamespace(model_version=version, card=card, dims=card.dims)
 
 # %% ../../nbs/141_jobs.older_vectors.ipynb #2adf8cde
 def import_vectors(
@@ -153,13 +161,13 @@ def import_vectors(
     "Take the vectors of an older shop's table. Raises `IndexBusy`, `ValueError`, `psycopg.Error`."
     card, started = get_card(model), time.monotonic()
     report = OlderReport(version=older_name(card.model_version, where))
-    if card.dims != 512: raise ValueError(f'{model} has {card.dims} dimensions; the older table holds 512')
+    if card.dims > WIDEST: raise ValueError(f'{model} has {card.dims} dimensions; {WIDEST} can be held')
     base = base_url.rstrip('/') + '/' if base_url else ''
-    writer, options = _OlderWriter(ids, base, report), connect_options(600)
+    writer, options = _OlderWriter(ids, base, report, card.dims), connect_options(600)
     with only_run(db, report.version) as lease, psycopg.connect(source, **options) as older, \
             db.connect('vectors') as conn:
         register_vector(older)
-        enter_version(conn, namespace, SimpleNamespace(model_version=report.version, card=card, dims=512))
+        enter_version(conn, namespace, _named(card, report.version))
         for batch in older_rows(older, table, older_version):
             writer.write(conn, batch, lease)
             if progress: progress(report.written + report.there, 0, report.unknown + report.unusable)

@@ -334,7 +334,8 @@ def run_photos(context: JobContext) -> JobReport:
     made = make_collages(context, brands) if chosen.collages else 0
     report = report_photos(context)
     report.done, report.failed = dict(notes.done), dict(notes.failed)
-    if made: report.notes.insert(0, f'{made} collages made')
+    report.attempted = notes.done.total() + notes.failed.total()
+    if made: report.done['collages made'] = made
     if unknown: report.notes.append(f'{unknown} photos are named without an address: give --base-url')
     return report
 

@@ -4,13 +4,16 @@
 
 # %% ../../nbs/121_jobs.photos.ipynb #460262d3
 from __future__ import annotations
+import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['MAX_PHOTOS', 'CatalogPhoto', 'stored_copies', 'listed_photos', 'EmbeddingError', 'LoadedPhoto', 'read_photo',
-           'prefetched']
+__all__ = ['MAX_PHOTOS', 'FETCHING', 'DECODED', 'CatalogPhoto', 'stored_copies', 'listed_photos', 'EmbeddingError', 'LoadedPhoto',
+           'read_stored', 'decoded', 'read_photo', 'prefetched']
 
 # %% ../../nbs/121_jobs.photos.ipynb #6cdb2216
 import psycopg
@@ -83,15 +86,16 @@ class EmbeddingError(ValueError):
         self.kind = kind
 
 class LoadedPhoto(NamedTuple):
-    """A photo as it was found; `image` None: not needed (its bytes are known), or `error` says
-    why not."""
+    """A photo as it was found; `image` None: not needed (its bytes are known), not decoded yet
+    (`data`), or `error` says why not."""
     photo: CatalogPhoto
     hash: str = ''
     image: Image.Image | None = None
     error: ImageError | EmbeddingError | None = None
     phash: int | None = None  # perceptual, of what was decoded
+    data: bytes | None = None  # until it is decoded
 
-def read_photo(
+def read_stored(
     photo: CatalogPhoto,
     storage: Storage | None,
     known: Collection[str] = (),
@@ -99,28 +103,48 @@ def read_photo(
     timeout: float = 10,
     allow_private: bool = False,
 ) -> LoadedPhoto:
-    "Read and decode a photo; bytes whose SHA-256 is among `known` are not decoded."
-    try:
-        data = read_bytes(photo.source, storage=storage, timeout=timeout, allow_private=allow_private)
-        digest = image_hash(data)
-        if digest in known: return LoadedPhoto(photo, digest)
-        image = decode(data, at_least=448, name=photo.url)
-        return LoadedPhoto(photo, digest, image, phash=perceptual_hash(image))
+    "Read a photo's bytes; those whose SHA-256 is among `known` are not kept."
+    try: data = read_bytes(photo.source, storage=storage, timeout=timeout, allow_private=allow_private)
     except ImageError as e: return LoadedPhoto(photo, error=e)
+    digest = image_hash(data)
+    return LoadedPhoto(photo, digest, data=None if digest in known else data)
+
+# %% ../../nbs/121_jobs.photos.ipynb #ad99ca59
+def decoded(read: LoadedPhoto) -> LoadedPhoto:
+    "The photo with its pixels instead of its bytes, if it has any."
+    if read.data is None: return read
+    bare, url = read._replace(data=None), read.photo.url
+    try: image = decode(read.data, at_least=448, name=url)
+    except ImageError as e: return bare._replace(hash='', error=e)
     except MemoryError:
-        error = ImageError('too_many_pixels', f'{photo.url} does not fit into memory')
-        return LoadedPhoto(photo, error=error)
+        error = ImageError('too_many_pixels', f'{url} does not fit into memory')
+        return bare._replace(hash='', error=error)
+    return bare._replace(image=image, phash=perceptual_hash(image))
+
+def read_photo(photo: CatalogPhoto, storage: Storage | None, known: Collection[str] = (),
+               **how: Any) -> LoadedPhoto:
+    "Read and decode a photo; bytes whose SHA-256 is among `known` are not decoded."
+    return decoded(read_stored(photo, storage, known, **how))
 
 # %% ../../nbs/121_jobs.photos.ipynb #6a129f8d
+FETCHING = 24  # photos on their way at once
+DECODED = 128  # photos that wait for the model with their pixels
+
 def prefetched(photos: Iterable[CatalogPhoto], read: Callable[[CatalogPhoto], LoadedPhoto],
-               ahead: int = 500, threads: int = 8) -> Iterator[LoadedPhoto]:
-    "`read` each photo, in order, at most `ahead` at once."
-    with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
-        waiting: list[Future[LoadedPhoto]] = []
+               ahead: int = 500, threads: int = FETCHING) -> Iterator[LoadedPhoto]:
+    "`read` each photo and decode it, in order, at most `ahead` at once."
+    source, ahead = iter(photos), max(1, ahead)
+    decoders = min(threads, (os.cpu_count() or 1) + 1)
+    with ThreadPoolExecutor(threads, 'read') as readers, ThreadPoolExecutor(decoders, 'decode') as pool:
+        coming: deque[Future[LoadedPhoto]] = deque()
+        ready: deque[Future[LoadedPhoto]] = deque()
         try:
-            for photo in photos:
-                waiting.append(pool.submit(read, photo))
-                if len(waiting) >= ahead: yield waiting.pop(0).result()
-            while waiting: yield waiting.pop(0).result()
+            while True:
+                room = ahead - len(coming) - len(ready)
+                coming.extend(readers.submit(read, photo) for photo in islice(source, room))
+                while coming and len(ready) < DECODED:
+                    ready.append(pool.submit(lambda one: decoded(one.result()), coming.popleft()))
+                if not ready: return
+                yield ready.popleft().result()
         finally:
-            for future in waiting: future.cancel()
+            for future in (*coming, *ready): future.cancel()

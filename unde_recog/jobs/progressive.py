@@ -4,7 +4,7 @@
 
 # %% ../../nbs/134_jobs.progressive.ipynb #7a7ba8a3
 from __future__ import annotations
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ __all__ = ['JOB', 'ProgressiveOptions', 'Sighting', 'doubted_products', 'Widenin
 import numpy as np
 import psycopg
 from ..contracts import SkuKey
-from .booster_ledger import BoosterProduct, booster_products, ledger_rows
+from .booster_ledger import BoosterProduct, booster_products, ledger_rows, unusable
 from .booster_views import missing_photos
 from .job import BrandOptions, Job, JobContext, JobPlan, JobReport, option
 from ..vendors.prices import credit_euros
@@ -57,14 +57,16 @@ class Widening(NamedTuple):
     images: int
 
 def widenings(
-    doubted: Sequence[Sighting], products: Mapping[SkuKey, BoosterProduct], target: int
+    doubted: Sequence[Sighting], products: Mapping[SkuKey, BoosterProduct], target: int,
+    bad: Mapping[SkuKey, Collection[str]] | None = None,
 ) -> list[Widening]:
-    "What the rule means for the booster's products."
+    "What the rule means for the booster's products; `bad`: photos that cannot be sent."
     found = []
     for sighting in doubted:
         product = products.get(sighting.key)
         if product is None or product.target >= target: continue
-        if images := len(missing_photos(product.photos, target, product.synced)):
+        unsent = (bad or {}).get(sighting.key, ())
+        if images := len(missing_photos(product.photos, target, product.synced, unsent)):
             found.append(Widening(sighting, images))
     return found
 
@@ -73,8 +75,10 @@ def find_widenings(context: JobContext) -> tuple[list[Widening], int]:
     "What a run would widen, and how many of the doubted are not the booster's."
     chosen = context.options
     with context.db.connect('log') as conn: doubted = doubted_products(conn, chosen)
-    with context.db.connect('catalogue') as conn: products = booster_products(conn, chosen.brands)
-    return widenings(doubted, products, chosen.target), sum(s.key not in products for s in doubted)
+    with context.db.connect('catalogue') as conn:
+        products, rows = booster_products(conn, chosen.brands), ledger_rows(conn, chosen.brands)
+    bad = {s.key: unusable(r for r in rows if r.key == s.key) for s in doubted}
+    return widenings(doubted, products, chosen.target, bad), sum(s.key not in products for s in doubted)
 
 def plan_progressive(context: JobContext) -> JobPlan:
     "Products to widen, and what the next booster sync will cost for them."

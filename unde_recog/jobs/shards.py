@@ -24,7 +24,7 @@ from ..db.database import Databases, open_databases
 from ..db.leases import LeaseHeld, hold
 from ..embedder import load_embedder
 from .index import Writer, embed_missing
-from .photos import CatalogPhoto, LoadedPhoto, listed_photos, prefetched, read_photo
+from .photos import FETCHING, CatalogPhoto, LoadedPhoto, listed_photos, prefetched, read_stored
 from .runs import IndexReport, enter_version
 from ..media.storage import Storage, open_storage
 from ..settings import Settings, load_settings
@@ -75,7 +75,7 @@ class ShardTask:
     brands: list[str] | None = None
     since: float | None = None  # when the run began, in seconds since 1970
     ahead: int = 500
-    threads: int = 8
+    threads: int = FETCHING
     chunk: int = 64
     pause: float = 0.  # seconds of rest after each chunk, where others need the machine
 
@@ -110,7 +110,7 @@ def _shard_work(
         rested = _Rested(embedder, task.pause) if task.pause else embedder
         writer = Writer(conn, rested, report, lease, chunk=task.chunk, commit=512)
         def read(p: CatalogPhoto) -> LoadedPhoto:
-            return read_photo(p, storage, allow_private=how['allow_private'])
+            return read_stored(p, storage, allow_private=how['allow_private'])
         embed_missing(writer, prefetched(todo, read, task.ahead, task.threads), len(todo), how['progress'])
     return ShardDone(shard=task.shard, photos=len(todo), embedded=report.embedded, failed=report.failed)
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/136_jobs.text_store.ipynb #f4907a92
 from __future__ import annotations
-import hashlib, io
+import hashlib, io, json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -65,7 +65,8 @@ def parquet_bytes(found: Sequence[TextVectors], space: TextSpace) -> bytes:
 
 def raw_key(found: Sequence[TextVectors], space: TextSpace) -> str:
     "Where the raw vectors of a call lie."
-    name = hashlib.sha256(''.join(f.text.hash for f in found).encode()).hexdigest()[:24]
+    of = [(*f.text.key, f.text.hash) for f in found]  # products may share a text
+    name = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:24]
     day = datetime.now(timezone.utc).strftime('%Y-%m-%d')
     return f'texts/{space.namespace}/{space.version}/{space.org_id}/{day}/{name}.parquet'
 
@@ -113,7 +114,7 @@ def sweep_texts(
     if len(gone) > max(1, limit*len(known)):
         raise ValueError(
             f'{len(gone)} of {len(known)} text vectors would go, more than INDEX_SHRINK_LIMIT={limit:g}: '
-            'was a whole catalogue imported? Else raise the limit'
+            'was a whole catalogue imported? Else give --allow-shrink'
         )
     values = {'brands': [k.brand for k in gone], 'items': [k.external_id for k in gone]}
     return conn.execute(_DELETE, _names(space) | values).rowcount

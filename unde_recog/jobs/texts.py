@@ -9,55 +9,30 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 # %% auto #0
-__all__ = ['AT_ONCE', 'A_CALL', 'FIRST_SHARE', 'JOB', 'TextModel', 'LocalTexts', 'open_texts', 'TextOptions', 'in_first_part',
-           'TextWork', 'model_name', 'find_work', 'planned_tokens', 'dollars', 'plan_texts', 'in_calls', 'TextState',
-           'embed_call', 'embed_all', 'check_texts', 'run_texts', 'report_texts']
+__all__ = ['AT_ONCE', 'A_CALL', 'FIRST_SHARE', 'JOB', 'TextOptions', 'in_first_part', 'TextWork', 'model_name', 'find_work',
+           'planned_tokens', 'dollars', 'plan_texts', 'in_calls', 'TextState', 'embed_call', 'embed_all', 'check_texts',
+           'sweep_first', 'keep_reading', 'run_texts', 'report_texts']
 
 # %% ../../nbs/137_jobs.texts.ipynb #ac1bd676
 import numpy as np
+import psycopg
 from ..contracts import SkuKey
-from ..db.versions import list_versions, version_in_force
-from ..embedder import load_embedder
+from ..db.versions import list_versions, use_version, version_in_force
 from .booster_send import StopRun, job_guard, patiently
 from .job import BrandOptions, Job, JobContext, JobPlan, JobReport, option
-from .text_prompts import MAX_TOKENS, ProductText, open_counter, pieces
-from .text_prompts import product_texts
+from .text_prompts import MAX_TOKENS, ProductText, count_bytes, open_counter
+from .text_prompts import pieces, product_texts
 from .text_store import TextVectors, enter_texts, finish_texts, known_texts, parquet_bytes
 from .text_store import raw_key, sweep_texts, version_name, write_text_failures, write_texts
 from ..models.registry import cards
-from ..settings import Settings
 from ..text_vectors import INDEX_FROM, NAMESPACE, NO_ORG, TextSpace, build_text_index
 from ..vendors.calls import VendorError
 from ..vendors.council import price
-from ..vendors.text_embeddings import Embedded, TextEmbeddings
-
-# %% ../../nbs/137_jobs.texts.ipynb #19280dbf
-class TextModel(Protocol):
-    "Texts to vectors. Raises `VendorError`."
-    model: str
-    dims: int
-    async def embed(self, texts: Sequence[str], *, timeout: float = 60.) -> Embedded: ...
-
-class LocalTexts:
-    "The text tower of a registry model. Raises `ValueError` for one that reads no text."
-
-    def __init__(self, name: str, settings: Settings):
-        self.embedder = load_embedder(name, 'batch', settings=settings)
-        self.model, self.dims = name, self.embedder.dims
-        if not hasattr(self.embedder, 'embed_text'):
-            raise ValueError(f'{name} reads no text: name another TEXT_EMBEDDING_MODEL')
-
-    async def embed(self, texts: Sequence[str], *, timeout: float = 60.) -> Embedded:
-        found = await asyncio.to_thread(self.embedder.embed_text, list(texts))
-        return Embedded(np.asarray(found, np.float32), 0)
-
-def open_texts(settings: Settings, dims: int | None = None) -> TextModel:
-    "What TEXT_EMBEDDING_MODEL names."
-    if settings.TEXT_EMBEDDING_MODEL in cards(): return LocalTexts(settings.TEXT_EMBEDDING_MODEL, settings)
-    return TextEmbeddings(settings, dims=dims, guard=job_guard())
+from ..vendors.text_embeddings import WIDTHS, TextEmbeddings
+from ..vendors.text_source import LocalTexts, TextModel, may_be_read, open_texts
 
 # %% ../../nbs/137_jobs.texts.ipynb #faf7d4e1
 AT_ONCE, A_CALL, FIRST_SHARE = 10, 32, .05
@@ -71,6 +46,7 @@ class TextOptions(BrandOptions):
     timeout: float = option(60., 'Seconds that a call may take.')
     yes: bool = option(False, 'Spend more than --ask-above without asking.')
     ask_above: float = option(5., 'Dollars from which a run is refused without --yes.')
+    allow_shrink: bool = option(False, 'Take away more of the vectors than INDEX_SHRINK_LIMIT.')
 
 def in_first_part(key: SkuKey, share: float = FIRST_SHARE) -> bool:
     "Whether a product belongs to the part that a version begins with; the same for every version."
@@ -84,17 +60,14 @@ class TextWork:
     todo: list[ProductText]
     known: dict[SkuKey, str]
     listed: list[ProductText]
+    whole: int  # texts of all brands
     part: bool = False
-
-    @property
-    def characters(self) -> int: return sum(len(t.prompt) for t in self.todo)
 
 # %% ../../nbs/137_jobs.texts.ipynb #fa9a9fdc
 def model_name(context: JobContext) -> tuple[str, int]:
     "Name and width of the model, without opening it. Raises `ValueError`."
     name = context.settings.TEXT_EMBEDDING_MODEL
     if name in cards(): return name, cards()[name].dims
-    from unde_recog.vendors.text_embeddings import WIDTHS
     if not (dims := context.options.dims or WIDTHS.get(name)):
         raise ValueError(f'the width of {name} is not known: give --dims')
     return name, dims
@@ -103,17 +76,23 @@ def find_work(context: JobContext) -> TextWork:
     "Products whose text is new, or other than the one of their vector."
     chosen, (name, dims) = context.options, model_name(context)
     space = TextSpace(version_name(name, dims), dims, chosen.namespace, chosen.org)
-    with context.db.connect('catalogue') as conn: listed = product_texts(conn, chosen.brands)
+    with context.db.connect('catalogue') as conn:
+        listed = product_texts(conn, chosen.brands)
+        whole = len(product_texts(conn)) if chosen.brands else len(listed)
     with context.db.connect('vectors') as conn:
         known, versions = known_texts(conn, space), list_versions(conn, space.namespace)
     begun = any(v.version == space.version and v.complete for v in versions)
     todo = [t for t in listed if known.get(t.key) != t.hash]
-    if begun or chosen.all: return TextWork(space, todo, known, listed)
+    if begun or chosen.all: return TextWork(space, todo, known, listed, whole)
     first = [t for t in todo if in_first_part(t.key)] or todo[:1]
-    return TextWork(space, first, known, listed, part=len(first) < len(todo))
+    return TextWork(space, first, known, listed, whole, part=len(first) < len(todo))
 
 # %% ../../nbs/137_jobs.texts.ipynb #ac435562
-def planned_tokens(work: TextWork) -> int: return sum(max(1, len(t.prompt)//4) for t in work.todo)
+def planned_tokens(work: TextWork, model: str = '') -> int:
+    "About as many as will be billed."
+    count = open_counter(model)
+    size = count if count is not count_bytes else lambda text: max(1, count_bytes(text)//4)
+    return sum(size(t.prompt) for t in work.todo)
 
 def dollars(tokens: int, model: str) -> float | None:
     "What so many tokens of a paid model cost; None for a model without a price."
@@ -124,7 +103,7 @@ def plan_texts(context: JobContext) -> JobPlan:
     work, (model, _) = find_work(context), model_name(context)
     gone = len(set(work.known) - {t.key for t in work.listed}) if context.options.brands is None else 0
     plan = JobPlan(job='texts', steps={'texts to embed': len(work.todo), 'texts to take away': gone})
-    tokens = planned_tokens(work)
+    tokens = planned_tokens(work, model)
     plan.costs = {'tokens': tokens}
     cost = dollars(tokens, model)
     plan.notes = [f'version {work.space.version} in {work.space.namespace}; '
@@ -171,6 +150,9 @@ async def embed_call(state: TextState, call: list[tuple[ProductText, list[str]]]
     ask = partial(state.model.embed, flat, timeout=state.context.options.timeout)
     try: found = await patiently(ask)
     except VendorError as e:
+        if e.kind == 'refused' and len(call) > 1:  # some text of it: the others shall not suffer
+            for half in (call[:len(call)//2], call[len(call)//2:]): await embed_call(state, half)
+            return
         state.failed[e.kind] += len(call)
         with state.context.db.connect('vectors') as conn:
             write_text_failures(conn, [t for t, _ in call], state.space, e.kind, detail=str(e))
@@ -200,49 +182,26 @@ async def embed_all(state: TextState, calls: Sequence[list[tuple[ProductText, li
 # %% ../../nbs/137_jobs.texts.ipynb #16870142
 def check_texts(context: JobContext, work: TextWork, model: str) -> None:
     "Raises `ValueError` for a bill that needs a person's word."
-    cost, chosen = dollars(planned_tokens(work), model), context.options
+    cost, chosen = dollars(planned_tokens(work, model), model), context.options
     if cost and cost > chosen.ask_above and not chosen.yes:
         raise ValueError(
             f'{len(work.todo)} texts would cost about ${cost:.2f}: give --yes, or a higher --ask-above'
         )
 
-def _finish(state: TextState, work: TextWork) -> None:
-    "Take away what is gone, build the index, note what there is."
-    context, listed = state.context, {t.key for t in work.listed}
+# %% ../../nbs/137_jobs.texts.ipynb #1c0f19fc
+def sweep_first(context: JobContext, work: TextWork) -> int:
+    "Delete vectors of what is no longer listed; → how many. Raises `ValueError`."
+    if context.options.brands is not None: return 0
+    limit = 1. if context.options.allow_shrink else context.settings.INDEX_SHRINK_LIMIT
     with context.db.connect('vectors') as conn:
-        if context.options.brands is None:
-            state.done['removed'] = sweep_texts(
-                conn, work.space, work.known, listed, limit=context.settings.INDEX_SHRINK_LIMIT
-            )
-        held = known_texts(conn, work.space)
-        if len(held) >= INDEX_FROM: build_text_index(conn, work.space)
-        if not held: return
-        partial_ = work.part or len(held) < .95*len(listed)
-        counts = {'embedded': state.done['embedded'], 'tokens': state.tokens, 'failed': dict(state.failed)}
-        finish_texts(conn, work.space, len(held), counts, partial=partial_)
-
-def run_texts(context: JobContext) -> JobReport:
-    "Embed what is new or has changed. Kill it at any time: the next run goes on."
-    work, (name, _) = find_work(context), model_name(context)
-    check_texts(context, work, name)
-    state: TextState | None = None
-    if work.todo: state = _embed(context, work)
-    else: state = TextState(context=context, model=None, space=work.space)  # type: ignore[arg-type]
-    _finish(state, work)
-    report = report_texts(context)
-    report.done, report.failed = dict(state.done), dict(state.failed)
-    cost, planned = dollars(state.tokens, name), planned_tokens(work)
-    billed = f'{state.tokens} tokens billed, {planned} planned'
-    report.notes = [billed + (f', ${cost:.4f}' if cost is not None else ''), *report.notes]
-    if state.why: report.notes.append(f'stopped: {state.why}')
-    report.details = {'tokens': state.tokens, 'planned': planned}
-    return report
+        return sweep_texts(conn, work.space, work.known, {t.key for t in work.listed}, limit=limit)
 
 # %% ../../nbs/137_jobs.texts.ipynb #f5e523b8
 def _embed(context: JobContext, work: TextWork) -> TextState:
-    model = open_texts(context.settings, context.options.dims)
-    if isinstance(model, LocalTexts): cut: Callable[[str], list[str]] = lambda text: [text]  # it truncates
-    else: cut = partial(pieces, count=open_counter(model.model), limit=MAX_TOKENS)
+    model = open_texts(context.settings, context.options.dims, guard=job_guard())
+    own = (model.count, model.context + 1) if isinstance(model, LocalTexts) else None
+    count, limit = own or (open_counter(model.model), MAX_TOKENS)
+    cut = partial(pieces, count=count, limit=limit)
     with context.db.connect('vectors') as conn: enter_texts(conn, work.space, model.model)
     state = TextState(context=context, model=model, space=work.space)
     async def main() -> None:
@@ -251,6 +210,49 @@ def _embed(context: JobContext, work: TextWork) -> TextState:
             if isinstance(model, TextEmbeddings): await model.http.aclose()
     asyncio.run(main())
     return state
+
+# %% ../../nbs/137_jobs.texts.ipynb #f10ea083
+def keep_reading(conn: psycopg.Connection, namespace: str, version: str) -> None:
+    "Have queries stay with `version` although another has become whole."
+    now = version_in_force(list_versions(conn, namespace))
+    if now is None or now.version == version: return
+    why = f'{now.version} is whole and waits to be tried'
+    use_version(conn, version, reason=why, namespace=namespace, by='unde-recog texts')
+
+def _finish(state: TextState, work: TextWork) -> None:
+    "Build the index, note what there is."
+    space = work.space
+    with state.context.db.connect('vectors') as conn:
+        held = known_texts(conn, space)
+        if len(held) >= INDEX_FROM: build_text_index(conn, space)
+        if not held: return
+        versions = list_versions(conn, space.namespace)
+        before = version_in_force(versions)
+        read = before is not None and may_be_read(before)
+        was_part = all(v.partial for v in versions if v.version == space.version)
+        partial_ = was_part and (work.part or len(held) < .95*work.whole)
+        counts = {'embedded': state.done['embedded'], 'tokens': state.tokens, 'failed': dict(state.failed)}
+        finish_texts(conn, space, len(held), counts, partial=partial_)
+        if before and read and not partial_: keep_reading(conn, space.namespace, before.version)
+
+# %% ../../nbs/137_jobs.texts.ipynb #66fa8349
+def run_texts(context: JobContext) -> JobReport:
+    "Embed what is new or has changed. Kill it at any time: the next run goes on."
+    work, (name, _) = find_work(context), model_name(context)
+    check_texts(context, work, name)
+    removed = sweep_first(context, work)
+    if work.todo: state = _embed(context, work)
+    else: state = TextState(context=context, model=None, space=work.space)  # type: ignore[arg-type]
+    state.done['removed'] = removed
+    _finish(state, work)
+    report = report_texts(context)
+    report.done, report.failed = dict(state.done), dict(state.failed)
+    cost, planned = dollars(state.tokens, name), planned_tokens(work, name)
+    billed = f'{state.tokens} tokens billed, {planned} planned'
+    report.notes = [billed + (f', ${cost:.4f}' if cost is not None else ''), *report.notes]
+    if state.why: report.notes.append(f'stopped: {state.why}')
+    report.details = {'tokens': state.tokens, 'planned': planned}
+    return report
 
 # %% ../../nbs/137_jobs.texts.ipynb #4d8edac4
 _FAILURES = '''select kind, count(*) from embedding_failures
@@ -265,8 +267,9 @@ def report_texts(context: JobContext) -> JobReport:
         in_force = version_in_force(list_versions(conn, work.space.namespace))
     report = JobReport(job='texts', done={'vectors': len(work.known)}, failed=dict(failed))
     report.covered, report.total, report.covers = fresh, len(work.listed), 'texts'
-    read = in_force.version + (' (a part)' if in_force.partial else '') if in_force else 'none'
+    read = in_force.version if in_force and may_be_read(in_force) else 'none'
     report.notes = [f'version {work.space.version}; queries read {read}']
+    if in_force and read == 'none': report.notes.append(f'{in_force.version} is a part: nobody reads it')
     return report
 
 JOB = Job(name='texts', plan=plan_texts, run=run_texts, report=report_texts, options=TextOptions)

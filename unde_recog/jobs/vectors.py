@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 # %% auto #0
@@ -20,25 +21,28 @@ from psycopg.types.json import Jsonb
 from ..contracts import SkuKey
 from ..db.connection import retrying
 from ..db.leases import Lease
+from ..db.versions import vector_column
 from .photos import CatalogPhoto, LoadedPhoto
 
 # %% ../../nbs/122_jobs.vectors.ipynb #5f52e757
 _TYPES = {'brand': 'text', 'sku_id': 'text', 'image_url': 'text', 'image_rank': 'int2',
-          'image_hash': 'text', 'embedding': 'vector', 'model_version': 'text', 'metadata': 'jsonb',
-          'category_canonical': 'text', 'phash': 'int8'}
+          'image_hash': 'text', 'model_version': 'text', 'metadata': 'jsonb',
+          'category_canonical': 'text', 'phash': 'int8'}  # and the vector
 Row = tuple[CatalogPhoto, str, np.ndarray] | tuple[CatalogPhoto, str, np.ndarray, int | None]
-_COPY = f'copy sku_image_embeddings ({", ".join(_TYPES)}) from stdin (format binary)'
+_COPY = 'copy sku_image_embeddings ({}) from stdin (format binary)'
 
 def copy_vectors(conn: psycopg.Connection, rows: Iterable[Row], version: str) -> int:
     """COPY (photo, hash, vector) rows, or with a perceptual hash, into `sku_image_embeddings`;
     → how many."""
-    written = 0
-    with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.set_types(list(_TYPES.values()))
-        for photo, digest, vector, *phash in rows:
+    written, coming = 0, iter(rows)
+    if (first := next(coming, None)) is None: return 0
+    columns = ', '.join((*_TYPES, vector_column(len(first[2]))))
+    with conn.cursor() as cursor, cursor.copy(_COPY.format(columns)) as copy:
+        copy.set_types([*_TYPES.values(), 'vector'])
+        for photo, digest, vector, *phash in chain([first], coming):
             facts, category = Jsonb(photo.metadata), photo.metadata.get('category')
             about = version, facts, category, phash[0] if phash else None
-            copy.write_row((*photo.key, photo.url, photo.rank, digest, vector, *about))
+            copy.write_row((*photo.key, photo.url, photo.rank, digest, *about, vector))
             written += 1
     return written
 

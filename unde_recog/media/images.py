@@ -6,8 +6,9 @@
 __all__ = ['ErrorKind', 'HEIC', 'VIDEO', 'WANTED', 'MAX_PIXELS', 'MAX_PIXELS_WHOLE', 'MIN_SIDE', 'LARGE', 'IN_FLIGHT',
            'MOST_SCANS', 'LONGEST_PADDED', 'ImageError', 'formats', 'foreign_format', 'unreadable', 'shrinks',
            'check_pixels', 'cut_off_webp', 'open_header', 'to_eight_bits', 'to_rgb', 'turn_upright', 'draft', 'reduced',
-           'full_size', 'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'DecodingCost', 'decoding_cost',
-           'completed', 'decode', 'image_hash', 'pixel_hash', 'pad_square', 'shrink', 'to_jpeg', 'at_height', 'sheet']
+           'full_size', 'sent_at', 'to_full', 'from_full', 'PixelLimit', 'decoded_pixels', 'DecodingCost',
+           'decoding_cost', 'completed', 'decode', 'image_hash', 'pixel_hash', 'pad_square', 'shrink', 'to_jpeg',
+           'at_height', 'sheet']
 
 # %% ../../nbs/011_media.images.ipynb #783ea3ce
 import hashlib, io, math, threading
@@ -199,6 +200,11 @@ def full_size(image: Image.Image) -> tuple[int, int]:
     "Width and height of a photo as it was sent, upright, however small it was decoded."
     note = image.info.get('full_size')
     return note.full if isinstance(note, _FullSize) and note.here == image.size else image.size
+
+def sent_at(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    "`image`, made small of a photo that was sent with this width and height; None: nobody knows."
+    if size is not None and size != image.size: image.info['full_size'] = _FullSize(size, image.size)
+    return image
 
 def _scaled(box: Sequence[float], size: Sequence[int], to: Sequence[int]) -> tuple[float, ...]:
     return tuple(v * to[i % 2] / size[i % 2] for i, v in enumerate(box))

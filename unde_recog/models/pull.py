@@ -14,7 +14,7 @@ from typing import Any
 # %% auto #0
 __all__ = ['OnPlan', 'wanted_card', 'wanted_hub', 'PullPlan', 'plan_pull', 'check_tokenizer', 'cut_towers', 'check_words',
            'export_sources', 'tidy_words', 'words_known', 'write_tokenizer', 'file_of', 'make_card', 'is_whole',
-           'make_folder', 'drop_variants', 'pull_model', 'card_of_export']
+           'make_folder', 'keep_calibration', 'drop_variants', 'pull_model', 'card_of_export']
 
 # %% ../../nbs/084_models.pull.ipynb #fb6b7cdb
 import numpy as np
@@ -59,6 +59,7 @@ from unde_recog.models.registry import (
     get_card,
     models_dir,
     sha256_of,
+    write_card,
 )
 from .sources import source_parts
 from .text import open_tokenizer
@@ -239,6 +240,18 @@ def make_folder(plan: PullPlan, source: Path, target: Path, *, text: bool, crop:
     (target/'SHA256SUMS').write_text(''.join(lines), 'utf-8')
     return card
 
+# %% ../../nbs/084_models.pull.ipynb #5213fe4a
+_CALIBRATED = ('threshold', 'margin', 'band_high', 'band_medium', 'band_margin', 'strangers', 'calibrated_on',
+    'evidence_scale')
+
+def keep_calibration(before: ModelCard | None, card: ModelCard, settings: Settings) -> ModelCard:
+    "`card` with the thresholds of `before`, if that was of the same weights; written then."
+    if before is None or before.model_version != card.model_version: return card
+    if before.threshold is None or before.threshold == card.threshold: return card
+    kept = card.model_copy(update={name: getattr(before, name) for name in _CALIBRATED})
+    write_card(kept, settings)
+    return kept
+
 # %% ../../nbs/084_models.pull.ipynb #03d0afaf
 def drop_variants(folder: Path) -> list[str]:
     "Remove the faster variants (087) in a model's folder, as its weights have changed; → their names."
@@ -251,7 +264,7 @@ def drop_variants(folder: Path) -> list[str]:
         gone.append(card.name)
     return gone
 
-# %% ../../nbs/084_models.pull.ipynb #df7070a6
+# %% ../../nbs/084_models.pull.ipynb #809331e4
 OnPlan = Callable[[PullPlan], None]
 
 def pull_model(
@@ -283,7 +296,7 @@ def pull_model(
         for path in sorted(Path(aside).iterdir(), key=lambda p: p.name == 'card.json'):
             os.replace(path, folder/path.name)
     shutil.rmtree(source.parent)
-    return card
+    return keep_calibration(before, card, settings)
 
 # %% ../../nbs/084_models.pull.ipynb #c990c711
 def card_of_export(card: ModelCard, folder: Path) -> ModelCard:

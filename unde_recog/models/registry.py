@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_MODEL', 'ModelFile', 'HubSource', 'Preprocessing', 'ModelCard', 'UnknownModel', 'card_name', 'models_dir',
-           'cards', 'pulled_cards', 'get_card', 'ModelUnavailable', 'model_file', 'is_available', 'sha256_of',
-           'require_files']
+           'cards', 'pulled_cards', 'get_card', 'own_thresholds', 'remedy', 'ModelUnavailable', 'model_file',
+           'is_available', 'sha256_of', 'require_files', 'write_card']
 
 # %% ../../nbs/070_models.registry.ipynb #09d506df
 import hashlib
@@ -61,12 +61,14 @@ class ModelCard(BaseModel):
     hub: HubSource | None = None
     text: bool = False
     text_context: int | None = None
+    serves: Literal['photos', 'products'] = 'photos'  # `products`: similar items, beside the index for photos
     threshold: float | None = Field(None, ge=0, le=1)
     margin: float | None = Field(None, ge=0, le=1)
     band_high: float | None = Field(None, ge=0, le=1)
     band_medium: float | None = Field(None, ge=0, le=1)
     band_margin: float = Field(0., ge=0, le=1)  # lead over the next SKU that `exact` asks for
     strangers: Mapping[str, Any] = Field(default_factory=dict)  # share assumed; trusted of each kind
+    evidence_scale: float | None = Field(None, ge=0, le=1)  # how the category weighs; None: as the package's
     calibrated_on: str = 'not calibrated'
     licence: str = ''
     data: str = ''
@@ -78,8 +80,8 @@ class ModelCard(BaseModel):
     def model_version(self) -> str: return f'{self.name}-{self.revision}+{self.crop}'
     @property
     def folder(self) -> str:
-        "Name of its folder: variants of a model (`name:int8`) lie in that of the model."
-        return self.name.split(':')[0]
+        "Name of its folder: variants (`name:int8`, `name+colour`) lie in that of the model."
+        return self.name.split(':')[0].split('+')[0]
 
 # %% ../../nbs/070_models.registry.ipynb #2ad750c1
 DEFAULT_MODEL = 'lite-colour-shape'
@@ -117,6 +119,7 @@ def pulled_cards(settings: Settings | None = None) -> dict[str, ModelCard]:
         found[card.name] = card
     return found
 
+# %% ../../nbs/070_models.registry.ipynb #0d5df231
 def get_card(name: str | None = None, settings: Settings | None = None) -> ModelCard:
     """The card of `name`, else of the offline default.
 
@@ -124,13 +127,26 @@ def get_card(name: str | None = None, settings: Settings | None = None) -> Model
     """
     name = card_name(name or DEFAULT_MODEL)
     own = cards().get(name)
-    if own is not None and all(f.asset for f in own.files): return own  # comes with the package
+    if own is not None and all(f.asset for f in own.files): return own_thresholds(own, settings)
     known = {**cards(), **pulled_cards(settings)}
-    if ':' in name and name not in known and name.split(':')[0] in known:
+    if name in known: return known[name]
+    if ':' in name and name.split(':')[0] in known:
         raise UnknownModel(f'{name} is not made on this machine: run `unde-recog models optimise {name}`')
-    if name not in known:
-        raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(known)}")
-    return known[name]
+    if name.endswith('+colour') and name.removesuffix('+colour') in known:
+        raise UnknownModel(f'{name}: its colours are not fitted yet: run {remedy(name)}')
+    raise UnknownModel(f"EMBEDDER_MODEL={name}: no such model; there are {', '.join(known)}")
+
+def own_thresholds(own: ModelCard, settings: Settings | None) -> ModelCard:
+    "A model of the package with what was calibrated here, if that was for these very weights."
+    path = models_dir(settings)/own.name/'card.json'
+    if not path.is_file(): return own
+    try: here = ModelCard.model_validate_json(path.read_text('utf-8'))
+    except ValueError: raise ValueError(f'{path} is no card: delete it, or calibrate anew') from None
+    return here if here.model_version == own.model_version else own
+
+def remedy(name: str) -> str:
+    "The command that gives a model its thresholds."
+    return f'`unde-recog report calibrate_model -p model {name}`'
 
 # %% ../../nbs/070_models.registry.ipynb #ca854165
 class ModelUnavailable(RuntimeError):
@@ -160,3 +176,17 @@ def require_files(card: ModelCard, settings: Settings) -> dict[str, Path]:
             'the folder there from a machine that has it'
         )
     return paths
+
+# %% ../../nbs/070_models.registry.ipynb #323670b8
+def write_card(card: ModelCard, settings: Settings) -> Path:
+    "Write a card into its model's folder; → its path."
+    folder = models_dir(settings)/card.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder/f'card{card.name.removeprefix(card.folder).replace(":", "-")}.json'
+    new = path.with_suffix('.new')
+    new.write_text(card.model_dump_json(indent=2, exclude_defaults=True), 'utf-8')
+    new.replace(path)
+    if (sums := folder/'SHA256SUMS').is_file():
+        lines = [line for line in sums.read_text().splitlines() if not line.endswith(f'  {path.name}')]
+        sums.write_text('\n'.join([*lines, f'{sha256_of(path)}  {path.name}', '']))
+    return path

@@ -46,7 +46,7 @@ def with_evidence(similarity: np.ndarray, categories: Sequence[str],
     out = np.clip(similarity, 0, 1)
     names, column = np.unique(np.asarray(categories), return_inverse=True)
     for row, (category, confidence) in zip(out, finds):
-        deductions = weigh(table.probabilities(category, confidence)).deductions
+        deductions = weigh(table.probabilities(category, confidence), table.scale).deductions
         row += np.array([deductions.get(n, 0.) for n in names])[column]
     return np.clip(out, 0, 1)
 
@@ -96,13 +96,16 @@ def choose_with_strangers(
     share: float = .5,
     limit: float = .02,
     precision: float = .9,
+    grid: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> GateChoice | None:
     """The pair that trusts most right answers with `precision` in the mix and at most `limit` of
     each
-    kind in `elsewhere`; ties go to the lower threshold. None if there is none."""
+    kind in `elsewhere`; ties go to the lower threshold. None if there is none. `grid`: thresholds
+    and margins to choose from."""
     best, most = None, -1.
-    for t in THRESHOLDS:
-        for m in MARGINS:
+    thresholds, margins = grid or (THRESHOLDS, MARGINS)
+    for t in thresholds:
+        for m in margins:
             found = mixed_precision(present, strangers, t, m, share=share)
             trusted = trusted_shares(strangers, t, m)
             if not found >= precision or max((trusted[k] for k in elsewhere), default=0) > limit: continue
@@ -131,6 +134,7 @@ def choose_bands(
     *,
     share: float = .5,
     limit: float = .02,
+    thresholds: Sequence[float] = THRESHOLDS,
 ) -> BandChoice:
     "The lowest bands that keep what they say. Raises `ValueError` if no score does."
     def exact(t: float) -> bool:
@@ -140,8 +144,8 @@ def choose_bands(
     def similar(t: float) -> bool:
         return all(interval_of(strangers[k], t).high <= limit for k in elsewhere)
 
-    high = next((t for t in THRESHOLDS if t >= gate.threshold and exact(t)), None)
-    medium = next((t for t in THRESHOLDS if similar(t)), None)
+    high = next((t for t in thresholds if t >= gate.threshold and exact(t)), None)
+    medium = next((t for t in thresholds if similar(t)), None)
     if high is None or medium is None:
         raise ValueError('no score keeps strangers out: more photos or another model are needed')
     return BandChoice(high, gate.margin, min(medium, high))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log_fortune', 'RunningSums', 'running_sums', 'running_correlation', 'few_photos', 'effective_running',
-           'running_floor', 'fortunes', 'certified_by', 'sequence_upper', 'SoFar', 'photos_to_go', 'PathCounts',
-           'path_counts', 'stranger_counts', 'label_until_certain', 'CertificateWatch', 'photo_evidence',
-           'betting_fortune', 'watch_certificate']
+           'running_floor', 'fortunes', 'certified_by', 'sequence_upper', 'SoFar', 'likely_losses', 'continuations',
+           'ToGo', 'photos_to_go', 'PathCounts', 'path_counts', 'stranger_counts', 'sample_floor',
+           'label_until_certain', 'CertificateWatch', 'photo_evidence', 'betting_fortune', 'watch_certificate']
 
 # %% ../../nbs/231_research.anytime.ipynb #9c0639dc
 import math
@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import special, stats
 from .bounds import effective_sample
 from .calibration import GatePath, CalibrationSample, confident
+from .planning import LossGuess, guess_loss, levels
 
 # %% ../../nbs/231_research.anytime.ipynb #1dfbbb2d
 _PRIOR = (1., 40.)  # of the beta density of guesses; mean about 2.4 %
@@ -47,22 +48,23 @@ class RunningSums(NamedTuple):
     effect: np.ndarray     # measured design effect
     own: np.ndarray        # Σ y²/m
 
-def running_sums(events: np.ndarray, sizes: np.ndarray) -> RunningSums:
-    "Running counts, rates and design effects."
+def running_sums(events: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> RunningSums:
+    "Running counts, rates, design effects; a photo of `weight` w ≥ 1 stands for w photos."
     y, m = np.asarray(events, float), np.asarray(sizes, float)
-    n, photos = _running(m), _running((m > 0).astype(float))
-    rate = _running(y)/np.maximum(n, 1)
-    squares = _running(m**2)
-    residual = _running(y**2) - 2*rate*_running(y*m) + rate**2*squares
+    n, photos = _running(weight*m), _running(weight*(m > 0))
+    rate = _running(weight*y)/np.maximum(n, 1)
+    squares = _running(weight*m**2)
+    residual = _running(weight*y**2) - 2*rate*_running(weight*y*m) + rate**2*squares
     simple = rate*(1 - rate)/np.maximum(n, 1)
     variance = photos/np.maximum(photos - 1, 1)*residual/np.maximum(n, 1)**2
     effect = np.where(simple > 0, variance/np.where(simple > 0, simple, 1), 1.)
     size = np.maximum(squares/np.maximum(n, 1), 1)
-    return RunningSums(n, photos, rate, size, effect, _running(y**2/np.maximum(m, 1)))
+    return RunningSums(n, photos, rate, size, effect, _running(weight*y**2/np.maximum(m, 1)))
 
-def running_correlation(events: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    "`bounds.correlation_floor` up to each photo."
-    s = running_sums(events, sizes)
+# %% ../../nbs/231_research.anytime.ipynb #3823feea
+def running_correlation(events: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> np.ndarray:
+    "`bounds.correlation_floor` up to each photo, of all the photos that these stand for."
+    s = running_sums(events, sizes, weight)
     between = (s.own - s.rate**2*s.n)/np.maximum(s.photos - 1, 1)
     within = (s.rate*s.n - s.own)/np.maximum(s.n - s.photos, 1)
     typical = (s.n - s.size*(s.n > 0))/np.maximum(s.photos - 1, 1)
@@ -99,9 +101,9 @@ def effective_running(events: np.ndarray, sizes: np.ndarray, floor: np.ndarray, 
 # %% ../../nbs/231_research.anytime.ipynb #f8c60b5a
 _START = 10  # photos before the first look: of fewer no clustering can be seen
 
-def running_floor(wrong: np.ndarray, harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    "`calibration.icc_floor` up to each photo."
-    found = np.maximum(running_correlation(wrong, sizes), running_correlation(harm, sizes))
+def running_floor(wrong: np.ndarray, harm: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> np.ndarray:
+    "`calibration.icc_floor` up to each photo; `weight` [..., photos]: of chosen ones."
+    found = np.maximum(running_correlation(wrong, sizes, weight), running_correlation(harm, sizes, weight))
     return np.where(_running(wrong) > 0, found, 1.)
 
 def fortunes(events: np.ndarray, sizes: np.ndarray, alpha: float, delta: float, *,
@@ -138,20 +140,52 @@ class SoFar:
     step: int                 # last certified step of the path, -1 = none
     since: int                # photos after which that was so; 0 = not yet
     steps: pd.DataFrame
-    more_photos: float        # for the next step, if the losses stay as they look; inf or NaN: cannot be said
+    more_photos: float        # likely to certify the next step; inf or NaN: cannot be said
+    more_range: tuple[float, float] = (math.nan, math.nan)  # half of what may come lies between
 
-# %% ../../nbs/231_research.anytime.ipynb #1fb610b9
-def photos_to_go(rate: float, n: float, photos: int, *, alpha: float, delta: float) -> float:
-    """Photos until the fortune is likely to reach 1/delta, at the rate seen (pulled a little
-    towards the bettor's own guess).
+# %% ../../nbs/231_research.anytime.ipynb #ffc7897d
+_CURVE = .25                  # error of the curve's form, of the logarithm
+_USUAL, _SPREAD = .4, .8      # the usual loss as a share of alpha, and its spread, of the logarithm
 
-    inf: the rate is over alpha; NaN: it is so near that no number can be named."""
-    a, b = _PRIOR
-    q, per_photo, have = (rate*n + a)/(n + a + b), n/max(photos, 1), float(log_fortune(rate*n, n, alpha))
-    growth = q*math.log(q/alpha) + (1 - q)*math.log((1 - q)/(1 - alpha))
-    over = n > 0 and stats.beta.ppf(delta, max(rate*n, 1e-9), n - rate*n + 1) > alpha
-    if q >= .9*alpha or per_photo <= 0: return math.inf if over else math.nan
-    return max(1., (math.log(1/delta) - have)/(growth*per_photo))
+def likely_losses(guess: LossGuess, rate: float, n: float, alpha: float, *,
+                  draws: int = 300) -> np.ndarray:
+    "Losses of a step that the labels leave open, at even quantiles of what is believed."
+    at = np.log(np.geomspace(.01*alpha, min(1., 8*alpha), 400, endpoint=False))
+    loss, k = np.exp(at), rate*n
+    belief = -(at - guess.log_loss)**2/2/(guess.error**2 + _CURVE**2)
+    belief += -(at - math.log(_USUAL*alpha))**2/2/_SPREAD**2 + (k*at + (n - k)*np.log1p(-loss))/2
+    below = np.cumsum(np.exp(belief - belief.max()))
+    return np.interp((np.arange(draws) + .5)/draws, below/below[-1], loss)
+
+# %% ../../nbs/231_research.anytime.ipynb #2cb60a61
+_TAIL = 100.  # continuations end at so many times the photos that there are
+
+def continuations(losses: np.ndarray, rate: float, n: float, photos: int, *, alpha: float,
+                  delta: float) -> np.ndarray:
+    """Photos after which the fortune reaches 1/delta, one continuation for each of `losses`; inf:
+    not within a hundred times as many. The same arguments give the same luck."""
+    days = photos*np.geomspace(1.01, _TAIL, 120)
+    worth = np.diff(days, prepend=photos)*n/photos
+    new = np.random.default_rng(0).poisson(np.outer(losses, worth)).cumsum(1)
+    items = np.broadcast_to(n + worth.cumsum(), new.shape)
+    won = log_fortune(rate*n + new, items, alpha) >= math.log(1/delta)
+    return np.where(won.any(1), days[won.argmax(1)], np.inf)
+
+class ToGo(NamedTuple):
+    "More photos: a number, and the range of the middle half."
+    more: float
+    low: float
+    high: float
+
+def photos_to_go(ends: np.ndarray, photos: int, *, over: bool = False) -> ToGo:
+    """What `continuations` say. Where most of them never end: inf if the losses are `over` alpha
+    beyond doubt, else NaN, as they are too near."""
+    if np.isfinite(ends).mean() < .5: return ToGo(*[math.inf if over else math.nan]*3)
+    numbers = photos*np.geomspace(1.02, _TAIL, 160)
+    near = ((ends[:, None] >= numbers/2) & (ends[:, None] <= 2*numbers)).mean(0)
+    best = np.exp(np.log(numbers[near >= .9*near.max()]).mean())
+    low, high = np.quantile(ends, [.25, .75], method='nearest') - photos
+    return ToGo(max(1., float(best) - photos), max(1., float(low)), float(high))
 
 # %% ../../nbs/231_research.anytime.ipynb #8772621d
 class PathCounts(NamedTuple):
@@ -188,22 +222,38 @@ def stranger_counts(j: CalibrationSample, path: GatePath) -> PathCounts:
     sure = confident(j.top1, j.margin, pairs[:, :1], pairs[:, 1:])
     return _sums(j, sure, np.broadcast_to(j.stranger, sure.shape))
 
+def sample_floor(j: CalibrationSample) -> np.ndarray:
+    "`running_floor` of a sample, up to each cluster."
+    wrong, harm, every = np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), np.bincount(j.photo)
+    return running_floor(wrong, harm, every, np.bincount(j.photo, j.weight)/every)
+
 # %% ../../nbs/231_research.anytime.ipynb #60d65b7a
 def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, ...]:
     """(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm; upper
     end of the strangers' share at each step, after the last photo)."""
-    found, every = path_counts(j, path), np.bincount(j.photo)
-    floor = running_floor(np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), every)
-    rate, n = found.effective(floor[None], path.delta)
+    rate, n = path_counts(j, path).effective(sample_floor(j)[None], path.delta)
     logs, strangers = log_fortune(rate*n, n, path.alpha), np.full(n.shape, math.inf)
     upper = np.ones(len(n))
     if j.stranger.any():
         trusted = stranger_counts(j, path)
-        alike = running_correlation(trusted.events, trusted.sizes).max(0)
+        heavy = trusted.sizes/np.maximum(trusted.counts, 1)
+        alike = running_correlation(trusted.events/np.maximum(heavy, 1), trusted.counts, heavy).max(0)
         r, m = trusted.effective(alike[None], path.delta)
         strangers = log_fortune(r*m, m, limit)
         upper = sequence_upper(r[:, -1], m[:, -1], path.delta)
     return logs, strangers, rate, n, upper
+
+# %% ../../nbs/231_research.anytime.ipynb #0940693b
+def _to_go(j: CalibrationSample, path: GatePath, step: int, *, rate: float, n: float) -> ToGo:
+    "`photos_to_go` of a step."
+    photos = int(j.photo.max()) + 1
+    if n <= 0: return ToGo(math.nan, math.nan, math.nan)
+    guess = guess_loss(levels(j.top1, j.margin, path.balance), j.photo, j.wrong, j.harm,
+                       share=path.steps[step].coverage, weight=j.weight)
+    over = bool(stats.beta.ppf(path.delta, max(rate*n, 1e-9), n - rate*n + 1) > path.alpha)
+    losses = likely_losses(guess, rate, n, path.alpha)
+    return photos_to_go(continuations(losses, rate, n, photos, alpha=path.alpha, delta=path.delta),
+                        photos, over=over)
 
 def label_until_certain(j: CalibrationSample, path: GatePath, *, stranger_limit: float = .02,
                         start: int = _START) -> SoFar:
@@ -218,10 +268,11 @@ def label_until_certain(j: CalibrationSample, path: GatePath, *, stranger_limit:
                                 upper=sequence_upper(rate[:, -1], n[:, -1], path.delta),
                                 stranger_upper=beyond,
                                 certified=np.arange(len(logs)) <= step)
-    more = photos_to_go(float(rate[following, -1]), float(n[following, -1]), photos, alpha=path.alpha,
-                        delta=path.delta)
+    done = step == len(logs) - 1
+    more = ToGo(0., 0., 0.) if done else _to_go(j, path, following, rate=float(rate[following, -1]),
+                                                n=float(n[following, -1]))
     return SoFar(photos=photos, step=step, since=since if step >= 0 else 0, steps=table,
-                 more_photos=0. if step == len(logs) - 1 else more)
+                 more_photos=more.more, more_range=(more.low, more.high))
 
 # %% ../../nbs/231_research.anytime.ipynb #7477eaaf
 # of the largest stake that a photo without a loss cannot ruin

@@ -5,13 +5,13 @@
 # %% ../../nbs/245_research.feeding.ipynb #219e5a4d
 from __future__ import annotations
 import json, os, random, subprocess, sys, time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 # %% auto #0
-__all__ = ['VIEWS', 'STRIKES', 'TEXT_STRIKES', 'draw_pictures', 'list_products', 'strike', 'environment', 'run_child', 'Runs',
-           'run_until_done', 'booster_audit', 'list_texts', 'text_audit']
+__all__ = ['VIEWS', 'STRIKES', 'TEXT_STRIKES', 'draw_pictures', 'list_products', 'strike', 'environment', 'run_child', 'killer',
+           'Runs', 'run_until_done', 'booster_audit', 'list_texts', 'text_audit']
 
 # %% ../../nbs/245_research.feeding.ipynb #e13bf8c9
 from ..contracts import SkuKey
@@ -40,7 +40,7 @@ def draw_pictures(
 
 _PRODUCT = '''insert into raw_products (source, external_id, brand, name, description, category,
         category_canonical, colour, image_urls, image_views, image_status, index_scope, ximilar_target_count)
-    values ('feeding', %s, %s, %s, %s, %s, %s, %s, %s, %s, 'uploaded', 'pilot', %s)'''
+    values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'uploaded', 'pilot', %s)'''
 
 def list_products(
     db: Databases, world: World, keys: Sequence[SkuKey], count: int, *,
@@ -56,10 +56,11 @@ def list_products(
         facts = product.name, product.description, product.category, product.garment.category
         colour = product.garment.colour
         number = drawn.external_id if count <= len(keys) else f'{n:06}'
-        rows.append((number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
+        source = f'feeding {drawn.brand}'  # two brands may have the same id
+        rows.append((source, number, drawn.brand, *facts, colour, urls, json.dumps(list(views)), target))
     with db.connect('catalogue') as conn, conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(_PRODUCT, rows)
-    return [SkuKey(row[1], row[0]) for row in rows]
+    return [SkuKey(row[2], row[1]) for row in rows]
 
 # %% ../../nbs/245_research.feeding.ipynb #a3f9cb3a
 STRIKES = (
@@ -92,27 +93,40 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in Settings.model_fields and k != 'UNDE_SETTINGS'}
     return kept | {k: str(v) for k, v in settings.items()}
 
+# %% ../../nbs/245_research.feeding.ipynb #aac8cc1b
 def run_child(
-    module: str, settings: Mapping[str, Any], options: Mapping[str, Any], kill_after: float | None = None
+    module: str, settings: Mapping[str, Any], options: Mapping[str, Any],
+    kill_when: Callable[[], bool] | None = None,
 ) -> dict[str, Any] | None:
-    """The report of a job run in a process of its own; None if it was killed, `kill_after` seconds
-    after it had begun. Raises `RuntimeError`."""
+    """The report of a job run in a process of its own; None if it was killed, as soon as
+    `kill_when()` was true. Raises `RuntimeError`."""
     command = [sys.executable, '-c', _CODE, module, json.dumps(dict(options))]
     child = subprocess.Popen(
         command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     child.stdout.readline()
-    try: out, err = child.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return None
+    while True:
+        try: out, err = child.communicate(timeout=.01 if kill_when else None)
+        except subprocess.TimeoutExpired:
+            if not (kill_when and kill_when()): continue
+            child.kill()
+            child.communicate()
+            return None
+        break
     if child.returncode: raise RuntimeError(err[-2000:])
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
 # %% ../../nbs/245_research.feeding.ipynb #526228c9
+def killer(count: Callable[[], int], moment: float, delay: float) -> Callable[[], bool]:
+    "True `delay` seconds after `count()` has reached `moment`."
+    reached: list[float] = []
+    def when() -> bool:
+        if not reached and count() >= moment: reached.append(time.monotonic())
+        return bool(reached) and time.monotonic() - reached[0] >= delay
+    return when
+
 @dataclass
 class Runs:
     "What it took."
@@ -124,20 +138,22 @@ class Runs:
 
 def run_until_done(
     module: str, settings: Mapping[str, Any], options: Mapping[str, Any], *,
-    kills: int = 0, within: tuple[float, float] = (1., 4.), seed: int = 0, limit: int = 40,
+    kills: int = 0, count: Callable[[], int] = int, total: int = 0, seed: int = 0, limit: int = 60,
 ) -> Runs:
-    "Run a job, killed `kills` times at random moments first, until it ends with all done."
+    """Run a job until it ends with all done, killed `kills` times on the way: when `count()` passes
+    moments drawn from all `total`, and up to .3 s later."""
     rng, runs, started = random.Random(seed), Runs(), time.monotonic()
+    moments = sorted(rng.uniform(0, .9*total) for _ in range(kills))
     for _ in range(limit):
-        kill_after = rng.uniform(*within) if runs.killed < kills else None
-        if (report := run_child(module, settings, options, kill_after)) is None:
-            runs.killed += 1
+        when = killer(count, moments[0], rng.uniform(0, .3)) if moments else None
+        if (report := run_child(module, settings, options, when)) is None:
+            runs.killed, moments = runs.killed + 1, moments[1:]
             continue
         runs.ended += 1
-        for what, count in report['done'].items(): runs.done[what] = runs.done.get(what, 0) + count
+        for what, n in report['done'].items(): runs.done[what] = runs.done.get(what, 0) + n
         stopped = any(note.startswith('stopped') for note in report['notes'])
         runs.stopped += stopped
-        if not stopped and not report['failed'] and runs.killed >= kills: break
+        if not stopped and not report['failed']: break
     else: raise RuntimeError(f'not done after {limit} runs: {report}')
     runs.seconds = time.monotonic() - started
     return runs

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image, ImageDraw
 from ..contracts import SkuKey, canonical_brand
-from ..media.images import ImageError, shrink, to_jpeg
+from ..media.images import ImageError, from_full, shrink, to_jpeg
 from .labels import SHOWN, LabelSession
 
 # %% ../../nbs/219_research.labeller.ipynb #d18098e5
@@ -27,7 +27,7 @@ def framed(photo: Image.Image, boxes: Sequence[Sequence[int]], current: int,
                                           Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     for n, box in sorted(enumerate(boxes), key=lambda pair: pair[0] == current):
-        x0, y0, x1, y1 = (round(v*scale) for v in box)
+        x0, y0, x1, y1 = (round(v*scale) for v in from_full(box, photo))
         if n == current: pen.rectangle((x0 - 2, y0 - 2, x1 + 2, y1 + 2), outline='white', width=7)
         pen.rectangle((x0, y0, x1, y1), outline='#d6336c' if n == current else '#ffffff',
                       width=4 if n == current else 1)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Garment', 'SHOWN', 'sample_to_label', 'LabelSet', 'drawn_set', 'as_labels', 'shown_lists', 'shown_pool',
-           'first_unanswered', 'LabelSession', 'logged_set', 'set_to_label']
+           'first_unanswered', 'LabelSession', 'photo_sizes', 'logged_set', 'set_to_label']
 
 # %% ../../nbs/215_research.labels.ipynb #a0483bea
-import hashlib
+import hashlib, re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ..contracts import Candidate, SkuKey
 from ..db.database import Databases, open_databases, run
 from ..embedder import load_embedder
 from ..gating import fuse, gate
-from ..media.images import ImageError, shrink
+from ..media.images import ImageError, sent_at, shrink
 from ..catalogue.products import parse_products, products_query
 from unde_recog.research.records import (
     LABEL_COLUMNS,
@@ -296,11 +296,22 @@ class LabelSession(_Record):
         self.write()
         return len(grades_by_garment(labels))
 
+# %% ../../nbs/215_research.labels.ipynb #5406225e
+_SIZES = """
+    select id::text, photo_width, photo_height from recognition_requests
+    where id = any(%s::uuid[]) and photo_width is not null"""
+
+def photo_sizes(db: Databases, photos: Sequence[str]) -> dict[str, tuple[int, int]]:
+    "Width and height of logged photos as they were sent, in which their boxes are."
+    ids = [name for name in photos if re.fullmatch('[0-9a-f-]{36}', name)]
+    with db.connect('log') as conn: rows = conn.execute(_SIZES, (ids,)).fetchall()
+    return {name: (width, height) for name, width, height in rows}
+
 # %% ../../nbs/215_research.labels.ipynb #95194b04
 def logged_set(items: pd.DataFrame, db: Databases, storage: Storage, *,
                allow_private: bool = False) -> LabelSet:
     "What a labeller needs for logged items: photos by their address, products from the catalogue."
-    urls = dict(zip(items.photo, items.photo_url))
+    urls, sizes = dict(zip(items.photo, items.photo_url)), photo_sizes(db, items.photo.unique())
     keys = sorted(
         {k for name in SHOWN if name != 'pool' for keys in items[name] for k in keys or ()}
         | {k for keys in items.explored_list for k in keys or ()}
@@ -308,7 +319,8 @@ def logged_set(items: pd.DataFrame, db: Databases, storage: Storage, *,
     with db.connect('catalogue') as conn: known = parse_products(run(conn, products_query(keys)))
     def photo(name: str) -> Image.Image:
         if not urls.get(name): raise ImageError('not_found', f'the log holds no address for photo {name}')
-        return load_image(urls[name], storage=storage, allow_private=allow_private)
+        kept = load_image(urls[name], storage=storage, allow_private=allow_private)
+        return sent_at(kept, sizes.get(name))  # a kept upload is smaller than what was sent
     @lru_cache(maxsize=2000)
     def picture(key: SkuKey) -> Image.Image | None:
         url = known[key].photo('front', 'on_model') if key in known else None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILES', 'plain', 'write_metrics', 'data_version', 'machine', 'UnknownReport', 'reports', 'answers',
-           'report_parameters', 'check_parameters', 'typed', 'check_files', 'to_markdown', 'to_html', 'shipped',
-           'made_with', 'note_origin', 'stale', 'run_report']
+           'report_parameters', 'check_parameters', 'typed', 'check_files', 'without_controls', 'to_markdown',
+           'to_html', 'shipped', 'made_with', 'note_origin', 'stale', 'run_report']
 
 # %% ../../nbs/203_research.report.ipynb #05efe8cb
 import hashlib, json, math, os, platform, re
@@ -131,8 +131,21 @@ def check_files(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         raise ValueError('-p labels belongs to a real log: give -p log database as well')
 
 # %% ../../nbs/203_research.report.ipynb #346af582
+_CONTROL = '*Here the notebook has controls: open it in JupyterLab.*'
+
+def without_controls(cell: Any) -> Any:
+    "A cell with a sentence in the place of its widgets, and without its JavaScript."
+    kept = []
+    for output in cell.get('outputs', []):
+        kinds = set(output.get('data', {}))
+        if 'application/vnd.jupyter.widget-view+json' in kinds: output['data'] = {'text/markdown': _CONTROL}
+        if 'application/javascript' not in kinds: kept.append(output)
+    if 'outputs' in cell: cell['outputs'] = kept
+    return cell
+
 def to_markdown(notebook: Path, out: Path) -> Path:
     "`report.md` and its pictures from an executed notebook; code is left out."
+    import nbformat
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
 
@@ -144,7 +157,9 @@ def to_markdown(notebook: Path, out: Path) -> Path:
             },
         }
     )
-    body, resources = MarkdownExporter(config=config).from_filename(str(notebook))
+    book = nbformat.read(str(notebook), 4)
+    book.cells = [without_controls(cell) for cell in book.cells]
+    body, resources = MarkdownExporter(config=config).from_notebook_node(book)
     for old in out.glob('figure_*'): old.unlink()
     for name, data in resources.get('outputs', {}).items():
         if name in body: (out/name).write_bytes(data)  # a picture is offered as JPEG too, and shown once
@@ -152,6 +167,7 @@ def to_markdown(notebook: Path, out: Path) -> Path:
     path.write_text('\n'.join(line.rstrip() for line in body.strip().splitlines()) + '\n', encoding='utf-8')
     return path
 
+# %% ../../nbs/203_research.report.ipynb #19f3ba7e
 def to_html(notebook: Path, out: Path) -> Path:
     "`report.html`, pictures inside."
     from nbconvert import HTMLExporter

@@ -31,6 +31,7 @@ class Study(NamedTuple):
     title: str
     found: str
     asked: str
+    most: int = 1000   # runs that are enough
 
 def kept_counts(file: Path) -> dict[str, dict[str, float]]:
     "Counts by study, as far as they have come."
@@ -52,7 +53,7 @@ def run_studies(studies: Mapping[str, Study], file: Path | str,
     path = Path(file)
     for name, study in studies.items():
         done = int(kept_counts(path).get(name, {}).get('chunks', 0))
-        for seed in range(done, -(-runs//CHUNK)): add_counts(path, name, study.run(seed))
+        for seed in range(done, -(-min(runs, study.most)//CHUNK)): add_counts(path, name, study.run(seed))
     return kept_counts(path)
 
 # %% ../../nbs/237_research.studies.ipynb #868a56f4

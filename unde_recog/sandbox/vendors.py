@@ -309,10 +309,13 @@ class SimulatedTexts:
 
 
 # %% ../../nbs/171_sandbox.vendors.ipynb #a0968114
+_WIDTHS = {'text-embedding-3-small': 1536}
+
 def embeddings_answer(texts: SimulatedTexts, body: Mapping[str, Any]) -> dict[str, Any]:
     "An answer of `POST /v1/embeddings`. Raises `ValueError` for a request that would be refused."
     given = [body['input']] if isinstance(body['input'], str) else list(body['input'])
-    dims, counts = int(body.get('dimensions') or texts.dims), [max(1, len(t)//4) for t in given]
+    wide = _WIDTHS.get(str(body.get('model')), texts.dims)
+    dims, counts = int(body.get('dimensions') or wide), [max(1, len(t.encode())//4) for t in given]
     if not given or len(given) > 2048: raise ValueError(f'{len(given)} inputs: 1 to 2048 are allowed')
     if max(counts) > texts.limit: raise ValueError(f'an input has more than {texts.limit} tokens')
     texts.asked.update(given)

@@ -56,7 +56,7 @@ def primary_of(settings: Settings, db: Databases, version: Version, pool: Worker
                role: str = 'app') -> Any:
     "The primary retriever over a version of the index, with its model here or behind EMBEDDER_URL."
     from unde_recog.embedder import embedder_for
-    from unde_recog.evidence import load_evidence
+    from unde_recog.session import evidence_for, warn_without_thresholds
     from unde_recog.web.pools import PooledRetriever
     from unde_recog.vendors.remote import RemoteEmbedder
     if settings.EMBEDDER_URL and role not in ('embedder', 'embed-batch'):
@@ -66,7 +66,9 @@ def primary_of(settings: Settings, db: Databases, version: Version, pool: Worker
         threads = max(1, cores()//pool.threads)
         embedder = embedder_for(version.version, version.model, settings=settings, preset=preset,
                                 threads=threads)
-    return PooledRetriever(db, embedder, version.version, pool, evidence=load_evidence())
+    warn_without_thresholds(settings, embedder.card)
+    evidence = evidence_for(embedder.card, settings)
+    return PooledRetriever(db, embedder, version.version, pool, evidence=evidence)
 
 # %% ../../nbs/270_web.lifecycle.ipynb #5957c35e
 def live_parts(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSP', 'HEADERS', 'access', 'LARGEST_TEXT', 'too_large', 'Body', 'who_asked', 'count_answer', 'with_headers',
-           'header_of', 'HeadAsGet', 'body_limit', 'HttpMiddleware']
+           'header_of', 'HeadAsGet', 'UnderPath', 'body_limit', 'HttpMiddleware']
 
 # %% ../../nbs/280_web.middleware.ipynb #db890bce
 import asyncio, logging, re, time, uuid
@@ -102,7 +102,21 @@ class HeadAsGet:
         async def without_body(message: Message) -> None:
             if message['type'] == 'http.response.body': message = {**message, 'body': b''}
             await send(message)
-        await self.app({**scope, 'method': 'GET'}, receive, without_body)
+        asked = {**scope, 'method': 'GET'}
+        try: await self.app(asked, receive, without_body)
+        finally: scope.update({k: asked[k] for k in ('route', 'unde_caller') if k in asked})  # for the log
+
+# %% ../../nbs/280_web.middleware.ipynb #eb8ced20
+class UnderPath:
+    "ASGI: an address under `root` is the same as without it."
+    def __init__(self, app: ASGIApp, root: str): self.app, self.root = app, root.rstrip('/')
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get('path', '')
+        if self.root and path.startswith(self.root + '/'):
+            raw = scope.get('raw_path', path.encode()).removeprefix(self.root.encode())
+            scope = {**scope, 'path': path.removeprefix(self.root), 'raw_path': raw}
+        await self.app(scope, receive, send)
 
 # %% ../../nbs/280_web.middleware.ipynb #3719dc72
 LARGEST_TEXT = 1_000_000  # of a body that is no upload: it is held in memory as a whole

@@ -166,7 +166,8 @@ _OF_REQUEST = (
     'created_at',
 )
 
-_REQUEST = f"select {', '.join(_OF_REQUEST)} from recognition_requests where id = %s"
+_ON_LIST = 'exists (select from labelling_list l where l.request_id = r.id) as listed'
+_REQUEST = f"select {', '.join(_OF_REQUEST)}, {_ON_LIST} from recognition_requests r where id = %s"
 _ITEMS = 'select * from recognition_items where request_id = %s order by item_index'
 
 def read_trail(db: Databases, request_id: uuid.UUID) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:

@@ -32,6 +32,7 @@ from ..models.registry import get_card, is_available, model_file
 from ..rerank import to_match
 from ..search import VectorSpaceError, asearch
 from ..settings import Settings
+from ..vendors.text_source import TextSource
 from .catalogue import ERRORS, NOT_FOUND, Brand, ExternalId, clean_id
 from .inputs import boxes_of, read_input
 from .metrics import StateCollector
@@ -75,13 +76,14 @@ class SearchTools:
     words: WordIndex
     likeness: Likeness
     models: LoadedModels[Any]
+    texts: TextSource
 
 def search_tools(settings: Settings) -> SearchTools:
     "The tools for `settings`; nothing is loaded yet."
     load = lambda name: load_embedder(name, settings=settings, threads=1)
     models = LoadedModels(load, lambda name: model_bytes(name, settings), MODEL_BUDGET)
     likeness = Likeness(settings.BLEND_EMBEDDING_VERSION)
-    return SearchTools(WordIndex(settings.SEARCH_LANGUAGE), likeness, models)
+    return SearchTools(WordIndex(settings.SEARCH_LANGUAGE), likeness, models, TextSource(settings))
 
 def model_readings(models: LoadedModels[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     "(gauges, counters) of the models that are loaded on demand, for `StateCollector`."
@@ -201,7 +203,11 @@ async def by_text(
     seen = await state.engine.call(tower) if state.engine.ready is not None else None
     if seen is None: seen = await state.small.run(by_other_tower, state, tools, hits.asked, depth)
     found = blend(hits.candidates, seen[1]) if seen else list(hits.candidates)
-    said = f'{seen[0]} and words' if seen else 'words'
+    spoke = [seen[0]] if seen else []
+    if near := await tools.texts.search(state.engine.db, hits.asked, depth):
+        found = blend(found, near.candidates, share=1 - state.settings.TEXT_VECTOR_WEIGHT)
+        spoke.append(near.version)
+    said = ' and '.join([*spoke, 'words'])
     return search_result(said, await state.small.run(as_matches, state, found, mall, k), hits.corrected)
 
 # %% ../../nbs/279_web.search.ipynb #eb961a52
