@@ -99,13 +99,13 @@ def models_export(name: str, checkpoint: Path) -> None:
         card_of_export(card, folder)
 
 # %% ../../nbs/344_commands.models.ipynb #215af142
-VariantId = Annotated[str, typer.Argument(help='MODEL:fused, MODEL:int8 or MODEL:openvino; MODEL alone: all.')]
+VariantId = Annotated[str, typer.Argument(help='MODEL:fused, :int8 or :openvino; MODEL alone: all.')]
 PhotoFolder = Annotated[Path | None, typer.Option(
     '--photos', help='A folder of photos like those to come (default: drawn ones).'
 )]
 
 def sample_photos(folder: Path | None, count: int = 64) -> list[Any]:
-    "RGB photos of a folder, spread over it, or drawn ones. Raises `ValueError` for a folder without any."
+    "RGB photos of a folder, spread over it, or drawn ones. Raises `ValueError` without any."
     from unde_recog.media.storage import load_image
     from unde_recog.wardrobe.world import World
     if folder is None:

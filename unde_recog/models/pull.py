@@ -254,7 +254,7 @@ def keep_calibration(before: ModelCard | None, card: ModelCard, settings: Settin
 
 # %% ../../nbs/084_models.pull.ipynb #03d0afaf
 def drop_variants(folder: Path) -> list[str]:
-    "Remove the faster variants (087) in a model's folder, as its weights have changed; → their names."
+    "Remove the variants in a model's folder, as its weights have changed; → their names."
     gone = []
     for path in sorted(folder.glob('card-*.json')):
         card = ModelCard.model_validate_json(path.read_text('utf-8'))
