@@ -138,7 +138,8 @@ def test_other_weights_take_the_variants_with_them(home):
 def test_a_variant_that_breaks_its_promise_leaves_nothing(home, monkeypatch):
     from unde_recog.models import variants
     monkeypatch.setattr(variants, 'mean_cosine', lambda a, b: (.9, .8))
-    with pytest.raises(ModelUnavailable, match='mean cosine'): make_variant('fashionclip-2.0:int8', home, prepare)
+    with pytest.raises(ModelUnavailable, match='mean cosine'):
+        make_variant('fashionclip-2.0:int8', home, prepare)
     left = {p.name for p in (models_dir(home)/'fashionclip-2.0').iterdir()}
     assert left == {'image.onnx', 'card.json'}
 

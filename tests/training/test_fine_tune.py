@@ -87,8 +87,8 @@ def test_places_by_brute_force():
 def test_the_report_at_one_per_cent(tmp_path, monkeypatch):
     monkeypatch.setenv('UNDE_DATA_DIR', str(tmp_path/'home'))
     out = run_report('fine_tune', {
-        'photos': 'drawn', 'skus': '10', 'scenes': '3', 'steps': '2', 'garments': '4', 'height': '48', 'drawn': '6',
-        'threads': '1', 'name': 'drawn-shop', 'run': str(tmp_path/'run'),
+        'photos': 'drawn', 'skus': '10', 'scenes': '3', 'steps': '2', 'garments': '4',
+        'height': '48', 'drawn': '6', 'threads': '1', 'name': 'drawn-shop', 'run': str(tmp_path/'run'),
     }, tmp_path)
     found = json.loads((out/'metrics.json').read_text())
     assert {'over untuned, as it is', 'over shipped, as it is'} == set(found['gain']) and found['queries'] > 0

@@ -163,7 +163,8 @@ def fit_known(known: Known, garment: Sequence[str], seed: int = 0) -> Halves:
     keys = [str(k) for k in np.asarray(garment)[known.row]]
     config = TrainConfig(copies=len(known.lights), seed=seed)
     found = fit(known.plain, keys, known.lights, config)
-    return found._replace(colours=widened(found.colours, config.colours), seen=widened(found.seen, config.seen))
+    colours, seen = widened(found.colours, config.colours), widened(found.seen, config.seen)
+    return found._replace(colours=colours, seen=seen)
 
 def own_places(
     questions: np.ndarray,
@@ -264,7 +265,7 @@ def register(made: FineTuned, name: str, settings: Settings, *, about: str,
     digest, base = sha256_of(part), cards()[DEFAULT_MODEL]
     file = ModelFile(name=f'{name}-{digest[:8]}.onnx', sha256=digest, bytes=part.stat().st_size)
     os.replace(part, folder/file.name)
-    card = ModelCard(
+    fields: dict[str, Any] = dict(
         name=name,
         revision=digest[:8],
         title=f'{base.name}, fine-tuned: {about}',
@@ -278,6 +279,7 @@ def register(made: FineTuned, name: str, settings: Settings, *, about: str,
         limits='fitted on one shop; thresholds are not calibrated: unde-recog report calibrate_model',
         not_for=base.not_for,
     )
+    card = ModelCard(**fields)
     (folder/'card.json').write_text(card.model_dump_json(indent=2, exclude_defaults=True), 'utf-8')
     for old in folder.glob(f'{name}-*.onnx'):
         if old.name != file.name: old.unlink()
