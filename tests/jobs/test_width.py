@@ -199,3 +199,17 @@ def test_older_vectors_of_another_width(shop, monkeypatch):
         report = import_vectors(db, shop.url, ids, model=card.name, table='older384')
         with db.connect('vectors') as conn: width = stored_width(conn, report.version)
     assert (report.written, report.unusable, width) == (4, 1, 384)
+
+
+def test_words_by_a_wide_version_beside_the_one_that_answers_photos(shop, monkeypatch):
+    from types import SimpleNamespace
+
+    from unde_recog.web import search as web
+    wide = build(shop, 768).version
+    monkeypatch.setattr(web, 'READERS', (shop.cards[768].name,))
+    with shop.db() as db:
+        with db.connect('vectors') as conn:
+            use_version(conn, next(v.version for v in list_versions(conn) if v.dims == 512))
+        state = SimpleNamespace(engine=SimpleNamespace(db=db), settings=shop.settings())
+        version, found = web.by_other_tower(state, web.search_tools(state.settings), 'navy coat', 5)
+    assert version == wide and len(found) == 5

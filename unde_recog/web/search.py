@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['READERS', 'MODEL_BUDGET', 'Limit', 'Words', 'AlsoWords', 'MallName', 'SearchResult', 'search_result', 'model_bytes',
            'SearchTools', 'search_tools', 'model_readings', 'similar', 'in_mall', 'as_matches', 'primary_search',
-           'ranked_by_words', 'by_image', 'by_primary_tower', 'by_other_tower', 'by_text', 'similar_route',
-           'search_routes']
+           'ranked_by_words', 'by_image', 'by_primary_tower', 'by_other_tower', 'version_beside', 'by_text',
+           'similar_route', 'search_routes']
 
 # %% ../../nbs/279_web.search.ipynb #c87c5cd4
 import asyncio, uuid
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-# %% ../../nbs/279_web.search.ipynb #fa141483
+# %% ../../nbs/279_web.search.ipynb #08225925
 import psycopg
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
@@ -26,11 +26,12 @@ from ..detect import given_items
 from ..embedder import load_embedder
 from ..media.images import full_size
 from ..db.database import run
+from ..db.versions import list_versions
 from ..likeness import Likeness, near_vector, version_of
 from ..models.loaded import LoadedModels
 from ..models.registry import get_card, is_available, model_file
 from ..rerank import to_match
-from ..search import VectorSpaceError, asearch
+from ..search import VectorSpaceError, asearch, layout_query, parse_layout, search
 from ..settings import Settings
 from ..vendors.text_source import TextSource
 from .catalogue import ERRORS, NOT_FOUND, Brand, ExternalId, clean_id
@@ -183,12 +184,21 @@ def by_other_tower(
     "The same by an index that a model that reads words has made beside the primary; None without."
     with state.engine.db.connect('vectors') as conn:
         for name in READERS:
-            of = version_of(conn, name)
-            if of is None or not is_available(get_card(name, state.settings), state.settings): continue
+            of, beside = version_of(conn, name), version_beside(conn, name)
+            if not (of or beside): continue
+            if not is_available(get_card(name, state.settings), state.settings): continue
             embedder = tools.models.get(name)
-            if embedder.model_version != of[1] or not hasattr(embedder, 'embed_text'): continue
-            return of[1], near_vector(conn, of, embedder.embed_text([words])[0], k)
+            if not hasattr(embedder, 'embed_text'): continue
+            vector = embedder.embed_text([words])[0]
+            if of and embedder.model_version == of[1]: return of[1], near_vector(conn, of, vector, k)
+            if beside and embedder.model_version == beside:
+                layout = parse_layout(beside, run(conn, layout_query(beside)))
+                return beside, search(conn, vector, k, layout=layout)
     return None
+
+def version_beside(conn: psycopg.Connection, model: str) -> str | None:
+    "A complete version of a model in the index of photos, whoever reads it; None without."
+    return next((v.version for v in list_versions(conn) if v.model == model and v.complete), None)
 
 # %% ../../nbs/279_web.search.ipynb #63f303df
 async def by_text(
