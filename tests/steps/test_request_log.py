@@ -386,6 +386,11 @@ def killed_with(folder, rows, noted=()):
     assert process.exitcode == -9
 
 
+def test_a_row_that_a_full_disk_does_not_take_is_counted(db, tmp_path):
+    with RequestLog(db, journal=Journal(tmp_path, limit=10)) as log: log.put(request(item(0)))
+    assert (log.unkept, log.written, log.lost) == (1, 1, 0)
+
+
 def test_rows_of_a_killed_process_are_written_by_the_next(db, tmp_path):
     rows = [request(full(0), item(1)) for _ in range(20)]
     early = replace(rows[0], items=[item(0)])
