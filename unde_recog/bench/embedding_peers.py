@@ -82,7 +82,7 @@ def peer_fashion_clip(folder: Path) -> Peer:
         rows = [{'pixel_values': prepare(im)} for im in _rgb(paths)]
         out = []
         with torch.no_grad():
-            for batch in DataLoader(rows, batch_size=32):
+            for batch in DataLoader(rows, batch_size=32):  # type: ignore[arg-type]
                 out.append(model.get_image_features(**batch))
         return out
     return pixels, photos

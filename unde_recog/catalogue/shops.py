@@ -285,11 +285,8 @@ def _shopify_photos(rows: Sequence[Mapping[str, str]], own: Sequence[str], other
         at = row.get('Image Position') or ''
         return float(at) if at.replace('.', '', 1).isdecimal() else 999.
     placed = [(place(r), r['Image Src']) for r in rows if r.get('Image Src')]
-    return list(
-        dict.fromkeys(
-            [*own, *(url for _, url in sorted(placed, key=lambda p: p[0]) if url not in others)]
-        )
-    )
+    free = [url for _, url in sorted(placed, key=lambda p: p[0]) if url not in others]
+    return list(dict.fromkeys([*own, *free]))
 
 # %% ../../nbs/053_catalogue.shops.ipynb #e4b0da80
 class _Variant(NamedTuple):
@@ -373,8 +370,8 @@ def _parts(text: str, signs: str = ',') -> list[str]:
     return [p.strip().replace('\\,', ',') for p in parts if p.strip()]
 
 def _woo_photos(*rows: Mapping[str, str]) -> list[str]:
-    found = [p.strip() for r in rows for p in split_addresses(r.get('Images', ''))]
-    return list(dict.fromkeys(p for p in found if p))
+    found = (p.strip() for r in rows for p in split_addresses(r.get('Images', '')))
+    return list(dict.fromkeys(filter(None, found)))
 
 # %% ../../nbs/053_catalogue.shops.ipynb #b93c1d97
 def _woo_price(row: Mapping[str, str]) -> str:

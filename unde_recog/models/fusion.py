@@ -279,10 +279,11 @@ class FirstToken:
             self.passed += 1
             return emit(net, found, heads, self.slice(found.before))
         node = net.producer.get(tensor)
-        per_token = node is not None and (node.op_type in _TOKENWISE or node.op_type == 'MatMul'
-            and node.input[1] in net.constants)
-        if not per_token or any(net.constants[i].ndim > (2 if node.op_type == 'MatMul' else 1)
-                                for i in node.input if i in net.constants): return self.slice(tensor)
+        if node is None: return self.slice(tensor)
+        by_weights = node.op_type == 'MatMul' and node.input[1] in net.constants
+        if not (by_weights or node.op_type in _TOKENWISE): return self.slice(tensor)
+        fixed = (net.constants[i] for i in node.input if i in net.constants)
+        if any(x.ndim > (2 if by_weights else 1) for x in fixed): return self.slice(tensor)
         how = {a.name: net.onnx.helper.get_attribute_value(a) for a in node.attribute}
         inputs = [i if i in net.constants else self.of(i) for i in node.input]
         return net.node(node.op_type, inputs, **how)[0]

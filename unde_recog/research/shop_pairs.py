@@ -67,7 +67,7 @@ def confirmed_finds(
     items: pd.DataFrame,
     labels: pd.DataFrame,
     catalogue: pd.DataFrame,
-) -> tuple[pd.DataFrame, dict[str, tuple[str, tuple[int, ...]]]]:
+) -> tuple[pd.DataFrame, dict[str, tuple[str, tuple[int, int, int, int]]]]:
     """(rows, {photo: (address, box)}) of the garments whose right product is in `catalogue`.
 
     `photo` is a name, `request#item`: the picture is the box of the address."""
@@ -87,7 +87,7 @@ def confirmed_finds(
 # %% ../../nbs/251_research.shop_pairs.ipynb #afe560e3
 def picture_reader(
     pairs: pd.DataFrame,
-    cuts: dict[str, tuple[str, tuple[int, ...]]] | None = None,
+    cuts: dict[str, tuple[str, tuple[int, int, int, int]]] | None = None,
     *,
     storage: Storage | None = None,
     alone: bool = True,

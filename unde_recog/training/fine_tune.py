@@ -43,7 +43,7 @@ class Shop(NamedTuple):
     family: np.ndarray
     pictures: Callable[[int], Sequence[Image.Image]]
 
-    def views(self, rows: Sequence[int]) -> Iterator[View]:
+    def views(self, rows: Sequence[int] | np.ndarray) -> Iterator[View]:
         "The pictures of some rows as `View`."
         for i in rows:
             for im in self.pictures(i): yield View(im, str(self.garment[i]), str(self.family[i]))
@@ -117,7 +117,7 @@ class Known(NamedTuple):
 
 See = Callable[[np.ndarray], np.ndarray]  # pixels [n, 3, h, w] → features [n, 1488]
 
-def know(shop: Shop, rows: Sequence[int], see: See, config: FineTuning) -> Known:
+def know(shop: Shop, rows: Sequence[int] | np.ndarray, see: See, config: FineTuning) -> Known:
     "Features of the pictures of some rows."
     pictures, row, whole = [], [], []
     for i in rows:
@@ -135,7 +135,8 @@ def know(shop: Shop, rows: Sequence[int], see: See, config: FineTuning) -> Known
     return Known(raw(pictures), lights, np.array(row), np.array(whole))
 
 # %% ../../nbs/191_training.fine_tune.ipynb #924e2324
-def know_all(shop: Shop, rows: Sequence[int], see: See, folder: Path, *, config: FineTuning) -> Known:
+def know_all(shop: Shop, rows: Sequence[int] | np.ndarray, see: See, folder: Path, *,
+             config: FineTuning) -> Known:
     "`know`, a file every hundred photos, so that a run which is stopped goes on."
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -158,7 +159,7 @@ def widened(half: Half, dims: int) -> Half:
     lacking = dims - half.matrix.shape[1]
     return half._replace(matrix=np.pad(half.matrix, ((0, 0), (0, lacking))) if lacking > 0 else half.matrix)
 
-def fit_known(known: Known, garment: Sequence[str], seed: int = 0) -> Halves:
+def fit_known(known: Known, garment: Sequence[str] | np.ndarray, seed: int = 0) -> Halves:
     "Both matrices from the pictures of some garments."
     keys = [str(k) for k in np.asarray(garment)[known.row]]
     config = TrainConfig(copies=len(known.lights), seed=seed)
