@@ -14,6 +14,7 @@ from PIL import Image
 
 from unde_recog.catalogue.imports import import_products
 from unde_recog.embedder import load_embedder
+from unde_recog.db.versions import try_version, use_version, version_on_trial
 from unde_recog.media.images import image_hash, to_jpeg
 from unde_recog.jobs.hnsw import brand_counts, build_index
 from unde_recog.jobs.index import index_catalogue
@@ -266,6 +267,22 @@ class CountingStorage(FolderStorage):
     def get(self, key):
         self.got.append(key)
         return super().get(key)
+
+
+def test_a_new_version_waits_if_told_to(db, tmp_path, embedder):
+    storage = shop(db, tmp_path, products=10, photos=1)
+    first = index_catalogue(db, embedder, storage=storage)
+    other = load_embedder('classical-colour-shape', 'batch')
+    waiting = index_catalogue(db, other, storage=storage, wait=True)
+    assert not waiting.partial and waiting.in_force == first.version
+    with db.connect('vectors') as conn:
+        assert try_version(conn, waiting.version).version == waiting.version
+        assert version_on_trial(conn).version == waiting.version
+    again = index_catalogue(db, other, storage=storage, wait=True)   # an update changes nothing of that
+    assert again.in_force == first.version
+    assert index_catalogue(db, embedder, storage=storage).in_force == first.version
+    with db.connect('vectors') as conn: use_version(conn, waiting.version)
+    assert index_catalogue(db, embedder, storage=storage).in_force == waiting.version
 
 
 def test_a_fetched_photo_is_read_again_only_if_it_has_changed(db, tmp_path, embedder):

@@ -106,8 +106,8 @@ def is_part(versions: Sequence[StoredVersion], version: str, *, limited: bool, c
     return was_part if limited else covered < in_force_covers
 
 # %% ../../nbs/027_db.versions.ipynb #8b8d5a5c
-_CHOOSE = """insert into version_choices (namespace, version, action, chosen_by, reason)
-             values (%s, %s, %s, %s, %s)"""
+_CHOOSE = """insert into version_choices (namespace, version, action, chosen_by, reason, chosen_at)
+             values (%s, %s, %s, %s, %s, clock_timestamp())"""
 
 class VersionError(ValueError):
     "A version that cannot be chosen or dropped; the message says why."

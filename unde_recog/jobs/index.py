@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -191,6 +192,7 @@ class IndexOptions:
     global_from: int = GLOBAL_FROM
     brand_from: int = BRAND_FROM
     sample: float = 1.  # share of the products
+    wait: bool = False  # queries stay with the version that they read
     tried_since: float | None = None  # photos that failed since then, in seconds since 1970, stay failed
 
     @property
@@ -293,7 +295,7 @@ def index_catalogue(
         _bring_up(writer, photos, products, brands, how=how, refresh=refresh)
         sizes = how.global_from, how.brand_from
         limited = brands is not None or how.sample < 1
-        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=limited)
+        finalize_version(conn, report, photos, namespace, sizes=sizes, limited=limited, wait=how.wait)
         report.seconds = time.monotonic() - started
         return report
 
@@ -332,9 +334,10 @@ def finalize_version(
     *,
     sizes: tuple[int, int] = (GLOBAL_FROM, BRAND_FROM),
     limited: bool = False,
+    wait: bool = False,
 ) -> None:
     """Build what indexes are due, count coverage, decide whether it is a part, mark the version
-    complete."""
+    complete. `wait`: queries stay with the version that they read."""
     counts, keys = brand_counts(conn, report.version), {p.key for p in photos}
     if not counts: raise nothing_embedded(report)
     report.shared = mark_shared(conn, report.version)
@@ -347,7 +350,11 @@ def finalize_version(
     report.with_vector = _covered(conn, report.version, keys)
     why = decide_part(conn, report, keys, namespace, limited=limited)
     facts = {k: v for k, v in asdict(report).items() if k != 'seconds'}
-    mark_complete(conn, namespace, report.version, facts, brands=counts, partial=report.partial)
+    before = version_in_force(list_versions(conn, namespace))
+    stays = before if wait and why else None
+    with conn.transaction() if stays else nullcontext():  # no reader sees one without the other
+        mark_complete(conn, namespace, report.version, facts, brands=counts, partial=report.partial)
+        if stays: use_version(conn, stays.version, reason=f'{report.version} waits', namespace=namespace)
     now = version_in_force(list_versions(conn, namespace))
     report.in_force = now.version if now else None
     if why and report.in_force == report.version and not report.partial:

@@ -40,6 +40,7 @@ class IndexJobOptions(BrandOptions):
     refresh: bool | None = option(None, 'Read photos again whose address is known.')
     allow_shrink: bool = option(False, 'Take away more of the index than INDEX_SHRINK_LIMIT.')
     sample: float = option(1., 'Share of the products: a part, to compare a new model by.')
+    wait: bool = option(False, 'Leave queries with the version that they read, until `versions use`.')
     processes: int = option(1, 'Processes of this machine that embed side by side.')
     queue: bool = option(False, 'Embed by the workers of the queue embedding-sync.')
     shards: int = option(32, 'Pieces of work, where several processes embed.')
@@ -147,7 +148,7 @@ def run_index(context: JobContext) -> JobReport:
     if for_products(context, embedder.card): return index_report(index_items(context.db, embedder, **options))
     started = time.monotonic()
     since, rows = spread_shards(context, embedder)
-    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample}
+    options |= {'refresh': chosen.refresh, 'tried_since': since, 'sample': chosen.sample, 'wait': chosen.wait}
     report = index_catalogue(context.db, embedder, **options)
     report.embedded, report.unchanged = report.embedded + rows, report.unchanged - rows
     report.seconds = time.monotonic() - started
