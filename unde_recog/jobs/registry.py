@@ -37,7 +37,8 @@ JOBS: dict[str, JobEntry] = {
         'unde_recog.jobs.texts', 'Embed product texts that are new or have changed.', '15 3 * * *'
     ),
     'progressive': JobEntry(
-        'unde_recog.jobs.progressive', 'Give products that people doubt more paid photos.', '30 3 * * 1'
+        'unde_recog.jobs.progressive', 'Plan more paid photos of products with low rerank scores.',
+        '30 3 * * 1',
     ),
     'booster': JobEntry(
         'unde_recog.jobs.booster', 'Bring the paid collection in line with the catalogue.', '0 4 * * *'

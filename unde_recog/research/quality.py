@@ -255,11 +255,11 @@ def check_text(c: Check) -> dict[str, Any]:
         'alert': c.name,
         'state': c.state,
         'value': number(c.value),
-        'rings': f'{c.bad} {number(c.limit)}',
+        'alert if': f'{c.bad} {number(c.limit)}',
         'since': c.since or '',
         'items': c.items,
         'photos': c.photos,
-        'worth': f'{c.n_eff:.0f}',
+        'effective n': f'{c.n_eff:.0f}',
         'false alarms': '' if c.false_alarm != c.false_alarm else f'{c.false_alarm:.1%}',
         'p': '' if c.p != c.p else f'{c.p:.3f}',
     }
@@ -380,10 +380,10 @@ def parse_span(text: str) -> tuple[datetime, datetime]:
 STATES = {'ok': 0, 'watch': 0, 'yellow': 1, 'red': 2, 'cannot tell': 3, 'no data': 3}
 _FAMILIES = (
     ('value', 'What the alert looks at.', lambda c: c.value),
-    ('limit', 'Where it rings.', lambda c: c.limit),
-    ('state', '0 fine or watched, 1 yellow, 2 red, 3 cannot be told.', lambda c: STATES[c.state]),
+    ('limit', 'The limit of the alert.', lambda c: c.limit),
+    ('state', '0 fine or watched, 1 yellow, 2 red, 3 unknown.', lambda c: STATES[c.state]),
     ('effective_items', 'Independent items in the window.', lambda c: c.n_eff),
-    ('false_alarm_rate', 'Chance of ringing if all were healthy.', lambda c: c.false_alarm),
+    ('false_alarm_rate', 'Chance of an alert if all were healthy.', lambda c: c.false_alarm),
 )
 
 def quality_metrics_text(found: Quality) -> str:
