@@ -189,6 +189,8 @@ def _readings(sample: bytes) -> dict[str, str]:
         if _asian(sample, page): ranked[page] = 2, sample.decode(page)
     best = max((rank for rank, _ in ranked.values()), default=0)
     found = {page: text for page, (rank, text) in ranked.items() if rank == best}
+    # a Mac's capitals are signs in cp1251, so that its texts are seldom plausible there
+    if 'cp1251' in found: found.pop('mac_cyrillic', None)
     share = {page: _cyrillic(text) for page, text in found.items() if _cyrillic(text)}
     if len(share) > 1:
         top = max(share.values())

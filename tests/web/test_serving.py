@@ -1675,7 +1675,7 @@ def test_embedder_contract(shop):
             and len(result['vector']) == 512
             and abs(sum(v * v for v in result['vector']) - 1) < 1e-4
         )
-        (version,), = shop.log("select version from embedding_versions where status = 'complete'")
+        (version,), = shop.log("select version from embedding_versions where namespace = 'default'")
         assert result['model_version'] == version
 
 

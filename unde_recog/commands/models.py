@@ -174,6 +174,7 @@ def models_bench(name: ModelId, photos: PhotoFolder = None, seconds: BenchSecond
         names = [base.name, *(n for n in pulled_cards(settings) if n.startswith(base.name + ':'))]
         columns = [f'{n}: images/s (p50 / p95 ms)' for n in (1, 8, 32)]
         table = plain_table(['model', 'on', 'start s', 'MB', *columns, 'cosine mean / least'])
+        for column in table.columns[:2]: column.no_wrap = True
         images = sample_photos(photos, 32)
         for each in names:
             speed, vectors = measure_model(bench_loader(each, settings), each, images, seconds=seconds,
