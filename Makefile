@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/unde-recog demo --out demo-out
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n2 --dist loadfile
+	$(BIN)/python -m pytest -n3 --dist loadfile
 
 lab: $(VENV)/.dev
 	$(BIN)/jupyter lab nbs

@@ -482,7 +482,7 @@ def test_to_rgb_knows_every_mode_of_pillow(mode): assert to_rgb(Image.new(mode, 
 
 
 CASES = Path(os.environ.get('UNDE_CASES', 'shared/cases')) / 'img'
-if not CASES.is_dir(): CASES = Path(__file__).parents[4] / 'shared' / 'cases' / 'img'
+if not CASES.is_dir(): CASES = Path(__file__).parents[3] / 'shared' / 'cases' / 'img'
 
 
 @pytest.mark.parametrize(
