@@ -3147,6 +3147,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'unde_recog/queue/worker.py'),
                                          'unde_recog.queue.worker.serve_metrics': ( 'queue.worker.html#serve_metrics',
                                                                                     'unde_recog/queue/worker.py'),
+                                         'unde_recog.queue.worker.store_result': ( 'queue.worker.html#store_result',
+                                                                                   'unde_recog/queue/worker.py'),
                                          'unde_recog.queue.worker.transport_of': ( 'queue.worker.html#transport_of',
                                                                                    'unde_recog/queue/worker.py'),
                                          'unde_recog.queue.worker.wait_written': ( 'queue.worker.html#wait_written',

@@ -367,11 +367,11 @@ class Worker:
     """A whole Celery worker, parent and child. What its dead predecessor held comes back after
     some seconds here; as deployed, after a minute and a half."""
 
-    def __init__(self, shop, broker, **env):
+    def __init__(self, shop, broker, soft=25, **env):
         (shop.folder / 'hasty.py').write_text(
             "from unde_recog.queue.worker import make_celery\ncelery_app = "
             "make_celery()\ncelery_app.conf.broker_transport_options.update(visibility_timeout=4, "
-            "unacked_restore_interval=2)\n"
+            f"unacked_restore_interval=2)\ncelery_app.conf.task_soft_time_limit = {soft}\n"
         )
         self.cwd, self.env = (
             shop.folder,
@@ -471,6 +471,25 @@ def test_redis_killed_while_tasks_wait(shop, tmp_path, persistent):
             broker.start()
             queue.close()
             queue = queue_of(broker)  # Celery's consumer of results may have given its client up
+            answers = [Answer.model_validate(queue.AsyncResult(t).get(timeout=60)) for t in tasks]
+        assert [a.request_id for a in answers] == tasks and rows_of(shop, tasks) == Counter(tasks)
+        queue.close()
+
+
+@pytest.mark.usefixtures('tools')
+def test_redis_away_for_longer_than_a_task_may_take(shop, tmp_path):
+    """The answer whose result could not be stored in time is not a failure: the task comes back, and
+    finds the answer that was kept."""
+    with Redis(tmp_path, True) as broker:
+        queue = queue_of(broker)
+        tasks = [send(queue, shop, n % 6) for n in range(6)]
+        with Worker(shop, broker, soft=2):
+            eventually(lambda: len(rows_of(shop, tasks)) >= 2)
+            broker.kill()
+            time.sleep(4)
+            broker.start()
+            queue.close()
+            queue = queue_of(broker)
             answers = [Answer.model_validate(queue.AsyncResult(t).get(timeout=60)) for t in tasks]
         assert [a.request_id for a in answers] == tasks and rows_of(shop, tasks) == Counter(tasks)
         queue.close()

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 # %% auto #0
 __all__ = ['QUEUE', 'SOFT', 'HARD', 'Opener', 'log', 'request_id', 'wait_written', 'recognize_once', 'transport_of',
            'celery_settings', 'answer_task', 'ready_session', 'worker_opener', 'serve_metrics', 'watch_worker',
-           'add_task', 'make_celery']
+           'store_result', 'add_task', 'make_celery']
 
 # %% ../../nbs/311_queue.worker.ipynb #776d790e
 from ..contracts import Answer
@@ -166,15 +166,27 @@ def watch_worker(settings: Settings) -> None:
     setup_logging.connect(as_json, weak=False)
     worker_init.connect(metrics, weak=False)
 
+# %% ../../nbs/311_queue.worker.ipynb #75f7b1d4
+def store_result(task: Any, result: dict[str, Any]) -> None:
+    "Store the result of the running `task` in place of Celery. Raises `Reject` when the time limit cuts it off."
+    from celery.exceptions import Reject, SoftTimeLimitExceeded
+    request = task.request
+    if request.called_directly or request.is_eager or request.ignore_result: return
+    try: task.backend.store_result(request.id, result, 'SUCCESS', request=request)
+    except SoftTimeLimitExceeded as e: raise Reject(e, requeue=True) from None
+    request.ignore_result = True  # it is stored: Celery need not
+
 # %% ../../nbs/311_queue.worker.ipynb #46973820
 def add_task(app: Celery, open_session: Opener) -> None:
     "The task `recognize_photo`; `open_session` is called for each, and gives the one that is open."
     def recognize_photo(self: Any, photo_url: str, user_id: str | None = None,
                         user_mall: str | None = None) -> dict[str, Any]:
         from unde_recog.db.database import DatabaseError
-        try: return answer_task(open_session(), self.request.id, photo_url, user_id, user_mall=user_mall)
+        try: said = answer_task(open_session(), self.request.id, photo_url, user_id, user_mall=user_mall)
         except (DatabaseError, TimeoutError) as e:
             raise self.retry(exc=RuntimeError(type(e).__name__), countdown=2, max_retries=30) from None
+        store_result(self, said)
+        return said
     app.task(bind=True, name='recognize_photo')(recognize_photo)
 
 def make_celery(settings: Settings | None = None, open_session: Opener | None = None) -> Celery:
