@@ -168,7 +168,7 @@ def watch_worker(settings: Settings) -> None:
 
 # %% ../../nbs/311_queue.worker.ipynb #75f7b1d4
 def store_result(task: Any, result: dict[str, Any]) -> None:
-    "Store the result of the running `task` in place of Celery. Raises `Reject` when the time limit cuts it off."
+    "Store the result of the running `task`. Raises `Reject` where the time limit cuts it off."
     from celery.exceptions import Reject, SoftTimeLimitExceeded
     request = task.request
     if request.called_directly or request.is_eager or request.ignore_result: return
