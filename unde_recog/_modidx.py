@@ -1324,6 +1324,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'unde_recog.contracts.Verdict': ('contracts.html#verdict', 'unde_recog/contracts.py'),
                                       'unde_recog.contracts._Contract': ('contracts.html#_contract', 'unde_recog/contracts.py'),
                                       'unde_recog.contracts.brand_aliases': ('contracts.html#brand_aliases', 'unde_recog/contracts.py'),
+                                      'unde_recog.contracts.brand_name': ('contracts.html#brand_name', 'unde_recog/contracts.py'),
                                       'unde_recog.contracts.candidate_row': ('contracts.html#candidate_row', 'unde_recog/contracts.py'),
                                       'unde_recog.contracts.canonical_brand': ('contracts.html#canonical_brand', 'unde_recog/contracts.py'),
                                       'unde_recog.contracts.check_box': ('contracts.html#check_box', 'unde_recog/contracts.py')},
