@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 # %% auto #0
-__all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks',
-           'plan_indexes', 'plan_rights', 'plan_types', 'plan_kinds', 'plan_adoption', 'adopt', 'lock_holders',
-           'build_concurrently']
+__all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'ELSEWHERE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns',
+           'plan_checks', 'plan_indexes', 'plan_rights', 'plan_types', 'plan_kinds', 'plan_adoption', 'adopt',
+           'lock_holders', 'build_concurrently']
 
 # %% ../../nbs/022_db.adoption.ipynb #347e927e
 import psycopg
@@ -253,16 +253,16 @@ def plan_types(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Table
         if n: plan.differences.append(f'{n} values of {found.place}.{column} are no numbers, as {example!r}')
 
 # %% ../../nbs/022_db.adoption.ipynb #ee19d0ac
-_ELSEWHERE = 'give ours another schema by options=-csearch_path%3DSCHEMA in the address'
+ELSEWHERE = 'give ours another schema by options=-csearch_path%3DSCHEMA in the address'
 
 def plan_kinds(conn: psycopg.Connection, plan: Plan, wanted: Iterable[str],
                found: Mapping[str, Table]) -> None:
     "What has the name of a table of ours and cannot be one."
     for name, kind in find_others(conn, wanted).items():
-        plan.differences.append(f'{name} is {kind}, a table is needed: rename it, or {_ELSEWHERE}')
+        plan.differences.append(f'{name} is {kind}, a table is needed: rename it, or {ELSEWHERE}')
     for table in found.values():
         if table.partitioned: plan.differences.append(
-            f'{table.place} is partitioned, so keys of ours cannot be unique in it: {_ELSEWHERE}'
+            f'{table.place} is partitioned, so keys of ours cannot be unique in it: {ELSEWHERE}'
         )
 
 # %% ../../nbs/022_db.adoption.ipynb #dc54601e
