@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from importlib.resources import files
 
 # %% auto #0
-__all__ = ['log', 'migrations', 'adoption_plan', 'newer_files', 'warn_of_newer', 'migrate', 'dry_run', 'migrate_at', 'dry_run_at']
+__all__ = ['log', 'migrations', 'adoption_plan', 'newer_files', 'warn_of_newer', 'migrate', 'dry_run', 'obstacles', 'migrate_at',
+           'dry_run_at']
 
 # %% ../../nbs/023_db.migrations.ipynb #8b16a3b9
 import psycopg
-from .adoption import ELSEWHERE, Plan, adopt, plan_adoption
+from .adoption import ELSEWHERE, Plan, adopt, hidden_rows, missing_rights, plan_adoption
 from unde_recog.db.connection import (
     Connection,
     DatabaseError,
@@ -240,6 +241,12 @@ _SETTINGS = {
 }
 
 # %% ../../nbs/023_db.migrations.ipynb #f8e5197f
+def obstacles(conn: psycopg.Connection, logical: Logical) -> list[str]:
+    "What keeps us from using the tables that are there, each with its remedy."
+    found = find_tables(conn, [n for _, sql in migrations(logical) for n in _table_names(sql)])
+    return [text for table in found.values()
+            for text in (*missing_rights(conn, table), *hidden_rows(conn, table.place))]
+
 def migrate_at(url: str, logical: Logical) -> list[str]:
     "As `migrate`. Raises `DatabaseError`."
     with _direct(url, logical) as conn: return migrate(conn, logical)
