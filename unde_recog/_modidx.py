@@ -153,6 +153,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'unde_recog/bench/embedding_peers.py'),
                                                   'unde_recog.bench.embedding_peers._transformers': ( 'bench.embedding_peers.html#_transformers',
                                                                                                       'unde_recog/bench/embedding_peers.py'),
+                                                  'unde_recog.bench.embedding_peers.child_environment': ( 'bench.embedding_peers.html#child_environment',
+                                                                                                          'unde_recog/bench/embedding_peers.py'),
                                                   'unde_recog.bench.embedding_peers.machine_peak': ( 'bench.embedding_peers.html#machine_peak',
                                                                                                      'unde_recog/bench/embedding_peers.py'),
                                                   'unde_recog.bench.embedding_peers.measure_peer': ( 'bench.embedding_peers.html#measure_peer',
