@@ -9,7 +9,7 @@ from unde_recog.catalogue.imports import import_products
 from unde_recog.catalogue.stock import import_availability
 
 AT = (datetime.now(timezone.utc) - timedelta(hours=1)).replace(microsecond=0)
-# how the three systems export stock, with the time that a person adds
+# exports with a time that a person has added
 INVENTORY = {'store_id': 'Location', 'product_id': 'SKU', 'quantity': 'Available', 'fetched_at': 'Time'}
 SOURCES = {'store_id': 'source_code', 'product_id': 'sku', 'quantity': 'quantity', 'fetched_at': 'time'}
 
@@ -228,3 +228,32 @@ def test_one_sku_for_several_variants(db, tmp_path):
              'fetched_at': at.isoformat()}]
     import_availability(db, write(tmp_path/'t.csv', rows))
     assert in_stock(db)['tee'] == ['M']
+
+
+@pytest.mark.parametrize('system, rows, options', [
+    ('magento', [{'source_code': '1', 'sku': 'MH01-XS-Black', 'status': '1', 'quantity': '3.0000'},
+                 {'source_code': '1', 'sku': 'MH01-S-Black', 'status': '0', 'quantity': '0.0000'}], {}),
+    ('shopify', [{'Handle': 'x', 'SKU': 'MH01-XS-Black', 'Location': '1', 'Incoming (not editable)': '9',
+                  'Available (not editable)': '2', 'On hand (current)': '4'},
+                 {'Handle': 'x', 'SKU': 'MH01-S-Black', 'Location': '1',
+                  'Available (not editable)': 'not stocked'}], {}),
+    ('woocommerce', [{'Type': 'variable', 'SKU': 'MH01', 'In stock?': '1', 'Stock': ''},
+                     {'Type': 'variation', 'SKU': 'MH01-XS-Black', 'In stock?': '1', 'Stock': ''},
+                     {'Type': 'variation', 'SKU': 'MH01-S-Black', 'In stock?': 'backorder', 'Stock': '0'}],
+     {'store_id': '1'}),
+])
+def test_stock_exports_as_they_come(luma, tmp_path, system, rows, options):
+    "No mapping of one's own, no time in the file."
+    report = stock(luma, write(tmp_path/'stock.csv', rows), system, fetched_at='now', **options)
+    assert in_stock(luma) == {'MH01-Black': ['XS']} and report.exit_code == 0
+    ((at,),) = ask(luma, 'select fetched_at from availability_latest')
+    assert abs((datetime.now(timezone.utc) - at).total_seconds()) < 600
+
+
+def test_another_file_is_no_stock_export(luma, tmp_path):
+    file = write(tmp_path/'stock.csv', [{'sku': 'MH01-XS-Black', 'price': '9'}])
+    with pytest.raises(ValueError, match='no magento stock export: it has no column quantity or qty'):
+        stock(luma, file, 'magento', fetched_at='now')
+    file = write(tmp_path/'stock.csv', [{'SKU': 'MH01-XS-Black', 'Stock': '9'}])
+    with pytest.raises(ValueError, match="no column 'store_id'"):
+        stock(luma, file, 'woocommerce', fetched_at='now')

@@ -69,7 +69,7 @@ def bracketed(text: str) -> list[Any] | dict[str, Any] | None:
 _SOLD_OUT = frozenset((
     '0', '-', '–', '—', '--', '()', '""', "''", 'no', 'false', 'not', *(w.replace('_', ' ') for w in '''
     sold_out soldout out_of_stock outofstock oos no_stock not_stocked unavailable not_available agotado
-    sin_stock
+    sin_stock backorder on_backorder onbackorder
     no_disponible ausverkauft vergriffen nicht_vorrätig nicht_verfügbar nicht_auf_lager nein épuisé epuise
     rupture rupture_de_stock indisponible esaurito non_disponibile esgotado indisponível sem_stock
     uitverkocht niet_op_voorraad wyprzedane brak niedostępny slutsåld slut_i_lager udsolgt utsolgt

@@ -118,8 +118,8 @@ Excel, Parquet: unde-recog import products feed.xlsx --map ours.json
 
 Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid
 
-Stock by SKU: unde-recog import availability inventory.csv --map stock.json --brand Luma --fetched-at now,
-with stock.json {"product_id": "SKU", "quantity": "Available", "store_id": "Location"}'''
+Stock by SKU: unde-recog import availability stock_sources.csv --map magento --brand Luma --fetched-at now
+(shopify: the inventory export; woocommerce: the product export, with --store-id)'''
 
 # %% ../../nbs/342_commands.imports.ipynb #1db2175d
 COLUMNS = {
