@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from unde_recog.catalogue.imports import import_products
 from unde_recog.cli import app
+from unde_recog.db.backup import backup
 from unde_recog.db.connection import LOGICALS, DatabaseError, naming_errors
 from unde_recog.db.database import Databases
 from unde_recog.db.journal import Journal
@@ -71,6 +72,7 @@ def test_row_security_that_hides_products(shop, tmp_path):
     with Databases(dict.fromkeys(LOGICALS, shop[1])) as db:
         with pytest.raises(DatabaseError, match='may hide rows.*a_part.*create policy unde_all') as e:
             index_catalogue(db, load_embedder('classical-colour-shape'))
+        with pytest.raises(DatabaseError, match='raw_products may hide rows'): backup(db, tmp_path/'copy')
         with pytest.raises(DatabaseError, match='row-level security.*unde-recog check'):
             with naming_errors('import'): import_products(db, prices(tmp_path, 'x1'))
         env = {'DATABASE_URL': shop[1], 'UNDE_DATA_DIR': str(tmp_path)}
