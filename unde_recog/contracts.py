@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 # %% auto #0
 __all__ = ['ASSETS', 'CATEGORIES', 'Category', 'IMAGE_VIEWS', 'MatchType', 'PhotoReason', 'ItemReason', 'SkuKey', 'brand_aliases',
-           'canonical_brand', 'Box', 'check_box', 'Item', 'Candidate', 'candidate_row', 'Detector', 'Retriever',
-           'Tagger', 'Verdict', 'Reranker', 'Store', 'Colour', 'Match', 'ItemAnswer', 'Answer']
+           'canonical_brand', 'brand_name', 'Box', 'check_box', 'Item', 'Candidate', 'candidate_row', 'Detector',
+           'Retriever', 'Tagger', 'Verdict', 'Reranker', 'Store', 'Colour', 'Match', 'ItemAnswer', 'Answer']
 
 # %% ../nbs/003_contracts.ipynb #347ac1a3
 import numpy as np
@@ -44,6 +44,15 @@ def canonical_brand(text: str, aliases: Mapping[str, str] | None = None) -> str:
 
     Raises `ValueError` if nothing is left."""
     return brand_key(str(text), brand_aliases() if aliases is None else aliases)
+
+# %% ../nbs/003_contracts.ipynb #705127fb
+@lru_cache(1000)
+def brand_name(key: str) -> str:
+    "A brand's key as a name: `massimo_dutti` → Massimo Dutti, `hm` → H&M."
+    letters = key.replace('_', '')
+    known = (a for a, brand in brand_aliases().items() if brand == key and a.replace('&', '') == letters)
+    name = next((a for a in known if '&' in a), key.replace('_', ' '))
+    return re.sub('[^ &]+', lambda word: word[0][:1].upper() + word[0][1:], name)
 
 # %% ../nbs/003_contracts.ipynb #5443e1b3
 CATEGORIES = ('top', 'outerwear', 'dress', 'bottom', 'shoes', 'bag', 'hat', 'accessory', 'other')

@@ -204,6 +204,8 @@ def _work(requests: RequestLog) -> None:
         if why := _write(requests, row): _lose(requests, row, why)
         requests._current = None
 
+_NOT_GRANTED = 'our role may not write the log (`unde-recog check` says what its owner has to do)'
+
 def _write(requests: RequestLog, row: RequestRow) -> str:
     "Write a row, waiting for a database that is away; why not, if not."
     while True:
@@ -217,6 +219,8 @@ def _write(requests: RequestLog, row: RequestRow) -> str:
             if ends is not None and time.monotonic() + requests.retry > ends:
                 return f'{type(e).__name__} while draining'
             time.sleep(requests.retry)
+        except psycopg.errors.InsufficientPrivilege as e:  # the rights are wrong, not the row: it stays
+            return f'{_NOT_GRANTED}: {str(e).splitlines()[0]}'
         except Exception as e:
             _forget(requests, row)  # it would be refused again
             return type(e).__name__
@@ -287,7 +291,8 @@ def _recover(requests: RequestLog, found: Abandoned) -> None:
             requests.lost += 1
             log.error(_LOST, key, requests.lost, _UNREADABLE)
             continue
-        if (why := _write(requests, row)).endswith('while draining'): return found.leave()
+        why = _write(requests, row)
+        if why.endswith('while draining') or why.startswith(_NOT_GRANTED): return found.leave()
         if why: _lose(requests, row, why)
     if found.entries:
         log.warning('%d log rows of a process that is gone have been written', len(found.entries))

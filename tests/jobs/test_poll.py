@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from unde_recog.catalogue.imports import import_products
 from unde_recog.jobs.job import JobContext, run_job
 from unde_recog.jobs.poll import JOB, PollOptions, Reading, feed_states
 from unde_recog.jobs.registry import JOBS, cron_lines, load_job
@@ -123,3 +124,33 @@ def test_cron_beat_and_docs_know_the_same_times():
     assert all(load_job(name).name == name for name in JOBS)
     text = (root/'docs'/'jobs.md').read_text()
     assert all(f'`{name}`' in text for name in JOBS)
+
+
+class Pieces:
+    "A shop system's own class: pieces of a SKU, no sizes."
+    def readings(self):
+        yield Reading('1', 'MH01-XS-Black', (), NOW, 3)
+        yield Reading('1', 'mh01-s-black', (), NOW, 0)
+        yield Reading('1', 'MH99-S-Black', (), NOW, 1)
+
+
+def test_feeds_of_skus_and_pieces(db, tmp_path):
+    skus = '"{""MH01-XS-Black"": ""XS"", ""MH01-S-Black"": ""S""}"'
+    for brand in ('file', 'own', 'lost'):
+        (tmp_path/'products.csv').write_text(f'external_id,brand,variant_skus\nMH01-Black,{brand},{skus}\n')
+        import_products(db, tmp_path/'products.csv')
+    (tmp_path/'file.csv').write_text('SKU,Available\nMH01-XS-Black,0\nMH01-S-Black,2\n')
+    (tmp_path/'lost.csv').write_text('SKU,Available\nMH77-XS,1\nMH77-S,2\n')
+    mapping = {'mapping': {'product_id': 'SKU', 'quantity': 'Available'}}
+    mapping |= {'store_id': '1', 'fetched_at': 'now'}
+    asked = context(db, tmp_path, {
+        'file': {'source': str(tmp_path/'file.csv'), **mapping},
+        'own': {'adapter': 'tests.jobs.test_poll:Pieces'},
+        'lost': {'source': str(tmp_path/'lost.csv'), **mapping},
+    })
+    report = run_job(JOB, asked)
+    assert latest(db, 'file') == {'MH01-Black': ['S']} and latest(db, 'own') == {'MH01-Black': ['XS']}
+    assert latest(db, 'lost') == {} and report.failed == {'all_refused': 1}
+    notes = '\n'.join(report.notes)
+    assert 'own: 1 rows refused, as MH99-S-Black: no product' in notes and 'lost: 2 rows refused' in notes
+    assert 'MH77-S' in (tmp_path/'poll'/'lost.rejects.csv').read_text()

@@ -212,3 +212,4 @@ def test_the_worker_can_be_watched(queue, shop):
     assert 'do-not-log-me' not in text and 'external_id' not in text
     numbers = httpx.get(f'http://127.0.0.1:{METRICS_PORT}/metrics', timeout=10).text
     assert 'unde_items_total' in numbers and 'unde_vendor_calls_total' in numbers
+    assert 'unde_job_state' in numbers and 'unde_feed_stopped' in numbers  # read from the catalogue

@@ -12,8 +12,8 @@ from typing import Any
 # %% auto #0
 __all__ = ['Peer', 'PEERS', 'open_clip_model', 'peer_open_clip', 'peer_transformers', 'peer_fashion_clip',
            'peer_sentence_transformers', 'peer_clip_retrieval', 'peer_onnxruntime', 'peer_openvino', 'ours',
-           'network_of', 'sample_jpegs', 'run_peer', 'measure_peer', 'machine_peak', 'measure_peers',
-           'memory_of_models', 'process_rows']
+           'network_of', 'sample_jpegs', 'run_peer', 'child_environment', 'measure_peer', 'machine_peak',
+           'measure_peers', 'memory_of_models', 'process_rows']
 
 # %% ../../nbs/338_bench.embedding_peers.ipynb #d7cf743a
 import numpy as np
@@ -213,6 +213,13 @@ def run_peer(name: str, folder: Path, *, seconds: float = 3.,
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
     return row | {'peak_mb': peak, 'before_mb': before, 'python': sys.version.split()[0]}
 
+# %% ../../nbs/338_bench.embedding_peers.ipynb #a716512c
+def child_environment(**more: str) -> dict[str, str]:
+    "The environment of a process that imports this package from where it is."
+    here = str(Path(__file__).parents[2]) if '__file__' in globals() else os.getcwd()
+    path = os.pathsep.join(filter(None, [here, os.environ.get('PYTHONPATH', '')]))
+    return {**os.environ, 'PYTHONPATH': path, **more}
+
 # %% ../../nbs/338_bench.embedding_peers.ipynb #fcc6aeb3
 _PROCESS = """
 import json, sys
@@ -231,9 +238,7 @@ def measure_peer(
     limit: float = 400.,
 ) -> dict[str, Any]:
     "A peer's row from a process of its own; `error` in it where it could not be run."
-    here = str(Path(__file__).parents[2]) if '__file__' in globals() else os.getcwd()
-    path = os.pathsep.join(filter(None, [here, os.environ.get('PYTHONPATH', '')]))
-    env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONPATH': path, 'HF_HUB_OFFLINE': '1'}
+    env = child_environment(OMP_NUM_THREADS=str(threads), HF_HUB_OFFLINE='1')
     command = [python or sys.executable, '-c', _PROCESS, name, str(folder), str(seconds)]
     failed = lambda why: {'peer': name, 'title': PEERS[name][0], 'error': why}
     try: done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit)
@@ -247,9 +252,7 @@ def measure_peer(
 # %% ../../nbs/338_bench.embedding_peers.ipynb #aaad4b41
 def machine_peak(seconds: float = 1.) -> float:
     "`peak_gflops` in a process of its own, with the kernel that OpenBLAS chooses itself."
-    here = str(Path(__file__).parents[2]) if '__file__' in globals() else os.getcwd()
-    env = {k: v for k, v in os.environ.items() if not k.startswith('OPENBLAS_')}
-    env['PYTHONPATH'] = os.pathsep.join(filter(None, [here, env.get('PYTHONPATH', '')]))
+    env = {k: v for k, v in child_environment().items() if not k.startswith('OPENBLAS_')}
     code = f'from unde_recog.models.speed import peak_gflops; print(peak_gflops(seconds={seconds}))'
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
     return float(done.stdout)

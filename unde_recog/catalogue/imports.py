@@ -28,13 +28,15 @@ from .reading import ReadOptions, TableFile
 from .tables import PRODUCTS, STORES, Rejected, RowParser, Table, check_currency
 from .tables import open_rows
 from .values import canonical_category
+from .variants import write_variants
 
 # %% ../../nbs/056_catalogue.imports.ipynb #783016e8
 @dataclass(kw_only=True)
 class ImportReport:
     """Counts of one import; `read = inserted + updated + unchanged + rejected`.
 
-    `notes` are warnings; `faults` counts the lines of the rejects file."""
+    `notes` are warnings, `classes` say why rows were refused together; `faults` counts the lines of
+    the rejects file."""
     table: str
     dialect: str = ''
     read: int = 0
@@ -45,6 +47,7 @@ class ImportReport:
     faults: int = 0
     rejects_file: str | None = None
     notes: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -56,7 +59,8 @@ class ImportReport:
         text = (f'{self.table}: {self.read} read, {self.inserted} new, {self.updated} changed, '
                 f'{self.unchanged} unchanged, {self.rejected} rejected')
         if self.rejects_file: text += f' (see {self.rejects_file})'
-        return '\n'.join([text, *([f'read as {self.dialect}'] if self.dialect else []), *self.notes])
+        dialect = [f'read as {self.dialect}'] if self.dialect else []
+        return '\n'.join([text, *dialect, *self.classes, *self.notes])
 
 def write_rejects(path: Path, rejects: Sequence[Rejected]) -> None:
     rows = [[str(x).encode('utf-8', 'backslashreplace').decode() for x in r] for r in sorted(rejects)]
@@ -197,8 +201,8 @@ def _store_photos(values: dict[str, Any], line: int, folder: PhotoFolder, storag
     values['image_urls'], values['image_views'] = [n for n, _ in kept], [v for _, v in kept]
 
 # %% ../../nbs/056_catalogue.imports.ipynb #71ab3de9
-_PRODUCT_COLUMNS = (*PRODUCTS.readers, 'external_id_folded', 'category_canonical',
-                    'image_status', 'index_scope')
+_PRODUCT_COLUMNS = (*(c for c in PRODUCTS.readers if c != 'variant_skus'), 'external_id_folded',
+                    'category_canonical', 'image_status', 'index_scope')
 _NEW_PHOTOS = ''', image_status = case when t.image_urls is distinct from excluded.image_urls
         then excluded.image_status else t.image_status end,
     ximilar_status = case when t.image_urls is distinct from excluded.image_urls
@@ -282,7 +286,10 @@ def _merge_products(conn: psycopg.Connection, checked: Checked, index_scope: str
     keep = _kept(checked.absent, index_scope)
     columns = _PRODUCT_COLUMNS, '(brand, external_id)'
     counts = _merge(conn, 'raw_products', *columns, extra=extra, keep=keep)
-    return counts, further, alike, _renamed(conn, checked.brands)
+    notes = _renamed(conn, checked.brands)
+    if 'variant_skus' not in checked.absent:
+        notes += write_variants(conn, {line: v['variant_skus'] for line, v in checked.good}.get)
+    return counts, further, alike, notes
 
 def _write_products(db: Databases, checked: Checked, report: ImportReport, index_scope: str | None) -> None:
     "Merge the checked products; counts go into the report, further rejects to the others."

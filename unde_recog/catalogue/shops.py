@@ -225,6 +225,7 @@ def _magento_product(
         image_views=[view_of(p) for p in photos],
         product_url=_page(context, f'{page}.html' if page else ''),
         attributes=said_outright(shared | values),
+        variant_skus=[[r['sku'], _values(r, context).get('size', '')] for r in rows],
     )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #9e92f0f7
@@ -322,6 +323,7 @@ def _shopify_handle(handle: str, rows: ShopRows, context: ShopContext) -> Produc
             sizes=list(dict.fromkeys(v.size for v in own if v.size)),
             image_urls=_shopify_photos(lines, pictures[colour], others),
             product_url=_page(context, f'products/{handle}'),
+            variant_skus=[[v.row['Variant SKU'], v.size] for v in own if v.row.get('Variant SKU')],
         )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #6c6bc62c
@@ -389,19 +391,19 @@ def _woo_product(
     prices = [_woo_price(first), _woo_price(parent)]
     return product_row(
         external_id=_id_with_colour(style, colour, alone),
-        style_id='' if alone else style,
-        colour=colour,
+        style_id='' if alone else style, colour=colour,
         brand=context.brand or parent.get('Brands', '') or parent.get('Brand', ''),
         name=plain(parent.get('Name', '')),
         description=plain(parent.get('Description', '') or parent.get('Short description', '')),
         price=next((p for p in prices if p), ''),
-        currency=context.currency,
-        category=(_parts(parent.get('Categories', '')) or [''])[0],
+        currency=context.currency, category=(_parts(parent.get('Categories', '')) or [''])[0],
         composition=', '.join(attrs.get('material', [])),
         sizes=list(dict.fromkeys(sizes)),
         image_urls=_woo_photos(*own, parent),
         attributes=said_outright({name: ', '.join(found) for name, found in attrs.items()}),
         product_url=_page(context, f"?p={parent['ID']}" if parent.get('ID') else ''),
+        variant_skus=[[r['SKU'], ', '.join(_woo_attributes(r, context).get('size', []))]
+                      for r in own if r.get('SKU')],
     )
 
 # %% ../../nbs/053_catalogue.shops.ipynb #2002b85c

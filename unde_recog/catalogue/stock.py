@@ -23,6 +23,9 @@ from .identity import fold_ids, orphans, renamed_brands
 from .imports import ImportReport
 from .reading import ReadOptions, TableFile
 from .tables import AVAILABILITY, Rejected, RowParser, open_rows
+from unde_recog.catalogue.variants import (
+    REFUSALS, find_unclear, match_variants, refusal_classes, settle_unclear,
+)
 
 # %% ../../nbs/057_catalogue.stock.ipynb #bb43350a
 LIMIT = 50_000
@@ -68,8 +71,6 @@ def store_zones(conn: psycopg.Connection) -> dict[tuple[str, str], str]:
     return {(brand, store): zone for brand, store, zone in rows.fetchall()}
 
 # %% ../../nbs/057_catalogue.stock.ipynb #aaea9dd5
-_SIZE = 'write the sizes, or One Size'
-
 @dataclass
 class _Reader:
     "Reads the rows of a stock file; refused ones go into the rejects file."
@@ -86,9 +87,6 @@ class _Reader:
         for row in self.source.rows():
             self.read += 1
             values, faults = self.parse(row)
-            if not faults and (n := values.get('quantity')) and not values['sizes_in_stock']:
-                reason = f'is empty, but there are {n} pieces: {_SIZE}'
-                faults = [Rejected(row.line, 'sizes_in_stock', '', reason)]
             if not faults:
                 try: values['fetched_at'] = self.utc(values, now)
                 except ValueError as e:
@@ -97,6 +95,11 @@ class _Reader:
             if faults: self.rejects.write(*faults)
             else: yield self.incoming(values, row.line)
 
+    @property
+    def has_sizes(self) -> bool:
+        "Whether the file has a column of sizes."
+        return 'sizes_in_stock' in self.parse.columns
+
     def utc(self, values: Mapping[str, Any], now: datetime) -> datetime:
         at = values['fetched_at']
         if at.tzinfo is not None: return in_utc(at, None, now)
@@ -104,18 +107,20 @@ class _Reader:
 
     def incoming(self, values: Mapping[str, Any], line: int) -> tuple[Any, ...]:
         product, sizes = values['product_id'], Jsonb(values['sizes_in_stock'])
-        sold_out = values.get('quantity') == 0
+        pieces = values.get('quantity')
         return (values['brand'], values['store_id'], product, fold(product), sizes,
-                values['fetched_at'], line, sold_out)
+                values['fetched_at'], line, pieces == 0, pieces)
 
 # %% ../../nbs/057_catalogue.stock.ipynb #15a930f4
 _INCOMING = '''create temp table incoming (brand text, store_id text, product_id text, product_folded text,
-    sizes jsonb, fetched_at timestamptz, line integer, sold_out boolean) on commit drop'''
+    sizes jsonb, fetched_at timestamptz, line integer, sold_out boolean, pieces integer, variant text)
+    on commit drop'''
 _SPELLINGS = '''update incoming i set product_id = p.external_id from raw_products p
     where p.brand = i.brand and p.external_id_folded = i.product_folded and p.external_id <> i.product_id'''
 _KEY = 'brand, store_id, product_id'
 _TWICE = f'''delete from incoming i using (
-        select line, first_value(line) over (partition by {_KEY}, fetched_at, sizes order by line) as same,
+        select line, first_value(line) over (
+                partition by {_KEY}, variant, fetched_at, sizes order by line) as same,
             first_value(line) over (partition by {_KEY}, fetched_at order by line) as earlier,
             bool_and(jsonb_array_length(sizes) = 1) over (partition by {_KEY}, fetched_at) as single
         from incoming) d
@@ -139,17 +144,21 @@ _POLLS = f'''create temp table polls on commit drop as
             partition by {_KEY} order by fetched_at, line) as poll from gaps),
     again as (
         select *, bool_and(jsonb_array_length(sizes) = 1) over (partition by {_KEY}, poll) as single,
-            lead(line) over (partition by {_KEY}, poll, sizes order by fetched_at, line) is not null as again
+            lead(line) over (
+                partition by {_KEY}, poll, variant, sizes order by fetched_at, line) is not null as again
         from numbered),
     last as (
         select *, max(fetched_at) filter (where again and single) over (
-            partition by {_KEY}, poll) as before from again)
+            partition by {_KEY}, poll) as before from again),
+    kept as (
+        select *, row_number() over (partition by {_KEY}, poll, sizes, sold_out order by line) = 1 as first
+        from last where before is null or fetched_at > before)
     select {_KEY}, max(fetched_at) as fetched_at, count(*) as rows,
         case when bool_and(single)
-        then coalesce(jsonb_agg(sizes->0 order by line) filter (where not sold_out), '[]')
+        then coalesce(jsonb_agg(sizes->0 order by line) filter (where first and not sold_out), '[]')
         else (array_agg(case when sold_out then '[]' else sizes end
             order by fetched_at desc, line desc))[1] end as sizes
-    from last where before is null or fetched_at > before group by {_KEY}, poll'''
+    from kept group by {_KEY}, poll'''
 
 def gather_polls(conn: psycopg.Connection, window: timedelta) -> int:
     "Readings from the rows of `incoming`, as the temporary table `polls`; → how many."
@@ -182,10 +191,21 @@ def _load(conn: psycopg.Connection, reader: _Reader) -> None:
     conn.execute("set local statement_timeout = 0; set local work_mem = '64MB'")
     fold_ids(conn)
     conn.execute(_INCOMING)
-    with conn.cursor().copy('copy incoming from stdin') as copy:
+    columns = 'brand, store_id, product_id, product_folded, sizes, fetched_at, line, sold_out, pieces'
+    with conn.cursor().copy(f'copy incoming ({columns}) from stdin') as copy:
         for row in reader.rows(): copy.write_row(row)
     conn.execute('analyze incoming')
     conn.execute(_SPELLINGS)
+    match_variants(conn, has_sizes=reader.has_sizes)
+
+def _refuse_unclear(conn: psycopg.Connection, reader: _Reader) -> tuple[list[str], list[str]]:
+    "Refuse rows whose size or product cannot be known; → (classes, notes)."
+    refused, notes = settle_unclear(conn, find_unclear(conn, has_sizes=reader.has_sizes))
+    for row in refused:
+        column = {'several': 'sizes_in_stock', 'missing': 'quantity'}.get(row.fate, 'product_id')
+        value = row.product_id[:80] if column == 'product_id' else ''
+        reader.rejects.write(Rejected(row.line, column, value, REFUSALS[row.fate]))
+    return refusal_classes(refused), notes
 
 def _notes(conn: psycopg.Connection, parse: RowParser) -> list[str]:
     "Rows that became one reading, and brands whose rows are under an earlier key."
@@ -203,23 +223,33 @@ def import_availability(
     *,
     mapping: Mapping[str, str] | str | None = None,
     brand: str | None = None,
+    store_id: str | None = None,
+    fetched_at: str | None = None,
     rejects: str | Path | None = None,
     aliases: Path | None = None,
     options: ReadOptions | None = None,
 ) -> ImportReport:
-    "Import stock readings; the newest of a UTC day is kept."
+    """Import stock readings; the newest of a UTC day is kept.
+
+    `brand`, `store_id` and `fetched_at` (a time, or `now`) hold for rows that do not say it."""
     options = options or ReadOptions()
-    source, parse = open_rows(file, AVAILABILITY, mapping, options, fixed={'brand': brand}, aliases=aliases)
+    if fetched_at == 'now': fetched_at = datetime.now(timezone.utc).isoformat()
+    fixed = {'brand': brand, 'store_id': store_id, 'fetched_at': fetched_at}
+    source, parse = open_rows(file, AVAILABILITY, mapping, options, fixed=fixed, aliases=aliases)
     refused = RejectsFile(Path(rejects) if rejects else Path(file).with_suffix('.rejects.csv'))
     report = ImportReport(table='raw_availability', dialect=str(source))
-    def write(conn: psycopg.Connection) -> tuple[int, tuple[int, int], list[str]]:
+    def write(conn: psycopg.Connection) -> tuple[int, int]:
         refused.restart()
         reader = _Reader(source, parse, store_zones(conn), refused, options.timezone)
         _load(conn, reader)
+        report.classes, left_out = _refuse_unclear(conn, reader)
         refuse_twice(conn, refused)
         gather_polls(conn, options.poll_window)
-        return reader.read, write_readings(conn), orphans(conn, Path(file).name) + _notes(conn, parse)
-    try: report.read, counts, report.notes = db.write('catalogue', write)
+        report.read, report.notes = reader.read, left_out
+        counts = write_readings(conn)
+        report.notes += orphans(conn, Path(file).name) + _notes(conn, parse)
+        return counts
+    try: counts = db.write('catalogue', write)
     finally: refused.close()
     report.notes += source.notes
     (report.inserted, report.updated), report.rejected, report.faults = counts, refused.rows, refused.rows

@@ -68,7 +68,8 @@ def bracketed(text: str) -> list[Any] | dict[str, Any] | None:
 # %% ../../nbs/051_catalogue.values.ipynb #b74dcd62
 _SOLD_OUT = frozenset((
     '0', '-', '–', '—', '--', '()', '""', "''", 'no', 'false', 'not', *(w.replace('_', ' ') for w in '''
-    sold_out soldout out_of_stock outofstock oos no_stock unavailable not_available agotado sin_stock
+    sold_out soldout out_of_stock outofstock oos no_stock not_stocked unavailable not_available agotado
+    sin_stock backorder on_backorder onbackorder
     no_disponible ausverkauft vergriffen nicht_vorrätig nicht_verfügbar nicht_auf_lager nein épuisé epuise
     rupture rupture_de_stock indisponible esaurito non_disponibile esgotado indisponível sem_stock
     uitverkocht niet_op_voorraad wyprzedane brak niedostępny slutsåld slut_i_lager udsolgt utsolgt

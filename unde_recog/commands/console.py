@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # %% auto #0
 __all__ = ['out', 'err', 'EXTRAS', 'set_debug', 'missing_extra', 'show_error', 'report_errors', 'Bars', 'plain_table']
@@ -16,10 +16,9 @@ __all__ = ['out', 'err', 'EXTRAS', 'set_debug', 'missing_extra', 'show_error', '
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+if TYPE_CHECKING: from unde_recog.jobs.job import Pace
 
 # %% ../../nbs/340_commands.console.ipynb #972b0d26
 out = Console(force_jupyter=False)
@@ -79,8 +78,7 @@ def _progress() -> Progress:
         TextColumn('{task.description:>16}'),
         BarColumn(36),
         MofNCompleteColumn(),
-        TextColumn('{task.fields[rate]}'),
-        TimeRemainingColumn(),
+        TextColumn('{task.fields[speed]}'),
     )
     return Progress(*columns, console=err, disable=not err.is_terminal)
 
@@ -90,14 +88,18 @@ class Bars:
     def __init__(self) -> None:
         self.progress = _progress()
         self.tasks: dict[str, TaskID] = {}
+        self.paces: dict[str, Pace] = {}
 
     def on_event(self, what: str, done: int, total: int) -> None:
-        if what not in self.tasks:
-            self.tasks[what] = self.progress.add_task(what, total=total, rate='')
-        task = self.tasks[what]
-        speed = self.progress.tasks[task].speed
-        rate = f'{speed:.0f}/s' if speed else ''
-        self.progress.update(task, completed=done, total=total, rate=rate)
+        from unde_recog.jobs.job import Pace
+        pace = self.paces.setdefault(what, Pace(first=done))
+        pace.done, pace.total = done, total
+        self.show(what, pace)
+
+    def show(self, what: str, pace: Pace) -> None:
+        "One bar a name, however often something fails."
+        if what not in self.tasks: self.tasks[what] = self.progress.add_task(what, total=pace.total, speed='')
+        self.progress.update(self.tasks[what], completed=pace.done, total=pace.total, speed=pace.speed)
 
     def __enter__(self) -> Bars:
         self.progress.start()

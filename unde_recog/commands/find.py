@@ -15,7 +15,7 @@ __all__ = ['find_app', 'Asked', 'Count', 'AsJson', 'tower_of', 'find_products', 
 import typer
 from .console import err, out, plain_table, report_errors
 from .recognize import Mall, product_lines, where_lines
-from ..contracts import Match
+from ..contracts import Match, brand_name
 from ..media.gallery import price_text
 from ..settings import Settings, load_settings
 
@@ -84,7 +84,8 @@ def show_found(found: dict[str, Any]) -> None:
     "A table of products, corrected words, and what the search used."
     table = plain_table(['', 'product', 'brand', 'price', 'where', 'score'])
     for n, m in enumerate(found['matches'], 1):
-        table.add_row(str(n), product_lines(m), m.brand, price_text(m), where_lines(m), f'{m.score:.2f}')
+        row = product_lines(m), brand_name(m.brand), price_text(m), where_lines(m), f'{m.score:.2f}'
+        table.add_row(str(n), *row)
     if found['matches']: out.print(table)
     for written, meant in found['corrected'].items():
         err.print(f'searched for {meant!r} instead of {written!r}', highlight=False)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['File', 'Mapping', 'Brand', 'Rejects', 'Encoding', 'Delimiter', 'Decimal', 'ListSeparator', 'Currency', 'Timezone',
-           'DateOrder', 'PollWindow', 'Images', 'Source', 'Scope', 'BaseUrl', 'Attribute', 'EXPORTS', 'COLUMNS',
-           'import_app', 'brands_app', 'Files', 'Pairs', 'read_options', 'attribute_codes', 'run_import',
-           'import_products_command', 'import_as_command', 'import_stores_command', 'import_availability_command',
-           'list_brands', 'rename']
+           'DateOrder', 'StoreId', 'FetchedAt', 'PollWindow', 'Images', 'Source', 'Scope', 'BaseUrl', 'Attribute',
+           'EXPORTS', 'COLUMNS', 'import_app', 'brands_app', 'Files', 'Pairs', 'read_options', 'attribute_codes',
+           'run_import', 'import_products_command', 'import_as_command', 'import_stores_command',
+           'import_availability_command', 'list_brands', 'rename']
 
 # %% ../../nbs/342_commands.imports.ipynb #d05652b3
 from pathlib import Path
@@ -48,6 +48,10 @@ Timezone = Annotated[str | None, typer.Option(
 )]
 DateOrder = Annotated[str | None, typer.Option(
     help='dmy or mdy, for columns in which day and month cannot be told apart.'
+)]
+StoreId = Annotated[str | None, typer.Option(help='Store of every row, if the file has no column for it.')]
+FetchedAt = Annotated[str | None, typer.Option(
+    help='Time of every row, if the file has no column for it: now, or e.g. 2026-11-20T09:00Z.'
 )]
 PollWindow = Annotated[str, typer.Option(
     help='Rows for single sizes of a product within this time form one reading, e.g. 90s or 5m.'
@@ -112,17 +116,22 @@ Magento: unde-recog import products catalog_product.csv --map magento --brand Lu
 
 Excel, Parquet: unde-recog import products feed.xlsx --map ours.json
 
-Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid'''
+Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid
+
+Stock by SKU: unde-recog import availability stock_sources.csv --map magento --brand Luma --fetched-at now
+(shopify: the inventory export; woocommerce: the product export, with --store-id)'''
 
 # %% ../../nbs/342_commands.imports.ipynb #1db2175d
 COLUMNS = {
     'products': 'external_id, brand (needed); name, price, currency, category, gender, colour, '
                 'sizes, image_urls, image_views, style_id, description, composition, attributes, '
-                'product_url, source.',
+                'product_url, source, variant_skus ({"SKU": "size"}, for stock by SKU).',
     'stores': 'brand, store_id, name (needed); mall_name, floor, address, city, country, latitude, '
               'longitude, timezone.',
-    'availability': 'brand, store_id, product_id (external_id of the product), sizes_in_stock, '
-                    'fetched_at (needed); quantity. An empty sizes_in_stock means out of stock.',
+    'availability': 'brand, store_id, product_id, fetched_at, and sizes_in_stock or quantity (needed). '
+                    'product_id is the external_id of the product, or the SKU of one of its sizes as '
+                    'Magento, Shopify and WooCommerce export them: then a quantity will do. '
+                    'An empty sizes_in_stock means out of stock.',
 }
 
 # %% ../../nbs/342_commands.imports.ipynb #e4642ebf
@@ -193,6 +202,8 @@ def import_availability_command(
     brand: Brand = None,
     rejects: Rejects = None,
     *,
+    store_id: StoreId = None,
+    fetched_at: FetchedAt = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     list_separator: ListSeparator = None,
@@ -204,7 +215,8 @@ def import_availability_command(
     from unde_recog.catalogue.stock import import_availability
     read = {'encoding': encoding, 'delimiter': delimiter, 'list_separator': list_separator,
             'timezone': timezone, 'date_order': date_order, 'poll_window': poll_window}
-    import_as_command(import_availability, file, read, mapping=mapping, brand=brand, rejects=rejects)
+    given = {'mapping': mapping, 'brand': brand, 'store_id': store_id, 'fetched_at': fetched_at}
+    import_as_command(import_availability, file, read, rejects=rejects, **given)
 
 # %% ../../nbs/342_commands.imports.ipynb #b76c81a8
 brands_app = typer.Typer(help='List brand keys, or rename them everywhere.', no_args_is_help=True)

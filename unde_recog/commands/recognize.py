@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 from .console import err, out, plain_table, report_errors
-from ..contracts import Answer, ItemAnswer, Match
+from ..contracts import Answer, ItemAnswer, Match, brand_name
 from unde_recog.media.gallery import (
     UNLIKE, Entry, likeness_text, outcome_text, price_text, reason_text, render_page,
 )
@@ -57,7 +57,7 @@ def item_table(item: ItemAnswer) -> Table:
     table = plain_table(columns, pad_edge=False)
     shown = item.matches[:UNLIKE_SHOWN] if item.reason in UNLIKE else item.matches
     for n, m in enumerate(shown, 1):
-        table.add_row(str(n), product_lines(m), m.brand, price_text(m), where_lines(m),
+        table.add_row(str(n), product_lines(m), brand_name(m.brand), price_text(m), where_lines(m),
                       likeness_text(m, item))
     return table
 
@@ -108,16 +108,16 @@ def answer_page(photo: str, answer: Answer, storage: Any, image: Any) -> str:
 def recognize_photo(photo: str, mall: str | None, boxes: list[dict[str, Any]],
                     html: Path | None) -> Answer:
     "The answer for a photo; its page is written to `html` if given."
-    from unde_recog.media.storage import load_image
+    from unde_recog.media.storage import load_image, open_storage
     from unde_recog.session import open_recognizer
     settings = load_settings()
+    storage, how = open_storage(settings), {'allow_private': settings.ALLOW_PRIVATE_URLS}
+    if '://' not in photo: load_image(photo, storage=storage, **how)
     with open_recognizer(settings) as session:
         answer = session.recognize(photo, user_mall=mall, boxes=boxes)
-        if html:
-            storage = session.recognizer.storage
-            private = settings.ALLOW_PRIVATE_URLS
-            image = load_image(photo, storage=storage, allow_private=private)
-            html.write_text(answer_page(photo, answer, storage, image), encoding='utf-8')
+    if html:
+        image = load_image(photo, storage=storage, **how)
+        html.write_text(answer_page(photo, answer, storage, image), encoding='utf-8')
     return answer
 
 # %% ../../nbs/343_commands.recognize.ipynb #82de4e26

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 # %% auto #0
-__all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns', 'plan_checks',
-           'plan_indexes', 'plan_rights', 'plan_types', 'plan_kinds', 'plan_adoption', 'adopt', 'lock_holders',
-           'build_concurrently']
+__all__ = ['MADE_UP', 'LEFT_EMPTY', 'IN_LINE', 'ELSEWHERE', 'LOCK_TIMEOUT', 'will_do', 'type_remedy', 'Plan', 'plan_columns',
+           'plan_checks', 'plan_indexes', 'missing_rights', 'hidden_rows', 'plan_rights', 'plan_types', 'plan_kinds',
+           'plan_adoption', 'adopt', 'lock_holders', 'build_concurrently']
 
 # %% ../../nbs/022_db.adoption.ipynb #347e927e
 import psycopg
@@ -220,15 +220,59 @@ _NO_COLUMN = Column('', '', False, None, '')
 _RIGHTS = """select current_user, has_table_privilege(%(t)s, 'select')
              and has_table_privilege(%(t)s, 'insert') and has_table_privilege(%(t)s, 'update')
              and has_table_privilege(%(t)s, 'delete')"""
+_SEQUENCES = """select s from pg_attribute, pg_get_serial_sequence(%(t)s, attname) s
+    where attrelid = %(t)s::regclass and attnum > 0 and not attisdropped and attidentity = ''
+        and s is not null and not has_sequence_privilege(s, 'usage')"""
+
+def missing_rights(conn: psycopg.Connection, found: Table) -> list[str]:
+    "What we may not do with a table, each with the grant that mends it."
+    (me, granted) = conn.execute(_RIGHTS, {'t': found.place}).fetchone()  # type: ignore[misc]
+    role, missing = quoted(me), []
+    if not granted: missing.append(
+        f'{found.place} belongs to {found.owner} and {me} may not use it: '
+        f'grant select, insert, update, delete on {found.place} to {role};'
+    )
+    sequences = conn.execute(_SEQUENCES, {'t': found.place}).fetchall()
+    missing += [f'{me} may not number rows of {found.place}: grant usage on sequence {s} to {role};'
+                for (s,) in sequences]
+    return missing
+
+# %% ../../nbs/022_db.adoption.ipynb #f7a914bd
+_HIDDEN = """with mine as (
+        select polpermissive as permits, polcmd as cmd, polname as name,
+            pg_get_expr(polqual, polrelid) as seen, pg_get_expr(polwithcheck, polrelid) as written
+        from pg_policy where polrelid = %(t)s::regclass and (polroles = '{0}'
+            or exists (select from unnest(polroles) role where pg_has_role(role, 'usage')))),
+    open as (
+        select from unnest('{r,a,w,d}'::"char"[]) what where exists (
+            select from mine where permits and cmd in ('*', what)
+                and (what = 'a' or seen = 'true')
+                and (what not in ('a', 'w') or coalesce(written, seen) = 'true')))
+    select row_security_active(%(t)s::regclass)
+            and (exists (select from mine where not permits) or (select count(*) from open) < 4),
+        current_user, array(select name::text from mine order by name)"""
+
+def hidden_rows(conn: psycopg.Connection, place: str) -> list[str]:
+    "Whether row security may hide rows of a table from us, and what mends it."
+    (hides, me, names) = conn.execute(_HIDDEN, {'t': place}).fetchone()  # type: ignore[misc]
+    if not hides: return []
+    policies = f"its policies {', '.join(names)}" if names else 'row security without a policy'
+    return [f'{place} may hide rows from {me} ({policies}), which would then seem deleted: '
+            f'create policy unde_all on {place} to {quoted(me)} using (true); '
+            f'(and none that is restrictive), or: alter role {quoted(me)} bypassrls;']
+
+# %% ../../nbs/022_db.adoption.ipynb #123cd83e
+_TRIGGERS = """select tgname from pg_trigger where tgrelid = %s::regclass and not tgisinternal
+               and tgenabled <> 'D' order by 1"""
 
 def plan_rights(conn: psycopg.Connection, plan: Plan, found: Table) -> None:
-    "What we may not do with a table of theirs."
-    (me, granted) = conn.execute(_RIGHTS, {'t': found.place}).fetchone()  # type: ignore[misc]
-    if not granted:
-        plan.differences.append(
-            f'{found.place} belongs to {found.owner} and {me} may not use it: '
-            f'grant select, insert, update, delete on {found.place} to {quoted(me)};'
-        )
+    "What stands between us and a table of theirs."
+    plan.differences += missing_rights(conn, found)
+    plan.differences += hidden_rows(conn, found.place)
+    triggers = [name for (name,) in conn.execute(_TRIGGERS, (found.place,)).fetchall()]
+    if triggers: plan.notes.append(
+        f"{found.place} has triggers ({', '.join(triggers)}): they run for rows of ours too"
+    )
 
 # %% ../../nbs/022_db.adoption.ipynb #44722356
 _VIEWS = """select distinct v.oid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
@@ -253,16 +297,16 @@ def plan_types(conn: psycopg.Connection, plan: Plan, wanted: Table, found: Table
         if n: plan.differences.append(f'{n} values of {found.place}.{column} are no numbers, as {example!r}')
 
 # %% ../../nbs/022_db.adoption.ipynb #ee19d0ac
-_ELSEWHERE = 'give ours another schema by options=-csearch_path%3DSCHEMA in the address'
+ELSEWHERE = 'give ours another schema by options=-csearch_path%3DSCHEMA in the address'
 
 def plan_kinds(conn: psycopg.Connection, plan: Plan, wanted: Iterable[str],
                found: Mapping[str, Table]) -> None:
     "What has the name of a table of ours and cannot be one."
     for name, kind in find_others(conn, wanted).items():
-        plan.differences.append(f'{name} is {kind}, a table is needed: rename it, or {_ELSEWHERE}')
+        plan.differences.append(f'{name} is {kind}, a table is needed: rename it, or {ELSEWHERE}')
     for table in found.values():
         if table.partitioned: plan.differences.append(
-            f'{table.place} is partitioned, so keys of ours cannot be unique in it: {_ELSEWHERE}'
+            f'{table.place} is partitioned, so keys of ours cannot be unique in it: {ELSEWHERE}'
         )
 
 # %% ../../nbs/022_db.adoption.ipynb #dc54601e

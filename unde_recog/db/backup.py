@@ -20,6 +20,7 @@ __all__ = ['NOT_KEPT', 'Event', 'LIST', 'kept_tables', 'release', 'TableFile', '
 # %% ../../nbs/029_db.backup.ipynb #a88af309
 import psycopg
 from psycopg import sql
+from .adoption import hidden_rows
 from .connection import LOGICALS, DatabaseError, Logical, naming_errors
 from .database import Databases
 from .migrations import migrations
@@ -141,6 +142,7 @@ def backup(db: Databases, folder: Path, on_event: Event = lambda *_: None) -> di
             conn.execute('set transaction isolation level repeatable read')
             conn.execute('set local statement_timeout = 0')
             for name, table in kept_tables(conn, logical).items():
+                if hidden := hidden_rows(conn, table.place): raise DatabaseError('; '.join(hidden))
                 entry = files.get((logical, name))
                 if not _is_saved(conn, folder, entry, table):
                     entry = {'logical': logical, **asdict(save_table(conn, folder, table, logical))}

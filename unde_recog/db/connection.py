@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Logical', 'LOGICALS', 'IDLE', 'T', 'CONFLICTS', 'DatabaseError', 'address', 'connect_options', 'from_json_or_deep',
            'quiet', 'mark_used', 'check', 'acheck', 'cause', 'Connection', 'AsyncConnection', 'is_pooled',
-           'local_settings', 'prepare', 'aprepare', 'retrying', 'naming_errors']
+           'local_settings', 'prepare', 'aprepare', 'retrying', 'naming_errors', 'trigger_refusal']
 
 # %% ../../nbs/020_db.connection.ipynb #bef485f3
 import json, os, random, re, select, time
@@ -182,7 +182,9 @@ def naming_errors(job: str) -> Iterator[None]:
     try: yield
     except psycopg.errors.InsufficientPrivilege as e:
         first = str(e).splitlines()[0]
-        raise DatabaseError(f'{job}: {first}: ask the owner to grant it') from None
+        remedy = 'ask the owner to grant it'
+        if 'row-level security' in first: remedy = '`unde-recog check` says what its owner has to do'
+        raise DatabaseError(f'{job}: {first}: {remedy}') from None
     except psycopg.OperationalError as e:
         raise DatabaseError(
             f'{job}: the database went away or did not answer in time ({cause(e)}): '
@@ -190,4 +192,13 @@ def naming_errors(job: str) -> Iterator[None]:
         ) from None
     except psycopg.Error as e:
         first = str(e).splitlines()[0] if str(e) else ''
-        raise DatabaseError(f'{job}: {type(e).__name__}: {first}') from None
+        refused = trigger_refusal(e)
+        raise DatabaseError(f'{job}: {refused or type(e).__name__ + ": " + first}') from None
+
+def trigger_refusal(error: psycopg.Error) -> str:
+    "What a function of the database's own has raised, and where; '' for other errors."
+    where = re.search(r'function ([^ ]+\(.*?\))', error.diag.context or '')
+    if where is None: return ''
+    said = ', '.join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
+    return (f'a trigger of the database has refused it: {said} (function {where[1]}): '
+            'nothing of this step was written; who made the trigger knows why')

@@ -4,17 +4,18 @@
 
 # %% ../../nbs/023_db.migrations.ipynb #a86ef69c
 from __future__ import annotations
-import time
-from collections.abc import Iterator
+import logging, time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 
 # %% auto #0
-__all__ = ['migrations', 'adoption_plan', 'migrate', 'dry_run', 'migrate_at', 'dry_run_at']
+__all__ = ['log', 'migrations', 'adoption_plan', 'newer_files', 'warn_of_newer', 'migrate', 'dry_run', 'obstacles', 'migrate_at',
+           'dry_run_at']
 
 # %% ../../nbs/023_db.migrations.ipynb #8b16a3b9
 import psycopg
-from .adoption import Plan, adopt, plan_adoption
+from .adoption import ELSEWHERE, Plan, adopt, hidden_rows, missing_rights, plan_adoption
 from unde_recog.db.connection import (
     Connection,
     DatabaseError,
@@ -26,7 +27,7 @@ from unde_recog.db.connection import (
     prepare,
     retrying,
 )
-from .schema import find_tables, wanted_tables
+from .schema import find_tables, quoted, wanted_tables
 
 # %% ../../nbs/023_db.migrations.ipynb #c97a6a65
 def migrations(logical: Logical) -> list[tuple[str, str]]:
@@ -39,6 +40,7 @@ def migrations(logical: Logical) -> list[tuple[str, str]]:
 _MARKS = '''create table if not exists unde_migrations (logical text, name text, md5 text,
              applied_at timestamptz not null default now(), primary key (logical, name))'''
 _MARK = 'insert into unde_migrations (logical, name, md5) select %s, %s, md5(%s)'
+_BY_OWNER = 'let its owner run the script of `unde-recog migrate --dry-run`'
 # of newer and of older servers
 _NO_PGVECTOR = psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile
 
@@ -50,6 +52,9 @@ def _apply(conn: psycopg.Connection, logical: Logical, name: str, sql: str) -> N
         raise  # the caller reports this one: it knows the address
     except psycopg.Error as e:
         why = '; '.join(filter(None, (str(e).split('\n')[0], e.diag.message_hint)))
+        if isinstance(e, psycopg.errors.DuplicateTable):
+            why += f'; it is not ours: rename it, or {ELSEWHERE}'
+        if isinstance(e, psycopg.errors.InsufficientPrivilege): why += f': {_BY_OWNER}'
         raise DatabaseError(
             f'sql/{logical}/{name} cannot be applied, nothing was changed ({why})'
         ) from None
@@ -108,16 +113,35 @@ def adoption_plan(conn: psycopg.Connection, logical: Logical) -> Plan:
     wanted = wanted_tables(conn, [sql for _, sql in migrations(logical)])
     return plan_adoption(conn, wanted, find_tables(conn, wanted))
 
+# %% ../../nbs/023_db.migrations.ipynb #0d886137
+log = logging.getLogger(__name__)
+
+def newer_files(conn: psycopg.Connection, logical: Logical) -> list[str]:
+    "Files that were applied here and that this version does not know."
+    return sorted(_marks(conn, logical).keys() - {name for name, _ in migrations(logical)})
+
+def warn_of_newer(conn: psycopg.Connection, logical: Logical) -> None:
+    if newer := newer_files(conn, logical): log.warning(
+        'the %s database was brought up by a newer unde_recog (%s): this one goes on, '
+        'install the same version everywhere', logical, ', '.join(newer)
+    )
+
+def _ready_marks(conn: psycopg.Connection) -> None:
+    row = conn.execute("select to_regclass('unde_migrations')").fetchone()
+    if row == (None,): conn.execute(_MARKS)
+
 # %% ../../nbs/023_db.migrations.ipynb #b698b839
+_OTHER = """sql/{}/{} was changed after it had been applied: two versions of unde_recog that are no releases
+are at work on this database: install the same one everywhere (who has changed the file adds a new
+migration instead)""".replace('\n', ' ')
+
 def _pending(conn: psycopg.Connection, logical: Logical) -> list[tuple[str, str]]:
     "The files that have not been applied. Raises `DatabaseError` for one that was changed since."
     known, pending = _marks(conn, logical), []
     for name, sql in migrations(logical):
         (md5,) = conn.execute('select md5(%s)', (sql,)).fetchone()  # type: ignore[misc]
         if known.get(name, md5) != md5:
-            raise DatabaseError(
-                f'sql/{logical}/{name} was changed after it had been applied: add a new migration instead'
-            )
+            raise DatabaseError(_OTHER.format(logical, name))
         if name not in known: pending.append((name, sql))
     return pending
 
@@ -128,7 +152,8 @@ def _migrate_files(conn: psycopg.Connection, logical: Logical) -> list[str] | No
         with conn.transaction():
             if _tried(conn, 'pg_try_advisory_xact_lock'):
                 if _foreign(conn, logical): return None
-                conn.execute(_MARKS)
+                _ready_marks(conn)
+                warn_of_newer(conn, logical)
                 pending = _pending(conn, logical)
                 for name, sql in pending: _apply(conn, logical, name, sql)
                 return [name for name, _ in pending]
@@ -146,7 +171,7 @@ def _adopt(conn: psycopg.Connection, logical: Logical) -> list[str]:
         with conn.transaction(): plan = adoption_plan(conn, logical)
         adopt(conn, plan)
         with conn.transaction():
-            conn.execute(_MARKS)
+            _ready_marks(conn)
             for name, sql in migrations(logical): conn.execute(_MARK, (logical, name, sql))
     return [name for name, _ in migrations(logical)]
 
@@ -156,15 +181,35 @@ def migrate(conn: psycopg.Connection, logical: Logical) -> list[str]:
     done = retrying(lambda: _migrate_files(conn, logical))
     return retrying(lambda: _adopt(conn, logical)) if done is None else done
 
+# %% ../../nbs/023_db.migrations.ipynb #3da867d7
+def _closing(conn: psycopg.Connection, logical: Logical, applied: Sequence[tuple[str, str]]) -> list[str]:
+    "The end of a script that somebody else runs for us: rights on new tables, and the marks."
+    (me,) = conn.execute('select current_user').fetchone()  # type: ignore[misc]
+    made = sorted({n for _, sql in applied for n in _table_names(sql)} | {'unde_migrations'})
+    there = find_tables(conn, made)
+    lines = [_MARKS + ';']
+    lines += [f'grant select, insert, update, delete on {n} to {quoted(me)};' for n in made if n not in there]
+    for name, sql in applied:
+        (md5,) = conn.execute('select md5(%s)', (sql,)).fetchone()  # type: ignore[misc]
+        lines.append('insert into unde_migrations (logical, name, md5) '
+                     f"values ('{logical}', '{name}', '{md5}') on conflict do nothing;")
+    return lines
+
 # %% ../../nbs/023_db.migrations.ipynb #02bc25fe
 def dry_run(conn: psycopg.Connection, logical: Logical) -> str:
     "The SQL that `migrate` would run; '' if nothing is missing."
     with conn.transaction(force_rollback=True):
         if _foreign(conn, logical):
             plan = adoption_plan(conn, logical)
-            return f'-- {logical}: tables that are already there are adopted\n' + plan.sql()
-        return '\n'.join(f'-- sql/{logical}/{name}\n{sql}' for name, sql in _pending(conn, logical))
+            script = f'-- {logical}: tables that are already there are adopted\n' + plan.sql()
+            if plan.differences: return script
+            return '\n'.join([script, *_closing(conn, logical, migrations(logical))])
+        pending = _pending(conn, logical)
+        if not pending: return ''
+        parts = [f'-- sql/{logical}/{name}\n{sql.strip()}' for name, sql in pending]
+        return '\n'.join(['begin;', *parts, *_closing(conn, logical, pending), 'commit;'])
 
+# %% ../../nbs/023_db.migrations.ipynb #21dc234d
 @contextmanager
 def _direct(url: str, logical: Logical) -> Iterator[psycopg.Connection]:
     "A connection for migrations. Raises `DatabaseError` for what it ends by."
@@ -180,9 +225,8 @@ def _direct(url: str, logical: Logical) -> Iterator[psycopg.Connection]:
             f'the {logical} database at {where} has no pgvector: install the extension there'
         ) from None
     except psycopg.errors.InsufficientPrivilege as e:
-        remedy = 'let its owner run the script of `unde-recog migrate --dry-run`'
         raise DatabaseError(
-            f'the {logical} database at {where}: {str(e).splitlines()[0]}: {remedy}'
+            f'the {logical} database at {where}: {str(e).splitlines()[0]}: {_BY_OWNER}'
         ) from None
     except psycopg.OperationalError as e:
         raise DatabaseError(
@@ -197,6 +241,12 @@ _SETTINGS = {
 }
 
 # %% ../../nbs/023_db.migrations.ipynb #f8e5197f
+def obstacles(conn: psycopg.Connection, logical: Logical) -> list[str]:
+    "What keeps us from using the tables that are there, each with its remedy."
+    found = find_tables(conn, [n for _, sql in migrations(logical) for n in _table_names(sql)])
+    return [text for table in found.values()
+            for text in (*missing_rights(conn, table), *hidden_rows(conn, table.place))]
+
 def migrate_at(url: str, logical: Logical) -> list[str]:
     "As `migrate`. Raises `DatabaseError`."
     with _direct(url, logical) as conn: return migrate(conn, logical)

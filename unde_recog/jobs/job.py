@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 # %% auto #0
 __all__ = ['FAILURE_LIMIT', 'FAILED', 'OnPace', 'Readings', 'STATES', 'in_words', 'JobPlan', 'JobReport', 'report_json', 'Pace',
            'option', 'BrandOptions', 'JobContext', 'Job', 'RunRecord', 'JobBusy', 'run_job', 'LastRun', 'last_runs',
-           'job_readings']
+           'job_readings', 'readings_text']
 
 # %% ../../nbs/126_jobs.job.ipynb #ed37911f
 import psycopg
@@ -120,26 +120,35 @@ def report_json(report: JobReport) -> dict[str, Any]:
 # %% ../../nbs/126_jobs.job.ipynb #bd483235
 @dataclass
 class Pace:
-    "The progress of a run: counts, rate and time left."
+    "The progress of a run, or of a stage of it: counts, rate and time left."
     done: int = 0
     total: int = 0
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
+    stage: str = ''  # '' for the job's main work
+    first: int = 0  # done before it was started
 
     @property
     def rate(self) -> float:
         "Pieces a second."
-        return self.done/max(time.monotonic() - self.started, 1e-9)
+        return (self.done - self.first)/max(time.monotonic() - self.started, 1e-9)
 
     @property
     def left(self) -> float | None:
         "Seconds left; None before anything is done."
-        return (self.total - self.done)/self.rate if self.done else None
+        return (self.total - self.done)/self.rate if self.done > self.first else None
+
+    @property
+    def speed(self) -> str:
+        "Rate, time left and failures in words."
+        left, digits, parts = self.left, 0 if self.rate > 9.5 else 1, list[str]()
+        if left is not None:
+            parts = [f'{self.rate:.{digits}f}/s', f'{in_words(left)} left' if left > 0 else 'finishing']
+        return ', '.join([*parts, *([f'{self.failed} failed'] if self.failed else [])])
 
     def __str__(self) -> str:
-        text = f'{self.done} of {self.total}, {self.rate:.3g}/s'
-        if self.left is not None: text += f', {in_words(self.left)} left'
-        return text + (f', {self.failed} failed' if self.failed else '')
+        counts = f'{self.stage} {self.done} of {self.total}'.lstrip()
+        return ', '.join(filter(None, (counts, self.speed)))
 
 # %% ../../nbs/126_jobs.job.ipynb #930ce257
 OnPace = Callable[[Pace], None]
@@ -172,8 +181,10 @@ class JobContext:
     @cached_property
     def storage(self) -> Storage: return open_storage(self.settings)
 
-    def progress(self, done: int, total: int, failed: int = 0) -> None:
-        "So much is done of so much."
+    def progress(self, done: int, total: int, failed: int = 0, stage: str = '') -> None:
+        "So much is done of so much; a further stage has a pace of its own."
+        if stage != self.pace.stage:
+            self.pace.stage, self.pace.started = stage, time.monotonic()
         self.pace.done, self.pace.total, self.pace.failed = done, total, failed
         if self.on_pace: self.on_pace(self.pace)
 
@@ -285,9 +296,11 @@ def job_readings(runs: Mapping[str, LastRun]) -> Readings:
         done += [({'job': name, 'what': w}, float(n)) for w, n in _numbers(run.counts)]
         failed += [({'job': name, 'kind': k}, float(n)) for k, n in _numbers(run.failures)]
     times = [({'job': n}, r.done_at.timestamp()) for n, r in runs.items() if r.done_at]
+    begun = [({'job': n}, r.started_at.timestamp()) for n, r in runs.items()]
     states = [({'job': n, 'state': s}, float(r.state == s)) for n, r in runs.items() for s in STATES]
     return {
         'unde_job_done_timestamp_seconds': ('when a job was last done', times),
+        'unde_job_started_timestamp_seconds': ('when the newest run of a job began', begun),
         'unde_job_state': ('how the newest run of a job ended, or running', states),
         'unde_job_done': ('what the newest run of a job did', done),
         'unde_job_failed': ('failures of the newest run of a job by class', failed),
@@ -295,3 +308,16 @@ def job_readings(runs: Mapping[str, LastRun]) -> Readings:
 
 def _numbers(counts: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(k, v) for k, v in counts.items() if isinstance(v, (int, float))]
+
+# %% ../../nbs/126_jobs.job.ipynb #08130e79
+def readings_text(readings: Readings) -> str:
+    "Gauges in the text format of Prometheus."
+    lines = []
+    for name, (text, rows) in readings.items():
+        lines += [f'# HELP {name} {text}', f'# TYPE {name} gauge'] if rows else []
+        lines += [f'{name}{{{_labels(labels)}}} {value:.15g}' for labels, value in rows]
+    return ''.join(line + '\n' for line in lines)
+
+def _labels(labels: Mapping[str, str]) -> str:
+    def safe(text: str) -> str: return text.replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n')
+    return ','.join(f'{k}="{safe(v)}"' for k, v in labels.items())

@@ -256,7 +256,8 @@ def make_collages(context: JobContext, brands: Sequence[str] | None) -> int:
     made, scope = 0, {'brands': None if brands is None else list(brands)}
     with context.db.connect('catalogue') as conn:
         waiting = conn.execute(_FOR_COLLAGE, scope).fetchall()
-        for brand, external_id, places in waiting:
+        for n, (brand, external_id, places) in enumerate(waiting, 1):
+            context.progress(n, len(waiting), stage='collages')
             url = make_one_collage(context.storage, SkuKey(brand, external_id), places)
             if url is None: continue
             with conn.transaction():

@@ -19,6 +19,8 @@ __all__ = ['MAX_PHOTOS', 'FETCHING', 'DECODED', 'CatalogPhoto', 'stored_copies',
 import psycopg
 from PIL import Image
 from ..contracts import SkuKey
+from ..db.adoption import hidden_rows
+from ..db.connection import DatabaseError
 from ..media.images import ImageError, decode, image_hash
 from ..media.phash import perceptual_hash
 from ..media.storage import Storage, read_bytes
@@ -64,7 +66,10 @@ def stored_copies(
 def listed_photos(
     conn: psycopg.Connection, brands: Sequence[str] | None = None
 ) -> tuple[list[CatalogPhoto], set[SkuKey]]:
-    "(photos to index, products in scope) of the catalogue, in a fixed order."
+    """(photos to index, products in scope) of the catalogue, in a fixed order.
+
+    Raises `DatabaseError` where rows may be hidden from us: their products would seem delisted."""
+    if hidden := hidden_rows(conn, 'raw_products'): raise DatabaseError('; '.join(hidden))
     wanted = {'brands': None if brands is None else list(brands)}
     rows = conn.execute(_LISTED, wanted).fetchall()
     photos, copies = [], stored_copies(conn, brands)

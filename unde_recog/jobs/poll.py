@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 # %% auto #0
 __all__ = ['FEED_BYTES', 'JOB', 'Feed', 'read_feeds', 'Reading', 'StockAdapter', 'open_adapter', 'write_adapter', 'feed_file',
-           'poll_feed', 'FeedState', 'feed_states', 'stopped_text', 'forget_history', 'PollOptions', 'chosen_feeds',
-           'plan_poll', 'failure_of', 'run_poll', 'report_poll']
+           'poll_feed', 'FeedState', 'feed_states', 'stopped_text', 'forget_history', 'refusal_notes', 'PollOptions',
+           'chosen_feeds', 'plan_poll', 'failure_of', 'run_poll', 'report_poll']
 
 # %% ../../nbs/138_jobs.poll.ipynb #dc656787
 import psycopg
+from ..catalogue.imports import ImportReport
 from ..catalogue.reading import ReadOptions
 from ..catalogue.stock import import_availability
 from ..contracts import canonical_brand
@@ -36,6 +37,8 @@ class Feed:
     source: str = ''  # a file, or an address
     adapter: str = ''  # module:Class
     mapping: Any = None  # ours → theirs
+    store_id: str | None = None  # of rows that name no store
+    fetched_at: str | None = None  # of rows without a time: "now" is when it was read
     timezone: str | None = None
     list_separator: str | None = None
     date_order: str | None = None
@@ -64,6 +67,7 @@ class Reading(NamedTuple):
     product_id: str
     sizes: Iterable[str]
     fetched_at: datetime
+    quantity: int | None = None  # pieces, where `product_id` is the SKU of a size and `sizes` are empty
 
 class StockAdapter(Protocol):
     "A class that knows how to ask a brand."
@@ -81,9 +85,10 @@ def write_adapter(adapter: StockAdapter, path: Path) -> int:
     rows = 0
     with path.open('w', encoding='utf-8', newline='') as f:
         writer = csv.writer(f)
-        writer.writerow(('store_id', 'product_id', 'sizes_in_stock', 'fetched_at'))
+        writer.writerow(('store_id', 'product_id', 'sizes_in_stock', 'fetched_at', 'quantity'))
         for r in adapter.readings():
-            writer.writerow((r.store_id, r.product_id, json.dumps(list(r.sizes)), r.fetched_at.isoformat()))
+            sizes, at = json.dumps(list(r.sizes)), r.fetched_at.isoformat()
+            writer.writerow((r.store_id, r.product_id, sizes, at, '' if r.quantity is None else r.quantity))
             rows += 1
     return rows
 
@@ -112,9 +117,17 @@ def poll_feed(context: JobContext, feed: Feed, folder: Path) -> Any:
         poll_window=parse_duration(feed.poll_window), timezone=feed.timezone,
         list_separator=feed.list_separator, date_order=feed.date_order,
     )
-    chosen = {'mapping': feed.mapping, 'rejects': folder/f'{feed.brand}.rejects.csv'}
-    chosen |= {'brand': feed.brand, 'aliases': context.settings.BRAND_ALIASES, 'options': options}
+    chosen = {'mapping': feed.mapping, 'rejects': _rejects_of(context, feed.brand)}
+    chosen |= {'brand': feed.brand, 'store_id': feed.store_id, 'fetched_at': feed.fetched_at}
+    chosen |= {'aliases': context.settings.BRAND_ALIASES, 'options': options}
     return import_availability(context.db, path, **chosen)
+
+def _rejects_of(context: JobContext, brand: str) -> Path:
+    "Where the refused rows of a brand's last poll are listed."
+    path = data_dir(context.settings)/'poll'/f'{brand}.rejects.csv'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
 
 # %% ../../nbs/138_jobs.poll.ipynb #3fdfc5bc
 class FeedState(NamedTuple):
@@ -161,6 +174,12 @@ def forget_history(
     return deleted
 
 # %% ../../nbs/138_jobs.poll.ipynb #55050aa4
+def refusal_notes(feed: Feed, found: ImportReport) -> list[str]:
+    "What a person has to know of the rows of a feed that were refused."
+    if not found.rejected: return []
+    total = f'{feed.brand}: {found.rejected} rows were refused, see {found.rejects_file}'
+    return [total, *(f'{feed.brand}: {text}' for text in found.classes)]
+
 @dataclass(kw_only=True)
 class PollOptions(BrandOptions):
     feeds: str = option('', 'JSON file of the feeds (default: feeds.json in UNDE_DATA_DIR).')
@@ -207,7 +226,8 @@ def run_poll(context: JobContext) -> JobReport:
                 report.notes.append(f'{feed.brand}: {e}')
             else:
                 done.update({'new': found.inserted, 'changed': found.updated, 'unchanged': found.unchanged})
-                if found.rejected: report.notes.append(f'{feed.brand}: {found.rejected} rows were refused')
+                report.notes += refusal_notes(feed, found)
+                if found.exit_code == 2: failed['all_refused'] += 1
             context.progress(n, len(feeds), failed.total())
     with context.db.connect('catalogue') as conn:
         done['deleted'] = forget_history(conn, context.options.keep)

@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['JOBS', 'JobEntry', 'load_job', 'parse_cron', 'next_run', 'cron_lines', 'describe_job', 'describe_jobs']
+__all__ = ['JOBS', 'JobEntry', 'load_job', 'parse_cron', 'next_run', 'cron_lines', 'describe_job', 'describe_jobs',
+           'catalogue_readings']
 
 # %% ../../nbs/127_jobs.registry.ipynb #30c6ae3f
-from .job import Job, LastRun, last_runs
+import psycopg
+from .job import Job, LastRun, Readings, job_readings, last_runs
 from ..db.database import Databases
 
 # %% ../../nbs/127_jobs.registry.ipynb #36225dc7
@@ -114,3 +116,12 @@ def describe_jobs(db: Databases, now: datetime | None = None) -> list[dict[str, 
     with db.connect('catalogue') as conn: runs: Mapping[str, LastRun] = last_runs(conn)
     when = now or datetime.now(timezone.utc)
     return [describe_job(name, runs.get(name), when) for name in JOBS]
+
+# %% ../../nbs/127_jobs.registry.ipynb #7b6fc717
+_STOPPED = '1 for a brand of which no store was heard of within AVAILABILITY_WINDOW'
+
+def catalogue_readings(conn: psycopg.Connection, window: timedelta) -> Readings:
+    "Gauges of jobs and feeds, from the catalogue's tables."
+    from unde_recog.jobs.poll import feed_states
+    stopped = [({'brand': f.brand}, float(f.stopped)) for f in feed_states(conn, window)]
+    return {**job_readings(last_runs(conn)), 'unde_feed_stopped': (_STOPPED, stopped)}

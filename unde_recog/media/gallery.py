@@ -15,7 +15,7 @@ from string import Template
 
 # %% ../../nbs/014_media.gallery.ipynb #d5aa1b06
 from PIL import Image, ImageDraw
-from ..contracts import Answer, ItemAnswer, Match, SkuKey
+from ..contracts import Answer, ItemAnswer, Match, SkuKey, brand_name
 from .images import from_full, shrink, to_jpeg
 
 # %% ../../nbs/014_media.gallery.ipynb #ebaefbea
@@ -99,7 +99,7 @@ def _card(match: Match, picture: Image.Image | None, alike: str, note: str = '')
     return _CARD.substitute(
         image=image,
         name=name,
-        brand=escape(match.brand),
+        brand=escape(brand_name(match.brand)),
         price=escape(price_text(match)),
         where=escape(where_text(match)),
         alike=escape(alike),

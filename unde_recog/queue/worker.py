@@ -6,14 +6,15 @@
 from __future__ import annotations
 import logging, os, ssl, tempfile, time, uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 # %% auto #0
 __all__ = ['QUEUE', 'SOFT', 'HARD', 'Opener', 'log', 'request_id', 'wait_written', 'recognize_once', 'transport_of',
-           'celery_settings', 'answer_task', 'ready_session', 'worker_opener', 'serve_metrics', 'watch_worker',
-           'store_result', 'add_task', 'make_celery']
+           'celery_settings', 'answer_task', 'ready_session', 'worker_opener', 'job_gauges', 'serve_metrics',
+           'watch_worker', 'store_result', 'add_task', 'make_celery']
 
 # %% ../../nbs/311_queue.worker.ipynb #776d790e
 from ..contracts import Answer
@@ -148,13 +149,31 @@ def worker_opener(settings: Settings, reload: Callable[[], Settings] | None) -> 
     return open_session
 
 # %% ../../nbs/311_queue.worker.ipynb #9f21322d
-def serve_metrics(port: int) -> Any:
-    "Answer GET /metrics for all children of this process, in a thread."
+def job_gauges(settings: Settings, every: float = 60.) -> Callable[[], Any]:
+    "What the catalogue says of jobs and feeds, read at most every `every` seconds."
+    read_at, kept, opened = float('-inf'), dict[str, Any](), list[Any]()
+    def read() -> Any:
+        nonlocal read_at, kept
+        if time.monotonic() - read_at < every: return kept
+        read_at = time.monotonic()
+        from unde_recog.db.database import open_databases
+        from unde_recog.jobs.registry import catalogue_readings
+        with suppress(Exception):  # a scrape goes on without
+            if not opened: opened.append(open_databases(settings, migrate=False, max_size=1))
+            with opened[0].connect('catalogue', 1.) as conn:
+                kept = dict(catalogue_readings(conn, settings.AVAILABILITY_WINDOW))
+        return kept
+    return read
+
+def serve_metrics(port: int, settings: Settings) -> Any:
+    "Answer GET /metrics for all children of this process, and for the jobs, in a thread."
     folder = os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', tempfile.mkdtemp(prefix='unde-metrics-'))
     # imported only now: it looks for the folder when it is imported
     from prometheus_client import CollectorRegistry, multiprocess, start_http_server
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, folder)
+    from unde_recog.web.metrics import StateCollector
+    registry.register(StateCollector(job_gauges(settings), dict))
     return start_http_server(port, registry=registry)
 
 def watch_worker(settings: Settings) -> None:
@@ -162,7 +181,7 @@ def watch_worker(settings: Settings) -> None:
     from celery.signals import setup_logging, worker_init
     def as_json(**_: Any) -> None: log_as_json()
     def metrics(**_: Any) -> None:
-        if settings.METRICS_PORT: serve_metrics(settings.METRICS_PORT)
+        if settings.METRICS_PORT: serve_metrics(settings.METRICS_PORT, settings)
     setup_logging.connect(as_json, weak=False)
     worker_init.connect(metrics, weak=False)
 

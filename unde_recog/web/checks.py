@@ -17,6 +17,7 @@ from typing import Any
 # %% ../../nbs/282_web.checks.ipynb #71eb5c29
 import httpx
 from ..db.database import LOGICALS, DatabaseError, Logical, open_databases
+from ..db.migrations import obstacles
 from ..media.storage import open_storage
 from ..models.registry import get_card
 from ..search import current_version
@@ -55,6 +56,7 @@ def ask_database(logical: Logical) -> Ask:
     def ask(settings: Settings) -> str:
         with open_databases(settings, migrate=False, timeout=3.) as db, db.connect(logical) as conn:
             (version,) = conn.execute('show server_version').fetchone() or ('',)
+            if wrong := obstacles(conn, logical): raise DatabaseError('; '.join(wrong))
             return f'PostgreSQL {version}'
     return ask
 

@@ -93,13 +93,9 @@ class JobReadings:
         db = self.state.engine.opened
         if db is None or time.monotonic() - self.read_at < self.every: return self.kept
         self.read_at = time.monotonic()
-        from unde_recog.jobs.job import job_readings, last_runs  # not before the port opens
-        from unde_recog.jobs.poll import feed_states
+        from unde_recog.jobs.registry import catalogue_readings  # not before the port opens
         with suppress(Exception), db.connect('catalogue', 1.) as conn:  # a scrape goes on without
-            feeds = feed_states(conn, self.state.settings.AVAILABILITY_WINDOW)
-            stopped = [({'brand': f.brand}, float(f.stopped)) for f in feeds]
-            text = '1 for a brand of which no store was heard of within AVAILABILITY_WINDOW'
-            self.kept = {**job_readings(last_runs(conn)), 'unde_feed_stopped': (text, stopped)}
+            self.kept = dict(catalogue_readings(conn, self.state.settings.AVAILABILITY_WINDOW))
         return self.kept
 
 # %% ../../nbs/281_web.health.ipynb #2350e839
