@@ -962,6 +962,8 @@ def test_colours_prices_and_stock_by_tapping(visit, scene, world):
     sheet.get_by_role('button', name='Show it in red').tap()
     assert sheet.locator('img.large').get_attribute('src') != first
     assert 'red' in sheet.locator('figcaption').last.inner_text()
+    sheet.get_by_role('button', name='Show it in red').tap()
+    assert sheet.locator('img.large').get_attribute('src') == first  # a second tap takes it back
     sheet.locator('[data-key=sheet-close]').tap()
     page.locator('.tools-more summary').tap()
     page.select_option('[data-key=sort]', 'stock')
@@ -1081,6 +1083,16 @@ def test_accessible_in_both_schemes_and_languages(visit, tools, scene):
     upload(page, fresh(scene))
     settled(page, 3)
     found += all_ways('finds')
+    page.set_viewport_size({'width': 390, 'height': 844})
+    page.locator('.card .open').first.click()
+    page.locator('[data-key=sheet-more]').click()
+    page.wait_for_selector('#sheet .alike .card')
+    for scheme in ('light', 'dark'):
+        page.emulate_media(color_scheme=scheme)
+        found += findings(f'sheet, {scheme}')
+    page.keyboard.press('Escape')
+    found += all_ways('phone')
+    page.set_viewport_size({'width': 1280, 'height': 900})
     page.locator('[data-key=draw]').click()
     found += all_ways('drawing')
     page.keyboard.press('Escape')

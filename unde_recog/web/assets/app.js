@@ -568,8 +568,10 @@ function openSheet(item, match, final) {
   const ofShop = h('figure', {}, zoomable(large, name), h('figcaption', {}, t('theProduct')));
   const lookAt = (c, named) => { // a colour that was found too has a card of its own; of the others there is a picture
     if (c.way) return openSheet(item, { ...c.way, ways: [{ ...match, ways: [] }, ...match.ways.filter((w) => w !== c.way)] }, final);
-    ofShop.replaceChildren(zoomable(productPicture(match.brand, c.external_id, { class: 'large', alt: `${name}, ${named}` }, noPicture, 960), named), h('figcaption', {}, named));
-    say(named);
+    const back = ofShop.dataset.colour === c.external_id; // a second tap shows the product's own again
+    ofShop.dataset.colour = back ? '' : c.external_id;
+    ofShop.replaceChildren(zoomable(back ? large : productPicture(match.brand, c.external_id, { class: 'large', alt: `${name}, ${named}` }, noPicture, 960), back ? name : named), h('figcaption', {}, back ? t('theProduct') : named));
+    say(back ? name : named);
   };
   const paint = () => repaint(sheet,
     h('div', { class: 'sheet-head' }, h('div', {}, h('p', { class: 'brand' }, brandName(match.brand)), h('h2', { id: 'sheet-name', tabindex: '-1' }, name)), h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-close', 'aria-label': t('close'), onclick: () => sheet.close() }, icon('cross'))),
