@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 # %% auto #0
@@ -118,6 +118,7 @@ class RequestContext:
     filters: Filters = Filters()
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     user_id: str | None = None
+    asked_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     photo_url: str | None = None
     item_states: list[ItemState] = field(default_factory=list)
     detect_ms: int = 0
@@ -132,8 +133,7 @@ class RequestContext:
     def __post_init__(self) -> None: self.catalogue = self.catalogue or CatalogueReader(self.db)
     @property
     def thresholds(self) -> Thresholds:
-        own = thresholds(self.settings, self.parts.primary.card)
-        return own if self.guarded is None else Thresholds(None, None)
+        return Thresholds(None, None) if self.guarded else thresholds(self.settings, self.parts.primary.card)
     def time_for(self, step: str) -> float:
         "Seconds that a step may take from now."
         whole = self.deadline.seconds

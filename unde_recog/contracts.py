@@ -222,6 +222,7 @@ class Match(_Contract):
     stores: list[Store] = Field(default_factory=list)
     other_malls: list[str] = Field(default_factory=list)
     other_colours: list[Colour] = Field(default_factory=list)
+    agrees: list[str] = Field(default_factory=list)  # with the garment: category, color, type, material, …
 
 MatchType = Literal['exact', 'similar', 'style', 'none']
 PhotoReason = Literal['no_garment']

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'SHOWN', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step',
+__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'SHOWN', 'AGREES', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step',
            'rerank_step', 'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes',
-           'products_like', 'fallback', 'reason_of', 'near_alternatives', 'alternatives', 'choose_step',
-           'choose_matches', 'facts_of', 'with_known_stores', 'answer_step', 'announce_candidates', 'run_steps',
-           'recognize_item']
+           'products_like', 'fallback', 'reason_of', 'kinship', 'near_alternatives', 'alternatives', 'choose_step',
+           'choose_matches', 'facts_of', 'with_known_stores', 'in_common', 'buyable_first', 'match_of', 'answer_step',
+           'announce_candidates', 'run_steps', 'recognize_item']
 
 # %% ../nbs/147_pipeline.ipynb #23b92691
 from .availability import Stock, with_stores
@@ -21,11 +21,11 @@ from .candidates import availability_step, context_step, exact_scores, is_sold, 
 from .candidates import search_step, stock_of, tag_step
 from .catalogue.products import Facts, Product, parse_products, products_query
 from .context import ItemState, RequestContext, timed
-from .contracts import Candidate, ItemAnswer, ItemReason, Reranker, SkuKey, Verdict
+from .contracts import Candidate, ItemAnswer, ItemReason, Match, Reranker, SkuKey, Verdict
 from .db.database import DatabaseError, arun
 from .rerank import Bands, apply_verdicts, candidate_type, card_bands, may_match, pick, to_match
 from .resilience import end_tasks, track_cost
-from .tagging import prefilter
+from .tagging import agreements, colour_likeness, prefilter
 
 # %% ../nbs/147_pipeline.ipynb #e5e5dd57
 def mall_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -132,8 +132,9 @@ async def products_like(item_state: ItemState, ctx: RequestContext,
     async def call(timeout: float) -> dict[SkuKey, float]:
         return await exact_scores(item_state, ctx, keys, timeout)
     scores = await ctx.attempt('fallback', 'answer', call, item_state.degraded) or {}
-    candidate = lambda p, score: Candidate(key=p.key, score=score or 0., primary=score,
-                                           style_id=p.style_id)
+    def candidate(p: Product, score: float | None) -> Candidate:
+        known = {'category': p.category, 'colour': p.colour}
+        return Candidate(key=p.key, score=score or 0., primary=score, style_id=p.style_id, metadata=known)
     listed = [candidate(p, scores.get(p.key)) for p in found]
     return sorted(listed, key=lambda c: -c.score)[:FALLBACK_SHOWN] if nearest else listed
 
@@ -169,6 +170,16 @@ def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
     return 'nothing_near'
 
 # %% ../nbs/147_pipeline.ipynb #e1a1f425
+def kinship(item_state: ItemState, candidate: Candidate) -> tuple[bool, int]:
+    """How far a product is from the garment in kind and colour: (of another category, 0 the same
+    colour, 1 near or unknown, 2 another one)."""
+    category, colour = likely_category(item_state), item_state.tags.get('color')
+    theirs, shade = candidate.metadata.get('colour'), item_state.tags.get('color_hex')
+    degree = colour_likeness(colour, str(theirs), shade) if colour and theirs else None
+    level = 1 if degree is None else 0 if degree == 1 else 1 if degree >= .5 else 2
+    return candidate.metadata.get('category', category) != category, level
+
+# %% ../nbs/147_pipeline.ipynb #84f614e9
 def near_alternatives(item_state: ItemState, *, sold: bool) -> list[Candidate]:
     """What the mall has of the ranked finds: of the garment's own category, else of those that fit;
     anything where nothing of it is `sold`."""
@@ -180,12 +191,13 @@ def near_alternatives(item_state: ItemState, *, sold: bool) -> list[Candidate]:
 
 def alternatives(found: Sequence[Candidate], near: Sequence[Candidate], item_state: ItemState,
                  order: str) -> list[Candidate]:
-    "Finds of the fallback and of the search as one list, each product once."
+    "Finds of the fallback and of the search as one list, each product once, by kinship."
     if item_state.reranked: found, near = near[:SHOWN], found  # the judge's order comes first
     keys = {c.key for c in found}
+    by_kind = lambda c: (kinship(item_state, c), -c.score)
     more = [c for c in near if c.key not in keys]
     if order == 'price' or item_state.reranked: return [*found, *more[:max(0, SHOWN - len(found))]]
-    return sorted([*found, *more], key=lambda c: -c.score)[:FALLBACK_SHOWN]
+    return sorted([*found, *more], key=by_kind)[:FALLBACK_SHOWN]
 
 # %% ../nbs/147_pipeline.ipynb #1a4a2249
 async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
@@ -217,11 +229,32 @@ def with_known_stores(c: Candidate, facts: Facts, ctx: RequestContext) -> Candid
     if ctx.filters or (ctx.mall is not None and c.in_mall is None): return c
     return with_stores(c, facts.stores.get(c.key, ()), ctx.mall)
 
+AGREES = .75  # how far two values must agree to be called the same
+
+def in_common(item_state: ItemState, c: Candidate, product: Product | None) -> list[str]:
+    "What a find shares with the garment: category, color, and what else is known on both sides."
+    category = likely_category(item_state)
+    known = {'category': product.category, 'colour': product.colour} if product else {}
+    meta = dict(c.metadata) | {name: value for name, value in known.items() if value}
+    same = [name for name, degree in agreements(item_state.tags, meta).items() if degree >= AGREES]
+    return ['category', *same] if category != 'other' and meta.get('category') == category else same
+
+# %% ../nbs/147_pipeline.ipynb #a395d4ef
+def buyable_first(shown: Sequence[Candidate], item_state: ItemState) -> list[Candidate]:
+    "Alternatives that a store has before those that none is known to have, of one kinship each."
+    if item_state.kind != 'style' or item_state.reranked: return list(shown)
+    return sorted(shown, key=lambda c: (kinship(item_state, c), not c.stores))
+
+def match_of(c: Candidate, facts: Facts, item_state: ItemState) -> Match:
+    "A find with what the catalogue knows of it."
+    product = facts.products.get(c.key)
+    return to_match(c, product, facts.colours.get(c.key, ()), agrees=in_common(item_state, c, product))
+
 async def answer_step(item_state: ItemState, ctx: RequestContext) -> ItemAnswer:
     "What is shown of one garment, as the contract has it."
     facts, item = await facts_of(item_state, ctx), item_state.item
-    shown = [with_known_stores(c, facts, ctx) for c in item_state.shown]
-    matches = [to_match(c, facts.products.get(c.key), facts.colours.get(c.key, ())) for c in shown]
+    item_state.shown = buyable_first([with_known_stores(c, facts, ctx) for c in item_state.shown], item_state)
+    matches = [match_of(c, facts, item_state) for c in item_state.shown]
     return ItemAnswer(
         item_index=item_state.index,
         person_index=item.person_index,

@@ -148,6 +148,7 @@ def request_row(ctx: RequestContext, rows: list[ItemRow]) -> RequestRow:
         total_time_ms=ctx.total_ms,
         photo_width=width,
         photo_height=height,
+        asked_at=ctx.asked_at,
     )
 
 def record(log: RequestLog | None, ctx: RequestContext, last: bool = True) -> None:
@@ -360,17 +361,18 @@ class Recognizer:
         photo_url: str | None = None,
         content_hash: str | None = None,
         filters: Filters = Filters(),
+        asked_at: datetime | None = None,
         on_event: EventHandler | None = None,
     ) -> Answer:
         """Answer one photo (path, bytes, URL, storage key or RGB image). `boxes`: see
         `given_items`; `now`: an aware time, for replays; `photo_url`: what the log calls a
-        photo given as bytes. Raises `ImageError`, `UnknownMall`, `ValueError` for a bad box,
-        `DatabaseError`."""
+        photo given as bytes; `asked_at`: when it was asked, if it had to wait. Raises
+        `ImageError`, `UnknownMall`, `ValueError` for a bad box, `DatabaseError`."""
         name = photo if isinstance(photo, str) else photo_url
-        ids = {'id': request_id or uuid.uuid4(), 'user_id': user_id, 'photo_url': name}
+        ids: dict[str, Any] = {'id': request_id or uuid.uuid4(), 'user_id': user_id, 'photo_url': name}
         if isinstance(photo, bytes): content_hash = hashlib.sha256(photo).hexdigest()
-        about: dict[str, Any] = {'content_hash': content_hash, 'filters': filters}
-        ctx = new_context(self, mall=user_mall, now=aware(now), **about, **ids)
+        ids |= {'content_hash': content_hash, 'asked_at': aware(asked_at)}
+        ctx = new_context(self, mall=user_mall, now=aware(now), filters=filters, **ids)
         return await recognize_photo(self, photo, ctx, boxes=boxes, on_event=on_event)
 
     async def drain(self) -> None:

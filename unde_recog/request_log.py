@@ -5,15 +5,16 @@
 # %% ../nbs/092_request_log.ipynb #d56e13dc
 from __future__ import annotations
 import hashlib, logging, queue, threading, time, uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any
 
 # %% auto #0
-__all__ = ['MINIMA', 'WRITE', 'log', 'FEEDBACK', 'ItemRow', 'summarise', 'RequestRow', 'as_jsonb', 'write_request', 'RequestLog',
-           'journal_name', 'open_log', 'write_feedback']
+__all__ = ['MINIMA', 'WRITE', 'log', 'FEEDBACK', 'ItemRow', 'summarise', 'RequestRow', 'as_jsonb', 'insert_request',
+           'person_mark', 'person_lock', 'asked_at', 'of_forgotten', 'bare_item', 'only_cost', 'write_request',
+           'RequestLog', 'journal_name', 'open_log', 'write_feedback']
 
 # %% ../nbs/092_request_log.ipynb #8ffd5276
 import psycopg
@@ -106,9 +107,10 @@ class RequestRow:
     created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     photo_width: int | None = None  # of the photo that the boxes are in
     photo_height: int | None = None
+    asked_at: datetime | None = None  # not in the table: tells what came before a person's deletion
 
     def columns(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'items'}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ('items', 'asked_at')}
         return own | summarise(self.items)
 
 # %% ../nbs/092_request_log.ipynb #9c876645
@@ -132,21 +134,66 @@ def as_jsonb(value: Any) -> Any:
     "Lists and dictionaries as JSON for the database; anything else as it is."
     return Jsonb(value, dumps=_json) if isinstance(value, (dict, list, tuple)) else value
 
-def write_request(conn: psycopg.Connection, row: RequestRow) -> bool:
-    "Write a request with its items; False if this id had been written before."
+def insert_request(conn: psycopg.Connection, row: RequestRow) -> bool:
+    "Insert a request with its items; False if this id had been written before."
     values = {n: as_jsonb(v) for n, v in row.columns().items()}
     items = [{n: getattr(item, n) for n in _ITEM} for item in row.items]
     return conn.execute(WRITE, values | {'its_items': as_jsonb(items)}).fetchone() == (1,)
+
+# %% ../nbs/092_request_log.ipynb #b33cf340
+def person_mark(user_id: str) -> str:
+    "A hash that stands for a person in `forgotten_people`."
+    return hashlib.sha256(f'person\0{user_id}'.encode()).hexdigest()
+
+def person_lock(user_id: str) -> int:
+    "The number of the advisory lock under which a person's rows are written or deleted."
+    return int(person_mark(user_id)[:15], 16)
+
+def asked_at(row: RequestRow) -> datetime:
+    "When a request was asked; of one that does not say, its time of writing less the time it took."
+    return row.asked_at or row.created_at - timedelta(milliseconds=row.total_time_ms or 0)
+
+_GONE = 'select exists (select from forgotten_people where person = %s and at >= %s)'
+
+def of_forgotten(conn: psycopg.Connection, row: RequestRow) -> bool:
+    "Whether the request's person has had everything deleted since it was asked."
+    if row.user_id is None: return False
+    return conn.execute(_GONE, (person_mark(row.user_id), asked_at(row))).fetchone() == (True,)
+
+# %% ../nbs/092_request_log.ipynb #67b2e501
+_SHARED = 'select pg_advisory_xact_lock_shared(%s)'
+
+def bare_item(item: ItemRow) -> ItemRow:
+    "An item without anything that was seen or found: its cost."
+    return ItemRow(item_index=item.item_index, category='other', box=[], model_version=item.model_version,
+                   credits=item.credits, tokens=item.tokens)
+
+def only_cost(row: RequestRow) -> RequestRow | None:
+    "What is left of a forgotten person's request: its cost. None if it has cost nothing."
+    paid = [bare_item(i) for i in row.items if i.credits or i.tokens]
+    return RequestRow(id=row.id, items=paid, created_at=row.created_at) if paid else None
+
+def write_request(conn: psycopg.Connection, row: RequestRow) -> bool:
+    """Write a request with its items; False if this id had been written before, or if its person
+    has had everything deleted since."""
+    if row.user_id is None: return insert_request(conn, row)
+    with conn.transaction():
+        conn.execute(_SHARED, (person_lock(row.user_id),))
+        left = only_cost(row) if of_forgotten(conn, row) else row
+        return left is not None and insert_request(conn, left)
 
 # %% ../nbs/092_request_log.ipynb #120ec3dd
 log = logging.getLogger('unde_recog.request_log')
 
 class RequestLog:
     """Bounded queue in front of the log tables. `written`, `lost`, `kept` (left on disk for the
-    next process) and `waiting` are metrics."""
+    next process) and `waiting` are metrics. `on_forgotten` gets the rows of people who had
+    everything deleted in the meantime, whose photos must go too."""
     def __init__(self, db: Databases, *, size: int = 1000, retry: float = .5,
-                 journal: Journal | None = None):
+                 journal: Journal | None = None,
+                 on_forgotten: Callable[[RequestRow], None] | None = None):
         self.db, self.retry, self.journal = db, retry, journal
+        self.on_forgotten = on_forgotten
         self.written = self.lost = self.kept = 0
         self.unkept = 0  # rows that the disk did not take
         self._queue: queue.Queue[RequestRow | None] = queue.Queue(size)
@@ -210,7 +257,10 @@ def _write(requests: RequestLog, row: RequestRow) -> str:
     "Write a row, waiting for a database that is away; why not, if not."
     while True:
         try:
-            with requests.db.connect('log') as conn: write_request(conn, row)
+            with requests.db.connect('log') as conn:
+                write_request(conn, row)
+                gone = row.photo_url is not None and of_forgotten(conn, row)
+            if gone and requests.on_forgotten is not None: requests.on_forgotten(row)
             requests.written += 1
             _forget(requests, row)
             return ''
@@ -308,13 +358,14 @@ def journal_name(settings: Settings) -> str:
     text = '|'.join(str(parts.get(name)) for name in ('host', 'port', 'dbname'))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-def open_log(settings: Settings, db: Databases) -> RequestLog:
+def open_log(settings: Settings, db: Databases, *,
+             on_forgotten: Callable[[RequestRow], None] | None = None) -> RequestLog:
     """A `RequestLog` with a journal in the data folder; each log database has its own, so that no
     row reaches another one."""
     journal = None
     try: journal = Journal(data_dir(settings)/'journal'/journal_name(settings))
     except OSError as e: log.warning('without a journal, log rows of a killed process are lost: %s', e)
-    return RequestLog(db, journal=journal)
+    return RequestLog(db, journal=journal, on_forgotten=on_forgotten)
 
 # %% ../nbs/092_request_log.ipynb #71b195c2
 FEEDBACK = '''update recognition_requests set user_feedback = coalesce(user_feedback, '{}') || %s

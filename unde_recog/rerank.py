@@ -107,7 +107,8 @@ def pick(candidates: Sequence[Candidate], bands: Bands | None,
     return ('exact' if shown and kind != 'similar' else kind), shown  # perhaps only the find elsewhere
 
 # %% ../nbs/091_rerank.ipynb #4fd766fb
-def to_match(candidate: Candidate, product: Product | None, colours: Sequence[Colour] = ()) -> Match:
+def to_match(candidate: Candidate, product: Product | None, colours: Sequence[Colour] = (), *,
+             agrees: Sequence[str] = ()) -> Match:
     """A `Match` for the answer: facts of the catalogue, or of the index's own metadata where the
     catalogue has none."""
     meta = candidate.metadata
@@ -126,4 +127,5 @@ def to_match(candidate: Candidate, product: Product | None, colours: Sequence[Co
         stores=list(candidate.stores),
         other_malls=list(candidate.other_malls),
         other_colours=list(colours),
+        agrees=list(agrees),
     )

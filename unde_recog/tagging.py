@@ -220,6 +220,7 @@ def _anchors(names: frozenset[str]) -> np.ndarray:
     "The Lab values of the anchors of some coarse names."
     return _ANCHOR_LAB[[i for i, (name, _) in enumerate(_ANCHORS) if name in names]]
 
+@lru_cache(maxsize=4096)  # a garment is compared with many products, of few colours
 def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> float | None:
     "How alike two wordings of colours look, 0–1; None where one of them names no known colour."
     mine, other = colours_in(ours), colours_in(theirs)

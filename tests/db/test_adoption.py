@@ -366,7 +366,7 @@ def test_a_database_of_the_last_release_is_brought_up(server_url, tmp_path):
     assert applied == {
         'catalogue': ['0002_shop_data.sql', '0003_words.sql', '0004_variants.sql'],
         'vectors': ['0002_evidence.sql', '0003_shared.sql', '0004_trials.sql', '0005_widths.sql'],
-        'log': ['0004_reasons.sql', '0005_gate_certificates.sql'],
+        'log': ['0004_reasons.sql', '0005_gate_certificates.sql', '0006_forgotten_people.sql'],
     }
     assert missing(url) == {}
     with psycopg.connect(url) as conn:

@@ -22,6 +22,7 @@ from unde_recog.recognizer import Recognizer, brands_of_mall, new_context
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
 from unde_recog.settings import load_settings
+from unde_recog.tagging import COLOURS, colours_in
 from unde_recog.media.storage import FolderStorage
 from unde_recog.wardrobe.world import World
 from unde_recog.catalogue.filters import Filters
@@ -319,6 +320,45 @@ def test_a_stopped_feed_is_told_from_an_empty_shelf(open_session, world):
     # still something, marked as not in stock
     assert 'stock_feed' in late.degraded and late.items[0].matches
     assert not any(m.in_mall for m in late.items[0].matches)
+
+
+class OtherColoursNearest:
+    "A primary to whose eyes every product of another colour is a little nearer."
+    name, version = 'pgvector', 'none'
+
+    def __init__(self, primary, colour): self.primary, self.card, self.colour = primary, primary.card, colour
+    def far(self, c):
+        score = .1 if self.colour in colours_in(c.metadata['colour']) else .2
+        return c.but(score=score, primary=score, cosine=score)
+    async def search(self, item, k, *, brands=None, timeout=5):
+        found = await self.primary.search(item, k, brands=brands, timeout=timeout)
+        return sorted(map(self.far, found), key=lambda c: -c.score)
+    async def exact_scores(self, item, keys, *, timeout=2): return dict.fromkeys(keys, .1)
+
+
+@pytest.mark.parametrize('in_mall', [True, False])
+def test_alternatives_are_of_the_same_kind_and_colour_first(open_session, shop, world, in_mall):
+    """A black skirt that nobody sells is answered by black bottoms, not by the blue trousers that
+    the model finds a little nearer; and each says what it has in common."""
+    mall = world.mall_names[0] if in_mall else None
+    with Databases(dict.fromkeys(LOGICALS, shop[0])) as db, db.connect('catalogue') as conn:
+        def sold(category, colour=None):
+            query = fallback_query(category, colour, mall, timedelta(days=2), now=NOW, limit=99)
+            return len(run(conn, query))
+        category = max(('top', 'bottom', 'shoes', 'dress'), key=sold)
+        here = {c: n for c in COLOURS if (n := sold(category, c))}
+    colour, n = min(here.items(), key=lambda kept: kept[1])
+    photo = Image.new('RGB', (300, 300), COLOURS[colour][0])
+    session = open_session(lambda p: Parts(primary=OtherColoursNearest(p.primary, colour),
+                                           local_tagger=p.local_tagger))
+    boxes = [{'box': [0, 0, 300, 300], 'category': category}]
+    (found,) = session.recognize(photo, boxes=boxes, user_mall=mall, now=NOW).items
+    assert (found.match_type, found.reason, found.tags['color']) == ('style', 'nothing_near', colour)
+    same = ['color' in m.agrees for m in found.matches]
+    assert same == sorted(same, reverse=True) and same.count(True) == n
+    assert not all(same) and all('category' in m.agrees for m in found.matches)
+    scores = [m.score for m in found.matches]
+    assert scores[0] < scores[-1]  # the nearer ones of other colours follow
 
 
 class Away:

@@ -299,7 +299,7 @@ def logged(shop, request_id, column):
     raise AssertionError(f'{column} of {request_id} was not logged')
 
 
-def request_of(page): return page.get_attribute('.trail a', 'href').split('id=')[1]
+def request_of(page): return page.get_attribute('#after', 'data-requests').split()[-1]
 
 
 # --- the way of a photo
@@ -328,7 +328,7 @@ def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
         and not re.search(r'\bof 100\b', card.inner_text())  # in words, and by four steps
         and card.locator('.likeness b').inner_text() and card.locator('.meter i').count() in (0, 4)
         and page.locator('.verdict').first.inner_text()
-        in ('Found', 'Similar', 'In a similar style')
+        in ('Found', 'Similar', 'In a similar style', 'The closest')
     )
     until(
         page,
@@ -341,10 +341,10 @@ def test_upload_chips_cards_feedback(visit, line, scene, shop, world):
     page.wait_for_selector('.card.chosen')
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == 'true'
     until(page, "document.getElementById('live').textContent.startsWith('Thank you')")
-    first = page.locator('.item').first.get_attribute('data-n')
-    assert logged(shop, request_of(page), 'user_feedback')[0][str(int(first) - 1)] == dict(
-        zip(('brand', 'external_id'), sku.split('/'))
-    )
+    ((index, right),) = logged(shop, request_of(page), 'user_feedback')[0].items()
+    assert right == dict(zip(('brand', 'external_id'), sku.split('/')))
+    seen = logged(shop, request_of(page), 'detected_items')[0][int(index)]['category']
+    assert page.locator('.item h2').first.inner_text() == seen.capitalize()
     links = page.locator('.where a').all()
     assert links and all(
         a.get_attribute('href').startswith('https://www.openstreetmap.org/?mlat=') for a in links
@@ -475,7 +475,14 @@ def test_a_photo_looked_at_as_a_whole_offers_a_box(visit, vendors, world):
     page = visit()
     vendors.app.faults.always('ximilar', Fault('server_error'))
     try:
-        upload(page, to_jpeg(world.photo(world.keys[3], 'front')))  # nobody wears it
+        photo = to_jpeg(world.photo(world.keys[3], 'front'))  # nobody wears it
+        upload(page, photo)
+        settled(page, 1)
+        assert page.locator('.verdict').inner_text() == 'Found'
+        assert page.locator('[data-key=draw-hint]').count() == 0  # it need not be searched better
+        changed(page, lambda result: result['items'][0].update(match_type='style', reason='nothing_near'))
+        page.go_back()
+        upload(page, photo)
         settled(page, 1)
         assert 'draw a box around one' in page.locator('#notes').inner_text()
     finally: vendors.app.faults.always('ximilar', None)
@@ -699,7 +706,7 @@ def test_a_result_survives_reload_and_goes_with_the_photo(visit, scene):
     until(page, "document.querySelectorAll('.item').length === 3")
     assert page.locator('.card').evaluate_all("(all) => all.map((c) => c.dataset.sku)") == shown
     assert page.locator('.box').count() == 3
-    page.locator('[data-key=new]').click()
+    page.go_back()  # the browser's own way back is that to the start
     page.wait_for_selector('.sample')
     assert page.evaluate("sessionStorage.getItem('unde.result')") is None
 
@@ -734,7 +741,7 @@ def test_sorting_and_words(visit, scene):
 
 @pytest.mark.parametrize('locale, person, reasons, shop_link', [
     ('en-GB', 'Person 2', ('sell nothing of this kind', 'Your mall does not have it now'), 'Open at'),
-    ('ru-RU', 'Человек 2', ('в этих магазинах не продаются', 'В вашем торговом центре'), 'Открыть на сайте'),
+    ('ru-RU', 'Человек 2', ('в этих магазинах не продаются', 'В вашем торговом центре'), 'На сайт'),
 ])
 def test_reasons_people_and_the_shops_own_page(visit, scene, locale, person, reasons, shop_link):
     "The service's answer, with reasons, people and an address set as the contract has them."
@@ -856,7 +863,113 @@ def test_what_is_not_sold_takes_one_line(visit, scene):
     assert 'Not sold here' in last.inner_text() and last.locator('.card').count() == 0
     assert last.bounding_box()['height'] < 160
     last.locator('[data-key^=unfold]').tap()
-    assert last.locator('.card').count() > 0 and 'Slightly similar' in last.inner_text()
+    assert last.locator('.card').count() > 0 and last.locator('.meter').count() == 0
+
+
+def changed(page, change):
+    "The service's answer with `change(result)` applied; boxes and numbers stay true."
+    def told(route):
+        text = route.fetch().text()
+        head, data = re.search(r'(event: result\n)data: (.*)', text).groups()
+        result = json.loads(data)
+        change(result)
+        body = text.replace(f'{head}data: {data}', f'{head}data: {json.dumps(result)}')
+        route.fulfill(body=body, content_type='text/event-stream')
+    page.route('**/api/v1/recognize', told)
+
+
+def test_five_garments_take_three_screens_at_most(visit, scene):
+    "Numbered down the photo, what is sold first, what is not in a line each; everything by tapping."
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+
+    def five(result):
+        first = result['items'][0]
+        result['items'] += [first | {'item_index': n, 'match_type': 'style', 'reason': reason,
+                                     'box': [10, 10, 60, 50*n]}
+                            for n, reason in ((3, 'nothing_near'), (4, 'category_not_sold'))]
+    changed(page, five)
+    upload(page, fresh(scene))
+    settled(page, 5)
+    assert page.evaluate('document.documentElement.scrollHeight') <= 3*844 and sideways(page) == 0
+    tops = page.evaluate("[1, 2, 3].map((n) => parseFloat("
+                         "document.querySelector(`[data-key=box-${n}]`).style.top))")
+    assert tops == sorted(tops)
+    assert page.locator('.item').last.evaluate("(el) => el.classList.contains('folded')")
+    for n in range(1, 6):
+        page.locator(f'[data-key=chip-{n}]').tap()
+        assert page.locator('.item:visible').get_attribute('data-n') == str(n)
+    page.locator('[data-key=chip-all]').tap()
+    assert page.locator('.item:visible').count() == 5
+
+
+@pytest.mark.parametrize('locale, colour, kind, other', [
+    ('en-GB', 'black first', 'Same colour', 'closest of other kinds'),
+    ('ru-RU', 'сначала цвет «чёрный»', 'Тот же цвет', 'близкое из другого'),
+])
+def test_an_alternative_says_why_it_is_one(visit, scene, locale, colour, kind, other):
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True, locale=locale)
+
+    def far(result):
+        for item, agrees in zip(result['items'], (['category', 'color'], [])):
+            item.update(match_type='style', reason='nothing_near', tags={'color': 'black'})
+            for match in item['matches']: match['agrees'] = agrees
+    changed(page, far)
+    upload(page, fresh(scene))
+    settled(page, 3)
+    said = page.locator('.item').evaluate_all('(all) => all.map((el) => el.innerText)')
+    (near,) = [text for text in said if colour in text]
+    assert kind in near
+    assert len([text for text in said if re.search(other, text)]) == 1
+
+
+def test_for_whom_is_asked_beside_the_finds(visit, line, scene):
+    "One tap, and the same boxes are searched again; nobody looks for them twice."
+    page = visit(at=line.url, width=390, height=844, has_touch=True, is_mobile=True)
+    upload(page, fresh(scene))
+    settled(page, 3)
+    page.select_option('[data-key=whom]', 'women')
+    settled(page, 3)
+    asked = line.asked(b'name="gender"')
+    assert b'name="gender"\r\n\r\nwomen' in asked and asked.count(b'"box":') == 3
+    until(page, "document.querySelector('#filters-name').textContent.includes('1 set')")
+
+
+def test_colours_prices_and_stock_by_tapping(visit, scene, world):
+    "A style's colours are one card, looked at in the sheet; in stock first; no price without currency."
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+    another = world.keys[0].external_id + '/x'
+
+    def styled(result):
+        item = result['items'][0]
+        item.update(match_type='similar', reason=None)
+        one, nowhere = item['matches'][0], {'stores': [], 'other_malls': []}
+        colours = [{'external_id': another, 'colour': 'red', 'image_url': None}]
+        item['matches'] = [
+            one | nowhere | {'style_id': 's', 'currency': None, 'other_colours': colours},
+            one | nowhere | {'style_id': 's', 'external_id': one['external_id'] + '-b'},
+            one | {'style_id': 't', 'external_id': one['external_id'] + '-c', 'stores': [{
+                'store_id': '1', 'name': 'Nord', 'sizes': ['M'], 'fetched_at': '2020-01-01T00:00:00Z'}]},
+        ]
+    changed(page, styled)
+    upload(page, fresh(scene))
+    settled(page, 3)
+    row = page.locator('.item:has(.ways)').first
+    assert row.locator('.card[data-sku]').count() == 2 and '2 colours' in row.locator('.ways').inner_text()
+    assert 'currency not given' in row.locator('.card').first.inner_text()
+    row.locator('.open').first.tap()
+    sheet = page.locator('#sheet')
+    first = sheet.locator('img.large').get_attribute('src')
+    sheet.get_by_role('button', name='Show it in red').tap()
+    assert sheet.locator('img.large').get_attribute('src') != first
+    assert 'red' in sheet.locator('figcaption').last.inner_text()
+    sheet.get_by_role('button', name='Show it in red').tap()
+    assert sheet.locator('img.large').get_attribute('src') == first  # a second tap takes it back
+    sheet.locator('[data-key=sheet-close]').tap()
+    page.locator('.tools-more summary').tap()
+    page.select_option('[data-key=sort]', 'stock')
+    assert row.locator('.card[data-sku]').first.get_attribute('data-sku').endswith('-c')
+    row.locator('.open').first.tap()
+    assert 'better ask before you go' in sheet.inner_text()  # how old the stock is
 
 
 def test_no_garment_is_told(visit, scene):
@@ -970,6 +1083,16 @@ def test_accessible_in_both_schemes_and_languages(visit, tools, scene):
     upload(page, fresh(scene))
     settled(page, 3)
     found += all_ways('finds')
+    page.set_viewport_size({'width': 390, 'height': 844})
+    page.locator('.card .open').first.click()
+    page.locator('[data-key=sheet-more]').click()
+    page.wait_for_selector('#sheet .alike .card')
+    for scheme in ('light', 'dark'):
+        page.emulate_media(color_scheme=scheme)
+        found += findings(f'sheet, {scheme}')
+    page.keyboard.press('Escape')
+    found += all_ways('phone')
+    page.set_viewport_size({'width': 1280, 'height': 900})
     page.locator('[data-key=draw]').click()
     found += all_ways('drawing')
     page.keyboard.press('Escape')
@@ -1109,6 +1232,7 @@ def test_a_photo_kept_with_consent_is_labelled_and_gone(visit, scene, shop, tmp_
         upload(page, to_jpeg(large))
         settled(page)
         rid = request_of(page)
+        assert page.locator('a[href*=lab]:visible').count() == 0  # closed to whoever has no key
         (width,) = logged(shop, rid, 'photo_width')
         (kept,) = [name for name in store.list('uploads/') if rid in name]
         lab = visit(f'/lab?id={rid}', at=url)

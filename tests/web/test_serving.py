@@ -1298,6 +1298,83 @@ def test_a_keys_limit_is_that_of_all_processes(shop, tmp_path):
         assert refused.status_code == 429 and 0 < int(refused.headers['retry-after']) <= 60
 
 
+def test_a_shoppers_limits_are_those_of_all_processes(shop, tmp_path):
+    "Sessions are cheap: an address, and all shoppers, are counted by two applications together."
+    file = tmp_path/'keys.json'
+    add_key(file, 'page')
+    public = {'API_KEYS_FILE': file, 'PUBLIC_PAGE': True}
+    with shop.running(**public) as (one, _), shop.running(**public) as (two, _):
+        for client in (one, two):
+            client.get('/')
+            assert recognize(client, shop.photo()).status_code == 200
+        for counted, full in (('client %', 60), ('all shoppers', 600)):
+            shop.log("update unde_counters set count = %s where key like %s returning 1", full, counted)
+            two.cookies.clear()
+            two.get('/')  # a new session gains nothing
+            refused = recognize(two, shop.photo())
+            assert refused.status_code == 429 and 0 < int(refused.headers['retry-after']) <= 60
+            shop.log("update unde_counters set count = 0 where key like %s returning 1", counted)
+
+
+def test_guesses_are_counted_by_all_processes(shop, tmp_path):
+    "What one application has seen of an address, the other one takes into account; the right key works."
+    file = tmp_path/'keys.json'
+    key = add_key(file, 'page')
+    ask = lambda client, k: client.get('/api/v1/malls', headers={'X-API-Key': k})
+    counted = "select coalesce(max(count), 0) from unde_counters where key like 'guess %%'"
+    with shop.running(API_KEYS_FILE=file) as (one, _), shop.running(API_KEYS_FILE=file) as (two, _):
+        shop.log("delete from unde_counters where key like 'guess %%' returning 1")
+        assert [ask(one, f'unde_guess-{n}').status_code for n in range(10)] == [401]*10
+        assert eventually(lambda: shop.log(counted)[0][0] == 10)
+        # ten more by a third one
+        shop.log("update unde_counters set count = 20 where key like 'guess %%' returning 1")
+        assert ask(two, 'unde_guess').status_code == 401  # its first, by which it hears of the others
+        assert eventually(lambda: ask(two, 'unde_guess').status_code == 429)
+        assert shop.log(counted)[0][0] < 25 and ask(two, key).status_code == 200
+        # nor does it follow those who guess next
+        shop.log("delete from unde_counters where key like 'guess %%' returning 1")
+
+
+def test_who_deletes_everything_while_a_photo_is_looked_at(shop, tmp_path):
+    "The row, the photo kept of it and the answer kept for a retry are not written afterwards."
+    from unde_recog.web.privacy import UPLOADS
+    file = tmp_path/'keys.json'
+    add_key(file, 'page')
+    public = {'API_KEYS_FILE': file, 'PUBLIC_PAGE': True, 'PHOTO_SAMPLE': 1, 'REQUEST_DEADLINE': '60s'}
+    entered, go = threading.Event(), threading.Event()
+    with shop.running(**public) as (client, server):
+        recognizer = server.app.state.state.engine.session.recognizer
+        inner = recognizer.recognize
+
+        async def slow(photo, **how):
+            entered.set()
+            while not go.is_set(): await asyncio.sleep(.01)
+            return await inner(photo, **how)
+        recognizer.recognize = slow
+        client.get('/')
+        found = {}
+
+        def ask():
+            answer = recognize(client, shop.photo(), {'Idempotency-Key': 'one'}, keep_photo='true')
+            found['answer'] = answer
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert entered.wait(10) and len(list(shop.storage.list(UPLOADS))) == 1
+        assert client.delete('/api/v1/me').json() == {'requests': 0}
+        go.set()
+        asking.join(20)
+        rid = found['answer'].json()['request_id']
+        assert found['answer'].status_code == 200  # who asked gets an answer
+        later = recognize(client, shop.photo(), keep_photo='true').json()['request_id']
+        row = 'select user_id is not null from recognition_requests where id = %s'
+        assert eventually(lambda: shop.log(row, later)) == [(True,)]  # what is asked afterwards is logged
+        assert shop.log(row, rid) == []
+        (kept,) = shop.storage.list(UPLOADS)
+        assert later in kept
+        assert shop.log("select 1 from paid_answers where value #>> '{answer,request_id}' = %s", rid) == []
+        assert client.delete('/api/v1/me').json() == {'requests': 1}
+
+
 def test_two_worker_processes_are_one_service(shop, tmp_path):
     "Whichever process answers, the numbers are those of both; a process that died is not counted on."
     with socket.socket() as s:

@@ -10,7 +10,8 @@ __all__ = ['Text', 'Price', 'Pixel', 'BODY', 'GivenBox', 'RecognizeParams', 'Pho
 # %% ../../nbs/267_web.inputs.ipynb #73da2776
 import asyncio, base64, binascii, hashlib, json, re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 # %% ../../nbs/267_web.inputs.ipynb #f5846094
@@ -73,6 +74,7 @@ class PhotoInput:
     params: RecognizeParams
     data: bytes | None = None
     digest: str | None = None  # of the bytes, once they were decoded
+    asked_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @property
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio, logging, threading, time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # %% auto #0
@@ -133,13 +134,15 @@ def session_over(
     from unde_recog.recognizer import Recognizer
     from unde_recog.request_log import open_log
     from unde_recog.session import Session, warmed
+    from unde_recog.web.privacy import delete_forgotten
 
     def build(settings: Settings) -> Parts:
         return live_parts(settings, db, storage, newest(settings, db, role), pool=pool,
                           metrics=metrics, role=role)
 
     parts = live_parts(settings, db, storage, version, pool=pool, metrics=metrics, role=role)
-    session = Session(Recognizer(settings, db, parts, log=open_log(settings, db), storage=storage), build)
+    log = open_log(settings, db, on_forgotten=partial(delete_forgotten, storage))
+    session = Session(Recognizer(settings, db, parts, log=log, storage=storage), build)
     return session if version is None else warmed(session)
 
 # %% ../../nbs/270_web.lifecycle.ipynb #a4a02ea5

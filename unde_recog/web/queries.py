@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABANDONED', 'KEPT', 'malls', 'photo_url', 'shop_facts', 'product_facts', 'answer_key', 'in_progress', 'claimed_by',
-           'claim', 'keep_answer', 'release', 'count_call', 'delete_old_counts', 'feedback_written', 'keep_feedback',
+           'claim', 'keep_answer', 'release', 'count_calls', 'delete_old_counts', 'feedback_written', 'keep_feedback',
            'read_trail', 'trail', 'photo_of']
 
 # %% ../../nbs/268_web.queries.ipynb #96436281
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from ..contracts import SkuKey
 from ..db.database import Databases, run
 from ..catalogue.products import parse_products, products_query
-from ..request_log import write_feedback
+from ..request_log import person_mark, write_feedback
 from .problems import Problem
 
 # %% ../../nbs/268_web.queries.ipynb #d70e7621
@@ -71,9 +71,9 @@ def in_progress() -> Problem:
     detail = 'this Idempotency-Key is being answered: ask again in a second'
     return Problem(409, 'in_progress', detail, retry_after=1)
 
-def claimed_by(db: Databases, key: str, asked: str) -> dict[str, Any] | None:
+def claimed_by(db: Databases, key: str, asked: str, person: str = '') -> dict[str, Any] | None:
     "Claim a key: None if it is ours now, else what is kept under it. Raises `Problem` (409)."
-    mine = Jsonb({'asked': asked})
+    mine = Jsonb({'asked': asked} | ({'person': person_mark(person)} if person else {}))
     with db.connect('log') as conn:
         for _ in range(3):
             if conn.execute(_CLAIM, (key, mine, KEPT, ABANDONED)).fetchone(): return None
@@ -82,11 +82,12 @@ def claimed_by(db: Databases, key: str, asked: str) -> dict[str, Any] | None:
     raise in_progress()
 
 # %% ../../nbs/268_web.queries.ipynb #4393f6f7
-def claim(db: Databases, key: str, asked: str) -> dict[str, Any] | None:
-    """None: the key is ours now. Else the answer that is kept under it.
+def claim(db: Databases, key: str, asked: str, person: str = '') -> dict[str, Any] | None:
+    """None: the key is ours now. Else the answer that is kept under it. `person`: whose it is, so
+    that it goes with them.
 
     Raises `Problem`: 409 while it is being answered, 422 if something else was asked under it."""
-    kept = claimed_by(db, key, asked)
+    kept = claimed_by(db, key, asked, person)
     if kept is None: return None
     if kept['asked'] != asked:
         detail = 'this Idempotency-Key was used for another photo or question: take a new one'
@@ -107,16 +108,16 @@ def release(db: Databases, key: str) -> None:
 # %% ../../nbs/268_web.queries.ipynb #92c12b8e
 _COUNT = """
     insert into unde_counters (name, key, period, count)
-    values ('calls', %s, date_trunc('minute', now()), 1)
+    select 'calls', k, date_trunc('minute', now()), 1 from unnest(%s::text[]) k order by k
     on conflict (name, key, period) do update set count = unde_counters.count + 1
-    returning count, 60 - extract(epoch from now() - period)"""
+    returning key, count, 60 - extract(epoch from now() - period)"""
 _OLD_COUNTS = "delete from unde_counters where period < now() - interval '1 day'"
 
-def count_call(db: Databases, caller: str) -> tuple[int, float]:
-    "(calls of this minute, seconds until the next one), of one key by all processes."
-    with db.connect('log') as conn: counted = conn.execute(_COUNT, (caller,)).fetchone()
-    assert counted is not None
-    return counted[0], float(counted[1])
+def count_calls(db: Databases, callers: Sequence[str]) -> tuple[dict[str, int], float]:
+    """(calls of this minute by caller, seconds until the next minute), counted by all processes
+    together. `callers`: each once; in one journey."""
+    with db.connect('log') as conn: counted = conn.execute(_COUNT, (list(callers),)).fetchall()
+    return {key: count for key, count, _ in counted}, float(counted[0][2])
 
 def delete_old_counts(db: Databases) -> None:
     with db.connect('log') as conn: conn.execute(_OLD_COUNTS)

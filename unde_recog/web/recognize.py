@@ -11,7 +11,8 @@ __all__ = ['EXAMPLE', 'log', 'EventHandler', 'HEARTBEAT', 'advice_due', 'keep_ph
 import asyncio, json, logging, uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from typing import Any
 
 # %% ../../nbs/272_web.recognize.ipynb #35366647
@@ -132,6 +133,7 @@ async def recognize(
         'request_id': rid,
         'filters': params.filters,
         'content_hash': photo.digest,
+        'asked_at': photo.asked_at,
         'on_event': repeat if on_event is not None else None,
     }
     async with kept_if_answered(state, photo, image, rid) as kept:
@@ -278,9 +280,10 @@ async def answer_and_keep(
 # %% ../../nbs/272_web.recognize.ipynb #715c2e9e
 async def answer_request(state: AppState, request: Request) -> Response:
     "What POST /api/v1/recognize does."
+    asked_at = datetime.now(timezone.utc)
     caller = await admit(state, request)
     state.check()
-    photo = await read_input(request)
+    photo = replace(await read_input(request), asked_at=asked_at)
     if caller.person: photo.params.user_id = caller.person  # a shopper is nobody else
     claim = IdempotencyClaim(state, request, caller, photo)
     if (kept := await claim.begin()) is not None: return replay(request, kept)

@@ -28,7 +28,7 @@ function paintWishes() {
   $('mall').closest('label').hidden = state.shop != null && !malls.length;
   const toggle = (name, on, press, key) => h('button', { type: 'button', class: 'pill', 'aria-pressed': String(on), 'data-key': key, onclick: press }, name);
   repaint($('sizes'), SIZES.map((s) => toggle(s, wishes.sizes.includes(s), () => wish({ sizes: wishes.sizes.includes(s) ? wishes.sizes.filter((x) => x !== s) : [...wishes.sizes, s] }), `size-${s}`)));
-  repaint($('gender'), [['', 'genderAny'], ['women', 'genderWomen'], ['men', 'genderMen'], ['kids', 'genderKids']].map(([g, name]) => toggle(t(name), wishes.gender === g, () => wish({ gender: g }), `gender-${g}`)));
+  repaint($('gender'), WHOM.map(([g, name]) => toggle(t(name), wishes.gender === g, () => wish({ gender: g }), `gender-${g}`)));
   for (const [id, name] of [['sizes-other', 'other'], ['price-min', 'min'], ['price-max', 'max']]) if ($(id) !== document.activeElement) $(id).value = wishes[name];
   const n = (mySizes().length ? 1 : 0) + (wishes.gender ? 1 : 0) + (price(wishes.min) != null ? 1 : 0) + (price(wishes.max) != null ? 1 : 0);
   $('filters-name').textContent = n ? t('filtersOn', { n }) : t('filters');
@@ -109,6 +109,7 @@ function newRound(boxes, items = []) {
 const working = (round) => ['sending', 'looking', 'waiting'].includes(round.status);
 const current = (round) => state.rounds.includes(round);
 
+const topDown = (seen) => [...seen].sort((a, b) => (a.person_index ?? 0) - (b.person_index ?? 0) || (a.box?.[1] ?? 0) - (b.box?.[1] ?? 0)); // so that the numbers run down the photo
 function itemOf(round, index, seen = {}) {
   let item = round.items.find((i) => i.index === index);
   if (!item) {
@@ -163,7 +164,7 @@ function take(round, event, data) {
   round.begun = true;
   if (event === 'detected') {
     Object.assign(round, { id: data.request_id ?? round.id, scale: data.width && data.height ? [data.width, data.height] : null });
-    for (const seen of data.items) itemOf(round, seen.item_index, seen);
+    for (const seen of topDown(data.items)) itemOf(round, seen.item_index, seen);
     round.begun = false; // nothing is shown yet that a repeat could take away
     if (!state.items.length) say(t('foundNone')); else if (!round.boxes) say(t('foundCount', { n: data.items.length }));
     paintFinds();
@@ -174,7 +175,7 @@ function take(round, event, data) {
     paintTools();
   } else if (event === 'result') {
     Object.assign(round, { id: data.request_id, degraded: data.degraded ?? [], ms: data.total_ms, answered: true, status: 'done' });
-    for (const told of data.items) Object.assign(itemOf(round, told.item_index, told), { type: told.match_type, reason: told.reason ?? null, matches: told.matches, reranked: told.reranked, tags: told.tags ?? {} });
+    for (const told of topDown(data.items)) Object.assign(itemOf(round, told.item_index, told), { type: told.match_type, reason: told.reason ?? null, matches: told.matches, reranked: told.reranked, tags: told.tags ?? {} });
     state.reason = data.reason ?? null;
     const answered = new Set(data.items.map((i) => i.item_index));
     state.items = state.items.filter((i) => i.round !== round || answered.has(i.index));
@@ -277,9 +278,17 @@ function paintTools() {
   repaint($('tools'),
     state.items.length > 1 && h('div', { class: 'chips' }, h('button', { type: 'button', class: 'chip', 'aria-pressed': String(state.only == null), 'data-key': 'chip-all', onclick: () => choose(null) }, t('all')), inOrder().map(chip)),
     state.items.length === 1 && h('div', { class: 'chips' }, state.items.map(chip)),
+    state.items.length > 0 && !state.rounds.some(working) && whomChoice(),
     h('details', { class: 'tools-more', open: state.toolsOpen ?? !narrow.matches, ontoggle: (e) => { state.toolsOpen = e.target.open; } }, h('summary', { 'data-key': 'tools' }, t('tools')),
-      h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain', 'data-key': 'draw', onclick: () => startDrawing() }, icon('frame'), t('draw')), h('button', { type: 'button', class: 'plain', 'data-key': 'new', onclick: () => history.back() }, t('newPhoto'))),
+      h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain', 'data-key': 'draw', onclick: () => startDrawing() }, icon('frame'), t('draw'))),
       state.items.some((i) => i.matches?.length) && h('div', { class: 'order' }, sortChoice(), wordsField())));
+}
+const WHOM = [['', 'genderAny'], ['women', 'genderWomen'], ['men', 'genderMen'], ['kids', 'genderKids']];
+function whomChoice() { // the photo does not say whose clothes are wanted, and the wrong ones are no finds
+  const press = (gender) => { if (gender === wishes.gender) return; wish({ gender }); searchAgain(); };
+  const select = h('select', { 'data-key': 'whom', onchange: (e) => press(e.target.value) }, WHOM.map(([g, name]) => h('option', { value: g }, t(g ? name : 'whomAny'))));
+  select.value = wishes.gender;
+  return h('label', { class: 'whom' }, h('span', {}, t('gender')), select);
 }
 function sortChoice() {
   const select = h('select', { 'data-key': 'sort', 'aria-label': t('sort'), onchange: (e) => { state.sort = e.target.value; remember('sort', state.sort); for (const item of state.items) paintItem(item); } }, SORTS.map((s) => h('option', { value: s }, t(`sort_${s}`))));
@@ -426,7 +435,8 @@ function paintStatus() {
   $('finds').setAttribute('aria-busy', String(busy.length > 0));
   const words = !last ? (state.rounds.some((r) => r.answered) ? summary() : '') : last.status === 'waiting' ? t(last.why, { n: last.wait }) : last.slow ? t('slow') : last.status === 'sending' ? t('sending') : t(last.items.length ? 'lookingShops' : 'lookingPhoto');
   repaint($('status'), last && h('span', { class: 'spin', 'aria-hidden': 'true' }), h('span', { id: 'status-words' }, words), last && h('button', { type: 'button', class: 'plain small', 'data-key': 'stop', onclick: () => { for (const r of busy) r.stop(); $('results').focus(); } }, t('stop')),
-    !last && state.rounds.length > 0 && state.rounds.some((r) => r.wished !== wished()) && !pricesWrong() && h('button', { type: 'button', class: 'main small', 'data-key': 'apply', onclick: searchAgain }, t('apply')));
+    !last && state.rounds.length > 0 && state.rounds.some((r) => r.wished !== wished()) && !pricesWrong() && h('button', { type: 'button', class: 'main small', 'data-key': 'apply', onclick: searchAgain }, t('apply')),
+    state.rounds.length > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': 'new', onclick: () => history.back() }, t('newPhoto')));
 }
 function searchAgain() { // the same garments, new wishes: the boxes are known, so nobody is paid to find them twice
   if (!state.photo || pricesWrong()) return;
@@ -471,7 +481,7 @@ async function sendSmaller(round) {
   ask(newRound(null));
 }
 function paintNotes() {
-  const codes = state.rounds.flatMap((r) => r.degraded), told = kindly(codes), one = state.items.length === 1 && whole(state.items[0]);
+  const codes = state.rounds.flatMap((r) => r.degraded), told = kindly(codes), one = state.items.length === 1 && whole(state.items[0]) && !['exact', 'similar'].includes(state.items[0].type);
   const nobody = state.reason === 'no_garment' && !state.items.length;
   repaint($('notes'), nobody && h('div', { class: 'note', id: 'no-garment' }, icon('hanger'), h('div', {}, h('h2', { class: 'note-name' }, t('foundNone')), h('p', {}, t('r_no_garment')), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'draw-none', onclick: () => startDrawing() }, t('draw'))))),
     state.rounds.filter((r) => ['cut', 'failed', 'stopped'].includes(r.status)).map(problemNote),
@@ -488,13 +498,23 @@ function picture(brand, id, alt, kind = 'picture') {
 const LEVELS = { sureExact: 4, sureSimilar: 3, sureSome: 2, sureStyle: 2, sureLittle: 1, sureNone: 1, sureFirst: 0 };
 function sureness(item, match, final) { // in words; how far behind the best it lies, for each model has a scale of its own
   if (!final || !item) return 'sureFirst';
-  if (UNLIKE.has(item.reason)) return 'sureLittle';
   const best = Math.max(...item.matches.map((m) => m.score)), part = best > 0 ? (match.score ?? 0) / best : 1;
   if (item.type === 'similar') return part >= 0.75 ? 'sureSimilar' : part >= 0.4 ? 'sureSome' : 'sureLittle';
   if (item.type === 'style') return part >= 0.6 ? 'sureStyle' : 'sureLittle';
   return { exact: 'sureExact', none: 'sureNone' }[item.type] ?? 'sureFirst';
 }
+function shared(match) { // in words, of an alternative: the same kind, the same colour
+  const kind = match.agrees?.includes('category'), colour = match.agrees?.includes('color');
+  return t(colour ? 'sameColour' : kind ? 'sameKind' : 'sureLittle');
+}
+function nearWords(item) { // what the nearest ones share with a garment that is not there
+  const any = (what) => item.matches.some((m) => m.agrees?.includes(what)), colour = term(item.tags?.color);
+  if (!item.matches.length) return t('noneLong');
+  if (item.category !== 'other' && !any('category')) return t('near_otherKind');
+  return colour ? t(any('color') ? 'near_colour' : 'near_noColour', { colour }) : t('near_kind');
+}
 function likeness(item, match, final) {
+  if (final && UNLIKE.has(item?.reason)) return h('p', { class: 'likeness shared' }, h('b', {}, shared(match)));
   const word = sureness(item, match, final), level = LEVELS[word];
   return h('p', { class: `likeness ${final && item ? item.type : 'first'}` }, h('b', {}, t(word)), level > 0 && h('span', { class: 'meter', 'aria-hidden': 'true', 'data-level': level }, [1, 2, 3, 4].map((n) => h('i', { class: n <= level ? 'on' : null }))));
 }
@@ -514,11 +534,11 @@ function storesOf(match, full) {
     malls.length > 0 && h('p', { class: match.in_mall === false ? 'elsewhere' : 'soft' }, t(match.in_mall === false ? 'otherMalls' : 'inOtherMalls', { malls: listed(malls) })),
     !first && !malls.length && h('p', { class: 'soft' }, t('noStock'))];
 }
-function coloursOf(match) {
+function coloursOf(match, pick = null) { // `pick`: what a tap on one of them does
   const ways = match.ways ?? [], known = new Set(ways.map((w) => w.external_id));
-  const all = [...ways.map((w) => ({ external_id: w.external_id, colour: w.name })), ...(match.other_colours ?? []).filter((c) => !known.has(c.external_id))];
+  const all = [...ways.map((w) => ({ external_id: w.external_id, colour: state.facts.get(`${w.brand}/${w.external_id}`)?.colour ?? w.name, way: w })), ...(match.other_colours ?? []).filter((c) => !known.has(c.external_id))];
   if (!all.length) return null;
-  return h('div', { class: 'colours' }, h('p', { class: 'soft' }, t('colours')), h('ul', {}, all.slice(0, 5).map((c) => h('li', { title: term(c.colour) || c.external_id }, picture(match.brand, c.external_id, term(c.colour) || c.external_id, 'swatch'))), all.length > 5 && h('li', { class: 'soft' }, t('moreColours', { n: all.length - 5 }))));
+  return h('div', { class: 'colours' }, h('p', { class: 'soft' }, t('colours')), h('ul', {}, all.slice(0, pick ? 12 : 5).map((c) => { const named = term(c.colour) || c.external_id, seen = picture(match.brand, c.external_id, named, 'swatch'); return h('li', { title: named }, pick ? h('button', { type: 'button', class: 'swatch-of', 'aria-label': t('colourShow', { colour: named }), 'data-key': `colour-${c.external_id}`, onclick: () => pick(c, named) }, seen) : seen); }), all.length > (pick ? 12 : 5) && h('li', { class: 'soft' }, t('moreColours', { n: all.length - (pick ? 12 : 5) }))));
 }
 function noneButton(item, words) {
   const fb = item.feedback;
@@ -545,13 +565,21 @@ function openSheet(item, match, final) {
   const sheet = $('sheet'), name = match.name || match.external_id, choice = `${match.brand}/${match.external_id}`, crop = item && cropOf(item);
   const large = productPicture(match.brand, match.external_id, { class: 'large', alt: name }, noPicture, 960);
   const more = h('div', { class: 'alike' });
+  const ofShop = h('figure', {}, zoomable(large, name), h('figcaption', {}, t('theProduct')));
+  const lookAt = (c, named) => { // a colour that was found too has a card of its own; of the others there is a picture
+    if (c.way) return openSheet(item, { ...c.way, ways: [{ ...match, ways: [] }, ...match.ways.filter((w) => w !== c.way)] }, final);
+    const back = ofShop.dataset.colour === c.external_id; // a second tap shows the product's own again
+    ofShop.dataset.colour = back ? '' : c.external_id;
+    ofShop.replaceChildren(zoomable(back ? large : productPicture(match.brand, c.external_id, { class: 'large', alt: `${name}, ${named}` }, noPicture, 960), back ? name : named), h('figcaption', {}, back ? t('theProduct') : named));
+    say(back ? name : named);
+  };
   const paint = () => repaint(sheet,
     h('div', { class: 'sheet-head' }, h('div', {}, h('p', { class: 'brand' }, brandName(match.brand)), h('h2', { id: 'sheet-name', tabindex: '-1' }, name)), h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-close', 'aria-label': t('close'), onclick: () => sheet.close() }, icon('cross'))),
-    h('div', { class: `compare${crop ? '' : ' one'}` }, crop && h('figure', {}, zoomable(crop, t('yourGarment')), h('figcaption', {}, t('yourGarment'))), h('figure', {}, zoomable(large, name), h('figcaption', {}, t('theProduct')))),
+    h('div', { class: `compare${crop ? '' : ' one'}` }, crop && h('figure', {}, zoomable(crop, t('yourGarment')), h('figcaption', {}, t('yourGarment'))), ofShop),
     h('div', { class: 'row spread' }, priceOf(match), shopLink(match, 'main small')),
     factsOf(match),
     item && likeness(item, match, final),
-    final && h('div', { class: 'at-hand-sheet' }, storesOf(match, true), coloursOf(match)),
+    final && h('div', { class: 'at-hand-sheet' }, storesOf(match, true), coloursOf(match, lookAt)),
     final && item && h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(item.feedback?.choice === choice), 'data-key': 'sheet-it', onclick: async () => { await feedback(item, { brand: match.brand, external_id: match.external_id }, choice); paint(); } }, icon('check'), t('thisIsIt')), h('span', { class: item.feedback?.failed ? 'wrong' : 'thanks', role: 'status' }, item.feedback?.failed ? t('feedbackFailed') : item.feedback?.choice === choice && !item.feedback.busy ? t('thanks') : '')),
     h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-more', onclick: () => showAlike(match, more) }, t('moreLike'))), more);
   if (!sheet.open && document.activeElement?.dataset.key) state.opened = CSS.escape(document.activeElement.dataset.key);
@@ -589,16 +617,16 @@ function tagsOf(item) {
 }
 function itemKids(item) {
   const busy = working(item.round), final = item.matches != null, all = final ? item.matches : item.first, shown = all && (folded(item) ? [] : styles(ordered(all)));
-  const word = final ? t(item.reason === 'category_not_sold' ? 'notSold' : item.reason === 'nothing_near' ? 'none' : item.type) : busy ? t('searching') : t('firstLook');
+  const word = final ? t(item.reason === 'category_not_sold' ? 'notSold' : item.reason === 'nothing_near' && all.length ? 'closest' : item.type) : busy ? t('searching') : t('firstLook');
   const kind = !final ? (busy ? 'busy' : 'first') : UNLIKE.has(item.reason) ? 'none' : item.type;
-  const long = final ? (item.reason ? t(`r_${item.reason}`) : item.type === 'none' && all.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
+  const long = final ? (item.reason === 'nothing_near' ? nearWords(item) : item.reason ? t(`r_${item.reason}`) : item.type === 'none' && all.length ? t('noneHere') : t(`${item.type}Long`)) : shown ? t(busy ? 'firstLookLong' : 'firstLookKept') : '';
   const most = !final ? 3 : item.type === 'style' && !item.all && !narrow.matches ? 3 : 12, hidden = shown ? Math.max(0, shown.length - most) : 0;
   const atEnd = final && narrow.matches && shown.length > 0 && !alone(item); // the end of the row to swipe through
   const persons = [...new Set(state.items.map((i) => i.person ?? 0))].sort((a, b) => a - b), leader = inOrder().find((i) => i.person === item.person);
   return [persons.length > 1 && leader === item && h('p', { class: 'person' }, t('person', { n: persons.indexOf(item.person) + 1 })),
   h('div', { class: 'item-head' }, h('span', { class: 'dot', 'aria-hidden': 'true' }, item.n), h('h2', { id: `item-${item.n}` }, nameOf(item)), (final || busy || shown) && h('span', { class: `verdict ${kind}` }, word), tagsOf(item),
     item.box && h('button', { type: 'button', class: 'quiet', 'aria-label': t('adjustOf', { n: item.n }), 'data-key': `adjust-${item.n}`, onclick: () => startDrawing(item) }, icon('frame'), h('span', {}, t(whole(item) ? 'draw' : 'adjust')))),
-  long && h('p', { class: `long${item.reason || !final || !shown.length ? '' : ' usual'}` }, long, all?.length > 0 && !shown.length && !folded(item) && ` ${t('noWords', { words: state.words })}`, folded(item) && all.length > 0 && [' ', h('button', { type: 'button', class: 'quiet', 'data-key': `unfold-${item.n}`, onclick: () => { item.unfolded = true; paintItem(item); } }, t('unfold'))], final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
+  long && h('p', { class: `long${item.reason || !final || !shown.length ? '' : ' usual'}` }, h('span', {}, long), all?.length > 0 && !shown.length && !folded(item) && ` ${t('noWords', { words: state.words })}`, folded(item) && all.length > 0 && [' ', h('button', { type: 'button', class: 'quiet', 'data-key': `unfold-${item.n}`, onclick: () => { item.unfolded = true; paintItem(item); } }, t('unfold'))], final && !item.reranked && shown.length > 1 && state.items.some((i) => i.reranked) && ` ${t('notJudged')}`),
   shown ? shown.length > 0 && h('ul', { class: `cards${alone(item) ? ' one' : ''}` }, shown.slice(0, shown.length - hidden).map((m) => card(item, m, final)), atEnd && h('li', { class: 'card end' }, noneButton(item, 'noneOfThese'))) : busy && skeletons(3),
   final && all.length > 0 && !folded(item) && !alone(item) && !atEnd && h('p', { class: 'row feedback' }, hidden > 0 && h('button', { type: 'button', class: 'plain small', 'data-key': `more-${item.n}`, onclick: () => { item.all = true; paintItem(item); document.querySelector(`.item[data-n="${item.n}"] .card:nth-child(${shown.length - hidden + 1}) button`)?.focus(); } }, t('moreFinds', { n: hidden })),
     noneButton(item, 'noneOfThese'))];
@@ -616,13 +644,15 @@ function paintItem(item) {
   place.style.setProperty('--hue', hue(item));
   place.dataset.state = item.matches ? item.type : item.first ? 'first' : working(item.round) ? 'busy' : 'unknown';
   place.hidden = state.only != null && state.only !== item.n;
+  place.classList.toggle('folded', folded(item));
   repaint(place, itemKids(item));
 }
 function paintAfter() {
   const advice = state.rounds.map((r) => r.advice).filter(Boolean), ids = state.rounds.filter((r) => r.answered && r.id);
-  const unjudged = state.items.some((i) => i.matches?.length > 1) && !state.items.some((i) => i.reranked);
+  const unjudged = state.items.some((i) => i.matches?.length > 1 && !UNLIKE.has(i.reason)) && !state.items.some((i) => i.reranked);
+  $('after').dataset.requests = ids.map((r) => r.id).join(' ');
   repaint($('after'), unjudged && h('p', { class: 'quiet-note' }, t('notJudged')), advice.length > 0 && h('section', { class: 'advice', 'aria-labelledby': 'advice' }, h('h2', { id: 'advice' }, t('advice')), advice.map((text) => h('p', {}, text)), h('small', {}, t('adviceNote'))),
-    ids.length > 0 && h('p', { class: 'trail' }, ids.map((r) => h('a', { href: `lab?id=${encodeURIComponent(r.id)}`, 'data-key': `lab-${r.id}` }, t('lab')))));
+    ids.length > 0 && !state.shopper && h('p', { class: 'trail' }, ids.map((r) => h('a', { href: `lab?id=${encodeURIComponent(r.id)}`, 'data-key': `lab-${r.id}` }, t('lab')))));
 }
 function paintFinds() {
   const known = new Set(state.items.map((i) => String(i.n)));
@@ -713,6 +743,9 @@ async function loadOwn() { // what is kept of whoever uses the page without a ke
   try { own = await getJson('api/v1/me'); } catch { own = null; }
   $('own').hidden = !own?.shopper;
   state.sample = !!own?.sample;
+  state.shopper = !!own?.shopper; // the lab is closed to whoever has no key
+  $('staff').hidden = state.shopper;
+  if (state.photo) paintAfter();
   $('consent').hidden = !state.sample;
   if (state.sample) repaint($('consent'), h('label', {}, h('input', { type: 'checkbox', checked: wishes.keep, 'data-key': 'keep', onchange: (e) => wish({ keep: e.target.checked }) }), ' ', t('keepPhoto', { n: own.days })));
   if (own?.shopper) repaint($('own'), h('p', {}, t('ownKept', { n: own.days })), h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'own-delete', onclick: deleteOwn }, t('ownDelete')), h('span', { id: 'own-said', role: 'status' })));
