@@ -1375,6 +1375,31 @@ def test_who_deletes_everything_while_a_photo_is_looked_at(shop, tmp_path):
         assert client.delete('/api/v1/me').json() == {'requests': 1}
 
 
+def test_purge_clears_marks_and_photos_that_nobody_names(shop):
+    "What a killed process left of a photo goes after a day; marks when nothing can come any more."
+    from unde_recog.request_log import ItemRow, RequestRow, person_mark, write_request
+    from unde_recog.web.privacy import forget, purge, upload_key
+    now = datetime.now(timezone.utc)
+    before = now - timedelta(days=3)
+    orphan, named, fresh = (upload_key(uuid.uuid4(), day.date()) for day in (before, before, now))
+    for key in (orphan, named, fresh): shop.storage.put(key, b'...')
+    item = ItemRow(item_index=0, category='top', box=[0, 0, 9, 9], model_version='v', credits=15)
+    rows = [RequestRow(id=uuid.uuid4(), user_id='zoe', items=[item], photo_url=f'storage:{named}')
+            for _ in range(2)]
+    marks = 'select count(*) from forgotten_people where person = %s'
+    with shop.db() as db:
+        with db.connect('log') as conn: write_request(conn, rows[0])
+        assert purge(db, shop.settings(), now=now).photos == 1
+        assert [shop.storage.exists(key) for key in (orphan, named, fresh)] == [False, True, True]
+        assert forget(db, 'zoe', shop.settings()) == 1 and not shop.storage.exists(named)
+        with db.connect('log') as conn: assert write_request(conn, rows[1])  # its cost, and nothing else
+        left = shop.log("select r.user_id, r.photo_url, i.credits, i.category from recognition_requests r "
+                        "join recognition_items i on i.request_id = r.id where r.id = %s", rows[1].id)
+        assert left == [(None, None, 15, 'other')] and shop.log(marks, person_mark('zoe')) == [(1,)]
+        purge(db, shop.settings(), now=now + timedelta(days=95))
+        assert shop.log(marks, person_mark('zoe')) == [(0,)]
+
+
 def test_two_worker_processes_are_one_service(shop, tmp_path):
     "Whichever process answers, the numbers are those of both; a process that died is not counted on."
     with socket.socket() as s:
