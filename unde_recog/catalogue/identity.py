@@ -97,6 +97,10 @@ _NO_STOCK = '''select count(*), min(p.brand || ' ' || p.external_id) from raw_pr
     where p.brand in (select distinct brand from incoming) and not exists (
         select from raw_availability a where a.brand = p.brand and a.product_id = p.external_id)'''
 
+_REMEDIES = {
+    _UNKNOWN_PRODUCTS: ': import them, or, if these are SKUs of sizes, their products anew with --map',
+}
+
 def orphans(conn: psycopg.Connection, name: str) -> list[str]:
     "Notes on the readings in `incoming` that fit nothing in the catalogue, with an example each."
     texts = {
@@ -108,7 +112,7 @@ def orphans(conn: psycopg.Connection, name: str) -> list[str]:
     found = []
     for query, text in texts.items():
         count, example = conn.execute(query).fetchone()  # type: ignore[misc]
-        if count: found.append(f'{name}: {count} {text}, as {example}')
+        if count: found.append(f'{name}: {count} {text}, as {example}' + _REMEDIES.get(query, ''))
     return found
 
 # %% ../../nbs/055_catalogue.identity.ipynb #e62e902a
