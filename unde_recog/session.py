@@ -4,17 +4,19 @@
 
 # %% ../nbs/149_session.ipynb #1dd2a1e1
 from __future__ import annotations
-import asyncio, logging, threading
-from collections.abc import Awaitable, Callable
+import asyncio, json, logging, threading
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # %% auto #0
 __all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'evidence_for', 'warn_without_thresholds',
-           'local_parts', 'own_parts', 'trial_primary', 'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer',
-           'changed', 'change_settings', 'watch_settings', 'take_index', 'follow_index']
+           'zero_shot_path', 'write_zero_shot', 'read_zero_shot', 'local_parts', 'own_parts', 'trial_primary',
+           'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer', 'changed', 'change_settings',
+           'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/149_session.ipynb #64df56c0
 from .contracts import Answer
@@ -32,7 +34,7 @@ from .request_log import open_log
 from .search import PgRetriever, current_version
 from .settings import DECISIONS, RESTART, Settings, load_settings
 from .media.storage import Storage, open_storage
-from .tagging import LocalTagger, PixelTagger, ZeroShotTagger
+from .tagging import LocalTagger, PixelTagger, TagCalibration, ZeroShotTagger, read_wordings
 from .vendors.parts import paid_parts
 from .vendors.remote import RemoteEmbedder, remote_parts, without_keys
 
@@ -116,13 +118,44 @@ def warn_without_thresholds(settings: Settings, card: ModelCard) -> str | None:
     log.warning(text)
     return text
 
+# %% ../nbs/149_session.ipynb #ee954607
+def zero_shot_path(settings: Settings, card: ModelCard) -> Path:
+    "Where the calibration of a model's words for photos lies."
+    return models_dir(settings)/card.folder/'zero_shot.json'
+
+def _sentences(settings: Settings) -> dict[str, list[str]]:
+    return {a: w.sentences() for a, w in read_wordings(settings.ZERO_SHOT_PROMPTS).items()}
+
+def write_zero_shot(settings: Settings, card: ModelCard, found: Mapping[str, TagCalibration]) -> Path:
+    "Keep a calibration beside the model; → its path."
+    path = zero_shot_path(settings, card)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {a: c._asdict() for a, c in found.items()}
+    head = {'model_version': card.model_version, 'wordings': _sentences(settings)}
+    path.write_text(json.dumps({**head, 'attributes': told}, indent=1), 'utf-8')
+    return path
+
+def read_zero_shot(settings: Settings, embedder: Any) -> dict[str, TagCalibration] | None:
+    "The calibration of this model and these wordings; None without. Raises `ValueError`."
+    card = getattr(embedder, 'card', None)
+    if card is None or not (path := zero_shot_path(settings, card)).is_file(): return None
+    try:
+        kept = json.loads(path.read_text('utf-8'))
+        if kept['model_version'] != card.model_version: return None
+        if kept['wordings'] != _sentences(settings): return None
+        return {a: TagCalibration(**values) for a, values in kept['attributes'].items()}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'{path} is no calibration: delete it, or calibrate anew') from None
+
 # %% ../nbs/149_session.ipynb #b738feb5
 def local_parts(settings: Settings, primary: Any) -> Parts:
     """`primary` with all stand-ins that cost nothing: the detector of DETECTOR_MODEL, colours by
     pixels, words where the index's model has a text tower."""
     embedder = getattr(primary, 'embedder', None)
-    words = hasattr(embedder, 'embed_text')
-    tagger = LocalTagger(PixelTagger(), ZeroShotTagger(embedder)) if words else PixelTagger()
+    tagger: Any = PixelTagger()
+    if hasattr(embedder, 'embed_text'):
+        wordings = read_wordings(settings.ZERO_SHOT_PROMPTS)
+        tagger = LocalTagger(tagger, ZeroShotTagger(embedder, wordings, read_zero_shot(settings, embedder)))
     return Parts(primary=primary, detector=local_detector(settings), local_tagger=tagger)
 
 def own_parts(settings: Settings, db: Databases, *, threads: int | None = None) -> Parts:

@@ -180,6 +180,9 @@ class _Vendors(BaseModel):
         'pgvector', 'what stops when a budget is spent'
     )
     OPENAI_API_KEY: SecretStr | None = _f(None, 'product text embeddings')
+    ZERO_SHOT_PROMPTS: Path | None = _f(
+        None, 'CSV attribute,sentence,values: words for photos, of a model that reads; unset = the package\'s'
+    )
     SEARCH_LANGUAGE: str = _f(
         'auto', "language of the shop's texts, as PostgreSQL names it; auto: English and Russian"
     )
@@ -291,7 +294,7 @@ def what_cannot_work(settings: Settings) -> list[str]:
     problems = []
     if settings.S3_ENDPOINT_URL and not settings.S3_BUCKET:
         problems.append(named('S3_ENDPOINT_URL', 'an endpoint without S3_BUCKET: name the bucket'))
-    for name in ('BRAND_ALIASES', 'CATEGORY_MAP'):
+    for name in ('BRAND_ALIASES', 'CATEGORY_MAP', 'ZERO_SHOT_PROMPTS'):
         path = getattr(settings, name)
         if path and not path.is_file():
             problems.append(named(name, 'there is no such file: correct the path, or unset it'))

@@ -4,23 +4,25 @@
 
 # %% ../nbs/006_tagging.ipynb #95d4c3eb
 from __future__ import annotations
-import asyncio, re
+import asyncio, csv, io, re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['COLOURS', 'WORDINGS', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'colour_names', 'colour_name',
-           'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'likeliest', 'ZeroShotTagger',
-           'LocalTagger', 'colours_in', 'colour_likeness', 'agreement', 'colour_pattern', 'known_attributes',
-           'agreements', 'contradicts', 'prefilter']
+__all__ = ['COLOURS', 'UNTOLD', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'colour_names', 'colour_name',
+           'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'Wording', 'read_wordings',
+           'probabilities', 'TagCalibration', 'fit_zero_shot', 'ZeroShotTagger', 'LocalTagger', 'colours_in',
+           'colour_likeness', 'agreement', 'colour_pattern', 'known_attributes', 'agreements', 'contradicts',
+           'prefilter']
 
 # %% ../nbs/006_tagging.ipynb #2a118727
 import numpy as np
 from PIL import Image
 from .attributes import ATTRIBUTES, canonical_value, product_attributes, value_likeness
-from .contracts import Candidate, SkuKey
+from .contracts import ASSETS, Candidate, SkuKey
 
 # %% ../nbs/006_tagging.ipynb #34861375
 _XYZ = np.array([
@@ -127,53 +129,93 @@ class PixelTagger:
         return await asyncio.get_running_loop().run_in_executor(self._pool, colour_tags, crop)
 
 # %% ../nbs/006_tagging.ipynb #c97ef427
-_PATTERNS = ('plain', 'striped', 'checked', 'floral', 'dotted', 'printed', 'logo')
-_MATERIALS = ('cotton', 'denim', 'leather', 'wool', 'linen', 'silk', 'fleece', 'fur')
-_TYPES = (
-    't-shirt shirt sweater hoodie jacket coat blazer dress skirt trousers jeans shorts sneakers boots '
-    'heels bag hat'
-)
-WORDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    'pattern': ('a photo of {} clothes', _PATTERNS),
-    'material': ('a photo of clothes made of {}', _MATERIALS),
-    'type': ('a photo of a {}', tuple(_TYPES.split())),
-}
+class Wording(NamedTuple):
+    "A sentence with `{}`, the values of an attribute, and the words for each in the sentence."
+    sentence: str
+    values: tuple[str, ...]
+    words: tuple[str, ...]
 
-def likeliest(logits: np.ndarray, minimum: float) -> int | None:
-    """The place of the most probable of several sentences; None if its probability is below
-    `minimum`."""
-    p = np.exp(logits - logits.max())
-    return int(p.argmax()) if p.max()/p.sum() >= minimum else None
+    def sentences(self) -> list[str]: return [self.sentence.format(w) for w in self.words]
+
+@lru_cache(maxsize=4)
+def read_wordings(path: Path | None = None) -> Mapping[str, Wording]:
+    "attribute → its wording, from a table. Raises `ValueError` naming the line."
+    source, found = path or ASSETS/'zero_shot.csv', {}
+    for n, row in enumerate(csv.DictReader(io.StringIO(source.read_text('utf-8'))), 2):
+        attribute, sentence, values = (row.get(k) or '' for k in ('attribute', 'sentence', 'values'))
+        pairs = [v.partition('=') for v in values.split('|') if v.strip()]
+        if not attribute or '{}' not in sentence or len(pairs) < 2:
+            raise ValueError(f'{source.name} line {n}: attribute, a sentence with {{}}, two values or more')
+        words = tuple((w or v).strip() for v, _, w in pairs)
+        found[attribute] = Wording(sentence, tuple(v.strip() for v, _, _ in pairs), words)
+    return found
+
+def probabilities(cosines: np.ndarray, scale: float) -> np.ndarray:
+    "[n, values] → how probable each value is, for a model that counts cosines `scale` times."
+    x = scale*np.asarray(cosines, float)
+    p = np.exp(x - x.max(-1, keepdims=True))
+    return p/p.sum(-1, keepdims=True)
+
+# %% ../nbs/006_tagging.ipynb #b10c1641
+class TagCalibration(NamedTuple):
+    "Scale and least probability of an attribute; photos of the other half, told and right of told."
+    scale: float = 100.
+    minimum: float = .5
+    photos: int = 0
+    told: float | None = None
+    right: float | None = None
+
+UNTOLD = 2.  # a probability that nothing reaches
+_SCALES = (1., 3., 10., 30., 60., 100., 200., 400.)
+
+def fit_zero_shot(cosines: np.ndarray, truth: np.ndarray, fit: np.ndarray, *, precision: float = .9,
+                  least: int = 20) -> TagCalibration:
+    """Cosines [n, values], the place of the true value [n], a mask of the half that chooses.
+
+    `least`: how many told words of that half a probability needs behind it."""
+    mine, own = cosines[fit], truth[fit]
+    loss = lambda s: -np.log(probabilities(mine, s)[np.arange(len(own)), own] + 1e-12).mean()
+    scale = min(_SCALES, key=loss) if len(own) else 100.
+    def best(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = probabilities(x, scale)
+        return p.max(1), p.argmax(1) == y
+    top, right = best(mine, own)
+    order = np.argsort(-top)
+    rate = np.cumsum(right[order])/np.arange(1, len(order) + 1)
+    enough = np.flatnonzero((rate >= precision) & (np.arange(1, len(order) + 1) >= least))
+    minimum = float(top[order][enough[-1]]) if len(enough) else UNTOLD
+    top, right = best(cosines[~fit], truth[~fit])
+    told = top >= minimum
+    return TagCalibration(scale, minimum, len(top), float(told.mean()) if len(top) else None,
+                          float(right[told].mean()) if told.any() else None)
 
 # %% ../nbs/006_tagging.ipynb #3686ccaa
 class ZeroShotTagger:
     """Attributes by the likeness of a crop to sentences (Radford et al. 2021). `embedder` needs
-    `embed` and `embed_text`, both L2-normalised; `scale` is the model's logit scale."""
+    `embed` and `embed_text`, both L2-normalised. `calibrated`: by attribute; None: none is."""
     name = 'zero_shot'
     def __init__(
         self,
         embedder: Any,
-        wordings: Mapping[str, tuple[str, Sequence[str]]] = WORDINGS,
-        *,
-        minimum: float = .5,
-        scale: float = 100.,
+        wordings: Mapping[str, Wording] | None = None,
+        calibrated: Mapping[str, TagCalibration] | None = None,
     ):
-        self.embedder, self.wordings = embedder, wordings
-        self.minimum, self.scale = minimum, scale
+        self.embedder, self.calibrated = embedder, calibrated
+        self.wordings = read_wordings() if wordings is None else wordings
         self._texts: dict[str, np.ndarray] = {}
 
     def texts(self, attribute: str) -> np.ndarray:
         "The vectors of an attribute's sentences, computed once."
         if attribute not in self._texts:
-            sentence, values = self.wordings[attribute]
-            self._texts[attribute] = self.embedder.embed_text([sentence.format(v) for v in values])
+            self._texts[attribute] = self.embedder.embed_text(self.wordings[attribute].sentences())
         return self._texts[attribute]
 
     def tags(self, crop: Image.Image) -> dict[str, str]:
         vector, found = self.embedder.embed([crop])[0], {}
-        for attribute, (_, values) in self.wordings.items():
-            best = likeliest(self.scale*(self.texts(attribute) @ vector), self.minimum)
-            if best is not None: found[attribute] = values[best]
+        for attribute, wording in self.wordings.items():
+            how = (self.calibrated or {}).get(attribute, TagCalibration())
+            p = probabilities(self.texts(attribute) @ vector, how.scale)
+            if p.max() >= how.minimum: found[attribute] = wording.values[p.argmax()]
         return found
 
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]:

@@ -555,6 +555,13 @@ def test_other_ways_to_look(app, shop):
     typo = ' '.join(w[:2] + w[3] + w[2] + w[4:] if len(w) > 5 else w for w in name.lower().split())
     again = app.get('/api/v1/search', params={'q': typo}).json()
     assert again['matches'][0]['name'] == name and bool(again['corrected']) == (typo != name.lower())
+    price = sorted(m['price'] for m in text['matches'])[len(text['matches'])//2]
+    cheap = app.get('/api/v1/search', params={'q': f'a red dress up to {price} euro', 'k': 50}).json()
+    assert cheap['count'] and all(m['price'] <= price for m in cheap['matches'])
+    assert cheap['price_limit'] == {'low': None, 'high': price, 'currency': 'EUR', 'applied': True}
+    dear = app.get(f'/api/v1/similar-items/{key.brand}/{key.external_id}',
+                   params={'q': f'дороже {price} евро'}).json()
+    assert all(m['price'] >= price for m in dear['matches']) and dear['price_limit']['low'] == price
     params = {'k': 6, 'q': 'in black'}
     also = app.get(f'/api/v1/similar-items/{key.brand}/{key.external_id}', params=params).json()
     assert also['count'] == 6 and also['model_version'].endswith('and words')

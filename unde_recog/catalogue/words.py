@@ -19,6 +19,14 @@ __all__ = ['LANGUAGES', 'SYNONYM', 'PLACES', 'dictionary', 'refresh_words', 'fol
 # %% ../../nbs/061_catalogue.words.ipynb #a56b90ce
 import psycopg
 from ..attributes import lineage, load_vocabulary
+from unde_recog.catalogue.price_limits import (
+    WITHIN,
+    PriceLimit,
+    cheapest,
+    limit_values,
+    price_limit,
+    settle_currency,
+)
 from ..contracts import Candidate, SkuKey
 from ..db.database import Query, run
 
@@ -153,9 +161,11 @@ def correct_word(word: str, vocabulary: Vocabulary) -> str | None:
     other = folded(word.translate(_KEYS))
     if ' ' not in other and vocabulary.knows(other): return other
     terms = [t for t in synonyms() if ' ' not in t]
-    words = [w for w in dict.fromkeys([*vocabulary.counts, *terms]) if abs(len(w) - len(word)) < 4]
-    least = least_likeness(word)
-    near = process.extract(word, words, scorer=OSA.normalized_similarity, score_cutoff=least, limit=20)
+    words, near = list(dict.fromkeys([*vocabulary.counts, *terms])), []
+    for form in forms(word):  # a slip in an inflected word: *чорная* is *черный*
+        if len(form) < 4: continue
+        near += process.extract(form, words, scorer=OSA.normalized_similarity,
+                                score_cutoff=least_likeness(form), limit=20)
     if not near: return None
     # the first letter is seldom wrong
     rank = lambda hit: (hit[1] + .05*(hit[0][0] == word[0]), vocabulary.counts.get(hit[0], 0))
@@ -164,7 +174,7 @@ def correct_word(word: str, vocabulary: Vocabulary) -> str | None:
 def correct(text: str, vocabulary: Vocabulary) -> tuple[str, dict[str, str]]:
     "(a question with its typing errors corrected, what was corrected)."
     # a keyboard's letters may be punctuation on another
-    words = re.findall(r"[^\s]+", text.lower().replace('ё', 'е'))
+    words = re.findall(r"[^\s]+", re.sub(r"['’]s\b", '', text.lower().replace('ё', 'е')))
     changed: dict[str, str] = {}
     for word in words:
         meant = correct_word(word, vocabulary) or correct_word(folded(word), vocabulary)
@@ -193,27 +203,37 @@ scored as (
     from hits join rare using (n) group by brand, external_id)
 select brand, external_id, score/nullif(total, 0)*(covered/nullif(total, 0))::float8, found
 from scored cross join (select sum(weight) as total from rare) t
-where %(keys)s::text[] is null or brand || '/' || external_id = any(%(keys)s)
+where (%(keys)s::text[] is null or brand || '/' || external_id = any(%(keys)s)){priced}
 order by 3 desc, brand, external_id limit %(k)s"""
+_PRICED = f""" and (brand, external_id) in (select brand, external_id from raw_products where {WITHIN})"""
 
+# %% ../../nbs/061_catalogue.words.ipynb #6c3849d2
 def words_query(
-    parts: Sequence[Part], k: int, language: str = 'auto', *, keys: Iterable[SkuKey] | None = None
+    parts: Sequence[Part],
+    k: int,
+    language: str = 'auto',
+    *,
+    keys: Iterable[SkuKey] | None = None,
+    limit: PriceLimit | None = None,
 ) -> Query:
-    "(brand, external_id, score 0–1, parts that fit) of the `k` best, of `keys` if given."
+    "(brand, external_id, score 0–1, parts that fit) of the `k` best; of `keys`, within `limit`."
     rows = [(n, w == p.written, w) for n, p in enumerate(parts) for w in sorted(p.wordings)]
     columns = list(zip(*rows)) or [(), (), ()]
     among = None if keys is None else [f'{key.brand}/{key.external_id}' for key in keys]
     names = dict(zip(('parts', 'own', 'wordings'), map(list, columns)))
-    return Query(_SEARCH, {'l': dictionary(language), 'k': k, 'keys': among, 'synonym': SYNONYM,
-        'places': _PLACES, **names})
+    priced = limit_values(limit)
+    sql = _SEARCH.replace('{priced}', _PRICED if priced else '')
+    return Query(sql, {'l': dictionary(language), 'k': k, 'keys': among, 'synonym': SYNONYM,
+        'places': _PLACES, **names, **priced})
 
 # %% ../../nbs/061_catalogue.words.ipynb #ece50389
 @dataclass(frozen=True)
 class WordHits:
-    "Products by words: `corrected` says what was taken for a typing error."
+    "Products by words: `corrected` was taken for a typing error, `limit` for a price asked for."
     candidates: Sequence[Candidate]
     asked: str
     corrected: Mapping[str, str]
+    limit: PriceLimit | None = None
 
 def search_words(
     conn: psycopg.Connection,
@@ -224,10 +244,14 @@ def search_words(
     vocabulary: Vocabulary | None = None,
 ) -> WordHits:
     "The `k` products that fit `text` best. `vocabulary`: corrects typing errors by it."
-    asked, corrected = correct(text, vocabulary) if vocabulary else (text, {})
-    rows = run(conn, words_query(split_query(asked), k, language))
+    rest, limit = price_limit(text)
+    limit = settle_currency(conn, limit)
+    asked, corrected = correct(rest, vocabulary) if vocabulary else (rest, {})
+    if limit and limit.applied and not asked:
+        return WordHits(cheapest(conn, limit, k), asked, corrected, limit)
+    rows = run(conn, words_query(split_query(asked), k, language, limit=limit))
     found = [Candidate(key=SkuKey(b, i), score=min(1., float(s or 0))) for b, i, s, _ in rows]
-    return WordHits(found, asked, corrected)
+    return WordHits(found, asked, corrected, limit)
 
 # %% ../../nbs/061_catalogue.words.ipynb #2166423a
 class WordIndex:
@@ -251,10 +275,10 @@ class WordIndex:
         return search_words(conn, text, k, language=self.language, vocabulary=self._vocabulary)
 
     def fits(self, conn: psycopg.Connection, text: str, keys: Iterable[SkuKey]) -> dict[SkuKey, float]:
-        "How well each of `keys` fits `text`, 0–1."
+        "How well each of `keys` fits `text`, 0–1, whatever it says of the price."
         self.refresh(conn)
         keys = list(keys)
-        asked = correct(text, self._vocabulary)[0]
+        asked = correct(price_limit(text)[0], self._vocabulary)[0]
         rows = run(conn, words_query(split_query(asked), len(keys), self.language, keys=keys))
         return {SkuKey(b, i): min(1., float(s or 0)) for b, i, s, _ in rows}
 

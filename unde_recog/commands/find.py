@@ -33,26 +33,34 @@ def tower_of(settings: Settings, db: Any) -> tuple[Any, str] | None:
     embedder = embedder_for(version.version, version.model, settings=settings)
     return (embedder, version.version) if hasattr(embedder, 'embed_text') else None
 
+# %% ../../nbs/353_commands.find.ipynb #a19b8337
 def find_products(settings: Settings, db: Any, words: str, *, k: int, mall: str | None) -> dict[str, Any]:
     "What the service answers to a search by words, as a dictionary."
+    from unde_recog.catalogue.price_limits import within_price
     from unde_recog.catalogue.words import WordIndex, blend
     from unde_recog.search import layout_query, parse_layout, search
     from unde_recog.db.database import run as ask
     with db.connect('catalogue') as conn:
         hits = WordIndex(settings.SEARCH_LANGUAGE).search(conn, words, max(100, 3*k))
-    found, said = list(hits.candidates), 'words'
-    if tower := tower_of(settings, db):
+    found, said, depth = list(hits.candidates), 'words', max(500 if hits.limit else 100, 3*k)
+    if hits.asked and (tower := tower_of(settings, db)):
         embedder, version = tower
         with db.connect('vectors') as conn:
             layout = parse_layout(version, ask(conn, layout_query(version)))
-            seen = search(conn, embedder.embed_text([hits.asked])[0], max(100, 3*k), layout=layout)
+            seen = search(conn, embedder.embed_text([hits.asked])[0], depth, layout=layout)
         found, said = blend(found, seen), f'{version} and words'
-    if weight := settings.TEXT_VECTOR_WEIGHT:
+    if hits.asked and (weight := settings.TEXT_VECTOR_WEIGHT):
         from unde_recog.vendors.text_source import TextSource
-        if near := asyncio.run(TextSource(settings, timeout=10.).search(db, hits.asked, max(100, 3*k))):
+        if near := asyncio.run(TextSource(settings, timeout=10.).search(db, hits.asked, depth)):
             found, said = blend(found, near.candidates, share=1 - weight), f'{near.version} and {said}'
-    matches = matches_of(settings, db, found, mall=mall, k=k)
-    return {'asked': hits.asked, 'corrected': dict(hits.corrected), 'model_version': said, 'matches': matches}
+    with db.connect('catalogue') as conn: found = within_price(conn, found, hits.limit)
+    return {
+        'asked': hits.asked,
+        'corrected': dict(hits.corrected),
+        'limit': hits.limit.text if hits.limit else '',
+        'model_version': said,
+        'matches': matches_of(settings, db, found, mall=mall, k=k),
+    }
 
 # %% ../../nbs/353_commands.find.ipynb #caadaf9e
 def matches_of(
@@ -81,7 +89,7 @@ Count = Annotated[int, typer.Option('-k', help='Number of products.', min=1, max
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, as the service answers.')]
 
 def show_found(found: dict[str, Any]) -> None:
-    "A table of products, corrected words, and what the search used."
+    "A table of products, corrected words, the limit of the price, and what the search used."
     table = plain_table(['', 'product', 'brand', 'price', 'where', 'score'])
     for n, m in enumerate(found['matches'], 1):
         row = product_lines(m), brand_name(m.brand), price_text(m), where_lines(m), f'{m.score:.2f}'
@@ -89,12 +97,13 @@ def show_found(found: dict[str, Any]) -> None:
     if found['matches']: out.print(table)
     for written, meant in found['corrected'].items():
         err.print(f'searched for {meant!r} instead of {written!r}', highlight=False)
+    if found['limit']: err.print(found['limit'], highlight=False)
     count = f"{len(found['matches'])} products" if found['matches'] else 'no product'
     out.print(f"[dim]{count} found by {found['model_version']}[/]")
 
 @find_app.command()
 def find(words: Asked, mall: Mall = None, k: Count = 10, as_json: AsJson = False) -> None:
-    "Find products by words, e.g. green midi skirt."
+    "Find products by words, e.g. green midi skirt under 30 euro."
     from unde_recog.db.database import open_databases
     with report_errors():
         if not ' '.join(words).strip():

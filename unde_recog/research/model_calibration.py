@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 __all__ = ['LEAST', 'NOBODY', 'SCALES', 'WEIGHTS', 'CalibrationSet', 'half_of', 'calibration_set', 'folder_set', 'catalogue_set',
            'Elsewhere', 'drawn_strangers', 'folder_strangers', 'Judged', 'judged', 'lists_of', 'grid_for', 'choose_all',
            'called', 'right_first', 'fit_scale', 'Fitted', 'fit_model', 'calibrated_card', 'colour_share',
-           'best_weight']
+           'best_weight', 'fit_tags', 'tag_rows']
 
 # %% ../../nbs/249_research.model_calibration.ipynb #8b09c386
 import numpy as np
@@ -45,6 +45,7 @@ from unde_recog.research.answers import (
 )
 from .photo_sets import read_labelled
 from .retrieval import luma_category, magento_protocol
+from ..tagging import TagCalibration, Wording, fit_zero_shot, known_attributes
 
 # %% ../../nbs/249_research.model_calibration.ipynb #26341bd7
 LEAST = 30  # photos that ask
@@ -101,6 +102,8 @@ def folder_set(folder: Path | str) -> CalibrationSet:
     return _luma(folder) if {'style', 'colour', 'view', 'split'} <= columns else _plain(folder)
 
 # %% ../../nbs/249_research.model_calibration.ipynb #37014d77
+_WORDS = ('type', 'material', 'pattern')
+
 def catalogue_set(
     db: Databases, storage: Storage | None, *, products: int = 600, allow_private: bool = False
 ) -> CalibrationSet:
@@ -117,8 +120,11 @@ def catalogue_set(
         images[name] = photo
         style = facts.get('style_id') or str(facts.get('name') or photo.key.external_id).lower()
         sku = f'{photo.key.brand}/{photo.key.external_id}'
-        rows.append((name, sku, f'{photo.key.brand}/{style}', facts.get('category') or '', photo.rank))
-    table = pd.DataFrame(rows, columns=['photo', 'sku', 'style', 'category', 'rank'])
+        words = known_attributes(facts)
+        known = [words.get(a, '') for a in _WORDS]
+        style = f'{photo.key.brand}/{style}'
+        rows.append((name, sku, style, facts.get('category') or '', photo.rank, *known))
+    table = pd.DataFrame(rows, columns=['photo', 'sku', 'style', 'category', 'rank', *_WORDS])
     last = table.groupby('sku')['rank'].transform('max') == table['rank']
     several = table.groupby('sku')['photo'].transform('size') > 1
     table['role'] = np.where(last & several, 'query', 'gallery')
@@ -316,3 +322,28 @@ def colour_share(
 def best_weight(found: Mapping[float, float]) -> float:
     "The weight of most right answers; at least the smallest, as a joined model has colour."
     return max((w for w in found if w), key=lambda w: (found[w], -w))
+
+# %% ../../nbs/249_research.model_calibration.ipynb #7323f35f
+def fit_tags(
+    photos: CalibrationSet,
+    vectors: np.ndarray,
+    embed_text: Callable[[Sequence[str]], np.ndarray],
+    wordings: Mapping[str, Wording],
+) -> dict[str, TagCalibration]:
+    "A calibration of each attribute that the photos are labelled with; `vectors` in their order."
+    found, fit = {}, (photos.table.half == 'fit').to_numpy()
+    for attribute, wording in wordings.items():
+        if attribute not in photos.table: continue
+        place = {value: n for n, value in enumerate(wording.values)}
+        truth = np.array([place.get(str(v), -1) for v in photos.table[attribute]])
+        known = truth >= 0
+        if len(set(truth[known & fit])) < 2: continue  # nothing to tell apart
+        cosines = vectors[known] @ embed_text(wording.sentences()).T
+        found[attribute] = fit_zero_shot(cosines, truth[known], fit[known])
+    return found
+
+def tag_rows(found: Mapping[str, TagCalibration]) -> pd.DataFrame:
+    "What each attribute is worth on the half that chose nothing."
+    row = lambda c: (c.scale, 'untold' if c.right is None else f'{c.minimum:.2f}', c.photos, c.told, c.right)
+    columns = ['scale', 'told from', 'photos', 'share told', 'right of the told']
+    return pd.DataFrame([row(c) for c in found.values()], index=list(found), columns=columns)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'Inputs', 'garment_cells', 'BackboneFeatures', 'Raw', 'seen', 'raw', 'Half', 'fit_half', 'TrainConfig',
-           'Halves', 'fit', 'in_other_light', 'Hybrid', 'inner', 'export', 'compiled']
+           'Halves', 'fit', 'in_other_light', 'Hybrid', 'inner', 'export', 'compiled', 'stored_arrays', 'fill_lite',
+           'read_model']
 
 # %% ../../nbs/189_training.embedder.ipynb #e7bba100
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # %% ../../nbs/189_training.embedder.ipynb #30a724d2
 import numpy as np
@@ -214,3 +215,51 @@ def compiled(look: BackboneFeatures, threads: int = 0,
     return lambda pixels: np.concatenate(
         [session.run(None, {'pixels': pixels[i : i + 16]})[0] for i in range(0, len(pixels), 16)]
     )
+
+# %% ../../nbs/189_training.embedder.ipynb #b012c5d1
+def stored_arrays(graph: Any) -> Callable[[str], np.ndarray]:
+    "name → float32 array of an ONNX graph, through the casts and the 8 bits that keep it small."
+    from onnx import numpy_helper
+    kept = {a.name: numpy_helper.to_array(a) for a in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    def read(name: str) -> np.ndarray:
+        if name in kept: return kept[name].astype(np.float32)
+        node = made.get(name)
+        if node is not None and node.op_type == 'Cast': return read(node.input[0])
+        if node is None or node.op_type != 'DequantizeLinear':
+            raise ValueError(f'{name} is no stored array: not a file that `export` wrote')
+        values, scale, zero = (kept[i].astype(np.float32) for i in node.input)
+        shape = (-1, *[1]*(values.ndim - 1)) if scale.ndim else ()
+        return (values - zero.reshape(shape))*scale.reshape(shape)
+    return read
+
+# %% ../../nbs/189_training.embedder.ipynb #b68e647d
+def fill_lite(graph: Any, read: Callable[[str], np.ndarray]) -> Lite:
+    "The backbone of an ONNX graph. Raises `ValueError` for another network."
+    net, nodes = Lite(), [n for n in graph.node if n.op_type == 'Conv']
+    names = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    norms = [n for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    if len(nodes) != len(names): raise ValueError(f'{len(nodes)} convolutions: another network')
+    state = net.state_dict()
+    for conv, norm, node in zip(names, norms, nodes):
+        weight, bias = (torch.from_numpy(read(name)) for name in node.input[1:3])
+        if state[f'{conv}.weight'].shape != weight.shape: raise ValueError(f'{node.name}: another network')
+        neutral = torch.full_like(state[f'{norm}.running_var'], 1 - 1e-3)  # with eps of `norm`
+        state |= {f'{conv}.weight': weight, f'{norm}.bias': bias.flatten(), f'{norm}.running_var': neutral}
+    net.load_state_dict(state)
+    return net
+
+# %% ../../nbs/189_training.embedder.ipynb #069d2c7a
+def read_model(path: Path | str) -> tuple[BackboneFeatures, Halves]:
+    "Network and matrices of a file that `export` wrote. Raises `ValueError` for another file."
+    import onnx, onnxruntime
+    graph = onnx.load(str(path)).graph
+    read = stored_arrays(graph)
+    colours, seen = (Half(*(read(f'{name}_{f}') for f in Half._fields)) for name in ('colours', 'seen'))
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    rng, (width, height) = np.random.default_rng(0), CANVAS
+    feed = {'pixels': rng.normal(size=(1, 3, height, width)).astype(np.float32),
+            'colours': rng.random((1, len(colours.scale))).astype(np.float32)}
+    vector, place = session.run(None, feed)[0][0], colours.matrix.shape[1]
+    weight = float(np.linalg.norm(vector[place:])/np.linalg.norm(vector[:place]))
+    return BackboneFeatures(fill_lite(graph, read).eval()).eval(), Halves(colours, seen, round(weight, 3))

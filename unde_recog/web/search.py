@@ -20,6 +20,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from ..availability import available
 from ..catalogue.products import colours_query, parse_colours, parse_products, products_query
+from ..catalogue.price_limits import PriceLimit, price_limit, settle_currency, within_price
 from ..catalogue.words import WordIndex, blend, same_but
 from ..contracts import Box, Candidate, Item, Match, SkuKey
 from ..detect import given_items
@@ -50,9 +51,13 @@ class SearchResult(BaseModel):
     model_version: str
     matches: list[Match]
     corrected: dict[str, str] = {}  # of the words: what was taken for a typing error
+    price_limit: PriceLimit | None = None  # that the words ask for; products beyond it are left out
 
 def search_result(
-    version: str, matches: list[Match], corrected: Mapping[str, str] | None = None
+    version: str,
+    matches: list[Match],
+    corrected: Mapping[str, str] | None = None,
+    limit: PriceLimit | None = None,
 ) -> SearchResult:
     return SearchResult(
         search_id=str(uuid.uuid4()),
@@ -60,6 +65,7 @@ def search_result(
         model_version=version,
         matches=matches,
         corrected=dict(corrected or {}),
+        price_limit=limit,
     )
 
 # %% ../../nbs/279_web.search.ipynb #4a04c9ff
@@ -139,12 +145,16 @@ def primary_search(item: Item, k: int) -> Any:
 
 def ranked_by_words(
     state: AppState, tools: SearchTools, found: Sequence[Candidate], words: str
-) -> list[Candidate]:
-    "A photo's or a product's list, those that fit `words` first."
-    if not words.strip(): return list(found)
+) -> tuple[list[Candidate], PriceLimit | None]:
+    "(a list by likeness, those that fit `words` first, within the price they ask for; that price)."
+    if not words.strip(): return list(found), None
     with state.engine.db.connect('catalogue') as conn:
-        fits = tools.words.fits(conn, words, [c.key for c in found])
-    return same_but(found, fits)
+        rest, limit = price_limit(words)
+        limit = settle_currency(conn, limit)
+        found = within_price(conn, found, limit)
+        if not rest: return found, limit
+        fits = tools.words.fits(conn, rest, [c.key for c in found])
+    return same_but(found, fits), limit
 
 # %% ../../nbs/279_web.search.ipynb #58853562
 async def by_image(
@@ -163,9 +173,10 @@ async def by_image(
         return await state.engine.call(primary_search(item, depth))
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
     fits = lambda c: not filters or filters.fits(c.metadata.get('price'), c.metadata.get('gender'))
-    kept = await state.small.run(ranked_by_words, state, tools, [c for c in found if fits(c)], words)
+    fitting = [c for c in found if fits(c)]
+    kept, limit = await state.small.run(ranked_by_words, state, tools, fitting, words)
     said = f'{version} and words' if words else version
-    return search_result(said, await state.small.run(as_matches, state, kept, None, k))
+    return search_result(said, await state.small.run(as_matches, state, kept, None, k), limit=limit)
 
 # %% ../../nbs/279_web.search.ipynb #f25569e4
 async def by_primary_tower(recognizer: Any, words: str, k: int) -> tuple[str, list[Candidate]] | None:
@@ -204,21 +215,25 @@ def version_beside(conn: psycopg.Connection, model: str) -> str | None:
 async def by_text(
     state: AppState, tools: SearchTools, words: str, k: int, *, mall: str | None = None
 ) -> SearchResult:
-    "The products that words fit, and which model had a say."
-    depth = max(100, 3*k)
+    "The products that words fit, within the price that they ask for, and which model had a say."
     def look() -> Any:
-        with state.engine.db.connect('catalogue') as conn: return tools.words.search(conn, words, depth)
+        with state.engine.db.connect('catalogue') as conn:
+            return tools.words.search(conn, words, max(100, 3*k))
     hits = await state.small.run(look)
+    depth = max(500 if hits.limit else 100, 3*k)
     async def tower(recognizer: Any) -> Any: return await by_primary_tower(recognizer, hits.asked, depth)
-    seen = await state.engine.call(tower) if state.engine.ready is not None else None
-    if seen is None: seen = await state.small.run(by_other_tower, state, tools, hits.asked, depth)
+    seen, near = None, None
+    if hits.asked:  # no more than a price was asked for: nothing for a model
+        seen = await state.engine.call(tower) if state.engine.ready is not None else None
+        if seen is None: seen = await state.small.run(by_other_tower, state, tools, hits.asked, depth)
+        near = await tools.texts.search(state.engine.db, hits.asked, depth)
     found = blend(hits.candidates, seen[1]) if seen else list(hits.candidates)
-    spoke = [seen[0]] if seen else []
-    if near := await tools.texts.search(state.engine.db, hits.asked, depth):
-        found = blend(found, near.candidates, share=1 - state.settings.TEXT_VECTOR_WEIGHT)
-        spoke.append(near.version)
-    said = ' and '.join([*spoke, 'words'])
-    return search_result(said, await state.small.run(as_matches, state, found, mall, k), hits.corrected)
+    if near: found = blend(found, near.candidates, share=1 - state.settings.TEXT_VECTOR_WEIGHT)
+    said = ' and '.join([*([seen[0]] if seen else []), *([near.version] if near else []), 'words'])
+    def shown() -> list[Match]:
+        with state.engine.db.connect('catalogue') as conn: kept = within_price(conn, found, hits.limit)
+        return as_matches(state, kept, mall, k)
+    return search_result(said, await state.small.run(shown), hits.corrected, hits.limit)
 
 # %% ../../nbs/279_web.search.ipynb #eb961a52
 Limit = Annotated[int, Query(ge=1, le=50)]
@@ -237,9 +252,9 @@ def similar_route(
         key = SkuKey(brand, clean_id(external_id))
         work = lambda: similar(state, tools, kind, key, k=100 if q else k)
         version, found = await state.small.run(work)
-        found = await state.small.run(ranked_by_words, state, tools, found, q)
+        found, limit = await state.small.run(ranked_by_words, state, tools, found, q)
         said = f'{version} and words' if q else version
-        return search_result(said, await state.small.run(as_matches, state, found, None, k))
+        return search_result(said, await state.small.run(as_matches, state, found, None, k), limit=limit)
     router.add_api_route(
         f'/api/v1/similar-{kind}/{{brand}}/{{external_id:path}}',
         by_product,
