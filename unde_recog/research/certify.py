@@ -59,7 +59,7 @@ def so_far_words(s: SoFar, path: GatePath, chosen: float = 1.) -> str:
     if math.isnan(s.more_photos): more = 'how many photos are missing cannot be said yet'
     elif math.isinf(s.more_photos): more = 'at this rate no number of photos will certify it'
     elif s.more_photos > 9999: more = 'far more photos are missing than anybody labels'
-    else: more = f'about {math.ceil(s.more_photos)} more photos are likely to{half_between(s)}'
+    else: more = f'about {math.ceil(s.more_photos)} more photos are likely to certify it{half_between(s)}'
     return f'{s.photos} photos. {what}; {doubt}; {more}.'
 
 # %% ../../nbs/236_research.certify.ipynb #a23ffed2
