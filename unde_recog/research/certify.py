@@ -134,7 +134,7 @@ def weighted_in_force(j: CalibrationSample, threshold: float, margin: float, *, 
     rate, n = (float(v[0, -1]) for v in counted.effective(sample_floor(j)[None], delta))
     found = EffectiveSample(rate*n, n, j.photos, 1., n)
     low, upper = lower_bound(found, delta), float(found.upper(delta))
-    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
+    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'undecided'
     return plain._replace(low=low, upper=upper, verdict=verdict)
 
 # %% ../../nbs/236_research.certify.ipynb #04c415ae
