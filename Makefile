@@ -13,7 +13,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n3 --dist loadfile
 
 lab: $(VENV)/.dev
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs
 
 check: $(VENV)/.dev
 	$(BIN)/python .ci/check.py

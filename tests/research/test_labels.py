@@ -84,6 +84,27 @@ def test_every_word_is_on_disk_at_once_and_is_found_again(tmp_path, data):
     assert (told.answer != 'unanswered').sum() == session.done
 
 
+def test_before_the_first_answer_nothing_was_passed_over(tmp_path, data):
+    session = LabelSession(data, tmp_path/'labels.csv')
+    assert session.table().empty
+    session.nothing()
+    session.answer(None)  # taken back
+    assert session.table().empty and read_labels(tmp_path/'labels.csv').empty
+
+
+def test_another_sample_leaves_earlier_photos_their_chances(tmp_path, data):
+    "More photos, or a longer log, give other chances: what was chosen with .3 stays so in the file."
+    photos = sorted(data.items.photo.unique())
+    path = tmp_path/'labels.csv'
+    data.chances = {photos[0]: .3, photos[1]: 1.}
+    LabelSession(data, path).nothing()
+    data.chances = {photos[1]: .5, photos[2]: .6}  # the first photo would not be chosen today
+    later = LabelSession(data, path)
+    later.nothing()
+    kept = read_labels(path).drop_duplicates('photo').set_index('photo').chance.astype(float)
+    assert kept[photos[0]] == .3 and kept[later.garments[0][0]] == .5
+
+
 def test_a_word_that_cannot_be_written_was_not_said(tmp_path, data):
     folder = tmp_path/'gone'
     folder.mkdir()
@@ -156,7 +177,7 @@ def test_clicks_walk_through_all_garments(tmp_path, data):
         assert session.done == n
         if n % 2: page.bar['none'].click()
         else: page.cards[n % len(page.cards)][1].children[2].children[0].click()
-    assert session.done == len(session.rows) and f'<b>{len(session.rows)}</b> answered' in page.head.value
+    assert session.done == len(session.rows) and '<b>all</b> answered' in page.head.value
     before = len(page.cards)
     page.bar['more'].click()
     assert len(page.cards) > before

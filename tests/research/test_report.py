@@ -35,6 +35,12 @@ def catalogue(folder):
     return folder
 
 
+def test_committed_tables_fit_a_mail():
+    pages = [p.read_text('utf-8') for p in (Path(__file__).parents[2]/'reports').glob('*/report.md')]
+    tables = [line for page in pages for line in page.splitlines() if line[:1] == '|']
+    assert len(tables) > 1000 and max(map(len, tables)) <= 80
+
+
 def test_reports_come_with_the_package():
     assert {'catalogue_retrieval', 'latency', 'fit_descriptor'} <= set(reports())
 

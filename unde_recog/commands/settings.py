@@ -71,9 +71,17 @@ def put_in_force(certificate: Any) -> list[str]:
             record_certificate(conn, asdict(certificate))
     except DatabaseError as e:
         return [f'the certificate is not recorded, and cannot be watched: {e}']
-    guard = load_settings().CERTIFICATE_GUARD
+    now = load_settings()
+    guard = now.CERTIFICATE_GUARD
     ends = 'then nothing is trusted' if guard else 'CERTIFICATE_GUARD is off: then nobody acts'
-    return [f'the certificate holds for {VALID_FOR.days} days, or until explored garments break it; {ends}']
+    known = [f'the certificate holds for {VALID_FOR.days} days, or until explored garments break it; {ends}']
+    if now.SEARCH_BACKEND != 'conditional':
+        known.append(f'SEARCH_BACKEND is {now.SEARCH_BACKEND}: the gate decides who asks the booster '
+                     'only where it is conditional')
+    elif not now.EXPLORATION_SHARE:
+        known.append('EXPLORATION_SHARE is 0: no garment is explored, so nothing can break the certificate; '
+                     '0.05 explores one in twenty')
+    return known
 
 @settings_app.command('apply')
 def settings_apply(fragment: Fragment, ini: IniFile = None,

@@ -272,7 +272,7 @@ def check_in_force(j: CalibrationSample, threshold: float, margin: float, *, alp
     events, sizes = (np.bincount(j.photo[m], minlength=n) for m in (sure & j.harm, sure))
     sample = effective_sample(events, sizes, delta, floor_of(j))
     low, upper = lower_bound(sample, delta), float(sample.upper(delta))
-    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
+    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'undecided'
     return GateInForce(threshold, margin, int(sure.sum()), int(sample.events), low, upper, verdict, alpha)
 
 # %% ../../nbs/227_research.calibration.ipynb #fce0c979

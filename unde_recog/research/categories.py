@@ -46,7 +46,7 @@ def shrink(events: Sequence[int], sizes: Sequence[int], level: float = .9) -> pd
     })
 
 # %% ../../nbs/233_research.categories.ipynb #a818a2d8
-VERDICTS = ('over', 'within', 'cannot be told')
+VERDICTS = ('over', 'within', 'undecided')
 
 def _verdict(low: np.ndarray, high: np.ndarray, alpha: float) -> np.ndarray:
     return np.select([low > alpha, high <= alpha], VERDICTS[:2], VERDICTS[2])
@@ -57,7 +57,7 @@ def by_category(outcomes: pd.DataFrame, threshold: float, margin: float, level: 
     and a verdict against `alpha`.
 
     'over' if the exact interval or the shrunk one lies above, 'within' if the exact one lies
-    below, else 'cannot be told'."""
+    below, else 'undecided'."""
     j = calibration_sample(outcomes)
     kept = outcomes[outcomes['primary@3'].notna() | outcomes.get('answer',
                                                                  pd.Series('',
@@ -81,7 +81,7 @@ def category_words(table: pd.DataFrame, alpha: float = .05) -> list[str]:
                     f"({r['exact low']:.1%}–{r['exact high']:.1%}).")
     if fine := [str(n) for n in table.index[table.verdict == 'within']]:
         said.append(f"Within {alpha:.0%}: {', '.join(fine)}.")
-    for name, r in table[table.verdict == 'cannot be told'].iterrows():
+    for name, r in table[table.verdict == 'undecided'].iterrows():
         said.append(f"With {r.confident:.0f} trusted garments nothing can be said of {name}: "
                     f"{r['exact low']:.0%} to {r['exact high']:.0%} are possible.")
     return said

@@ -105,13 +105,13 @@ class GateInForce(NamedTuple):
     events: int
     low: float            # one-sided bounds at 1 - delta each
     upper: float
-    verdict: str          # 'within', 'over' or 'cannot be told'
+    verdict: str          # 'within', 'over' or 'undecided'
     alpha: float
 
 _ADVICE = {
     'within': 'it may stay',
     'over': 'do not keep it: trust nothing until a pair is certified (SEARCH_BACKEND = dual)',
-    'cannot be told': 'whether it keeps the target cannot be told from these labels',
+    'undecided': 'these labels do not show whether it keeps the target',
 }
 
 def in_force_words(g: GateInForce) -> str:

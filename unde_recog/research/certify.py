@@ -13,7 +13,8 @@ from typing import Any
 # %% ../../nbs/236_research.certify.ipynb #475a2ff9
 import numpy as np
 import pandas as pd
-from .anytime import SoFar, label_until_certain, path_counts, sample_floor
+from .anytime import FIRST_LOOK, SoFar, label_until_certain, path_counts
+from .anytime import sample_floor
 from .bounds import EffectiveSample, betting_p, no_assumption_bound
 from .calibration import Calibration, CalibrationSample, GatePath, Step, by_photo
 from .calibration import calibration_sample, check_in_force, confident
@@ -56,10 +57,11 @@ def so_far_words(s: SoFar, path: GatePath, chosen: float = 1.) -> str:
     if s.step == len(path.steps) - 1: return f'{s.photos} photos. {what}; that is the loosest step.'
     doubt = (f'of the next ({step.coverage:.0%} trusted) {row.harmed:.1%} are harmed so far, up to '
              f'{row.upper:.0%} is not ruled out, {path.alpha:.0%} is allowed')
-    if math.isnan(s.more_photos): more = 'how many photos are missing cannot be said yet'
+    if s.photos < FIRST_LOOK: more = f'nothing is certified by fewer than {FIRST_LOOK} photos'
+    elif math.isnan(s.more_photos): more = 'how many photos are missing cannot be said yet'
     elif math.isinf(s.more_photos): more = 'at this rate no number of photos will certify it'
     elif s.more_photos > 9999: more = 'far more photos are missing than anybody labels'
-    else: more = f'about {math.ceil(s.more_photos)} more photos are likely to{half_between(s)}'
+    else: more = f'about {math.ceil(s.more_photos)} more photos are likely to certify it{half_between(s)}'
     return f'{s.photos} photos. {what}; {doubt}; {more}.'
 
 # %% ../../nbs/236_research.certify.ipynb #a23ffed2
@@ -134,7 +136,7 @@ def weighted_in_force(j: CalibrationSample, threshold: float, margin: float, *, 
     rate, n = (float(v[0, -1]) for v in counted.effective(sample_floor(j)[None], delta))
     found = EffectiveSample(rate*n, n, j.photos, 1., n)
     low, upper = lower_bound(found, delta), float(found.upper(delta))
-    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'cannot be told'
+    verdict = 'within' if upper <= alpha else 'over' if low > alpha else 'undecided'
     return plain._replace(low=low, upper=upper, verdict=verdict)
 
 # %% ../../nbs/236_research.certify.ipynb #04c415ae
@@ -143,6 +145,8 @@ def _missing(s: SoFar, path: GatePath) -> str:
     first = s.steps.iloc[0]
     seen = (f'{s.photos} independent photos; the strictest pair of the path harms {first.harmed:.1%} of '
             f'what it trusts, up to {first.upper:.1%} is not ruled out, {path.alpha:.0%} is allowed')
+    if s.photos < FIRST_LOOK:
+        return f'Not certified: {seen}. Nothing is certified by fewer than {FIRST_LOOK} photos.'
     if math.isinf(s.more_photos):
         return (f'Not certified: {seen}. At this rate more photos will not help: allow more loss, or improve '
                 'the primary.')

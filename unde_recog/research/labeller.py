@@ -87,7 +87,7 @@ _BAR = (
 )
 _HEAD = """
 <div class="unde-head" style="font:15px sans-serif">garment <b>{number}</b> of {count} · {category}
-· photo {photo}, item {item}{simulated} · <b>{done}</b> answered, all in {file} ·
+· photo {photo}, item {item}{simulated} · <b>{done}</b> answered, in {file} ·
 <span class="unde-word">{answer}</span></div>
 """
 
@@ -107,7 +107,8 @@ def head_html(session: LabelSession) -> str:
     simulated = ' (simulated)' if row['simulated'] is True else ''
     return _HEAD.strip().format(number=session.at + 1, count=len(session.rows),
                                 category=row['category'], photo=row['photo'], item=row['item'],
-                                simulated=simulated, done=session.done, file=session.path.name,
+                                simulated=simulated, done='all' if session.done == len(session.rows)
+                                else session.done, file=session.path.name,
                                 answer=answer_text(session.grades, session.words.get(session.garment, '')))
 
 # %% ../../nbs/219_research.labeller.ipynb #6b732b80

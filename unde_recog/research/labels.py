@@ -217,6 +217,8 @@ class _Answers(_Garments):
         words = answers_by_garment(labels)
         passed = {g for g, word in words.items() if word == 'unanswered'}  # still open
         self.answers |= {g: v for g, v in grades_by_garment(labels).items() if g not in passed}
+        if 'chance' in labels:  # a photo keeps the chance that it was chosen with
+            self.chances |= pd.to_numeric(labels.chance).set_axis(labels.photo).dropna().to_dict()
         self.words |= {g: word for g, word in words.items() if word not in ('answered', 'unanswered')}
         if 'by' not in labels: return
         for photo, item, name in labels[['photo', 'item', 'by']].itertuples(index=False):
@@ -237,7 +239,7 @@ class _Answers(_Garments):
         """The labels, with a row for every garment that was passed over on the way to the furthest
         answer."""
         last = max((n for n, g in enumerate(self.garments) if g in self.answers), default=-1)
-        passed = [g for g in self.garments[:last] if g not in self.answers]
+        passed = [g for g in self.garments[:max(0, last)] if g not in self.answers]
         words = self.words | dict.fromkeys(passed, 'unanswered')
         return as_labels(self.answers | dict.fromkeys(passed, {}), self.by, words, self.chances)
 

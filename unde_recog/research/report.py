@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FILES', 'plain', 'write_metrics', 'data_version', 'machine', 'UnknownReport', 'reports', 'answers',
            'report_parameters', 'check_parameters', 'typed', 'check_files', 'without_controls', 'to_markdown',
-           'to_html', 'shipped', 'made_with', 'note_origin', 'stale', 'run_report']
+           'to_html', 'shipped', 'made_with', 'note_origin', 'stale', 'local_kernel', 'inline_pictures', 'run_report']
 
 # %% ../../nbs/203_research.report.ipynb #05efe8cb
-import hashlib, json, math, os, platform, re
-from collections.abc import Mapping
+import hashlib, json, math, os, platform, re, tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 # %% ../../nbs/203_research.report.ipynb #cb78e018
 import numpy as np
 from .. import __version__
+from .tables import fit_tables
 
 # %% ../../nbs/203_research.report.ipynb #838a7672
 def plain(value: Any, digits: int = 6) -> Any:
@@ -131,7 +133,8 @@ def check_files(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         raise ValueError('-p labels belongs to a real log: give -p log database as well')
 
 # %% ../../nbs/203_research.report.ipynb #346af582
-_CONTROL = '*Here the notebook has controls: open it in JupyterLab.*'
+_CONTROL = ('*Here the notebook has controls: `unde-recog report NAME --copy` copies it to where you '
+            'are, to be opened in JupyterLab.*')
 
 def without_controls(cell: Any) -> Any:
     "A cell with a sentence in the place of its widgets, and without its JavaScript."
@@ -164,7 +167,8 @@ def to_markdown(notebook: Path, out: Path) -> Path:
     for name, data in resources.get('outputs', {}).items():
         if name in body: (out/name).write_bytes(data)  # a picture is offered as JPEG too, and shown once
     path = out/'report.md'
-    path.write_text('\n'.join(line.rstrip() for line in body.strip().splitlines()) + '\n', encoding='utf-8')
+    text = '\n'.join(line.rstrip() for line in body.strip().splitlines()) + '\n'
+    path.write_text(fit_tables(text), encoding='utf-8')
     return path
 
 # %% ../../nbs/203_research.report.ipynb #19f3ba7e
@@ -212,6 +216,24 @@ def stale(folder: Path, notebook: Path) -> list[str]:
     if then is None: return ['made before this was written down']
     return [name for name in ('notebook', 'models', 'schema') if then.get(name) != now.get(name)]
 
+# %% ../../nbs/203_research.report.ipynb #33f19d93
+@contextmanager
+def local_kernel() -> Iterator[Any]:
+    "Configuration of a kernel that is reached by sockets in a folder of its user."
+    from traitlets.config import Config
+    with tempfile.TemporaryDirectory(prefix='unde-', ignore_cleanup_errors=True) as folder:
+        # the path of a socket has about a hundred characters at most
+        sockets = {'transport': 'ipc', 'connection_file': f'{folder}/kernel.json'}
+        yield Config({'KernelManager': sockets} if os.name == 'posix' and len(folder) < 80 else {})
+
+@contextmanager
+def inline_pictures() -> Iterator[None]:
+    "Without MPLBACKEND, which a kernel would inherit."
+    backend = os.environ.pop('MPLBACKEND', None)
+    try: yield
+    finally:
+        if backend is not None: os.environ['MPLBACKEND'] = backend
+
 # %% ../../nbs/203_research.report.ipynb #d946bff5
 def run_report(
     name: str,
@@ -233,21 +255,13 @@ def run_report(
     out = Path(to)/name
     out.mkdir(parents=True, exist_ok=True)
     executed = out/f'{name}.ipynb'
-    # the pictures must reach the notebook, whatever the shell asks of matplotlib
-    backend = os.environ.pop('MPLBACKEND', None)
+    values |= {'out': str(out.resolve())}
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            parameters=values | {'out': str(out.resolve())},
-            kernel_name='python3',
-            cwd=os.getcwd(),
-            progress_bar=progress,
-        )
+        with inline_pictures(), local_kernel() as config:
+            papermill.execute_notebook(str(notebook), str(executed), parameters=values, kernel_name='python3',
+                                       cwd=os.getcwd(), progress_bar=progress, config=config)
     except papermill.PapermillExecutionError as e:
         raise RuntimeError(f'report {name} failed: {e.ename}: {e.evalue} (see {executed})') from None
-    finally:
-        if backend is not None: os.environ['MPLBACKEND'] = backend
     note_origin(notebook, out)
     to_markdown(executed, out)
     if html: to_html(executed, out)

@@ -41,6 +41,9 @@ def explored_log(items: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.
     return t.assign(labelled=known, open=~known & ~np.array(same, bool), loss=t.loss.fillna(0.))
 
 # %% ../../nbs/239_research.watch.ipynb #fe4d674f
+_REMEDY = ('Label photos of these days and calibrate again; until then trust nothing (CERTIFICATE_GUARD=on '
+           'does so by itself, SEARCH_BACKEND=dual by hand).')
+
 class CertificateCheck(NamedTuple):
     "A certificate in force and what a look at the log has shown."
     state: CertificateState
@@ -55,7 +58,8 @@ class CertificateCheck(NamedTuple):
         seen = (f'{self.losses} losses in {self.explored} explored garments ({self.open} wait for a label), '
                 f'e-value {self.fortune:.3g}, alarm at {1/self.state.delta:.0f}')
         held = f'is over: {self.ended}' if self.ended else f'holds until {self.state.expires_at:%Y-%m-%d}'
-        return f'The certificate of {self.state.threshold:g} / {self.state.margin:g} {held}. {seen}.'
+        text = f'The certificate of {self.state.threshold:g} / {self.state.margin:g} {held}. {seen}.'
+        return f'{text} {_REMEDY}' if self.ended else text
 
 def drifted_columns(reference: pd.DataFrame | None, live: pd.DataFrame) -> list[str]:
     "Which of the two scores of the gate, and the share of empty photos, have left the reference."
