@@ -687,7 +687,12 @@ def test_phone_shows_products_first_and_the_rest_by_tapping(visit, scene):
     zoom.tap()
     assert sheet.locator('img.large').bounding_box()['width'] > 2*before
     zoom.tap()
+    sheet.locator('[data-key=sheet-cut]').tap()
+    until(page, "document.querySelectorAll('#sheet .alike .card').length >= 3")
+    assert any('/api/v1/similar-cut/' in a for a in page.evaluate(
+        "performance.getEntriesByType('resource').map((e) => e.name)"))
     sheet.locator('[data-key=sheet-more]').tap()
+    until(page, "performance.getEntriesByType('resource').some((e) => e.name.includes('/similar-items/'))")
     until(page, "document.querySelectorAll('#sheet .alike .card').length >= 3")
     sheet.locator('.alike .open').first.tap()
     until(page, f"document.querySelector('#sheet h2').textContent !== {json.dumps(name)}")

@@ -581,17 +581,17 @@ function openSheet(item, match, final) {
     item && likeness(item, match, final),
     final && h('div', { class: 'at-hand-sheet' }, storesOf(match, true), coloursOf(match, lookAt)),
     final && item && h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'aria-pressed': String(item.feedback?.choice === choice), 'data-key': 'sheet-it', onclick: async () => { await feedback(item, { brand: match.brand, external_id: match.external_id }, choice); paint(); } }, icon('check'), t('thisIsIt')), h('span', { class: item.feedback?.failed ? 'wrong' : 'thanks', role: 'status' }, item.feedback?.failed ? t('feedbackFailed') : item.feedback?.choice === choice && !item.feedback.busy ? t('thanks') : '')),
-    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-more', onclick: () => showAlike(match, more) }, t('moreLike'))), more);
+    h('p', { class: 'row' }, h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-more', onclick: () => showAlike(match, more) }, t('moreLike')), h('button', { type: 'button', class: 'plain small', 'data-key': 'sheet-cut', onclick: () => showAlike(match, more, 'cut') }, t('sameCut'))), more);
   if (!sheet.open && document.activeElement?.dataset.key) state.opened = CSS.escape(document.activeElement.dataset.key);
   paint();
   if (!sheet.open) sheet.showModal();
   sheet.scrollTop = 0;
   $('sheet-name').focus();
 }
-async function showAlike(match, place) {
+async function showAlike(match, place, kind = 'items') {
   repaint(place, h('p', { class: 'soft' }, t('searching')));
   try {
-    const found = await getJson(`api/v1/similar-items/${encodeURIComponent(match.brand)}/${encodeURIComponent(match.external_id)}?k=8`);
+    const found = await getJson(`api/v1/similar-${kind}/${encodeURIComponent(match.brand)}/${encodeURIComponent(match.external_id)}?k=8`);
     repaint(place, h('ul', { class: 'cards' }, styles(found.matches).map((m) => h('li', { class: 'card' }, h('article', {}, h('button', { type: 'button', class: 'open', 'aria-label': t('openCard', { name: m.name || m.external_id }), onclick: () => openSheet(null, m, false) }, picture(m.brand, m.external_id, m.name || m.external_id)), h('div', { class: 'facts' }, h('p', { class: 'brand' }, brandName(m.brand)), h('h3', {}, m.name || m.external_id), priceOf(m)))))));
   } catch { repaint(place, h('p', { class: 'wrong' }, t('noAlike'))); }
   place.scrollIntoView({ block: 'end', behavior: 'smooth' });
