@@ -129,7 +129,7 @@ def opened(pages, lab, notebook):
     address, token, _, _ = lab
     page = pages()
     page.set_default_timeout(120_000)
-    page.goto(f'{address}/lab/tree/{notebook}?token={token}')
+    page.goto(f'{address}/lab/tree/{notebook}?token={token}&reset')
     page.wait_for_selector('.jp-Notebook .jp-Cell')
     page.get_by_text('Python 3 (ipykernel) | Idle').wait_for()
     page.get_by_role('menuitem', name='Run', exact=True).click()
