@@ -59,7 +59,7 @@ def _even_blocks(widths: Sequence[int], limit: int, keys: int) -> list[list[int]
     return blocks
 
 def in_parts(rows: Rows, align: Sequence[str], width: int) -> list[list[str]] | None:
-    "A table as at most `MOST_PARTS` that fit, each with what tells its rows apart; None if none do."
+    "A table as at most `MOST_PARTS` that fit, each with its keys; None if it cannot be done."
     widths = [max(3, *(len(row[n]) for row in rows)) + 3 for n in range(len(align))]
     keys = key_columns(rows)
     if not keys or sum(widths[:keys]) + max(widths[keys:], default=0) + 1 > width: return None
@@ -76,7 +76,7 @@ def on_its_side(rows: Rows) -> list[str]:
 _MARK = re.compile(r'\s*([-+*>]|#+|\d+[.)])(\s|$)')  # what would begin a list, a heading or a quotation
 
 def as_list(rows: Rows, width: int) -> list[str]:
-    "A row an entry: what tells it from the others, then name and value of the cells that say something."
+    "A row an entry: its keys, then name and value of the cells that say something."
     keys, found = key_columns(rows) or 1, list[str]()
     for row in rows[1:]:
         rest = zip(rows[0][keys:], row[keys:])
