@@ -18,6 +18,7 @@ from PIL import Image
 
 from unde_recog.catalogue.imports import import_products, import_stores
 from unde_recog.catalogue.stock import import_availability
+from unde_recog.contracts import brand_aliases, brand_name
 from unde_recog.db.database import LOGICALS, Databases
 from unde_recog.embedder import load_embedder
 from unde_recog.media.images import to_jpeg
@@ -1290,6 +1291,13 @@ def test_words_in_both_languages(visit):
         'На фото 21 вещь',
         'На фото 22 вещи',
     ]
+    brands = sorted({*brand_aliases().values(), 'new_brand'})
+    shown = page.evaluate(
+        "async (keys) => { const { brandName } = await import('/assets/kit.js'); "
+        'return keys.map(brandName); }',
+        brands,
+    )
+    assert shown == [brand_name(key) for key in brands]
     used = set()
     for name in ('app.js', 'lab.js', 'kit.js', 'index.html', 'lab.html'):
         text = page.evaluate(

@@ -61,7 +61,8 @@ export const moment = (when) => new Intl.DateTimeFormat(lang, { dateStyle: 'medi
 
 // --- names ----------------------------------------------------------------------------------------------------------
 export const category = (name) => t(knows(`c_${name}`) ? `c_${name}` : 'c_other');
-export const brandName = (brand) => brand.split('_').map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join(' ');
+const BRANDS = { c_a: 'C&A', hm: 'H&M', pull_bear: 'Pull&Bear' }; // as contracts.brand_name has them
+export const brandName = (brand) => BRANDS[brand] ?? brand.split('_').map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join(' ');
 export const term = (name) => { // a colour, fabric or pattern
   if (!name || lang !== 'ru') return name ?? '';
   const low = name.toLowerCase();
