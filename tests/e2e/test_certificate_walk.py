@@ -42,13 +42,15 @@ def logged(place, fresh_url, name, *, photos, start, **changed):
 
 def label_all(page, truth):
     "Answer every garment as somebody does who knows; → how many clicks that took."
-    right = {(r.photo, int(r.item)): f'{r.brand} {r.external_id}' for r in truth[truth.grade == 2].itertuples()}
+    known = truth[truth.grade == 2].itertuples()
+    right = {(r.photo, int(r.item)): f'{r.brand} {r.external_id}' for r in known}
     head, clicks = page.locator('.unde-head'), 0
     while ' all answered' not in (text := head.text_content()):
         photo, item = re.search(r'photo (\S+), item (\d+)', text).groups()
         very = page.locator(f'button.unde-right[title="this very product: {right[photo, int(item)]}"]')
         (very.first if very.count() else page.locator('button.unde-none')).click()
-        page.wait_for_function("before => document.querySelector('.unde-head').textContent !== before", arg=text)
+        changed = "before => document.querySelector('.unde-head').textContent !== before"
+        page.wait_for_function(changed, arg=text)
         clicks += 1
     return clicks
 
@@ -95,7 +97,8 @@ def asked(base, photo):
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(base + '/health/ready', timeout=5).status_code == 200
     eventually(ready, why='the service never became ready')
-    return httpx.post(base + '/api/v1/recognize', files={'image': photo}, timeout=60).raise_for_status().json()
+    answer = httpx.post(base + '/api/v1/recognize', files={'image': photo}, timeout=60)
+    return answer.raise_for_status().json()
 
 
 def test_from_labels_to_the_alarm(pages, lab, fresh_url):  # noqa: F811
@@ -132,7 +135,8 @@ def test_from_labels_to_the_alarm(pages, lab, fresh_url):  # noqa: F811
     page.close()
 
     # serve, by the certified pair, with a guard
-    ini.write_text(ini.read_text() + 'CERTIFICATE_GUARD = on\nEXPLORATION_SHARE = 1\nAVAILABILITY_WINDOW = 999d\n')
+    own = ('CERTIFICATE_GUARD = on', 'EXPLORATION_SHARE = 1', 'AVAILABILITY_WINDOW = 999d', '')
+    ini.write_text(ini.read_text() + '\n'.join(own))
     photo = next((data/'storage'/'simulated').glob('*.jpg')).read_bytes()
     with served(lab, fresh_url, free_port()) as base:
         answer = asked(base, photo)
@@ -141,11 +145,13 @@ def test_from_labels_to_the_alarm(pages, lab, fresh_url):  # noqa: F811
         # drift: the light goes; the cron job notices, and the running service trusts nobody
         gate = dict(re.findall(r'^(CONFIDENCE_THRESHOLD|MARGIN) = (\S+)', ini.read_text(), re.M))
         dark = logged(lab, fresh_url, 'dark.csv', photos=PHOTOS + 1, start=datetime.now(timezone.utc),
-                      SEARCH_BACKEND='conditional', EXPLORATION_SHARE=1., drift=Drift(after=0, darker=.7), **gate)
+                      SEARCH_BACKEND='conditional', EXPLORATION_SHARE=1.,
+                      drift=Drift(after=0, darker=.7), **gate)
         span = f'{before:%Y-%m-%d}:{datetime.now(timezone.utc):%Y-%m-%d}'
         page, text = ran(pages, lab, 'quality.ipynb', COMMAND + f'quality --reference {span} --labels {dark}')
         assert 'is over: top1' in text and "drifted from the calibration's data" in text, text
         assert 'calibrate again' in text and '…' not in text.split('Alerts')[0]
         metric = lambda: httpx.get(base + '/metrics', timeout=5).text
-        eventually(lambda: re.search(r'^unde_certificate_over 1', metric(), re.M), 60, 'the guard never closed')
+        over = lambda: re.search(r'^unde_certificate_over 1', metric(), re.M)
+        eventually(over, 60, 'the guard never closed')
         assert 'certificate' in asked(base, photo)['degraded']

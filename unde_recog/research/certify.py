@@ -42,6 +42,7 @@ def half_between(s: SoFar) -> str:
     low, high = s.more_range
     if not math.isfinite(low): return ''
     ends = [max(1, round(n, -1 if n >= 20 else None)) for n in (low, high if math.isfinite(high) else 9999.)]
+    if ends[0] == ends[1]: return f' (as likely as not {ends[0]:.0f} are enough)'
     far = 'thousands' if ends[1] > 9000 else f'{ends[1]:.0f}'
     return f' (as likely as not between {ends[0]:.0f} and {far})'
 
