@@ -163,7 +163,7 @@ def correct_word(word: str, vocabulary: Vocabulary) -> str | None:
     terms = [t for t in synonyms() if ' ' not in t]
     words, near = list(dict.fromkeys([*vocabulary.counts, *terms])), []
     for form in forms(word):  # a slip in an inflected word: *чорная* is *черный*
-        if len(form) < 4: continue
+        if len(form) < 5 and form != word: continue  # too short to be told apart
         near += process.extract(form, words, scorer=OSA.normalized_similarity,
                                 score_cutoff=least_likeness(form), limit=20)
     if not near: return None
