@@ -49,9 +49,6 @@ def test_without_thresholds_it_says_so_with_the_command(shop, here, caplog):
     assert 'calibrate_model -p model NAME' in listed.output
     with pytest.raises(UnknownModel, match=r'not fitted yet.*calibrate_model -p model shop--wide768\+colour'):
         get_card(f'{name}+colour', here)
-    words = read_zero_shot(here, embedder)  # of random weights: whatever they are, they are told and used
-    assert list(words) == ['category'] and words['category']._asdict() == found['words']['category']
-    assert words['category'].photos > 30
     with shop.db() as db:
         report = index_catalogue(db, load_embedder(name, 'batch', settings=here), storage=shop.storage)
     with caplog.at_level(logging.WARNING, 'unde_recog'):
