@@ -121,7 +121,8 @@ def warn_without_thresholds(settings: Settings, card: ModelCard) -> str | None:
 # %% ../nbs/149_session.ipynb #ee954607
 def zero_shot_path(settings: Settings, card: ModelCard) -> Path:
     "Where the calibration of a model's words for photos lies."
-    return models_dir(settings)/card.folder/'zero_shot.json'
+    variant = card.name.removeprefix(card.folder).replace(':', '-')
+    return models_dir(settings)/card.folder/f'zero_shot{variant}.json'
 
 def _sentences(settings: Settings) -> dict[str, list[str]]:
     return {a: w.sentences() for a, w in read_wordings(settings.ZERO_SHOT_PROMPTS).items()}

@@ -14,7 +14,8 @@ from unde_recog.jobs.index import index_catalogue
 from unde_recog.models.registry import DEFAULT_MODEL, UnknownModel, cards, get_card, models_dir, sha256_of
 from unde_recog.research.photo_sets import drawn_photos
 from unde_recog.research.report import run_report
-from unde_recog.session import evidence_for, open_recognizer
+from unde_recog.session import evidence_for, open_recognizer, read_zero_shot
+from unde_recog.wardrobe.world import World
 
 from tests.jobs.test_width import pull_random
 from tests.web_shop import Shop
@@ -59,7 +60,10 @@ def test_without_thresholds_it_says_so_with_the_command(shop, here, caplog):
 
 
 def test_random_weights_with_colour_fit_and_answer(shop, here, tmp_path):
-    drawn_photos(tmp_path/'photos', skus=72, scenes=0, studio=72, size=(120, 160))
+    table = drawn_photos(tmp_path/'photos', skus=72, scenes=0, studio=72, size=(120, 160)).table
+    world = World(seed=0, skus=72)
+    kinds = {f'{k.brand}/{k.external_id}': world.garment(k).category for k in world.keys}
+    table.assign(category=table.identity.map(kinds)).to_csv(tmp_path/'photos'/'photos.csv', index=False)
     name = f'{shop.card.name}+colour'
     found = calibrate(tmp_path, model=name, folder=tmp_path/'photos')
     assert found['colour']['0'] < max(found['colour'].values())  # colour helps a tower of random weights
@@ -71,12 +75,16 @@ def test_random_weights_with_colour_fit_and_answer(shop, here, tmp_path):
     assert sha256_of(folder/'colour.npz') == card.files[-1].sha256
     embedder = load_embedder(name, settings=here)
     assert embedder.embed_text(['navy coat']).shape == (1, 896)
+    words = read_zero_shot(here, embedder)  # of random weights: whatever they are, they are told and used
+    assert list(words) == ['category'] and words['category']._asdict() == found['words']['category']
+    assert words['category'].photos > 30
     with shop.db() as db:
         report = index_catalogue(db, load_embedder(name, 'batch', settings=here), storage=shop.storage)
     with open_recognizer(here.model_copy(update={'BLEND_EMBEDDING_VERSION': report.version})) as session:
         parts = session.recognizer.parts
         assert thresholds(session.recognizer.settings, parts.primary.card) == (card.threshold, card.margin)
         assert parts.primary.evidence.scale == card.evidence_scale or card.evidence_scale is None
+        assert parts.local_tagger.taggers[1].calibrated == words
         answers = [session.recognize(shop.photo(n)) for n in range(6)]
     first = [[m.external_id for m in a.items[0].matches[:1]] for a in answers if a.items]
     mine = [[shop.world.keys[n].external_id] for n in range(6)]
