@@ -191,13 +191,18 @@ def near_alternatives(item_state: ItemState, *, sold: bool) -> list[Candidate]:
 
 def alternatives(found: Sequence[Candidate], near: Sequence[Candidate], item_state: ItemState,
                  order: str) -> list[Candidate]:
-    "Finds of the fallback and of the search as one list, each product once, by kinship."
+    """Finds of the fallback and of the search as one list, each product once, by kinship.
+
+    Half of the places go to the likest: some light hides a colour, and the very product is among
+    them."""
     if item_state.reranked: found, near = near[:SHOWN], found  # the judge's order comes first
     keys = {c.key for c in found}
-    by_kind = lambda c: (kinship(item_state, c), -c.score)
     more = [c for c in near if c.key not in keys]
     if order == 'price' or item_state.reranked: return [*found, *more[:max(0, SHOWN - len(found))]]
-    return sorted([*found, *more], key=by_kind)[:FALLBACK_SHOWN]
+    by_likeness = sorted([*found, *more], key=lambda c: -c.score)
+    by_kinship = lambda some: sorted(some, key=lambda c: kinship(item_state, c))
+    likest, others = by_likeness[:FALLBACK_SHOWN//2], by_kinship(by_likeness[FALLBACK_SHOWN//2:])
+    return by_kinship([*likest, *others][:FALLBACK_SHOWN])
 
 # %% ../nbs/147_pipeline.ipynb #1a4a2249
 async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
