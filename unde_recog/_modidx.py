@@ -4744,6 +4744,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'unde_recog/research/report.py'),
                                             'unde_recog.research.report._cpuinfo': ( 'research.report.html#_cpuinfo',
                                                                                      'unde_recog/research/report.py'),
+                                            'unde_recog.research.report._kernel_manager': ( 'research.report.html#_kernel_manager',
+                                                                                            'unde_recog/research/report.py'),
                                             'unde_recog.research.report.answers': ( 'research.report.html#answers',
                                                                                     'unde_recog/research/report.py'),
                                             'unde_recog.research.report.check_files': ( 'research.report.html#check_files',

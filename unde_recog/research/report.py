@@ -217,6 +217,14 @@ def stale(folder: Path, notebook: Path) -> list[str]:
     return [name for name in ('notebook', 'models', 'schema') if then.get(name) != now.get(name)]
 
 # %% ../../nbs/203_research.report.ipynb #33f19d93
+def _kernel_manager() -> type:
+    from jupyter_client import AsyncKernelManager
+    class Patient(AsyncKernelManager):
+        "Ends an idle kernel without the interrupt before, which it reports as an error."
+        async def _async_interrupt_kernel(self) -> None:
+            if not self.shutting_down: await super()._async_interrupt_kernel()
+    return Patient
+
 @contextmanager
 def local_kernel() -> Iterator[Any]:
     "Configuration of a kernel that is reached by sockets in a folder of its user."
@@ -224,7 +232,8 @@ def local_kernel() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix='unde-', ignore_cleanup_errors=True) as folder:
         # the path of a socket has about a hundred characters at most
         sockets = {'transport': 'ipc', 'connection_file': f'{folder}/kernel.json'}
-        yield Config({'KernelManager': sockets} if os.name == 'posix' and len(folder) < 80 else {})
+        reached = {'KernelManager': sockets} if os.name == 'posix' and len(folder) < 80 else {}
+        yield Config({'NotebookClient': {'kernel_manager_class': _kernel_manager()}} | reached)
 
 @contextmanager
 def inline_pictures() -> Iterator[None]:
