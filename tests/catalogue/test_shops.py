@@ -1,5 +1,4 @@
 """Exports of shop systems through the whole import; brands renamed in all databases."""
-import csv
 import json
 from datetime import datetime, timedelta, timezone
 
@@ -15,14 +14,7 @@ from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.db.database import run
 from unde_recog.rerank import to_match
 
-
-def write(path, rows):
-    headers = list(dict.fromkeys(k for r in rows for k in r))
-    with open(path, 'w', encoding='utf-8', newline='') as f:
-        writer = csv.DictWriter(f, headers, restval='')
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+from tests.csv_files import write
 
 
 def table(db, name='raw_products', order='brand, external_id', logical='catalogue'):

@@ -8,19 +8,12 @@ from unde_recog.catalogue.identity import rename_brands
 from unde_recog.catalogue.imports import import_products
 from unde_recog.catalogue.stock import import_availability
 
+from tests.csv_files import write
+
 AT = (datetime.now(timezone.utc) - timedelta(hours=1)).replace(microsecond=0)
 # exports with a time that a person has added
 INVENTORY = {'store_id': 'Location', 'product_id': 'SKU', 'quantity': 'Available', 'fetched_at': 'Time'}
 SOURCES = {'store_id': 'source_code', 'product_id': 'sku', 'quantity': 'quantity', 'fetched_at': 'time'}
-
-
-def write(path, rows):
-    headers = list(dict.fromkeys(k for r in rows for k in r))
-    with open(path, 'w', encoding='utf-8', newline='') as f:
-        writer = csv.DictWriter(f, headers, restval='')
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def ask(db, query, *values):

@@ -231,7 +231,9 @@ async def by_text(
     if near: found = blend(found, near.candidates, share=1 - state.settings.TEXT_VECTOR_WEIGHT)
     said = ' and '.join([*([seen[0]] if seen else []), *([near.version] if near else []), 'words'])
     def shown() -> list[Match]:
-        with state.engine.db.connect('catalogue') as conn: kept = within_price(conn, found, hits.limit)
+        kept = found
+        if hits.limit:
+            with state.engine.db.connect('catalogue') as conn: kept = within_price(conn, found, hits.limit)
         return as_matches(state, kept, mall, k)
     return search_result(said, await state.small.run(shown), hits.corrected, hits.limit)
 
