@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,6 +23,7 @@ from unde_recog.session import change_settings, open_recognizer, watch_settings
 from unde_recog.settings import DECISIONS, RESTART, Settings, data_dir, load_settings
 from unde_recog.media.storage import open_storage
 from unde_recog.vendors.budget import MonthlyBudget
+from unde_recog.vendors.cache import PaidAnswers
 from unde_recog.wardrobe.world import Truth, World
 
 from tests.conftest import named_database
@@ -39,7 +41,7 @@ def shop(world, server_url, template, tmp_path_factory):
             env={},
             DATABASE_URL=url,
             UNDE_DATA_DIR=tmp_path_factory.mktemp('paid'),
-            REQUEST_DEADLINE='20s',
+            REQUEST_DEADLINE='60s',
         )
         with open_databases(settings) as db:
             fill(
@@ -110,6 +112,40 @@ def test_the_same_photo_is_never_paid_for_twice(street):
     assert shown(first) == shown(second) == shown(third)
 
 
+@contextmanager
+def locked_answers(shop):
+    "Nobody else reads or writes paid answers inside."
+    with open_databases(shop) as db, db.connect('log') as conn, conn.transaction():
+        conn.execute('lock table paid_answers in access exclusive mode')
+        yield
+
+
+def test_a_slow_database_is_waited_for_not_paid_for(street, shop):
+    box, scenes, values = street
+    settings = load_settings(env={}, SEARCH_BACKEND='dual', **values)
+    with open_recognizer(settings) as session: session.recognize(scenes[0].data)
+    spent = box.app.ximilar.spent.total()
+    with open_recognizer(settings) as session:
+        with locked_answers(shop):
+            waiting = threading.Thread(target=session.recognize, args=(scenes[0].data,), daemon=True)
+            waiting.start()
+            time.sleep(1.5)
+            assert waiting.is_alive()
+        waiting.join()
+    assert box.app.ximilar.spent.total() == spent > 0
+
+
+def test_nobody_waits_for_an_answer_to_be_kept(street, shop):
+    async def keep(db):
+        answers = PaidAnswers(db)
+        with locked_answers(shop):
+            answers.put('tags', {'a'*64: {'color': 'red'}})
+            await asyncio.sleep(.7)
+        await answers.aclose()
+        return await PaidAnswers(db).get('tags', ['a'*64])
+    with open_databases(shop) as db: assert asyncio.run(keep(db)) == {'a'*64: {'color': 'red'}}
+
+
 def test_a_corner_of_the_fault_matrix(shop, world):
     "Two vendors' every fault, once each under changing backends; reports/fault_matrix has them all."
     wanted = (
@@ -130,13 +166,19 @@ def test_a_corner_of_the_fault_matrix(shop, world):
 def test_someone_who_goes_away_has_still_been_paid_for(street):
     box, scenes, values = street
     box.app.latency = Latency(gemini=(20, 20))
+    found = []  # the garments, once they are known
     with open_recognizer(load_settings(env={}, SEARCH_BACKEND='dual', **values)) as session:
         mine = uuid.uuid4()
         work = asyncio.run_coroutine_threadsafe(
-            session.recognizer.recognize(scenes[1].data, request_id=mine), session.loop
+            session.recognizer.recognize(
+                scenes[1].data,
+                request_id=mine,
+                on_event=lambda name, data: found.extend(data if name == 'detected' else []),
+            ),
+            session.loop,
         )
-        while not box.app.ximilar.spent['visual_search']: time.sleep(.02)
-        time.sleep(.5)
+        # everything else is answered when the judge has been asked about each garment
+        while not found or box.app.inside['gemini'] < len(found): time.sleep(.02)
         work.cancel()
         while not session.recognizer.log.waiting + session.recognizer.log.written: time.sleep(.02)
         rows = logged(session, mine, 'credits', 'degraded', 'match_type')

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 # %% auto #0
-__all__ = ['log', 'question', 'AnswerMemory', 'PaidAnswers', 'CachedTagger', 'CachedReranker', 'CachedRetriever',
-           'CachedDetector']
+__all__ = ['log', 'question', 'AnswerMemory', 'read_answers', 'write_answers', 'PaidAnswers', 'CachedTagger', 'CachedReranker',
+           'CachedRetriever', 'CachedDetector']
 
 # %% ../../nbs/107_vendors.cache.ipynb #af3a1bf1
 from PIL import Image
@@ -57,38 +57,59 @@ _READ = """select key, value from paid_answers
 _WRITE = """insert into paid_answers (kind, key, value) values (%s, %s, %s)
             on conflict (kind, key) do update set value = excluded.value, created_at = now()"""
 
+async def read_answers(db: Databases, kind: str, keys: Sequence[str], *, keep: timedelta,
+                       timeout: float) -> dict[str, Any]:
+    "What the table has of `keys`; nothing if it does not answer within `timeout` seconds."
+    try:
+        async with asyncio.timeout(timeout), db.aconnect('log', timeout) as conn:
+            return dict(await (await conn.execute(_READ, (kind, list(keys), keep))).fetchall())
+    except Exception as e: log.warning('paid answers cannot be read: %s', type(e).__name__)
+    return {}
+
+async def write_answers(db: Databases, kind: str, answers: Mapping[str, Any],
+                        timeout: float = 10) -> None:
+    "Keep `answers` in the table, by key."
+    rows = [(kind, k, Jsonb(v)) for k, v in sorted(answers.items())]  # one order: no deadlock
+    try:
+        async with asyncio.timeout(timeout), db.aconnect('log', timeout) as conn:
+            async with conn.cursor() as cursor: await cursor.executemany(_WRITE, rows)
+    except Exception as e: log.warning('paid answers cannot be kept: %s', type(e).__name__)
+
+# %% ../../nbs/107_vendors.cache.ipynb #9e956d8d
 class PaidAnswers(AnswerMemory):
     "Answers by (kind, key). `db` None = memory only. `hits` and `misses` are metrics."
 
     def __init__(self, db: Databases | None = None, **bounds: Any):
         super().__init__(**bounds)
         self.db, self.hits, self.misses = db, 0, 0
+        self._writes: set[asyncio.Task] = set()
 
     async def get(self, kind: str, keys: Sequence[str], timeout: float = .5,
                   keep: timedelta | None = None) -> dict[str, Any]:
-        "What is known of `keys` and no older than `keep`."
+        "What is known of `keys` and no older than `keep`, read within `timeout` seconds."
         keep = keep or self.keep
         found = self.known(kind, keys, keep)
         if (missing := [k for k in keys if k not in found]) and self.db is not None:
-            try:
-                async with asyncio.timeout(timeout), self.db.aconnect('log', timeout) as conn:
-                    rows = await (await conn.execute(_READ, (kind, missing, keep))).fetchall()
-                for key, value in rows: self._remember(kind, key, value)
-                found |= dict(rows)
-            except Exception as e: log.warning('paid answers cannot be read: %s', type(e).__name__)
+            read = await read_answers(self.db, kind, missing, keep=keep, timeout=timeout)
+            for key, value in read.items(): self._remember(kind, key, value)
+            found |= read
         self.hits, self.misses = self.hits + len(found), self.misses + len(keys) - len(found)
         return found
 
-    async def put(self, kind: str, answers: Mapping[str, Any], timeout: float = .5) -> None:
+    def put(self, kind: str, answers: Mapping[str, Any]) -> None:
+        "Known at once to this process, written in the background for others."
         for key, value in answers.items(): self._remember(kind, key, value)
         if self.db is None or not answers: return
-        rows = [(kind, k, Jsonb(v)) for k, v in answers.items()]
-        try:
-            async with asyncio.timeout(timeout), self.db.aconnect('log', timeout) as conn:
-                async with conn.cursor() as cursor: await cursor.executemany(_WRITE, rows)
-        except Exception as e: log.warning('paid answers cannot be kept: %s', type(e).__name__)
+        self._writes.add(task := asyncio.create_task(write_answers(self.db, kind, answers)))
+        task.add_done_callback(self._writes.discard)
+
+    async def aclose(self) -> None:
+        "Wait for what is still being written."
+        if self._writes: await asyncio.wait(self._writes)
 
 # %% ../../nbs/107_vendors.cache.ipynb #3e21c18b
+_READ_SHARE = 1/3
+
 class CachedTagger:
     "A `Tagger` that asks once a crop."
 
@@ -97,10 +118,11 @@ class CachedTagger:
         self.versions = getattr(inner, 'versions', None)
 
     async def tag(self, crop: Image.Image, *, timeout: float) -> dict[str, str]:
+        ends = time.monotonic() + timeout
         kind, key = f'{self.name} {type(self.inner).__name__}', question(pixel_hash(crop), self.versions)
-        if known := await self.cache.get(kind, [key]): return dict(known[key])
-        tags = await self.inner.tag(crop, timeout=timeout)
-        await self.cache.put(kind, {key: tags})
+        if known := await self.cache.get(kind, [key], _READ_SHARE*timeout): return dict(known[key])
+        tags = await self.inner.tag(crop, timeout=ends - time.monotonic())
+        self.cache.put(kind, {key: tags})
         return tags
 
 # %% ../../nbs/107_vendors.cache.ipynb #8303241c
@@ -119,13 +141,13 @@ class CachedReranker:
         *,
         timeout: float,
     ) -> list[Verdict]:
-        kind, picture = f'{self.name} verdict', pixel_hash(crop)
-        line = tags_as_data(tags)
+        ends = time.monotonic() + timeout
+        kind, picture, line = f'{self.name} verdict', pixel_hash(crop), tags_as_data(tags)
         keys = {c.key: question(picture, c.key, c.image_url, self.versions, line) for c in candidates}
-        known = await self.cache.get(kind, list(keys.values()))
-        unknown = [c for c in candidates if keys[c.key] not in known]
-        fresh = await self.inner.rerank(crop, unknown, tags, timeout=timeout) if unknown else []
-        await self.cache.put(kind, {keys[v.key]: {'score': v.score, 'reason': v.reason} for v in fresh})
+        known = await self.cache.get(kind, list(keys.values()), _READ_SHARE*timeout)
+        unknown, left = [c for c in candidates if keys[c.key] not in known], ends - time.monotonic()
+        fresh = await self.inner.rerank(crop, unknown, tags, timeout=left) if unknown else []
+        self.cache.put(kind, {keys[v.key]: {'score': v.score, 'reason': v.reason} for v in fresh})
         kept = [(c.key, known.get(keys[c.key])) for c in candidates]
         return fresh + [Verdict(key, k['score'], k['reason']) for key, k in kept if k]
 
@@ -142,13 +164,15 @@ class CachedRetriever:
 
     async def search(self, item: Item, k: int, *, brands: Sequence[str] | None,
                      timeout: float) -> list[Candidate]:
+        ends = time.monotonic() + timeout
         kind, sorted_brands = f'{self.name} search', None if brands is None else sorted(brands)
         key = question(pixel_hash(item.crop), k, sorted_brands, self.versions)
-        if known := await self.cache.get(kind, [key], keep=_DAY):
+        if known := await self.cache.get(kind, [key], _READ_SHARE*timeout, keep=_DAY):
             return [Candidate(key=SkuKey(*c['key']), **{n: c[n] for n in _KEPT}) for c in known[key]]
-        found = await self.inner.search(item, k, brands=brands, timeout=timeout)
+        left = ends - time.monotonic()
+        found = await self.inner.search(item, k, brands=brands, timeout=left)
         kept = [{'key': list(c.key), **{n: getattr(c, n) for n in _KEPT}} for c in found]
-        await self.cache.put(kind, {key: kept})
+        self.cache.put(kind, {key: kept})
         return found
 
 # %% ../../nbs/107_vendors.cache.ipynb #796c90a3
@@ -160,10 +184,11 @@ class CachedDetector:
         self.versions = getattr(inner, 'versions', None)
 
     async def detect(self, photo: Image.Image, *, timeout: float) -> list[Item]:
+        ends = time.monotonic() + timeout
         kind, key = f'{self.name} detect', question(pixel_hash(photo), self.versions)
-        if known := await self.cache.get(kind, [key]):
+        if known := await self.cache.get(kind, [key], _READ_SHARE*timeout):
             return [cut(photo, decoded_box(box, photo), *about, label=label)
                     for box, *about, label in known[key]]
-        found = await self.inner.detect(photo, timeout=timeout)
-        await self.cache.put(kind, {key: [(list(i.box), i.category, i.confidence, i.label) for i in found]})
+        found = await self.inner.detect(photo, timeout=ends - time.monotonic())
+        self.cache.put(kind, {key: [(list(i.box), i.category, i.confidence, i.label) for i in found]})
         return found

@@ -101,6 +101,7 @@ def paid_parts(settings: Settings, parts: Any, db: Databases, storage: Storage |
     "`parts` with every vendor there is a key for, paid answers kept, the budget in front."
     cache = PaidAnswers(db)
     if not may_ask(settings): return parts
+    parts = replace(parts, closers=[*parts.closers, cache.aclose])
     if settings.XIMILAR_API_TOKEN: parts = with_ximilar(parts, settings, cache)
     if settings.GEMINI_API_KEY: parts = with_models(parts, settings, storage, cache)
     if settings.CREDIT_BUDGET is not None or settings.TOKEN_BUDGET is not None:
