@@ -49,11 +49,11 @@ _DASHES = re.compile('[‐‑‒–—―−﹘﹣－]')
 @lru_cache(65536)
 def fold(text: str) -> str:
     "The form in which two texts are compared: equal for texts that people take for the same."
-    if '&' in text and ';' in text: text = html.unescape(text)
-    if text.isascii(): return ' '.join(text.replace('`', "'").lower().split())
-    text = _MARKS.sub('', clean(text))
-    text = _DASHES.sub('-', _APOSTROPHES.sub("'", text))
-    return ' '.join(to_latin(text).lower().split())
+    plain = html.unescape(text) if '&' in text and ';' in text else text
+    if not plain.isascii():
+        plain = _DASHES.sub('-', _APOSTROPHES.sub("'", _MARKS.sub('', clean(plain))))
+    folded = ' '.join(to_latin(plain).replace('`', "'").lower().split())
+    return folded if '&' not in folded or folded == text else fold(folded)  # escaped twice
 
 # %% ../nbs/002_folding.ipynb #822e4379
 def alias_key(text: str) -> str:

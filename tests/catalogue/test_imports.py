@@ -23,6 +23,7 @@ from unde_recog.catalogue.tables import PRODUCTS, column_map
 from unde_recog.catalogue.columns import read_price, read_time
 from unde_recog.catalogue.values import canonical_category
 from unde_recog.contracts import canonical_brand
+from unde_recog.db.migrations import migrations
 from unde_recog.media.images import to_jpeg
 from unde_recog.media.storage import FolderStorage
 
@@ -374,6 +375,25 @@ def store(n, **given):
     }
 
 
+def test_columns_that_are_not_read_are_named(db, tmp_path):
+    rows = [product(1) | {'Color': 'red', 'Condition': 'new'} | {f'x{n}': '' for n in range(9)}]
+    for row in rows: row.pop('colour')
+    (note,) = import_products(db, write(tmp_path/'p.csv', rows)).notes
+    assert note == ('p.csv: columns that are not read: Color (colour?), Condition, x0, x1, x2, x3, x4, x5 '
+                    'and 3 more')
+    with pytest.raises(ValueError, match='did you mean id?'):
+        import_products(db, write(tmp_path/'p.csv', [{'id': '1', 'item_group_id': 'g', 'brand': 'Zara'}]))
+    with pytest.raises(ValueError, match='is a file; unpack it'):
+        import_products(db, tmp_path/'p.csv', images=tmp_path/'p.csv', storage=FolderStorage(tmp_path/'o'))
+
+
+def test_what_is_refused_is_told_where_it_cannot_be_written(db, tmp_path):
+    file = write(tmp_path/'p.csv', [product(1), product(2, price='cheap')])
+    report = import_products(db, file, rejects=tmp_path/'nowhere'/'r.csv')
+    assert counts(report) == (1, 0, 0, 1) and report.exit_code == 3 and report.rejects_file is None
+    assert any('cannot be written' in n and 'give --rejects FILE' in n for n in report.notes)
+
+
 def test_stores_second_run_change_and_rejects(db, tmp_path):
     file = write(tmp_path/'s.csv', [store(i) for i in range(4)])
     assert counts(import_stores(db, file)) == (4, 0, 0, 0) and counts(import_stores(db, file)) == (
@@ -390,6 +410,19 @@ def test_stores_second_run_change_and_rejects(db, tmp_path):
     ]
     rows = table(db, 'raw_stores', 'store_id')
     assert len(rows) == 4 and rows[1]['floor'] == '2' and rows[0]['latitude'] == pytest.approx(50.08)
+
+
+def test_a_store_is_known_by_its_folded_id(db, tmp_path):
+    import_stores(db, write(tmp_path/'s.csv', [store(1, timezone='Europe/Madrid'), store('Ñ')]))
+    again = [store(2), store('N\u0303', floor='9'), {**store(3), 'store_id': 'Z1'}]
+    report = import_stores(db, write(tmp_path/'s.csv', again))
+    assert counts(report) == (1, 1, 0, 1) and rejects(report)[0][:2] == (4, 'store_id')
+    assert "'z1' of the catalogue" in (tmp_path/'s.rejects.csv').read_text()
+    rows = [stock(datetime(2026, 3, 10, 12), store_id='Z1\u200b'), stock(NOON, store_id='zñ', n=2)]
+    report = import_availability(db, write(tmp_path/'a.csv', rows))
+    found = {(r['store_id'], r['fetched_at'].hour) for r in table(db, 'raw_availability', 'store_id')}
+    assert counts(report) == (2, 0, 0, 0) and {s for s, _ in found} == {'z1', 'zÑ'}
+    assert ('z1', 11) in found and not [n for n in report.notes if 'stores of this stock' in n]
 
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
@@ -442,6 +475,13 @@ def test_another_utc_day_is_another_row_whatever_the_zone(db, tmp_path):
         ('1', NOON.replace(hour=23, minute=59, second=59, microsecond=999999), ['C']),
         ('1', midnight + timedelta(days=1), ['D']),
     ]
+
+
+def test_stock_whose_refused_rows_cannot_be_written_is_kept(db, tmp_path):
+    file = write(tmp_path/'a.csv', [stock(NOON), stock('yesterday', n=2)])
+    report = import_availability(db, file, rejects=tmp_path/'nowhere'/'r.csv')
+    assert counts(report) == (1, 0, 0, 1) and report.exit_code == 3 and report.rejects_file is None
+    assert any('cannot be written' in n and 'give --rejects FILE' in n for n in report.notes)
 
 
 def test_bad_readings(db, tmp_path):
@@ -648,3 +688,17 @@ def test_another_file_is_no_magento_export(db, tmp_path):
         import_products(
             db, write(tmp_path / 'p.csv', [product(1)]), mapping='magento', brand='Luma'
         )
+
+
+def test_ids_folded_by_an_older_package_are_known_again(db, tmp_path):
+    "It left the ` by which the Arabic ain is written."
+    file = write(tmp_path/'p.csv', [product('عود-1')])
+    assert counts(import_products(db, file)) == (1, 0, 0, 0)
+    with db.connect('catalogue') as conn:
+        conn.execute("update raw_products set external_id_folded = '`wd-1'")
+        conn.execute("""insert into variant_skus (brand, sku_folded, sku, external_id)
+            values ('zara', '`wd-1-s', 'عود-1-S', 'عود-1')""")
+        conn.execute(dict(migrations('catalogue'))['0005_folded.sql'])
+    again = write(tmp_path/'again.csv', [product('عود-1'.replace('-', '–'), name='Oud')])
+    assert counts(import_products(db, again))[0] == 0 and len(table(db)) == 1
+    assert table(db, 'variant_skus', 'sku')[0]['sku_folded'] == "'wd-1-s"

@@ -199,3 +199,23 @@ def test_options_that_cannot_work(tmp_path):
         ({'delimiter': 'ab'}, '--delimiter'),
     ):
         with pytest.raises(ValueError, match=said): open_table(tmp_path/'t.csv', ReadOptions(**options))
+
+
+@pytest.mark.parametrize('page', ['cp1251', 'koi8_r', 'cp866', 'iso8859_5'])
+def test_one_russian_word_is_read_rightly_or_asked_about(page):
+    "However often it stands in the file: its letters alone must not choose another code page."
+    for word in 'Юбка белый Шорты размер ЮБКА Пальто Сапоги цвет Джинсы'.split():
+        try: found = older_encoding('\n'.join([word]*9).encode(page))
+        except EncodingUnclear: continue
+        assert word.encode(page).decode(found) == word
+
+
+@pytest.mark.parametrize('quote', ['', '"'])
+@pytest.mark.parametrize('at', [1, 300])
+def test_a_line_of_many_megabytes_is_refused_by_itself(tmp_path, quote, at):
+    lines = [f'{n},Zara,coat' for n in range(302)]
+    lines[at] = f'{at},Zara,{quote}{"y"*10_000_001}{quote}'
+    (tmp_path/'t.csv').write_text('\n'.join(['id,brand,name', *lines]))
+    rows = list(open_table(tmp_path/'t.csv').rows())
+    assert [(r.line, 'longer than' in r.fault) for r in rows if r.fault] == [(at + 2, True)]
+    assert len(rows) == 302

@@ -1,4 +1,5 @@
 """Values by column and by cell: each is right or refused, and the reason names the option."""
+import html
 from datetime import timezone
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from unde_recog.catalogue.columns import PriceColumn, TimeColumn, read_time
+from unde_recog.catalogue.texts import read_text
 from unde_recog.catalogue.values import bracketed, photo_address, read_photos, read_sizes
 from unde_recog.folding import alias_key, brand_key, clean, fold
 
@@ -99,6 +101,12 @@ def test_folding_is_stable(text):
     assert brand_key(key) == key and alias_key(key)
 
 
+def test_no_letter_is_folded_to_what_folds_further():
+    for letter in map(chr, (*range(0xd800), *range(0xe000, 0x30000))):
+        assert fold(fold(letter)) == fold(letter), letter
+    for text in ('&amp;amp;', '&Amp;', '&\u200bamp;', '&AMP;lt;'): assert fold(fold(text)) == fold(text), text
+
+
 def test_signs_that_people_take_for_the_same():
     same = [
         ['AÑO-1', 'AN\u0303O-1', 'año–1', 'ANO-1\u200b'],
@@ -107,3 +115,29 @@ def test_signs_that_people_take_for_the_same():
     ]
     assert all(len({fold(t) for t in texts}) == 1 for texts in same)
     assert fold('连衣裙') != fold('外套') and fold('Łódź') == 'lodz'
+
+
+@pytest.mark.parametrize(
+    'written, shown',
+    [
+        ('<b>Coat</b> &amp; belt', 'Coat & belt'),
+        ('Caf&eacute; <br> coat', 'Café coat'),
+        ('<p>Warm.</p><p>Soft.</p>', 'Warm. Soft.'),
+        ('&lt;p&gt;50&amp;nbsp;%&lt;/p&gt;', '50 %'),
+        ('<a href="x?a=1&b=2" title=\'1 > 0\'>Hat</a>', 'Hat'),
+        ('<!-- note --><style>b {x: y}</style>Scarf<o:p></o:p>', 'Scarf'),
+        ('<ul><li>Wool</li></ul>Long text that ends in <str', 'Wool Long text that ends in'),
+        ('Dress <3', 'Dress <3'),
+        ('A < B', 'A < B'),
+        ('A <b and c> D', 'A <b and c> D'),
+        ('for sizes <M and >S', 'for sizes <M and >S'),
+        ('Size <S> & <L>', 'Size <S> & <L>'),
+        ('Top [red]limited[/red] &copy 2', 'Top [red]limited[/red] &copy 2'),
+        ('Q&A; H&M', 'Q&A; H&M'),
+        ('<p> </p>', None),
+    ],
+)
+def test_html_is_read_as_a_browser_shows_it(written, shown):
+    "Tags and entities are read, also escaped once more; other brackets stay."
+    assert read_text(written) == shown
+    if shown and '<' not in shown: assert read_text(html.escape(written)) == shown

@@ -36,11 +36,17 @@ def size_word(text: str) -> str:
 # %% ../../nbs/059_catalogue.filters.ipynb #bca7f6a0
 @dataclass(frozen=True)
 class Filters:
-    "What a person limits the answer to; nothing set = everything."
+    """What a person limits the answer to; nothing set = everything. Raises `ValueError` for prices
+    between which there is none."""
     sizes: tuple[str, ...] = ()
     gender: str | None = None
     min_price: float | None = None
     max_price: float | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.min_price, self.max_price
+        if low is not None and high is not None and low > high:
+            raise ValueError(f'min_price {low:g} is above max_price {high:g}: no product has such a price')
 
     def __bool__(self) -> bool:
         others = self.gender, self.min_price, self.max_price

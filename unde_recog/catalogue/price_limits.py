@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # %% auto #0
-__all__ = ['WITHIN', 'PriceLimit', 'amount', 'currency_named', 'as_meant', 'price_limit', 'settle_currency', 'limit_values',
-           'cheapest', 'within_price']
+__all__ = ['WITHIN', 'PriceLimit', 'amount', 'currency_named', 'as_meant', 'number_in_words', 'with_digits', 'price_limit',
+           'settle_currency', 'limit_values', 'cheapest', 'fitting', 'within_price']
 
 # %% ../../nbs/048_catalogue.price_limits.ipynb #0a5bf7b3
 import psycopg
@@ -46,15 +46,18 @@ class PriceLimit:
 _NUMBER = r'(?:\d{1,3}(?:[\s.,]\d{3})+(?![\d%])(?:[.,]\d{1,2}(?!\d))?|\d+(?:[.,]\d{1,2}(?!\d))?)'
 _THOUSAND = r'(?:\s*(?:k|к|тыс\.?|тысяч\w*|thousand)(?!\w))'
 _MONEY = {
-    r'€|euros?|eur|евро': 'EUR',
-    r'\$|dollars?|bucks|доллар\w*|бакс\w*': 'USD CAD AUD NZD SGD HKD',
+    r'€|euro(?:s|dan|nun|ya|luk)?|avro(?:dan|ya|luk)?|eur|евро|євро': 'EUR',
+    r'r\$|reais': 'BRL',
+    r'\$|doll?ar\w*|dólar\w*|bucks|доллар\w*|долар\w*|бакс\w*': 'USD CAD AUD NZD SGD HKD',
     r'usd': 'USD',
-    r'£|pounds?|quid|gbp|фунт\w*': 'GBP',
+    r'£|pounds?|quid|gbp|libras|sterline|pfund|фунт\w*': 'GBP',
+    r'chf|franken|francs?|franchi': 'CHF',
     r'₽|rub|rubles?|roubles?|руб\w*|р': 'RUB BYN',
-    r'zł|pln|zlot\w*|злот\w*': 'PLN',
-    r'₴|uah|грн|гривен|гривн\w*': 'UAH',
+    r'z[lł]|pln|z[lł]ot\w*|злот\w*': 'PLN',
+    r'₴|uah|грн|гривень|гривен|гривн\w*': 'UAH',
     r'₸|kzt|тенге': 'KZT',
-    r'₺|try|lira|лир\w*': 'TRY',
+    r'₺|try|tl|lira(?:dan|nın|ya|lık|sı)?|лир\w*': 'TRY',
+    r'pesos?': 'MXN ARS COP CLP',
     r'kr|kronor|kroner|крон\w*': 'SEK NOK DKK CZK ISK',
 }
 
@@ -72,38 +75,83 @@ def currency_named(sign: str) -> str:
     "The codes that a currency's sign or word may mean, separated by spaces; '' for none."
     return next((codes for p, codes in _MONEY.items() if re.fullmatch(p, sign.strip(), re.I)), '')
 
+# %% ../../nbs/048_catalogue.price_limits.ipynb #7a854f02
+_UNDER_WORDS = {  # each surely speaks of a price
+    'en': r'under|below|(?:less|cheaper|(?:no|not)\s+more)\s+than|up\s+to|at\s+most|max(?:imum)?|<=?|≤',
+    'ru': r'дешевле|до|максимум|не\s+(?:дороже|больше|более|выше)',
+    'es': r'(?:menos|por\s+debajo|no\s+más)\s+de|hasta|(?:como\s+)?máximo|más\s+barat[oa]s?\s+(?:que|de)',
+    'de': r'unter|bis(?:\s+zu)?|höchstens|maximal|(?:weniger|billiger|günstiger|nicht\s+mehr)\s+als',
+    'fr': r"(?:moins|pas\s+plus)\s+de|sous|jusqu['’]\s?à|au\s+(?:plus|maximum)|moins\s+ch(?:er|ère)s?\s+que",
+    'it': r'meno\s+di|sotto(?:\s+[ai]i?)?|fino\s+a|(?:al\s+)?massimo|non\s+più\s+di|entro(?:\s+i)?',
+    'pt': r'menos\s+de|abaixo\s+de|até|no\s+máximo|não\s+mais\s+(?:de|que)|mais\s+barat[oa]s?\s+(?:que|de)',
+    'tr': r'en\s+(?:fazla|çok)|maksimum',
+    'pl': r'poniżej|do|maksymalnie|najwyżej|mniej\s+niż|tańsz\w+\s+niż|nie\s+(?:więcej|droż\w+)\s+niż',
+    'uk': r'менше(?:\s+(?:ніж|за))?|дешевше(?:\s+(?:ніж|за))?|не\s+(?:дорожче|більше|вище)(?:\s+(?:ніж|за))?',
+}
+_OVER_WORDS = {
+    'en': r'more\s+than|at\s+least|>=?|≥', 'ru': r'дороже|свыше|от|не\s+(?:дешевле|меньше|менее|ниже)',
+    'es': r'más\s+de|a\s+partir\s+de|desde|(?:como\s+)?mínimo|al\s+menos',
+    'de': r'über|(?:mehr|teurer)\s+als|ab|mindestens',
+    'fr': r'plus\s+de|à\s+partir\s+de|au\s+(?:moins|minimum)|dès', 'tr': r'en\s+az',
+    'it': r'più\s+di|oltre(?:\s+i)?|a\s+partire\s+da|almeno|sopra(?:\s+i)?',
+    'pt': r'mais\s+de|acima\s+de|a\s+partir\s+de|pelo\s+menos|no\s+mínimo',
+    'pl': r'powyżej|od|więcej\s+niż|drożs\w+\s+niż|(?:co\s+)?najmniej',
+    'uk': r'понад|більше\s+ніж|дорожче(?:\s+ніж)?|від',
+}
+
 # %% ../../nbs/048_catalogue.price_limits.ipynb #2b6a8eb7
-_OTHER_UNIT = (r'(?!\w)(?!\s*(?:cm|mm|m|ml|inch\w*|ft|den|denier|kg|g|%|years?|yrs?|months?|days?|colou?rs?|'
-    r'pieces?|pcs|см|мм|м|мл|лет|года?|мес\w*|дн\w*|размер\w*|ден|кг|г|шт\w*)(?!\w))')
-_SIZE = re.compile(r'(?:sizes?|sz|aged?|height|eu|us|uk|размер\w*|возраст\w*|рост\w*|длин\w*)\s*$', re.I)
-_UNDER = (r'under|below|less\s+than|cheaper\s+than|(?:no|not)\s+more\s+than|up\s+to|at\s+most|'
-    r'max(?:imum)?|<=?|≤|дешевле|до|максимум|не\s+(?:дороже|больше|более|выше)')
-_OVER = r'more\s+than|at\s+least|>=?|≥|дороже|свыше|от|не\s+(?:дешевле|меньше|менее|ниже)'
-_SURELY = {'under': _UNDER, 'over': _OVER}
-_PERHAPS = {'under': r'for|within|за|в\s+пределах|меньше|менее', 'over': r'over|above|from|больше|более'}
-_AFTER = {'under': r'(?:or|and)\s+(?:less|under|below|cheaper)|и\s+(?:дешевле|меньше)|max(?:imum)?|максимум',
-    'over': r'(?:or|and)\s+(?:more|up|above|over)|и\s+(?:дороже|выше|больше)|\+'}
-_LEAD = (r'(?:for\s+(?=less|under|below|up|at|no|max))?'
-    r'(?:(?:prices?|priced|costing|costs?|по\s+цене|цен\w+|стоимост\w+)\s+)?')
+_UNITS = (r'(?:cm|mm|m|ml|inch\w*|ft|den|denier|kg|g|%|years?|yrs?|months?|days?|colou?rs?|'
+    r'pieces?|pcs|см|мм|м|мл|лет|года?|мес\w*|дн\w*|размер\w*|ден|кг|г|шт\w*|jahren?|monaten?|'
+    r'años?|mes(?:es)?|ans?|mois|anni|mesi|anos?|yaş|ay|lat|miesi\w*|рок\w*|місяц\w*)(?!\w)')
+_OTHER_UNIT = rf'(?!\w)(?!\s*{_UNITS})'
+_SIZES = (r'(?<!\w)(?:sizes?|sz|aged?|height|eu|us|uk|tallas?|tailles?|größen?|groesse|gr|taglia|taglie|'
+    r'tamanhos?|beden|rozmiar\w*|размер\w*|розмір\w*|возраст\w*|рост\w*|длин\w*)(?!\w)')
+_SIZE = re.compile(rf'{_SIZES}\.?\s*$', re.I)
+
+_SURELY = {'under': '|'.join(_UNDER_WORDS.values()), 'over': '|'.join(_OVER_WORDS.values())}
+_PERHAPS = {'under': r'for|within|за|в\s+пределах|меньше|менее|für|por|pour|per|za|um',
+    'over': r'over|above|from|больше|более|більше'}
+_OR = r'(?:or|and|o|y|oder|ou|lub|и|або|і|та)'
+_AFTER = {
+    'under': rf'{_OR}\s+(?:less|under|below|cheaper|menos|weniger|günstiger|moins|meno|mniej|taniej|'
+             r'дешевле|меньше|менше|дешевше)|(?:como\s+|no\s+|al\s+|au\s+)?m[aáà]x(?:im(?:um|o|al))?|massimo|'
+             r'maksymalnie|höchstens|максимум|az|ucuz|kadar|alt[ıi](?:nda)?',
+    'over': rf'{_OR}\s+(?:more|up|above|over|más|mehr|plus|più|mais|więcej|дороже|выше|больше|більше)|'
+            r'\+|fazla|pahalı|üst(?:ü|ünde)|üzeri(?:nde)?'}
+_LEAD = (r'(?:(?:for|à|a|por|per|pour|für|za|за)\s+'
+    r'(?=less|under|below|up|at|no|max|meno|moins|mnie|unter|bis|до))?'
+    r'(?:(?:prices?|priced|costing|costs?|preis|precio|prix|prezzo|preço|cena|w\s+cenie|по\s+цене|'
+    r'за\s+ціною|цен\w+|ціно\w+|стоимост\w+)\s+)?')
 
 def _price(n: int) -> str:
     sign = '|'.join(_MONEY)
-    return (rf'(?P<before{n}>[€$£₽]?)\s*(?P<number{n}>{_NUMBER}{_THOUSAND}?)'
+    return (rf'(?P<before{n}>r\$|[€$£₽₴₺]?)\s*(?P<number{n}>{_NUMBER}{_THOUSAND}?)'
         rf'(?:\s*(?P<after{n}>{sign})(?!\w)\.?)?')
 
 def _wording(pattern: str) -> re.Pattern:
     return re.compile(rf'(?<!\w){_LEAD}{pattern}', re.I)
 
 # %% ../../nbs/048_catalogue.price_limits.ipynb #c3657ad7
+_BETWEEN = r'between|from|от|между|entre|zwischen|von|tra|fra|od|między|від|між|w\s+granicach\s+od'
+_TO = r'to|a|à|bis|ile|do|до'
+_AND = rf'{_TO}|and|и|y|und|et|e|i|та|і|й'
+_AMONG = r'(?:\s+aras[ıi](?:nda)?)?'  # 20 ile 30 lira arası
 _WORDINGS: Sequence[tuple[re.Pattern, bool]] = [
-    (_wording(rf'(?:between|from|от|между)\s+{_price(1)}\s*(?:and|to|до|и|-|–)\s*{_price(2)}'
-        + _OTHER_UNIT), False),
-    (_wording(rf'(?:for\s+|за\s+)?{_price(1)}\s*(?:-|–|to)\s*{_price(2)}{_OTHER_UNIT}'), True),
+    (_wording(rf'(?:{_BETWEEN})\s+{_price(1)}\s*(?:{_AND}|-|–)\s*{_price(2)}{_OTHER_UNIT}'), False),
+    (_wording(rf'(?:(?:for|за|de|da|von|entre)\s+)?{_price(1)}\s*(?:-|–|{_TO})\s*{_price(2)}'
+        + _OTHER_UNIT + _AMONG), True),
     *((_wording(rf'(?P<{end}>{words})\s*{_price(1)}{_OTHER_UNIT}'), needed)
         for group, needed in ((_SURELY, False), (_PERHAPS, True)) for end, words in group.items()),
     *((_wording(rf'{_price(1)}\s*(?P<{end}>{words})(?!\w)'), True) for end, words in _AFTER.items()),
-    (_wording(rf'{_price(1)}(?<![\s\d]р){_OTHER_UNIT}'), True),  # 30 euro alone is as much as one will pay
+    (_wording(rf'{_price(1)}{_OTHER_UNIT}'), True),  # 30 euro alone is as much as one will pay
 ]
+_SPAN = rf'(?:(?:{_BETWEEN})\s+)?\d+\s*(?:{_AND}|-|–)\s*\d+'
+_MONEY_NEXT = rf'\s*(?:{"|".join(_MONEY)})(?!\w)'
+_NO_PRICES = (  # from 12 to 14 years, sizes 38 to 40, and 38 bis 40 of whatever it is
+    re.compile(rf'(?<!\w){_SPAN}\s*{_UNITS}', re.I),
+    re.compile(rf'(?:{_SIZES})\.?\s*(?:{_SPAN}|\d+)(?!\w|[.,]\d)(?!{_MONEY_NEXT})', re.I),
+    re.compile(rf'(?<![\w.,])\d\d?\s+(?:{_TO})\s+\d\d(?!\w|[.,]\d)(?!{_MONEY_NEXT})', re.I),
+)
 
 def _limit_of(found: re.Match, needed: bool) -> PriceLimit | None:
     "What one wording limits; None if it says nothing of a price."
@@ -111,8 +159,9 @@ def _limit_of(found: re.Match, needed: bool) -> PriceLimit | None:
     ends = [n for n in (1, 2) if parts.get(f'number{n}')]
     signs = [parts[f'{side}{n}'] or '' for n in ends for side in ('before', 'after')]
     currency = next((codes for s in signs if (codes := currency_named(s))), '')
-    if needed and not currency: return None
     values = sorted(amount(parts[f'number{n}']) for n in ends)
+    size = signs[-1].lower() == 'р' and values[-1] < 100  # 48 р is a size, 2000р a price
+    if needed and (size or not currency): return None
     if len(values) == 2: return PriceLimit(values[0], values[1], currency)
     low, high = (values[0], None) if 'over' in parts else (None, values[0])
     return PriceLimit(low, high, currency)
@@ -120,6 +169,7 @@ def _limit_of(found: re.Match, needed: bool) -> PriceLimit | None:
 # %% ../../nbs/048_catalogue.price_limits.ipynb #e7475759
 _TYPED = ('under below cheaper between less more from over above euro euros dollars pounds дешевле '
     'дороже больше меньше более менее свыше между евро рублей рубля рубль долларов').split()
+_AS_IT_IS = frozenset('oder unter menos moins meno desde oltre sotto entre fino euro євро до від над'.split())
 
 def as_meant(text: str) -> str:
     "The question with slips in the words of a price mended, if it has a number at all."
@@ -127,17 +177,50 @@ def as_meant(text: str) -> str:
     if not re.search(r'\d', text): return text
     def mended(found: re.Match) -> str:
         word = found[0].lower()
-        if len(word) < 4 or word in _TYPED: return found[0]
+        if len(word) < 4 or word in _TYPED or word in _AS_IT_IS: return found[0]
         near = [t for t in _TYPED if t[0] == word[0] and OSA.distance(word, t) == 1]
         return near[0] if near else found[0]
     return re.sub(r'[^\W\d_]+', mended, text)
+
+# %% ../../nbs/048_catalogue.price_limits.ipynb #f9cc0d69
+_TEENS = ('one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
+    'seventeen eighteen nineteen').split()
+_TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
+_VALUES = {w: n for n, w in enumerate(_TEENS, 1)} | {w: n for n, w in zip(range(20, 100, 10), _TENS)}
+_WORD = '|'.join([*_VALUES, 'hundred', 'thousand'])
+_PHRASE = (rf'(?:an?\s+(?=hundred|thousand))?(?:{_WORD})'
+    rf'(?:(?:(?:(?<=hundred)|(?<=thousand))\s+and\s+|[\s-]+)(?:{_WORD}))*(?!\w)')
+_STATED = re.compile(
+    rf'(?<!\w)(?P<lead>(?:{_UNDER_WORDS["en"]}|more\s+than|at\s+least|for|within|over|above|from|between|'
+    rf'\d+\s+(?:and|to))\s+)(?P<said>{_PHRASE})', re.I,
+)
+_BEFORE_MONEY = re.compile(rf'(?<!\w)(?P<lead>)(?P<said>{_PHRASE})(?=\s*(?:{"|".join(_MONEY)})(?!\w))', re.I)
+
+def number_in_words(text: str) -> int:
+    "*a hundred and twenty-five* → 125."
+    total = part = 0
+    for word in re.findall('[a-z]+', text.lower()):
+        if word == 'hundred': part = (part or 1)*100
+        elif word == 'thousand': total, part = total + (part or 1)*1000, 0
+        else: part += _VALUES.get(word, 0)
+    return total + part
+
+def with_digits(text: str) -> str:
+    "A question whose prices in words are numbers."
+    def digits(found: re.Match, least: int) -> str:
+        value = number_in_words(found['said'])
+        return found['lead'] + str(value) if value >= least else found[0]
+    for pattern, least in ((_BEFORE_MONEY, 1), (_STATED, 10), (_STATED, 10)):  # the second for `20 and forty`
+        text = pattern.sub(lambda found: digits(found, least), text)
+    return text
 
 # %% ../../nbs/048_catalogue.price_limits.ipynb #f3a4a360
 def price_limit(text: str) -> tuple[str, PriceLimit | None]:
     "(the question without what it says of the price, that as a limit or None)."
     limit: PriceLimit | None = None
-    text, written = as_meant(text), text
+    text, written = as_meant(with_digits(text)), text
     left = text  # what is not read yet; of one length with `text`
+    for pattern in _NO_PRICES: left = pattern.sub(lambda found: '_'*len(found[0]), left)
     for pattern, needed in _WORDINGS:
         for found in pattern.finditer(left):
             one = _limit_of(found, needed)
@@ -177,14 +260,19 @@ def cheapest(conn: psycopg.Connection, limit: PriceLimit, k: int) -> list[Candid
         'order by price, brand, external_id limit %(k)s', {**limit_values(limit), 'k': k})
     return [Candidate(key=SkuKey(b, i), score=1.) for b, i in rows]
 
+def fitting(conn: psycopg.Connection, found: Iterable[Candidate], condition: str,
+            values: dict[str, Any]) -> list[Candidate]:
+    "Those of `found` whose row of the catalogue fits an SQL condition; all, without `values`."
+    found = list(found)
+    if not values: return found
+    rows = conn.execute(f"""select brand, external_id from unnest(%(brands)s::text[], %(ids)s::text[])
+        as k(brand, external_id) join raw_products using (brand, external_id) where {condition}""",
+        {**values, **key_arrays([c.key for c in found])})
+    fit = {SkuKey(b, i) for b, i in rows}
+    return [c for c in found if c.key in fit]
+
 def within_price(
     conn: psycopg.Connection, found: Iterable[Candidate], limit: PriceLimit | None
 ) -> list[Candidate]:
     "Those of `found` whose price in the catalogue fits."
-    found, values = list(found), limit_values(limit)
-    if not values: return found
-    rows = conn.execute(f"""select brand, external_id from unnest(%(brands)s::text[], %(ids)s::text[])
-        as k(brand, external_id) join raw_products using (brand, external_id) where {WITHIN}""",
-        {**values, **key_arrays([c.key for c in found])})
-    fit = {SkuKey(b, i) for b, i in rows}
-    return [c for c in found if c.key in fit]
+    return fitting(conn, found, WITHIN, limit_values(limit))

@@ -33,6 +33,7 @@ class Product:
     colour: str | None
     category: str
     composition: str | None
+    gender: str | None = None
     product_url: str | None = None
     photos: tuple[tuple[str, str], ...] = ()  # (url, view), in the shop's order
 
@@ -45,7 +46,7 @@ class Product:
 
 # %% ../../nbs/058_catalogue.products.ipynb #f1963692
 _COLUMNS = '''p.brand, p.external_id, p.style_id, p.name, p.price::float8, p.currency, p.colour,
-    p.category_canonical, p.composition, p.product_url, p.image_urls, p.image_views'''
+    p.category_canonical, p.composition, p.gender, p.product_url, p.image_urls, p.image_views'''
 # the products of some keys; further joins may follow
 _OF_KEYS = '''unnest(%(brands)s::text[], %(ids)s::text[]) as k(brand, external_id)
     join raw_products p using (brand, external_id)'''
@@ -55,7 +56,7 @@ def products_query(keys: Iterable[SkuKey]) -> Query:
     return Query(f'select {_COLUMNS} from {_OF_KEYS}', key_arrays(keys))
 
 _FACTS = (  # as in _COLUMNS
-    'style_id', 'name', 'price', 'currency', 'colour', 'category', 'composition', 'product_url',
+    'style_id', 'name', 'price', 'currency', 'colour', 'category', 'composition', 'gender', 'product_url',
 )
 
 # %% ../../nbs/058_catalogue.products.ipynb #2d486560

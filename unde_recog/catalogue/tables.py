@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'AVAILABILITY', 'STORES', 'STOCK', 'read_attributes', 'read_variants', 'Table', 'column_readers',
-           'column_map', 'stock_columns', 'open_source', 'Rejected', 'RowParser', 'observe_columns', 'row_parser',
-           'open_rows', 'check_currency']
+           'likely_system', 'column_map', 'stock_columns', 'open_source', 'Rejected', 'RowParser', 'observe_columns',
+           'row_parser', 'unread_columns', 'open_rows', 'check_currency']
 
 # %% ../../nbs/054_catalogue.tables.ipynb #3de4e2ad
 import difflib, json
@@ -136,10 +136,38 @@ def column_readers(
     return readers, observers
 
 # %% ../../nbs/054_catalogue.tables.ipynb #59057d56
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), 2, .5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(names)}"
+_USUAL = {  # what other systems call a column that must be there
+    'external_id': ('id', 'sku', 'product_id', 'item_id', 'reference', 'article_number'),
+    'product_id': ('sku', 'external_id', 'item_id', 'id'), 'brand': ('vendor', 'manufacturer'),
+    'store_id': ('store', 'location', 'location_id', 'source_code'),
+    'fetched_at': ('updated_at', 'timestamp', 'date', 'time'),
+}
 
+def _near(name: str, names: Sequence[str]) -> str:
+    usual = [n for key in _USUAL.get(name, ()) for n in names if header_key(n) == key]
+    near = usual[:2] or difflib.get_close_matches(name, list(names), 2, .5)
+    more = f' and {len(names) - 20} more' if len(names) > 20 else ''
+    return (f"; did you mean {' or '.join(near)}?" if near
+            else f"; there are {', '.join(list(names)[:20])}{more}")
+
+# %% ../../nbs/054_catalogue.tables.ipynb #8fac03c5
+_TAXED = 'Price (tax excl.)', 'Price (tax incl.)', 'Price tax excluded', 'Price tax included'
+_SIGNS: Mapping[str, Sequence[Sequence[str]]] = {  # headers that only one system has together
+    'google': [('id', 'title', 'image_link'), ('g:id', 'g:title', 'g:image_link')],
+    'magento': [('sku', 'attribute_set_code', 'product_type')],
+    'prestashop': [(number, name, price) for number in ('Product ID', 'ID') for name in ('Name', 'Name *')
+                   for price in _TAXED],
+    'shopify': [(handle, 'Option1 Name', 'Option1 Value') for handle in ('Handle', 'URL handle')],
+    'woocommerce': [('Type', 'SKU', 'Regular price')],
+}
+
+def likely_system(headers: Sequence[str]) -> str | None:
+    "The shop system whose product export has these headers."
+    there = set(map(header_key, headers))
+    fits = lambda signs: any(there >= set(map(header_key, names)) for names in signs)
+    return next((system for system, signs in _SIGNS.items() if fits(signs)), None)
+
+# %% ../../nbs/054_catalogue.tables.ipynb #3a798f00
 def column_map(
     headers: Sequence[str],
     table: Table,
@@ -153,7 +181,8 @@ def column_map(
     chosen = {c: theirs_of[header_key(c)] for c in table.readers if header_key(c) in theirs_of}
     for ours, theirs in (mapping or {}).items():
         if ours not in table.readers:
-            raise ValueError(f'mapping: {table.name} has no column {ours!r}{_near(ours, table.readers)}')
+            there = _near(ours, list(table.readers))
+            raise ValueError(f'mapping: {table.name} has no column {ours!r}{there}')
         if header_key(theirs) not in theirs_of:
             raise ValueError(f'mapping: the file has no column {theirs!r}{_near(theirs, headers)}')
         chosen[ours] = theirs_of[header_key(theirs)]
@@ -161,7 +190,8 @@ def column_map(
     if not any(c in chosen or c in given for c in table.either): missing += table.either
     if missing:
         also = f" (nor {', '.join(missing[1:])})" if missing[1:] else ''
-        remedy = '--delimiter' if len(headers) == 1 else '--map'
+        system = likely_system(headers) if table is PRODUCTS else None
+        remedy = '--delimiter' if len(headers) == 1 else f'--map {system}' if system else '--map'
         raise ValueError(
             f'the file has no column {missing[0]!r}{also}{_near(missing[0], headers)} (or use {remedy})'
         )
@@ -205,6 +235,11 @@ STOCK: Mapping[str, Mapping[str, Sequence[str]]] = {
         'quantity': ('Available', 'Available (not editable)', 'On hand (current)', 'On hand'),
     },
     'woocommerce': {'product_id': ('SKU',), 'quantity': ('In stock?', 'Stock')},
+    'google': {  # the feed of local inventory, or that of products
+        'store_id': ('store_code', 'g:store_code'), 'product_id': ('id', 'g:id', 'itemid'),
+        'quantity': ('quantity', 'g:quantity', 'availability', 'g:availability'),
+    },
+    'prestashop': {'product_id': ('Reference', 'Reference #'), 'quantity': ('Quantity',)},
 }
 
 def stock_columns(headers: Sequence[str], name: str) -> dict[str, str]:
@@ -228,7 +263,9 @@ def open_source(
     "(the file as a table, its column mapping); mapping: dictionary, JSON file or ready name."
     if mapping is None or isinstance(mapping, Mapping) or mapping not in READY:
         chosen = _mapping_file(mapping) if isinstance(mapping, str) else mapping
-        return open_table(file, options, _wanted(table, chosen)), chosen
+        source = open_table(file, options, _wanted(table, chosen))
+        if mapping is not None or not source.system or table is STORES: return source, chosen
+        mapping = source.system  # the file itself says so
     if table is AVAILABILITY:
         names = {n: n for of in STOCK[mapping].values() for n in of}
         source = open_table(file, options, _wanted(table, names))
@@ -308,6 +345,18 @@ def row_parser(
     folded = None if aliases is None else {alias_key(k): v for k, v in aliases.items()}
     return RowParser(table, readers, columns, fixed, folded)
 
+# %% ../../nbs/054_catalogue.tables.ipynb #f6510666
+def unread_columns(headers: Sequence[str], columns: Mapping[str, int], table: Table) -> str | None:
+    "A note on the columns of a file that are not read; None if all are."
+    unread = [h for n, h in enumerate(headers) if h and n not in columns.values()]
+    if not unread: return None
+    free = [c for c in table.readers if c not in columns]
+    meant = {h: difflib.get_close_matches(header_key(h), free, 1, .75) for h in unread}
+    unread.sort(key=lambda h: not meant[h])  # these first: the others may be many
+    texts = [f'{h[:40]} ({meant[h][0]}?)' if meant[h] else h[:40] for h in unread[:8]]
+    more = f' and {len(unread) - 8} more' if unread[8:] else ''
+    return f"columns that are not read: {', '.join(texts)}{more}"
+
 # %% ../../nbs/054_catalogue.tables.ipynb #4f425d54
 def open_rows(file: str | Path, table: Table, mapping: Mapping[str, str] | str | None,
               options: ReadOptions, *, fixed: Mapping[str, str | None], aliases: Path | None = None,
@@ -318,6 +367,8 @@ def open_rows(file: str | Path, table: Table, mapping: Mapping[str, str] | str |
                                  attributes=attributes)
     given = {column: value for column, value in fixed.items() if value}
     parser = row_parser(source, table, chosen, options, fixed=given, aliases=brand_aliases(aliases))
+    unread = unread_columns(source.headers, parser.columns, table)
+    if unread and mapping not in list(READY): source.notes.append(f'{source.path.name}: {unread}')
     return source, parser
 
 # %% ../../nbs/054_catalogue.tables.ipynb #3bb0b1aa

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bracketed', 'says_stock', 'split_sizes', 'read_sizes', 'read_list', 'read_views', 'split_addresses', 'photo_address',
            'PhotoList', 'read_photos', 'read_degrees', 'read_latitude', 'read_zone', 'read_count', 'category_patterns',
-           'canonical_category']
+           'foreign_category', 'canonical_category']
 
 # %% ../../nbs/051_catalogue.values.ipynb #3d6a20e6
 import csv, html, json, re, unicodedata
@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 # %% ../../nbs/051_catalogue.values.ipynb #fee1db31
 from ..contracts import ASSETS, CATEGORIES, IMAGE_VIEWS
 from ..folding import clean, is_null
+from .languages import folded, load_lexicon
 from unde_recog.catalogue.texts import (
     MADE_A_DATE, read_brand, read_id, read_key, read_text, refuse, storable, without_entities,
 )
@@ -384,14 +385,40 @@ _EXTRAS = r'(?:accessor(?:y|ies)|accesorios|accessoires|zubeh[oö]r|accessori|а
 _AND = r'\s*(?:&|and|y|und|et|e|и|,|\+)\s*'
 _ROOT = re.compile(rf'\b{_CLOTHES}{_AND}(?:\w+{_AND})?{_EXTRAS}\b|\b{_EXTRAS}{_AND}{_CLOTHES}\b', re.I)
 
+def _by_pattern(text: str, path: Path | None = None) -> str | None:
+    "The category of the last word that a pattern knows: a shirt dress is a dress."
+    words, patterns = re.sub(r'[\W_]+', ' ', text), enumerate(category_patterns(path))
+    hits = [(m.end(), -i, c) for i, (p, c) in patterns for m in p.finditer(words)]
+    return max(hits)[2] if hits else None
+
+# %% ../../nbs/051_catalogue.values.ipynb #d20d9659
+_THING_FIRST = frozenset(('es', 'fr', 'it', 'pt'))
+_OTHER_THINGS = frozenset('basket baskets bob course mala pile tennis'.split())  # English words too
+
+def _named_in(words: str, path: Path | None) -> dict[str, str]:
+    "language → category of some words in one of the other languages."
+    if words in _OTHER_THINGS: return {}
+    found: dict[str, str] = {}
+    for tongue, terms in load_lexicon().meaning(words).items():
+        named = {_by_pattern(term, path) for term in terms} - {'other'}
+        if len(named) == 1 and (category := named.pop()): found[tongue] = category
+    return found
+
+def foreign_category(text: str, path: Path | None = None) -> str | None:
+    "The category that a shop names in one of the other languages, if they agree on it."
+    words = [x for w in folded(text).split() for x in load_lexicon().apart(w)]
+    spans = [(i, n) for i in range(len(words)) for n in (3, 2, 1) if i + n <= len(words)]
+    hits = [named for i, n in spans if (named := _named_in(' '.join(words[i:i + n]), path))]
+    if not hits: return None
+    first = all(tongue in _THING_FIRST for hit in hits for tongue in hit)
+    meant = set(hits[0 if first else -1].values())
+    return meant.pop() if len(meant) == 1 else None
+
+# %% ../../nbs/051_catalogue.values.ipynb #819df65e
 @lru_cache(10_000)
 def canonical_category(text: str | None, path: Path | None = None) -> str:
-    "The canonical category of a shop's text; `other` if no pattern knows it."
+    "The canonical category of a shop's text; `other` if nothing in it is known."
     for part in reversed(re.split(r'[/>|]', unicodedata.normalize('NFC', html.unescape(text or '')))):
         if _ROOT.search(part): continue
-        words = re.sub(r'[\W_]+', ' ', part)
-        patterns = enumerate(category_patterns(path))
-        hits = [(m.end(), -i, c) for i, (p, c) in patterns for m in p.finditer(words)]
-        # the last word names the thing: a shirt dress is a dress, a dress shirt a shirt
-        if hits: return max(hits)[2]
+        if named := _by_pattern(part, path) or foreign_category(part, path): return named
     return 'other'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Text', 'Price', 'Pixel', 'BODY', 'GivenBox', 'RecognizeParams', 'PhotoInput', 'json_list', 'params_from', 'in_memory',
-           'read_form', 'read_json', 'read_body', 'read_input', 'data_bytes', 'DecodePools', 'decode_pools',
-           'photo_bytes', 'read_photo', 'boxes_of']
+           'read_form', 'read_json', 'check_query', 'read_body', 'read_input', 'data_bytes', 'DecodePools',
+           'decode_pools', 'photo_bytes', 'read_photo', 'boxes_of']
 
 # %% ../../nbs/267_web.inputs.ipynb #73da2776
 import asyncio, base64, binascii, hashlib, json, re
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 # %% ../../nbs/267_web.inputs.ipynb #f5846094
 from fastapi import Request
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import UploadFile
 from ..contracts import Box, Category, check_box
 from ..media.images import ImageError, decode, decoding_cost, full_size
@@ -38,6 +38,12 @@ class GivenBox(BaseModel):
         description='xmin, ymin, xmax, ymax; max exclusive', examples=[[161, 222, 351, 509]]
     )
     category: Category | None = None
+
+    @model_validator(mode='before')
+    @classmethod
+    def four_numbers(cls, given: Any) -> Any:
+        "`[161, 222, 351, 509]` alone is a box too."
+        return {'box': given} if isinstance(given, list) else given
 
 # %% ../../nbs/267_web.inputs.ipynb #91f800d1
 class RecognizeParams(BaseModel):
@@ -66,6 +72,11 @@ class RecognizeParams(BaseModel):
     @property
     def filters(self) -> Filters:
         return Filters(tuple(self.sizes), self.gender, self.min_price, self.max_price)
+
+    @model_validator(mode='after')
+    def _check_filters(self) -> 'RecognizeParams':
+        _ = self.filters
+        return self
 
 # %% ../../nbs/267_web.inputs.ipynb #84b9a1ae
 @dataclass
@@ -127,6 +138,15 @@ def read_json(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict): raise Problem(422, 'invalid', 'the body must be a JSON object')
     return fields
 
+# %% ../../nbs/267_web.inputs.ipynb #99c7b74f
+def check_query(request: Request) -> None:
+    "Raises `Problem` (422) for a wish that stands in the address, where nobody would read it."
+    misplaced = [name for name in request.query_params if name in RecognizeParams.model_fields]
+    if not misplaced: return
+    message = f'{misplaced[0]} stands in the address: send it in the body, beside the photo'
+    errors = [{'field': name, 'message': 'is read in the body only'} for name in misplaced]
+    raise Problem(422, 'invalid', message, errors=errors)
+
 # %% ../../nbs/267_web.inputs.ipynb #814cdfeb
 async def read_body(request: Request, seconds: float) -> tuple[dict[str, Any], bytes | None]:
     "(fields, bytes of the file called image) of a form or of JSON. Raises `Problem`."
@@ -145,6 +165,7 @@ async def read_body(request: Request, seconds: float) -> tuple[dict[str, Any], b
 
 async def read_input(request: Request, seconds: float = 30) -> PhotoInput:
     "The photo of a request and its parameters. Raises `Problem`."
+    check_query(request)
     fields, data = await read_body(request, seconds)
     # a file field that was left empty
     if isinstance(fields.get('image'), str) and data is None: fields.pop('image')

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 import psycopg
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
-from ..availability import available
+from ..availability import available, known_mall
 from ..catalogue.products import colours_query, parse_colours, parse_products, products_query
-from ..catalogue.price_limits import PriceLimit, price_limit, settle_currency, within_price
-from ..catalogue.words import WordIndex, blend, same_but
+from ..catalogue.price_limits import PriceLimit, within_price
+from ..catalogue.size_limits import SizeLimit, within_size
+from ..catalogue.words import Asked, WordIndex, allowed, blend, read_limits, same_but
 from ..contracts import Box, Candidate, Item, Match, SkuKey
 from ..detect import given_items
 from ..embedder import load_embedder
@@ -52,12 +53,19 @@ class SearchResult(BaseModel):
     matches: list[Match]
     corrected: dict[str, str] = {}  # of the words: what was taken for a typing error
     price_limit: PriceLimit | None = None  # that the words ask for; products beyond it are left out
+    size_limit: SizeLimit | None = None  # the same for a size
+    unmatched: list[str] = []  # words that describe no product
+    left_out: list[str] = []  # words that were denied (not red): what they describe is not shown
 
 def search_result(
     version: str,
     matches: list[Match],
     corrected: Mapping[str, str] | None = None,
     limit: PriceLimit | None = None,
+    *,
+    size: SizeLimit | None = None,
+    unmatched: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> SearchResult:
     return SearchResult(
         search_id=str(uuid.uuid4()),
@@ -66,6 +74,9 @@ def search_result(
         matches=matches,
         corrected=dict(corrected or {}),
         price_limit=limit,
+        size_limit=size,
+        unmatched=list(unmatched),
+        left_out=list(left_out),
     )
 
 # %% ../../nbs/279_web.search.ipynb #4a04c9ff
@@ -119,9 +130,11 @@ def similar(
 def in_mall(
     conn: psycopg.Connection, found: Sequence[Candidate], mall: str | None, settings: Settings
 ) -> list[Candidate]:
-    "Candidates with their stores: what `mall` has, then what others have; without a mall, all."
-    if not mall: return list(found)
-    stock = available(conn, found, mall, settings.AVAILABILITY_WINDOW)
+    """Candidates with their stores: what `mall` has, then what others have; without a mall, all.
+
+    Raises `UnknownMall`."""
+    if not mall or not mall.strip(): return list(found)
+    stock = available(conn, found, known_mall(conn, mall), settings.AVAILABILITY_WINDOW)
     return [*stock.here, *stock.elsewhere]
 
 def as_matches(
@@ -145,16 +158,15 @@ def primary_search(item: Item, k: int) -> Any:
 
 def ranked_by_words(
     state: AppState, tools: SearchTools, found: Sequence[Candidate], words: str
-) -> tuple[list[Candidate], PriceLimit | None]:
-    "(a list by likeness, those that fit `words` first, within the price they ask for; that price)."
-    if not words.strip(): return list(found), None
+) -> tuple[list[Candidate], Asked]:
+    "(a list by likeness, those that fit `words` first, within the limits they name; these)."
+    if not words.strip(): return list(found), Asked('', None, None)
     with state.engine.db.connect('catalogue') as conn:
-        rest, limit = price_limit(words)
-        limit = settle_currency(conn, limit)
-        found = within_price(conn, found, limit)
-        if not rest: return found, limit
-        fits = tools.words.fits(conn, rest, [c.key for c in found])
-    return same_but(found, fits), limit
+        asked = read_limits(conn, words)
+        found = within_size(conn, within_price(conn, found, asked.limit), asked.size)
+        if not asked.words: return found, asked
+        fits = tools.words.fits(conn, asked.words, [c.key for c in found])
+    return same_but(found, fits), asked
 
 # %% ../../nbs/279_web.search.ipynb #58853562
 async def by_image(
@@ -174,9 +186,10 @@ async def by_image(
     version, found = await run_until_disconnect(request, asyncio.create_task(look()))
     fits = lambda c: not filters or filters.fits(c.metadata.get('price'), c.metadata.get('gender'))
     fitting = [c for c in found if fits(c)]
-    kept, limit = await state.small.run(ranked_by_words, state, tools, fitting, words)
+    kept, asked = await state.small.run(ranked_by_words, state, tools, fitting, words)
     said = f'{version} and words' if words else version
-    return search_result(said, await state.small.run(as_matches, state, kept, None, k), limit=limit)
+    matches = await state.small.run(as_matches, state, kept, None, k)
+    return search_result(said, matches, limit=asked.limit, size=asked.size)
 
 # %% ../../nbs/279_web.search.ipynb #f25569e4
 async def by_primary_tower(recognizer: Any, words: str, k: int) -> tuple[str, list[Candidate]] | None:
@@ -220,7 +233,7 @@ async def by_text(
         with state.engine.db.connect('catalogue') as conn:
             return tools.words.search(conn, words, max(100, 3*k))
     hits = await state.small.run(look)
-    depth = max(500 if hits.limit else 100, 3*k)
+    depth = max(500 if hits.limited else 100, 3*k)
     async def tower(recognizer: Any) -> Any: return await by_primary_tower(recognizer, hits.asked, depth)
     seen, near = None, None
     if hits.asked:  # no more than a price was asked for: nothing for a model
@@ -232,10 +245,13 @@ async def by_text(
     said = ' and '.join([*([seen[0]] if seen else []), *([near.version] if near else []), 'words'])
     def shown() -> list[Match]:
         kept = found
-        if hits.limit:
-            with state.engine.db.connect('catalogue') as conn: kept = within_price(conn, found, hits.limit)
+        if seen or near:
+            with state.engine.db.connect('catalogue') as conn:
+                kept = allowed(conn, found, hits, tools.words.language)
         return as_matches(state, kept, mall, k)
-    return search_result(said, await state.small.run(shown), hits.corrected, hits.limit)
+    matches = await state.small.run(shown)
+    notes = {'size': hits.size, 'unmatched': hits.unmatched, 'left_out': hits.left_out}
+    return search_result(said, matches, hits.corrected, hits.limit, **notes)
 
 # %% ../../nbs/279_web.search.ipynb #eb961a52
 Limit = Annotated[int, Query(ge=1, le=50)]
@@ -254,9 +270,10 @@ def similar_route(
         key = SkuKey(brand, clean_id(external_id))
         work = lambda: similar(state, tools, kind, key, k=100 if q else k)
         version, found = await state.small.run(work)
-        found, limit = await state.small.run(ranked_by_words, state, tools, found, q)
+        found, asked = await state.small.run(ranked_by_words, state, tools, found, q)
         said = f'{version} and words' if q else version
-        return search_result(said, await state.small.run(as_matches, state, found, None, k), limit=limit)
+        matches = await state.small.run(as_matches, state, found, None, k)
+        return search_result(said, matches, limit=asked.limit, size=asked.size)
     router.add_api_route(
         f'/api/v1/similar-{kind}/{{brand}}/{{external_id:path}}',
         by_product,
