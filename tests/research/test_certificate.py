@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 
 from unde_recog.research.certificate import (
@@ -12,7 +14,9 @@ from unde_recog.research.certificate import (
     apply_fragment,
     certificate_json,
     contradictions,
+    in_words,
     read_certificate,
+    refusal,
     write_fragment,
 )
 from unde_recog.settings import SettingsError, load_settings, read_ini
@@ -144,3 +148,31 @@ def test_a_certificate_that_contradicts_itself_is_not_applied(certified, tmp_pat
     with pytest.raises(SettingsError, match='contradicts itself') as refused:
         apply_fragment(fragment, ini, certified.model_version)
     assert message in str(refused.value) and not ini.exists()
+
+
+@pytest.mark.parametrize('pair', [(75.4, .04), (.75, 4.3), (.75, -.01)])
+def test_thresholds_that_cannot_be_set_are_not_written(certified, tmp_path, pair):
+    "Nobody shall find out at `settings apply`, when the report is made and forgotten."
+    other = replace(certified, threshold=pair[0], margin=pair[1])
+    with pytest.raises(ValueError, match='cannot be set: .* on 0-1'): write_fragment(tmp_path, other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_needs_no_booster_is_said_as_on_the_page(certified, tmp_path):
+    "First of all that was logged, as the path was declared; the labels are a sample of that."
+    assert 0 < certified.coverage_logged < 1
+    said = in_words(replace(certified, coverage_logged=.38, coverage=.32, chosen=True))
+    assert '38% of the logged items need no booster (32% of the labelled ones, weighted back)' in said
+    old = json.loads(write_fragment(tmp_path, certified).with_suffix('.json').read_text())
+    del old['coverage_logged']  # of a release before
+    (tmp_path/'gate.json').write_text(json.dumps(old))
+    said = in_words(read_certificate(tmp_path/'gate.json'))
+    assert f'{certified.coverage:.0%} of items need no booster' in said
+
+
+def test_a_refusal_says_what_would_help():
+    steps = pd.DataFrame([{'selected': 182, 'events': 2, 'upper': 1., 'loss': .01, 'photos': 1}])
+    assert 'label photos of other people' in refusal(steps, math.nan, 300, .05)
+    none = steps.assign(selected=0, events=0, photos=0)
+    assert 'label 30 at least' in refusal(none, math.nan, 1, .05)
+    assert 'are these labels of the log' in refusal(none, math.nan, 300, .05)

@@ -1,4 +1,4 @@
-"""The promise of a certificate, in small; the report calibration_promise makes a thousand runs."""
+"""The promise of a certificate, in small; the report calibration_promise makes four thousand runs."""
 
 
 import numpy as np

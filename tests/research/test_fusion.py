@@ -18,6 +18,8 @@ from unde_recog.research.fusion import (
     routing_curve,
     tune_weight,
 )
+from unde_recog.research.quality import measures, medium_bands
+from unde_recog.research.simulate import simulate_items
 
 
 def column(found, name): return found[name].astype('Float64').to_numpy(float, na_value=math.nan)
@@ -97,3 +99,12 @@ def test_half_stays_unless_rejected():
     with pytest.raises(ValueError, match='label more photos'):
         tune_weight(np.ones((4, 11)), list('abcd'))
     assert len(WEIGHTS) == 11 and WEIGHTS[5] == .5
+
+
+def test_the_fallback_share_is_that_of_the_daily_figures():
+    "Each score is measured by the band of what gave it: two reports tell the same of one log."
+    items, _ = simulate_items(40, 3, seed=1)
+    own = items.assign(model_version='lite-colour-shape-4+balanced', reranked=False)
+    for log in (items, own):
+        assert fallback(log, medium_bands(log)).value == pytest.approx(measures(log).fallback.mean())
+    assert fallback(own, medium_bands(own)).value < fallback(own).value

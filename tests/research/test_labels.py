@@ -170,6 +170,33 @@ def test_files_from_elsewhere(tmp_path, data):
     assert len(LabelSession(data, tmp_path/'mine.csv').answers) == 3
 
 
+def test_answers_of_somebody_else_replace_words_as_well(tmp_path, data):
+    "Where one could not tell, the other knew the product; and the other way round."
+    mine, theirs = (LabelSession(data, tmp_path/f'{who}.csv', by=who) for who in ('ana', 'ben'))
+    mine.cannot_tell(), mine.go(1), mine.right(mine.row['primary'][0])
+    theirs.right(theirs.row['primary'][0]), theirs.go(1), theirs.stranger()
+    assert mine.take(tmp_path/'ben.csv') == 2
+    again = LabelSession(data, tmp_path/'ana.csv')
+    assert again.words == {mine.garment: 'stranger'} and set(again.by.values()) == {'ben'}
+    # of a file that does not say who, nobody is named
+    (tmp_path/'x.csv').write_text(f'photo,item,brand,external_id,grade\n{mine.row["photo"]},1,,,0\n')
+    mine.take(tmp_path/'x.csv')
+    assert mine.garment not in mine.by and not mine.words
+
+
+def test_two_pages_do_not_overwrite_each_other(tmp_path, data):
+    "Two notebooks over one file: the second answer is refused, not the first one lost."
+    first, second = (Labeller(LabelSession(data, tmp_path/'l.csv'), k=4) for _ in range(2))
+    first.bar['none'].click()
+    second.bar['stranger'].click()
+    assert 'written by another page' in second.message.value and second.session.done == 0
+    first.bar['none'].click()
+    assert read_labels(tmp_path/'l.csv').photo.nunique() >= 1 and first.session.done == 2
+    (tmp_path/'l.csv').unlink()  # thrown away by hand: it is there again
+    first.bar['back'].click(), first.bar['unsure'].click()
+    assert (tmp_path/'l.csv').exists()
+
+
 def test_clicks_walk_through_all_garments(tmp_path, data):
     session = LabelSession(data, tmp_path/'l.csv')
     page = Labeller(session, k=4)
@@ -184,9 +211,22 @@ def test_clicks_walk_through_all_garments(tmp_path, data):
     page.bar['open'].click(), page.bar['back'].click(), page.bar['clear'].click()
     assert session.done == len(session.rows) - 1
     page.go_on.value, at = False, session.at
+    session.exists = lambda key: key == ('hm', '0071')
+    page.other.value = 'H&M 071'
+    assert 'the catalogue has no hm 071' in page.message.value and page.session.grades is None
     page.other.value = 'H&M 0071'
     assert session.at == at and session.grades[SkuKey('hm', '0071')] == 2 and page.other.value == ''
     assert type(labeller(session)).__name__ == 'VBox'
+
+
+def test_a_long_page_holds_no_more_than_a_short_one(tmp_path, data):
+    "What was shown before is closed: else each answer is slower, and a reload takes minutes."
+    from ipywidgets import Widget
+    page, held = Labeller(LabelSession(data, tmp_path/'l.csv'), k=4), []
+    for n in range(12):
+        page.bar['next' if n % 2 else 'back'].click()
+        held.append(len(Widget.widgets))
+    assert held[2:] == held[:2]*5
 
 
 def test_lists_nobody_asked_for_are_not_shown(tmp_path, data):

@@ -1,17 +1,22 @@
 "How many photos are missing: against statsmodels, a bootstrap and item-by-item simulation."
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
 
 from unde_recog.research.anytime import continuations, likely_losses, log_fortune, photos_to_go
-from unde_recog.research.anytime import running_correlation, running_floor
+from unde_recog.research.anytime import SoFar, running_correlation, running_floor, sample_floor
 from unde_recog.research.bounds import correlation_floor
+from unde_recog.research.certify import likely
+from unde_recog.research.coverage import live_path
 from unde_recog.research.planning import LossGuess, guess_loss, levels, logistic_fit, normal_score
 from unde_recog.research.simulate import Street, draw, truth
+from unde_recog.research.studies import drawn_sample
 
 
 @pytest.fixture(scope='module')
@@ -101,3 +106,24 @@ def test_clustering_of_chosen_photos_is_that_of_all():
         back.append(running_floor(wrong[kept], 0*wrong[kept], four, 1/chance[kept])[-1])
         whole.append(correlation_floor(wrong, np.full(1500, 4)))
     assert abs(np.mean(back) - np.mean(whole)) < .02 < np.mean(whole) - np.mean(plain)
+
+
+def test_clustering_is_that_of_trusted_garments_too():
+    "By hand for the garments that the middle step trusts; they are more alike than all of them."
+    path, middle = live_path(.2, 1000), live_path(.2, 1000).steps[6]
+    d = draw(4000, 4, .2, 3)
+    j = drawn_sample(d)
+    sure = (d['top1'] >= middle.threshold) & (d['margin'] >= middle.margin)
+    per = lambda mask: np.bincount(d['photo'], sure & mask)
+    by_hand = [correlation_floor(per(m), per(True)) for m in (~d['right_primary'], d['harm'])]
+    assert len(path.steps)//2 == 6 and sample_floor(j)[-1] < max(by_hand) - .05
+    assert sample_floor(j, path)[-1] == pytest.approx(max(by_hand))
+
+
+def test_a_number_that_few_continuations_reach_is_only_possible():
+    few = np.where(np.arange(100) < 40, 300., np.inf)
+    found = photos_to_go(few, 100)
+    assert found.more == pytest.approx(200, rel=.1) and found.high == math.inf
+    s = SoFar(photos=100, step=-1, since=0, steps=pd.DataFrame(), more_photos=found.more,
+              more_range=found[1:])
+    assert likely(s) == 'may' and likely(replace(s, more_range=(100., 300.))) == 'are likely to'

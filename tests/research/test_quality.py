@@ -431,3 +431,19 @@ def test_the_report_on_a_real_log(db, fresh_url, tmp_path, monkeypatch):
         and metrics['log'] == 'database'
     )
     assert 'imulated' not in (tmp_path/'daily_quality'/'report.md').read_text()
+
+
+def test_a_file_that_does_not_say_what_was_answered_rings_no_alert():
+    "Without columns final_top1 and match_type nothing is known of fallbacks: they are not 100 %."
+    items = simulate_items(200, 3, seed=0)[0]
+    bare = items.assign(final_top1=math.nan, match_type=None)
+    state = {c.name: c.state for c in check_quality(bare).checks}
+    assert state['fallback'] == 'no data' and measures(bare)['style'].isna().all()
+    nothing_found = items.assign(final_top1=math.nan, match_type='none')
+    assert measures(nothing_found).fallback.eq(1).all()
+
+
+def test_days_of_empty_photos_are_no_older_log():
+    items = simulate_items(5, 1, seed=0)[0].assign(**{'shape': 'photo', 'item': -1, 'final_top1': math.nan})
+    assert 'requests' not in set(daily(items).basis)
+

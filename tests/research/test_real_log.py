@@ -11,16 +11,16 @@ from PIL import Image
 from tests.web_shop import Shop
 from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.research.bounds import clusters
-from unde_recog.research.calibration import calibration_sample, declare_path, with_unanswered
+from unde_recog.research.calibration import calibration_sample, declare_path
 from unde_recog.research.certificate import apply_fragment, write_fragment
 from unde_recog.research.certify import certify, stranger_settings
 from unde_recog.research.cost import photo_credits
 from unde_recog.research.quality import check_quality
-from unde_recog.research.records import outcomes, read_items, read_labels, write_labels
+from unde_recog.research.records import outcomes, read_items, read_labels, with_unanswered, write_labels
 from unde_recog.settings import SettingsError, load_settings
 from unde_recog.wardrobe.world import World
 
-USERS, PHOTOS, RESENT = 15, 30, 3
+USERS, PHOTOS, RESENT = 36, 72, 3  # the first look takes thirty independent ones
 
 
 class Oracle:
@@ -53,7 +53,7 @@ def blank():
 
 @pytest.fixture(scope='module')
 def logged(shop):
-    "(scenes by photo, items of the log): photos of fifteen users, some sent twice, some of strangers."
+    "(scenes by photo, items of the log): photos of 36 users, some sent twice, some of strangers."
     abroad, oracle, scenes = World(seed=77, skus=24), Oracle(shop.world.keys), {}
 
     def plug(parts):

@@ -17,9 +17,11 @@ from unde_recog.contracts import Candidate, SkuKey
 from unde_recog.gating import fuse
 from unde_recog.request_log import ItemRow, RequestRow, write_request
 from unde_recog.research.log_rows import COLUMNS, as_items
+from unde_recog.research.label_checks import check_products
 from unde_recog.research.records import (
     LABEL_COLUMNS,
     LabelError,
+    answers_by_garment,
     booster_any,
     check_labels,
     ndcg,
@@ -27,6 +29,7 @@ from unde_recog.research.records import (
     place,
     read_items,
     read_labels,
+    sampled_labels,
     unknown,
     write_labels,
 )
@@ -296,8 +299,7 @@ def test_labels_survive_a_file(tmp_path_factory, rows, nothing):
         (',0,zara,1,2', 'photo is empty'),
         ('p,0,zara,,2', 'without a product'),
         ('p,0,zara,1,0', 'names a product'),
-        ('p,0,Zara,1,2', "write 'zara'"),
-        ('p,0,H&M,1,1', "write 'hm'"),
+        ('p,0,™,1,2', 'leaves no brand name'),
         ('q,0,zara,1,1', 'labelled in line 3'),
         ('q,0,,,0', 'says nothing is right'),
     ],
@@ -309,8 +311,38 @@ def test_a_wrong_line_is_named(tmp_path, line, why):
         encoding='utf-8-sig',
     )
     if 'line 3' in why: why = 'labelled in line'
-    with pytest.raises(LabelError, match=r'line 5: ') as e: read_labels(path)
+    with pytest.raises(LabelError, match=r'^l.csv: line 5: ') as e: read_labels(path)
     assert why in str(e.value)
+
+
+def saved_labels(path, rows, header='photo;item;brand;external_id;grade;answer;chance;by'):
+    path.write_text('\n'.join([header, *rows]) + '\n', encoding='utf-8-sig')
+    return path
+
+
+def test_a_spreadsheet_may_have_saved_labels(tmp_path):
+    "Brands as people write them, decimal commas, capitals; read back as the page would have written them."
+    rows = 'p;0;H&M;1;2;;0,5;ana', 'p;1;;;0;Stranger;0,5;ana'
+    found = read_labels(saved_labels(tmp_path/'l.csv', rows))
+    assert found.brand.tolist() == ['hm', None] and found.answer.tolist() == ['', 'stranger']
+    assert sampled_labels(found).chance.tolist() == ['0.5', '0.5']
+
+
+def test_a_file_partly_filled_counts_what_was_passed_over(tmp_path):
+    "As the page does: what lies before the last answer has been passed over, the rest waits."
+    rows = 'p;0;;;;;;', 'p;1;zara;1;2;;;', 'q;0;;;;;;', 'r;0;;;;;;'
+    found = read_labels(saved_labels(tmp_path/'l.csv', rows))
+    assert answers_by_garment(found) == {('p', 0): 'unanswered', ('p', 1): 'answered'}
+    with pytest.raises(LabelError, match="line 3: grade ''"):
+        read_labels(saved_labels(tmp_path/'l.csv', ['p;0;zara;1;2;;;', 'p;1;zara;1;;;;']))
+
+
+def test_two_people_in_one_file_are_told_apart(tmp_path):
+    "Else two right products would stand there, and the garment be right by either."
+    rows = 'p;0;zara;1;2;;;ana', 'p;0;zara;2;2;;;ben'
+    with pytest.raises(LabelError, match='l.csv: line 3: ben labels .* that ana has labelled in line 2'):
+        read_labels(saved_labels(tmp_path/'l.csv', rows))
+    assert len(read_labels(saved_labels(tmp_path/'l.csv', [r.replace('ben', 'ana') for r in rows]))) == 2
 
 
 def test_many_wrong_lines_and_missing_columns(tmp_path):
@@ -451,3 +483,57 @@ def test_simulated_sets_are_marked_and_repeatable():
         and len(typed) > 15
         and (one[0].dtypes[typed] == as_items([]).dtypes[typed]).all()
     )
+
+
+def test_labels_of_another_catalogue_are_refused(tmp_path):
+    "With ids that a spreadsheet changed nobody is harmed: the loosest gate would look perfect."
+    items, truth = simulate_items(30, 4, seed=0, backend='dual')
+    check_products(items, truth)
+    few = truth.assign(external_id=[None if s is None else s + 'x' if n % 40 == 0 else s
+                                    for n, s in enumerate(truth.external_id)])
+    check_products(items, few)  # some products are found by nobody
+    with pytest.raises(LabelError, match='right products are in no list, as .*another catalogue'):
+        check_products(items, truth.assign(external_id=truth.external_id.str.replace('S0', 'S')))
+
+
+def test_photos_chosen_by_hand_are_no_sample(tmp_path):
+    "A file that knows chances, and none of some photos, says that these were chosen by hand."
+    _, truth = simulate_items(4, 1, seed=0)
+    photos = sorted(truth.photo.unique())
+    chances = dict(zip(photos, (.5, 1., '', '')))
+    file = write_labels(truth.assign(chance=truth.photo.map(chances)), tmp_path/'l.csv')
+    kept = sampled_labels(read_labels(file))
+    assert set(kept.photo) == set(photos[:2]) and kept.attrs['by_hand'] == 2
+    for wrong in ('0', '2', 'often'):
+        with pytest.raises(LabelError, match=f"line 2: chance '{wrong}': a number above 0"):
+            write_labels(truth.assign(chance=wrong), tmp_path/'l.csv')
+
+
+def test_labels_that_prove_nothing_are_refused(judged_log):
+    "Where nothing is right nothing is harmed: all would be certified. Or they count from 1."
+    items, labels, _ = judged_log
+    nothing = labels.drop_duplicates(['photo', 'item']).assign(brand=None, external_id=None, grade=0)
+    for answer in ('', 'stranger', 'wrong box'):
+        with pytest.raises(LabelError, match='none of the .* labelled garments has a right product'):
+            check_products(items, nothing.assign(answer=answer))
+    with pytest.raises(LabelError, match='counts the garments of a photo from 0'):
+        check_products(items, labels.assign(item=labels['item'] + 1))
+    check_products(items, labels[labels['item'] > 0])  # the first of each passed over
+
+
+def test_products_that_became_numbers_are_named(judged_log):
+    "pandas makes 712.0 of 0712 where a row names no product."
+    items, labels, _ = judged_log
+    def numbers(key): return SkuKey(key.brand, '0' + key.external_id.removeprefix('S'))
+    log = items.assign(**{c: items[c].map(lambda keys: keys and tuple(map(numbers, keys)))
+                          for c in ('primary', 'booster', 'merged', 'final')})
+    ids = labels.external_id.map(lambda v: None if pd.isna(v) else f'{float(v.removeprefix("S")):g}.0')
+    with pytest.raises(LabelError, match=r'\.0 may be .* was it taken for a number'):
+        check_products(log, labels.assign(external_id=ids))
+
+
+def test_a_file_with_lists_alone_knows_what_the_booster_said(judged_log):
+    items = judged_log[0].assign(boosted=None, explored=None)
+    assert not any('neither sent' in note for note in unknown(items))
+    assert any('neither sent' in note for note in unknown(items.assign(booster=None, fused=None)))
+

@@ -2,16 +2,23 @@
 made catalogue, twice the same bytes."""
 
 import json
+import re
 import shutil
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
 from unde_recog.research.latency import bench_settings
-from unde_recog.research.report import UnknownReport, reports, run_report
+from unde_recog.research.report import (
+    PACKAGE, UNKNOWN, UnknownReport, note_origin, only_run, reports, run_report, stale, to_html, untrue,
+    write_metrics,
+)
 
 
 def catalogue(folder):
@@ -82,9 +89,121 @@ def test_latency_at_one_percent(tmp_path):
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+def shipped(tmp_path):
+    "Cards and tables as they are shipped, to be changed."
+    weights = shutil.ignore_patterns('*.onnx', '*.npz')
+    for part in ('assets/models', 'assets/detectors', 'sql'):
+        shutil.copytree(PACKAGE/part, tmp_path/'shipped'/part, ignore=weights)
+    return tmp_path/'shipped'
+
+
+def change_card(shipped, name, **values):
+    path = shipped/'assets'/name
+    path.write_text(json.dumps(json.loads(path.read_text('utf-8')) | values), 'utf-8')
+
+
+def migrate(shipped, text):
+    (shipped/'sql'/'log'/'0099_next.sql').write_text(text, 'utf-8')
+
+
+EMBEDDER, DETECTOR = 'models/lite-colour-shape.json', 'detectors/street-garments.json'
+ADDED = '-- not recognition_items\ncreate table shades (name text);\ncreate index on shades (name);'
+
+
+@pytest.mark.parametrize('change, expected', [
+    (lambda s: change_card(s, EMBEDDER, threshold=.9), ['model lite-colour-shape']),
+    (lambda s: change_card(s, DETECTOR, sha256='0'*64), ['model street-garments']),
+    (lambda s: (s/'assets'/DETECTOR).unlink(), ['model street-garments']),
+    (lambda s: migrate(s, 'alter table recognition_items add shade text;'), ['table log.recognition_items']),
+    (lambda s: migrate(s, 'create unique index x on paid_answers (kind);'), ['table log.paid_answers']),
+    (lambda s: (s/'sql/catalogue/0003_words.sql').unlink(), ['table catalogue.product_words']),
+    # added, said otherwise, or another's: nothing is stale
+    (lambda s: migrate(s, ADDED), []),
+    (lambda s: (s/'assets'/'models'/'new.json').write_text('{"name": "new"}'), []),
+    (lambda s: change_card(s, EMBEDDER, limits='said otherwise'), []),
+    (lambda s: change_card(s, 'models/marqo-fashionclip.json', crop='whole'), []),
+])
+def test_what_makes_a_report_untrue(tmp_path, shipped, change, expected):
+    notebook = reports()['service_load']
+    write_metrics(tmp_path, {}, data='none')
+    assert stale(tmp_path, notebook) == [UNKNOWN]
+    note_origin(notebook, tmp_path)
+    assert stale(tmp_path, notebook, shipped) == []
+    change(shipped)
+    assert stale(tmp_path, notebook, shipped) == untrue(stale(tmp_path, notebook, shipped)) == expected
+
+
+def test_a_notebook_alone_makes_no_report_untrue(tmp_path):
+    write_metrics(tmp_path, {}, data='none')
+    note_origin(reports()['service_load'], tmp_path)
+    assert stale(tmp_path, reports()['failures']) == ['notebook'] and not untrue(['notebook'])
+
+
+def test_the_check_of_committed_reports(tmp_path, monkeypatch):
+    spec = spec_from_file_location('check', Path(__file__).parents[2]/'.ci'/'check.py')
+    check = module_from_spec(spec)
+    spec.loader.exec_module(check)
+    monkeypatch.setattr(check, 'ROOT', tmp_path)
+    monkeypatch.setattr('sys.path', [*sys.path])
+    for name in ('latency', 'fit_thresholds'):
+        (tmp_path/'reports'/name).mkdir(parents=True)
+        write_metrics(tmp_path/'reports'/name, {}, data='none')
+        note_origin(reports()[name], tmp_path/'reports'/name)
+    check.untrue_reports()
+    assert check.failures == []
+    path = tmp_path/'reports'/'latency'/'metrics.json'
+    body = json.loads(path.read_text('utf-8'))
+    body['made_with']['notebook'] = body['made_with']['schema']['catalogue.raw_products'] = 'another'
+    path.write_text(json.dumps(body), 'utf-8')
+    check.untrue_reports()
+    assert check.failures == [
+        'reports/latency: another table catalogue.raw_products since: run `unde-recog report latency`']
+
+
 def test_errors_are_named(tmp_path):
     with pytest.raises(UnknownReport, match='has no parameter modle'):
         run_report('catalogue_retrieval', {'modle': 'x'}, tmp_path)
-    with pytest.raises(ValueError, match='no int'): run_report('latency', {'rounds': 'many'}, tmp_path)
+    with pytest.raises(ValueError, match='-p rounds many: a whole number is needed, as 40'):
+        run_report('latency', {'rounds': 'many'}, tmp_path)
     with pytest.raises(RuntimeError, match='photos.csv'):
         run_report('catalogue_retrieval', {'data': str(tmp_path)}, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('name, given, reason', [
+    ('threshold_calibration', {'alpha': '5%'}, '-p alpha 5%: a number is needed, as 0.05'),
+    ('threshold_calibration', {'delta': '0'}, 'delta=0.0: a number between 0 and 1 is needed'),
+    ('threshold_calibration', {'photos': '0'}, 'photos=0: a number of 1 or more is needed'),
+    ('threshold_calibration', {'stranger_limit': 'few'}, 'stranger_limit=few: a number'),
+    ('daily_quality', {'until': '2026-13-40'}, 'until=2026-13-40: a day is written YYYY-MM-DD'),
+    ('ab_test', {'seed': '-1'}, 'seed=-1: a number of 0 or more'),
+])
+def test_a_value_that_makes_no_sense_is_refused_before_anything_runs(tmp_path, name, given, reason):
+    with pytest.raises(ValueError, match=reason): run_report(name, given, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_asks_nobody_else(tmp_path):
+    "A report that was mailed is read without a network, and tells no server that it is read."
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('# A report, $a$ and $b$')])
+    nbformat.write(book, tmp_path/'page.ipynb')
+    page = to_html(tmp_path/'page.ipynb', tmp_path).read_text('utf-8')
+    assert not re.findall(r'(?:src|href)="https?://', page)
+
+
+def test_papermill_alone_makes_pictures_and_the_folder(tmp_path, monkeypatch):
+    "As a nightly job does it, with a backend for servers in its environment."
+    papermill = pytest.importorskip('papermill')
+    monkeypatch.setenv('MPLBACKEND', 'agg')
+    notebook, done = reports()['explorer'], tmp_path/'done.ipynb'
+    given = {'log': 'simulated', 'photos': 20, 'out': str(tmp_path/'new')}
+    papermill.execute_notebook(str(notebook), str(done), given, kernel_name='python3', progress_bar=False)
+    assert '"image/png"' in done.read_text('utf-8') and (tmp_path/'new'/'metrics.json').exists()
+
+
+def test_two_runs_share_no_folder(tmp_path):
+    with only_run(tmp_path):
+        (tmp_path/'latency').symlink_to(tmp_path)
+        with pytest.raises(RuntimeError, match='another run is writing .*latency'):
+            run_report('latency', {}, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['latency']

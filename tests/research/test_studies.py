@@ -22,7 +22,7 @@ from unde_recog.research.quality import check_quality, measures
 from unde_recog.research.records import outcomes
 from unde_recog.research.report import run_report
 from unde_recog.research.simulate import simulate_items
-from unde_recog.research.studies import CHUNK, Study, kept_counts, run_studies
+from unde_recog.research.studies import CHUNK, Study, code_digest, kept_counts, run_studies
 from unde_recog.research.study_table import photos_for, studies, study_row
 
 QUICK = ('users', 'sent again', 'large photos 150', 'large photos 300', 'unanswered', 'look-alikes 15',
@@ -178,7 +178,7 @@ def test_reports_have_their_pictures_whatever_the_backend(tmp_path, monkeypatch)
                    'held': 20, 'held before': 10, 'alarms': 20, 'delay': 3000, 'named': 19, 'too few': 2,
                    'too many': 2, 'one 100': 10, 'any 100': 8, 'one 200': 20, 'any 200': 18}
             for name in studies()}
-    (tmp_path/'promise_table'/'studies.json').write_text(json.dumps(rows))
+    (tmp_path/'promise_table'/'studies.json').write_text(json.dumps({'code': code_digest(), 'studies': rows}))
     out = run_report('promise_table', {'runs': '0'}, tmp_path, html=True)
     assert list(out.glob('figure_*.png')) and 'jp-OutputPrompt' not in (out/'report.html').read_text().split(
         '</style>')[-1]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST_LOOK', 'log_fortune', 'RunningSums', 'running_sums', 'running_correlation', 'few_photos', 'effective_running',
-           'running_floor', 'fortunes', 'certified_by', 'sequence_upper', 'SoFar', 'likely_losses', 'continuations',
-           'ToGo', 'photos_to_go', 'PathCounts', 'path_counts', 'stranger_counts', 'sample_floor',
+           'trusted_floor', 'running_floor', 'fortunes', 'certified_by', 'sequence_upper', 'SoFar', 'likely_losses',
+           'continuations', 'ToGo', 'photos_to_go', 'PathCounts', 'path_counts', 'stranger_counts', 'sample_floor',
            'label_until_certain', 'CertificateWatch', 'photo_evidence', 'betting_fortune', 'watch_certificate']
 
 # %% ../../nbs/231_research.anytime.ipynb #9c0639dc
@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from .bounds import effective_sample
-from .calibration import GatePath, CalibrationSample, confident
+from .bounds import check_shares, effective_sample
+from .calibration import UNSEEN, CalibrationSample, GatePath, confident
+from .calibration import unseen_share
 from .planning import LossGuess, guess_loss, levels
 
 # %% ../../nbs/231_research.anytime.ipynb #1dfbbb2d
-_PRIOR = (1., 40.)  # of the beta density of guesses; mean about 2.4 %
+_STRENGTH, _MEAN = 5., .28  # of the beta density of guesses: first parameter, mean as a share of alpha
 
-def log_fortune(events: Any, n: Any, alpha: float, prior: tuple[float, float] = _PRIOR) -> Any:
+def log_fortune(events: Any, n: Any, alpha: float) -> Any:
     """Logarithm of the fortune after `events` in `n` independent items; arrays and fractions
     allowed."""
-    a, b = prior
+    a, b = _STRENGTH, _STRENGTH*(1/(_MEAN*alpha) - 1)
     k, rest = np.maximum(np.asarray(events, float), 0), np.maximum(np.asarray(n, float) - events, 0)
     won = special.betaln(a + k,
                          b + rest) + np.log(np.maximum(special.betainc(a + k, b + rest, alpha), 1e-300))
@@ -62,17 +63,30 @@ def running_sums(events: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> Run
     return RunningSums(n, photos, rate, size, effect, _running(weight*y**2/np.maximum(m, 1)))
 
 # %% ../../nbs/231_research.anytime.ipynb #3823feea
-def running_correlation(events: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> np.ndarray:
-    "`bounds.correlation_floor` up to each photo, of all the photos that these stand for."
-    s = running_sums(events, sizes, weight)
-    between = (s.own - s.rate**2*s.n)/np.maximum(s.photos - 1, 1)
-    within = (s.rate*s.n - s.own)/np.maximum(s.n - s.photos, 1)
-    typical = (s.n - s.size*(s.n > 0))/np.maximum(s.photos - 1, 1)
+def _anova(n: np.ndarray, photos: np.ndarray, events: np.ndarray, own: np.ndarray, *,
+           squares: np.ndarray) -> np.ndarray:
+    "`bounds.icc` from sums: items, photos, events, Σ y²/m, Σ m²."
+    between = (own - events**2/np.maximum(n, 1))/np.maximum(photos - 1, 1)
+    within = (events - own)/np.maximum(n - photos, 1)
+    typical = (n - squares/np.maximum(n, 1))/np.maximum(photos - 1, 1)
     spread = between + (typical - 1)*within
-    known = (spread > 0) & (s.n > s.photos) & (s.photos > 1)
-    anova = np.where(known, (between - within)/np.where(known, spread, 1), 0.)
-    by_size = np.where(s.size > 1 + 1e-9, (s.effect - 1)/np.maximum(s.size - 1, 1e-9), 0.)
-    return np.clip(np.maximum(anova, by_size), 0, 1)
+    known = (spread > 0) & (n > photos) & (photos > 1)
+    return np.where(known, (between - within)/np.where(known, spread, 1), 0.)
+
+def running_correlation(events: np.ndarray, sizes: np.ndarray, weight: Any = 1.,
+                        unseen: float = 0.) -> np.ndarray:
+    """`bounds.correlation_floor` up to each photo, of all the photos that these stand for; the
+    unseen one stands for as many as each of them does."""
+    s = running_sums(events, sizes, weight)
+    sums = {'n': s.n, 'photos': s.photos, 'events': s.rate*s.n, 'own': s.own, 'squares': s.size*s.n}
+    found = _anova(**sums)
+    found = np.maximum(found, np.where(s.size > 1 + 1e-9, (s.effect - 1)/np.maximum(s.size - 1, 1e-9), 0.))
+    if unseen:
+        size = np.maximum(s.n/np.maximum(s.photos, 1), 1)
+        part = unseen*s.photos/np.maximum(_running(np.asarray(sizes) > 0), 1)
+        more = {'n': size, 'photos': 1., 'events': size, 'own': size, 'squares': size**2}
+        found = np.maximum(found, _anova(**{k: v + part*more[k] for k, v in sums.items()}))
+    return np.clip(found, 0, 1)
 
 # %% ../../nbs/231_research.anytime.ipynb #5c5ee08b
 def few_photos(items: np.ndarray, photos: np.ndarray, delta: float) -> np.ndarray:
@@ -82,29 +96,44 @@ def few_photos(items: np.ndarray, photos: np.ndarray, delta: float) -> np.ndarra
     return np.minimum((of(items)/of(photos))**2, 1)
 
 def effective_running(events: np.ndarray, sizes: np.ndarray, floor: np.ndarray, delta: float, *,
-                      squares: np.ndarray | None = None,
-                      counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+                      squares: np.ndarray | None = None, counts: np.ndarray | None = None,
+                      heaviest: float = 1.) -> tuple[np.ndarray, np.ndarray]:
     """(rate, effective items) up to each photo; `floor` [..., photos]: clustering known by then.
 
     Weighted: `events` and `sizes` are sums of weights, `squares` those of their squares, `counts`
-    the items."""
+    the items, `heaviest` the largest weight that a photo could have had."""
     s, m, alike = running_sums(events, sizes), np.asarray(sizes, float), np.clip(floor, 0, 1)
     own, seen = m if squares is None else squares, _running(m if counts is None else counts)
     together = _running(m**2)
     alike = np.where(s.photos > 1, alike, 1.)  # one photo alone shows no spread: one witness
     spread = (1 - alike)*_running(own) + alike*together
     worth = np.minimum(s.n/np.maximum(s.effect, 1e-9), s.n**2/np.maximum(spread, 1e-9))
-    if squares is not None:  # were all losses among those of the largest weight
-        worth = np.minimum(worth, s.n/np.maximum(1, np.maximum.accumulate(own/np.maximum(m, 1e-9), axis=-1)))
+    if squares is not None:
+        each = own/np.maximum(m, 1e-9)   # weight of each photo's items
+        size = np.maximum(_running(np.asarray(counts)**2)/np.maximum(seen, 1), 1)
+        largest = each.max(-1, initial=heaviest, keepdims=True)
+        # so much of a usual photo may be lost, unseen, where the weight is largest
+        unseen = UNSEEN*size*_running(own)/np.maximum(s.n, 1e-9)
+        lost = (_running(each*events) + unseen*largest)/np.maximum(s.rate*s.n + unseen, 1e-9)
+        # or were all losses among those of the largest weight, seen by now or not
+        most = np.maximum(largest, lost*(1 + (size - 1)*alike))
+        worth = np.minimum(worth, s.n/np.maximum(1, most))
     return s.rate, worth*few_photos(seen, s.photos, delta)
 
 # %% ../../nbs/231_research.anytime.ipynb #f8c60b5a
-FIRST_LOOK = 10  # photos before the first look: of fewer no clustering can be seen
+def trusted_floor(wrong: np.ndarray, harm: np.ndarray, sizes: np.ndarray, weight: Any = 1., *,
+                  unseen: float = 0.) -> np.ndarray:
+    "Clustering up to each photo among the items that a gate trusts; 0 while it shows none."
+    return np.maximum(running_correlation(wrong, sizes, weight, unseen),
+                      running_correlation(harm, sizes, weight))
 
-def running_floor(wrong: np.ndarray, harm: np.ndarray, sizes: np.ndarray, weight: Any = 1.) -> np.ndarray:
+def running_floor(wrong: np.ndarray, harm: np.ndarray, sizes: np.ndarray, weight: Any = 1., *,
+                  unseen: float = UNSEEN) -> np.ndarray:
     "`calibration.icc_floor` up to each photo; `weight` [..., photos]: of chosen ones."
-    found = np.maximum(running_correlation(wrong, sizes, weight), running_correlation(harm, sizes, weight))
-    return np.where(_running(wrong) > 0, found, 1.)
+    return np.where(_running(wrong) > 0, trusted_floor(wrong, harm, sizes, weight, unseen=unseen), 1.)
+
+# %% ../../nbs/231_research.anytime.ipynb #86490b99
+FIRST_LOOK = 30  # photos before the first look: what fewer show of their clustering is luck
 
 def fortunes(events: np.ndarray, sizes: np.ndarray, alpha: float, delta: float, *,
              floor: np.ndarray) -> np.ndarray:
@@ -136,7 +165,8 @@ def sequence_upper(rate: Any, n: Any, delta: float) -> np.ndarray:
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
     "What is certified after so many photos, and about how many more the next step takes."
-    photos: int
+    photos: int               # independent ones: clusters
+    labelled: int = 0         # photos that these are of; 0: not told
     step: int                 # last certified step of the path, -1 = none
     since: int                # photos after which that was so; 0 = not yet
     steps: pd.DataFrame
@@ -144,7 +174,7 @@ class SoFar:
     more_range: tuple[float, float] = (math.nan, math.nan)  # half of what may come lies between
 
 # %% ../../nbs/231_research.anytime.ipynb #ffc7897d
-_CURVE = .25                  # error of the curve's form, of the logarithm
+_CURVE = .4                   # error of the curve's form, of the logarithm
 _USUAL, _SPREAD = .4, .8      # the usual loss as a share of alpha, and its spread, of the logarithm
 
 def likely_losses(guess: LossGuess, rate: float, n: float, alpha: float, *,
@@ -158,17 +188,19 @@ def likely_losses(guess: LossGuess, rate: float, n: float, alpha: float, *,
     return np.interp((np.arange(draws) + .5)/draws, below/below[-1], loss)
 
 # %% ../../nbs/231_research.anytime.ipynb #2cb60a61
-_TAIL = 100.  # continuations end at so many times the photos that there are
+_TAIL = 100.   # continuations end at so many times the photos that there are
+_DRIFT = .2    # of the logarithm of what a photo is worth, as its clustering is not well known either
 
 def continuations(losses: np.ndarray, rate: float, n: float, photos: int, *, alpha: float,
-                  delta: float) -> np.ndarray:
+                  delta: float, drift: float = _DRIFT) -> np.ndarray:
     """Photos after which the fortune reaches 1/delta, one continuation for each of `losses`; inf:
     not within a hundred times as many. The same arguments give the same luck."""
     days = photos*np.geomspace(1.01, _TAIL, 120)
-    worth = np.diff(days, prepend=photos)*n/photos
-    new = np.random.default_rng(0).poisson(np.outer(losses, worth)).cumsum(1)
-    items = np.broadcast_to(n + worth.cumsum(), new.shape)
-    won = log_fortune(rate*n + new, items, alpha) >= math.log(1/delta)
+    rng = np.random.default_rng(0)
+    each = np.exp(drift*rng.standard_normal(len(losses)))
+    worth = np.outer(each, np.diff(days, prepend=photos)*n/photos)
+    new = rng.poisson(losses[:, None]*worth).cumsum(1)
+    won = log_fortune(rate*n + new, n + worth.cumsum(1), alpha) >= math.log(1/delta)
     return np.where(won.any(1), days[won.argmax(1)], np.inf)
 
 class ToGo(NamedTuple):
@@ -178,14 +210,15 @@ class ToGo(NamedTuple):
     high: float
 
 def photos_to_go(ends: np.ndarray, photos: int, *, over: bool = False) -> ToGo:
-    """What `continuations` say. Where most of them never end: inf if the losses are `over` alpha
-    beyond doubt, else NaN, as they are too near."""
-    if np.isfinite(ends).mean() < .5: return ToGo(*[math.inf if over else math.nan]*3)
+    """What `continuations` say. Where most of them never end and the losses are `over` alpha beyond
+    doubt: inf; where three of four never end: NaN, as the losses are too near alpha."""
+    if np.isfinite(ends).mean() < (.5 if over else .25): return ToGo(*[math.inf if over else math.nan]*3)
     numbers = photos*np.geomspace(1.02, _TAIL, 160)
     near = ((ends[:, None] >= numbers/2) & (ends[:, None] <= 2*numbers)).mean(0)
     best = np.exp(np.log(numbers[near >= .9*near.max()]).mean())
-    low, high = np.quantile(ends, [.25, .75], method='nearest') - photos
-    return ToGo(max(1., float(best) - photos), max(1., float(low)), float(high))
+    low, high = np.quantile(ends, [.25, .75], method='nearest')
+    more = (max(1., float(n) - photos) for n in (np.clip(best, low, high), low, high))
+    return ToGo(*more)
 
 # %% ../../nbs/231_research.anytime.ipynb #8772621d
 class PathCounts(NamedTuple):
@@ -195,11 +228,13 @@ class PathCounts(NamedTuple):
     squares: np.ndarray
     counts: np.ndarray
 
-    def effective(self, floor: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    def effective(self, floor: np.ndarray, delta: float,
+                  heaviest: float = 1.) -> tuple[np.ndarray, np.ndarray]:
         "`effective_running` of these; weights count only where there are any."
-        even = np.array_equal(self.squares, self.counts)
-        more = {} if even else {'squares': self.squares, 'counts': self.counts}
-        return effective_running(self.events, self.sizes, floor, delta, **more)
+        even = np.array_equal(self.squares, self.counts) and heaviest <= 1
+        if even: return effective_running(self.events, self.sizes, floor, delta)
+        return effective_running(self.events, self.sizes, floor, delta, squares=self.squares,
+                                 counts=self.counts, heaviest=heaviest)
 
 def _sums(j: CalibrationSample, event: np.ndarray, counted: np.ndarray) -> PathCounts:
     "Of masks [steps, items]."
@@ -222,23 +257,33 @@ def stranger_counts(j: CalibrationSample, path: GatePath) -> PathCounts:
     sure = confident(j.top1, j.margin, pairs[:, :1], pairs[:, 1:])
     return _sums(j, sure, np.broadcast_to(j.stranger, sure.shape))
 
-def sample_floor(j: CalibrationSample) -> np.ndarray:
-    "`running_floor` of a sample, up to each cluster."
-    wrong, harm, every = np.bincount(j.photo, j.wrong), np.bincount(j.photo, j.harm), np.bincount(j.photo)
-    return running_floor(wrong, harm, every, np.bincount(j.photo, j.weight)/every)
+# %% ../../nbs/231_research.anytime.ipynb #9b8cc620
+def sample_floor(j: CalibrationSample, path: GatePath | None = None) -> np.ndarray:
+    """`running_floor` of a sample, up to each cluster; with `path` at least `trusted_floor` at its
+    middle step."""
+    every = np.bincount(j.photo)
+    weight = np.bincount(j.photo, j.weight)/every
+
+    def count(mask: np.ndarray) -> np.ndarray: return np.bincount(j.photo[mask], minlength=len(every))
+
+    found = running_floor(count(j.wrong), count(j.harm), every, weight, unseen=unseen_share(j))
+    if path is None: return found
+    middle = path.steps[len(path.steps)//2]
+    sure = confident(j.top1, j.margin, middle.threshold, middle.margin)
+    return np.maximum(found, trusted_floor(count(sure & j.wrong), count(sure & j.harm), count(sure), weight))
 
 # %% ../../nbs/231_research.anytime.ipynb #60d65b7a
 def _by_step(j: CalibrationSample, path: GatePath, limit: float) -> tuple[np.ndarray, ...]:
     """(log fortunes of harm, of strangers [steps, photos]; rates, effective items of harm; upper
     end of the strangers' share at each step, after the last photo)."""
-    rate, n = path_counts(j, path).effective(sample_floor(j)[None], path.delta)
+    rate, n = path_counts(j, path).effective(sample_floor(j, path)[None], path.delta, j.heaviest)
     logs, strangers = log_fortune(rate*n, n, path.alpha), np.full(n.shape, math.inf)
     upper = np.ones(len(n))
     if j.stranger.any():
         trusted = stranger_counts(j, path)
         heavy = trusted.sizes/np.maximum(trusted.counts, 1)
         alike = running_correlation(trusted.events/np.maximum(heavy, 1), trusted.counts, heavy).max(0)
-        r, m = trusted.effective(alike[None], path.delta)
+        r, m = trusted.effective(alike[None], path.delta, j.heaviest)
         strangers = log_fortune(r*m, m, limit)
         upper = sequence_upper(r[:, -1], m[:, -1], path.delta)
     return logs, strangers, rate, n, upper
@@ -248,8 +293,11 @@ def _to_go(j: CalibrationSample, path: GatePath, step: int, *, rate: float, n: f
     "`photos_to_go` of a step."
     photos = int(j.photo.max()) + 1
     if n <= 0: return ToGo(math.nan, math.nan, math.nan)
-    guess = guess_loss(levels(j.top1, j.margin, path.balance), j.photo, j.wrong, j.harm,
-                       share=path.steps[step].coverage, weight=j.weight)
+    at, held = path.steps[step], 40  # the declared share counts as much as the garments of ten photos
+    sure = confident(j.top1, j.margin, at.threshold, at.margin)
+    share = (float(np.average(sure, weights=j.weight))*len(sure) + at.coverage*held)/(len(sure) + held)
+    guess = guess_loss(levels(j.top1, j.margin, path.balance), j.photo, j.wrong, j.harm, share=share,
+                       weight=j.weight)
     over = bool(stats.beta.ppf(path.delta, max(rate*n, 1e-9), n - rate*n + 1) > path.alpha)
     losses = likely_losses(guess, rate, n, path.alpha)
     return photos_to_go(continuations(losses, rate, n, photos, alpha=path.alpha, delta=path.delta),
@@ -271,8 +319,9 @@ def label_until_certain(j: CalibrationSample, path: GatePath, *, stranger_limit:
     done = step == len(logs) - 1
     more = ToGo(0., 0., 0.) if done else _to_go(j, path, following, rate=float(rate[following, -1]),
                                                 n=float(n[following, -1]))
-    return SoFar(photos=photos, step=step, since=since if step >= 0 else 0, steps=table,
-                 more_photos=more.more, more_range=(more.low, more.high))
+    each = j.photos/photos  # that count as one, as they are of one user or content
+    return SoFar(photos=photos, labelled=j.photos, step=step, since=since if step >= 0 else 0, steps=table,
+                 more_photos=more.more*each, more_range=(more.low*each, more.high*each))
 
 # %% ../../nbs/231_research.anytime.ipynb #7477eaaf
 # of the largest stake that a photo without a loss cannot ruin
@@ -316,6 +365,8 @@ def watch_certificate(log: pd.DataFrame, alpha: float, *, delta: float = .05, wi
     `lowest`: the least that a photo can score, set beforehand, such as
     −alpha·items/EXPLORATION_SHARE (default: that of this log, which its propensities alone give).
     Raises `ValueError` if it is not."""
+    check_shares(alpha=alpha, delta=delta)
+    if window < 1: raise ValueError(f'window={window}: a photo at least is needed')
     t = photo_evidence(log, alpha)
     floor = float(t.lowest.min()) if lowest is None else lowest
     if (t.lowest < floor - 1e-9).any():

@@ -63,7 +63,8 @@ def by_category(outcomes: pd.DataFrame, threshold: float, margin: float, level: 
                                                                  pd.Series('',
                                                                            outcomes.index)).isin(UNSURE)]
     sure = confident(j.top1, j.margin, threshold, margin)
-    counted = pd.DataFrame({'category': kept.category.to_numpy(), 'sure': sure, 'harm': j.harm & sure})
+    named = kept.category.fillna('of no known category').to_numpy()
+    counted = pd.DataFrame({'category': named, 'sure': sure, 'harm': j.harm & sure})
     table = counted.groupby('category')[['harm', 'sure']].sum()
     found = shrink(table.harm.tolist(), table.sure.tolist(), level).set_axis(table.index)
     k, n, tail = found.events, found.confident, (1 - level)/2
@@ -72,16 +73,22 @@ def by_category(outcomes: pd.DataFrame, threshold: float, margin: float, level: 
     found['verdict'] = _verdict(np.maximum(found.low, found['exact low']), found['exact high'], alpha)
     return found.sort_values('shrunk', ascending=False)
 
+# %% ../../nbs/233_research.categories.ipynb #39340403
 def category_words(table: pd.DataFrame, alpha: float = .05) -> list[str]:
     "What can be said of categories, and of which nothing can; a sentence each."
     said = []
     for name, r in table[table.verdict == 'over'].iterrows():
+        alone = f"{r['exact low']:.1%}–{r['exact high']:.1%}"
+        if r['exact low'] <= alpha: alone = f'{r.low:.1%}–{r.high:.1%}, pulled towards the other categories'
         said.append(f'{name} loses more than {alpha:.0%}: {r.events:.0f} of {r.confident:.0f} trusted '
-                    'garments '
-                    f"({r['exact low']:.1%}–{r['exact high']:.1%}).")
+                    f'garments ({alone}).')
+    if len(said) and len(table) > 1:
+        said.append(f'Each of {len(table)} categories is judged by itself: one in twenty that lose just '
+                    f'{alpha:.0%} is called so.')
     if fine := [str(n) for n in table.index[table.verdict == 'within']]:
         said.append(f"Within {alpha:.0%}: {', '.join(fine)}.")
     for name, r in table[table.verdict == 'undecided'].iterrows():
-        said.append(f"With {r.confident:.0f} trusted garments nothing can be said of {name}: "
+        garments = f'{r.confident:.0f} trusted garment' + 's'*(r.confident != 1)
+        said.append(f"With {garments} nothing can be said of {name}: "
                     f"{r['exact low']:.0%} to {r['exact high']:.0%} are possible.")
     return said

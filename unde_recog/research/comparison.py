@@ -363,7 +363,7 @@ def draw_scores(scores: Scores, title: str = '', seed: int = 0) -> Any:
     axis.set_xticks(range(len(groups)), [f'{q} asks,\nsame {s}' for q, s in groups], fontsize=9)
     axis.set_ylabel('mAP')
     axis.set_ylim(0, 1)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(.5, -.18))
     if title: axis.set_title(title, fontsize=10)
     figure.tight_layout()
     return figure

@@ -321,21 +321,22 @@ def photo_credits(items: pd.DataFrame, prices: Mapping[str, int] | None = None) 
 
 # %% ../../nbs/213_research.cost.ipynb #ef13aced
 class UserSpread(NamedTuple):
-    "Credits a photo: mean, variance between users and within, and means by resampled users."
+    "Credits a photo: mean, variance of the photos of one user, and means by resampled users."
     mean: float
-    between: float
+    between: float      # variance of what users cost beyond chance, over their mean photos squared
     within: float
     means: np.ndarray
 
 def user_spread(each: pd.Series, user: pd.Series, rng: np.random.Generator, draws: int) -> UserSpread:
     "From credits a photo and whose photo it was; a photo of nobody known is its own user."
     who = user.where(user.notna() & (user != 'simulated'), each.index.to_series())
-    t = each.groupby(who).agg(['sum', 'size', 'var'])
+    t = each.groupby(who).agg(['sum', 'size'])
     sums, n, users = t['sum'].to_numpy(float), t['size'].to_numpy(float), len(t)
     deviation = (each - each.groupby(who).transform('mean')).pow(2).sum()
     within = float(deviation/(n.sum() - users)) if n.sum() > users else float(each.var(ddof=0))
-    own = sums/n
-    between = max(0., float(own.var() - (within/n).mean())) if n.sum() > users else 0.
+    # some users cost more a photo, some send more photos; both is more than chance alone would do
+    chance = n.mean()*(within + each.mean()**2)
+    between = max(0., float(sums.var(ddof=1) - chance))/n.mean()**2 if users > 1 else 0.
     times = rng.multinomial(users, np.full(users, 1/users), draws).astype(float)
     return UserSpread(float(each.mean()), between, within, (times @ sums)/(times @ n))
 
@@ -358,9 +359,9 @@ def forecast(
     rng, rows = np.random.default_rng(seed), []
     s = user_spread(each.astype(float), owner, rng, draws)
     for n in users:
-        photos = np.maximum(rng.poisson(n*photos_each, draws), 1)
-        chance = np.sqrt(n*photos_each**2*s.between + photos*s.within)
-        low, high = np.quantile(photos*s.means + rng.normal(0, 1, draws)*chance, [.025, .975])
+        of_user = photos_each**2*s.between + photos_each*(s.within + s.mean**2)
+        bills = n*photos_each*s.means + rng.normal(0, np.sqrt(n*of_user), draws)
+        low, high = np.quantile(bills, [.025, .975])
         rows.append({
             'users': n,
             'photos': n*photos_each,

@@ -119,9 +119,9 @@ def tune_weight(hits: ArrayLike, photo: ArrayLike, *, weights: Sequence[float] =
     }
 
 # %% ../../nbs/224_research.fusion.ipynb #575a7765
-def fallback(items: pd.DataFrame, level: float = .5, *, draws: int = 4000, seed: int = 0) -> Interval:
-    """Share of items whose best final score is under `level` or that got no match, with an
-    interval by photo; items whose final list was not logged are left out."""
-    t = items[items.final.notna()] if 'final' in items else items
-    low = (t.final_top1.astype(float).fillna(0) < level).astype(float)
-    return cluster_bootstrap(low, t.photo, draws=draws, seed=seed)[0]
+def fallback(items: pd.DataFrame, level: ArrayLike = .5, *, draws: int = 4000, seed: int = 0) -> Interval:
+    """Share of items whose best final score is under `level` (one for all, or one each) or that got
+    no match, with an interval by photo; items whose final list was not logged are left out."""
+    known = items.final.notna() if 'final' in items else pd.Series(True, items.index)
+    low = (items.final_top1.astype(float).fillna(0) < level)[known].astype(float)
+    return cluster_bootstrap(low, items.photo[known], draws=draws, seed=seed)[0]

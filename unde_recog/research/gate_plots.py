@@ -89,15 +89,17 @@ def _draw_plane(figure: Any, ax: Any, grid: pd.DataFrame, alpha: float) -> None:
     mesh = ax.pcolormesh(loss.columns, loss.index, np.ma.masked_invalid(loss), cmap='RdYlBu_r', vmin=0,
                          vmax=max(1., 200*alpha), shading='nearest', rasterized=True)
     figure.colorbar(mesh, ax=ax, label='harmed among trusted, %', pad=.02)
-    ax.contour(cover.columns, cover.index, cover, _LEVELS, colors='#444', linewidths=.6)
+    if min(cover.shape) > 1:  # a score that is the same everywhere has no plane
+        ax.contour(cover.columns, cover.index, cover, _LEVELS, colors='#444', linewidths=.6)
+        ax.set_xlim(loss.columns.min(), loss.columns.max())
+        ax.set_ylim(loss.index.min(), loss.index.max())
     edge = cover.iloc[:, 0]
     for level in _LEVELS:
         if edge.iloc[-1] < level < edge.iloc[0]:
             height = np.interp(-level, -edge, cover.index)
             ax.text(cover.columns[0], height, f' {level} % trusted', fontsize=7, va='bottom',
                     color='#333')
-    ax.set_xlim(loss.columns.min(), loss.columns.max())
-    ax.set_ylim(loss.index.min(), loss.index.max())
+
     _tidy(ax, 'CONFIDENCE_THRESHOLD', 'MARGIN')
 
 def _draw_front(ax: Any, grid: pd.DataFrame, alpha: float) -> None:

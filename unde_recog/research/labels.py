@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Garment', 'SHOWN', 'sample_to_label', 'LabelSet', 'drawn_set', 'as_labels', 'shown_lists', 'shown_pool',
-           'first_unanswered', 'LabelSession', 'photo_sizes', 'logged_set', 'set_to_label']
+           'first_unanswered', 'file_stamp', 'LabelSession', 'photo_sizes', 'logged_set', 'in_catalogue',
+           'set_to_label']
 
 # %% ../../nbs/215_research.labels.ipynb #a0483bea
-import hashlib, re
+import hashlib, math, re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -63,6 +64,7 @@ class LabelSet:
     styles: Callable[[SkuKey], str | None]
     # photos in the order of labelling, with the chance that each had to be chosen; empty: by name
     chances: Mapping[str, float] = field(default_factory=dict)
+    exists: Callable[[SkuKey], bool] = lambda key: True  # whether there is such a product
 
 # %% ../../nbs/215_research.labels.ipynb #2d7c7acf
 def _drawn_item(world: World, vision: SimulatedVision, gallery: np.ndarray, scene: Any, *, n: int,
@@ -114,6 +116,7 @@ def drawn_set(photos: int = 4, skus: int = 60, seed: int = 0) -> LabelSet:
         lambda p: by_photo[p].image,
         lru_cache(lambda k: world.photo(k, 'front', (240, 320)) if k in world.by_key else None),
         lambda k: f'{k.brand} {world.product(k).style_id}' if k in world.by_key else None,
+        exists=lambda k: k in world.by_key,
     )
 
 # %% ../../nbs/215_research.labels.ipynb #70c5300c
@@ -126,10 +129,11 @@ def as_labels(
     chances: Mapping[str, float] = {},
 ) -> pd.DataFrame:
     """The labels table of what was answered, right SKUs first. `words`: what was said instead of a
-    product; `chances`: of a photo to be chosen. Columns that say nothing are left out."""
+    product; `chances`: of a photo to be chosen, empty for others. Columns that say nothing are
+    left out."""
     rows: list[tuple] = []
     for garment, grades in answers.items():
-        said = by.get(garment, ''), words.get(garment, ''), chances.get(garment[0], 1.)
+        said = by.get(garment, ''), words.get(garment, ''), chances.get(garment[0], math.nan)
         best_first = sorted((-grade, *key) for key, grade in grades.items())
         rows += [(*garment, brand, sku, -grade, *said) for grade, brand, sku in best_first]
         if not grades: rows.append((*garment, None, None, 0, *said))
@@ -207,16 +211,16 @@ class _Answers(_Garments):
     def __init__(self, data: LabelSet, by: str = '', *, blind: bool = False):
         how: dict[str, Any] = {'order': list(data.chances), 'blind': blind}
         super().__init__(data.items, data.photos, data.pictures, data.styles, **how)
-        self.chances = dict(data.chances)
+        self.chances, self.exists, self.who = dict(data.chances), data.exists, by
         self.words: dict[Garment, str] = {}
-        self.who = by
         self.answers: dict[Garment, dict[SkuKey, int]] = {}
         self.by: dict[Garment, str] = {}
 
     def _take(self, labels: pd.DataFrame) -> None:
-        words = answers_by_garment(labels)
-        passed = {g for g, word in words.items() if word == 'unanswered'}  # still open
-        self.answers |= {g: v for g, v in grades_by_garment(labels).items() if g not in passed}
+        words = answers_by_garment(labels)  # 'unanswered' is no answer: still open
+        taken = {g: v for g, v in grades_by_garment(labels).items() if words[g] != 'unanswered'}
+        for g in taken: self.words.pop(g, None), self.by.pop(g, None)  # of before, beside their product
+        self.answers |= taken
         if 'chance' in labels:  # a photo keeps the chance that it was chosen with
             self.chances |= pd.to_numeric(labels.chance).set_axis(labels.photo).dropna().to_dict()
         self.words |= {g: word for g, word in words.items() if word not in ('answered', 'unanswered')}
@@ -243,16 +247,31 @@ class _Answers(_Garments):
         words = self.words | dict.fromkeys(passed, 'unanswered')
         return as_labels(self.answers | dict.fromkeys(passed, {}), self.by, words, self.chances)
 
+# %% ../../nbs/215_research.labels.ipynb #5f76eb93
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    "What changes whenever a file is written; None if there is none."
+    if not path.is_file(): return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
 # %% ../../nbs/215_research.labels.ipynb #1697da06
 class _Record(_Answers):
     "The answer for each garment. `path` is written at every answer and read at the start."
     def __init__(self, data: LabelSet, path: Path | str, by: str = '', *, blind: bool = False):
         super().__init__(data, by, blind=blind)
         self.path = Path(path)
+        self.written = file_stamp(self.path)
         if self.path.exists(): self._take(read_labels(self.path))
         self.at = self.first_open()
 
-    def write(self) -> Path: return write_labels(self.table(), self.path)
+    def write(self) -> Path:
+        "Write the file. Raises `ValueError` if another page has written it since."
+        if (now := file_stamp(self.path)) and now != self.written:
+            raise ValueError(f'{self.path.name} was written by another page: run the notebook again, and '
+                             'give each person a file of their own (labels)')
+        write_labels(self.table(), self.path)
+        self.written = file_stamp(self.path)
+        return self.path
 
     def answer(self, grades: Mapping[SkuKey, int] | None, word: str = '') -> None:
         """Set the answer for the current garment (None takes it back) and write. `word`: one of
@@ -265,6 +284,17 @@ class _Record(_Answers):
         except BaseException:
             self.answers, self.by, self.words = before  # what is not in the file is no answer
             raise
+
+    def take(self, path: Path | str) -> int:
+        "Import another file: its garments replace ours. → how many garments. Raises `LabelError`."
+        labels = read_labels(path)
+        before = dict(self.answers), dict(self.by), dict(self.words), dict(self.chances)
+        self._take(labels)
+        try: self.write()
+        except BaseException:
+            self.answers, self.by, self.words, self.chances = before
+            raise
+        return len(grades_by_garment(labels))
 
 # %% ../../nbs/215_research.labels.ipynb #ee664baa
 class LabelSession(_Record):
@@ -286,17 +316,19 @@ class LabelSession(_Record):
         else: grades[key] = 1
         self.answer(grades or None)
 
+    def named(self, key: SkuKey) -> None:
+        """The product that somebody wrote down. Raises `ValueError` if there is none: with a typing
+        error the garment would count as one that no search could find."""
+        if not self.exists(key):
+            raise ValueError(f'the catalogue has no {" ".join(key)}: look for typing errors, or press '
+                             '"not in the catalogue"')
+        self.right(key)
+
     def nothing(self) -> None: self.answer({})
     def stranger(self) -> None: self.answer({}, 'stranger')
     def cannot_tell(self) -> None: self.answer({}, 'cannot tell')
     def wrong_box(self) -> None: self.answer({}, 'wrong box')
     def export(self, path: Path | str) -> Path: return write_labels(self.table(), path)
-    def take(self, path: Path | str) -> int:
-        "Import another file: its garments replace ours. → how many garments. Raises `LabelError`."
-        labels = read_labels(path)
-        self._take(labels)
-        self.write()
-        return len(grades_by_garment(labels))
 
 # %% ../../nbs/215_research.labels.ipynb #5406225e
 _SIZES = """
@@ -343,6 +375,11 @@ def logged_set(items: pd.DataFrame, db: Databases, storage: Storage, *,
 
     return LabelSet(items, photo, picture, style)
 
+def in_catalogue(settings: Settings, key: SkuKey) -> bool:
+    "Whether the catalogue has a product, in stock or not."
+    with open_databases(settings) as db, db.connect('catalogue') as conn:
+        return key in parse_products(run(conn, products_query([key])))
+
 # %% ../../nbs/215_research.labels.ipynb #a402dbdd
 def set_to_label(settings: Settings | None = None, photos: int = 100, seed: int = 0,
                  drawn: int = 4) -> tuple[LabelSet, str]:
@@ -366,6 +403,7 @@ def set_to_label(settings: Settings | None = None, photos: int = 100, seed: int 
         chosen = sample_to_label(known, photos, seed).photo.unique().tolist()
         data = logged_set(read_items(db, photos=chosen, older='none'), db, open_storage(settings),
                           allow_private=settings.ALLOW_PRIVATE_URLS)
+    data.exists = lambda key: in_catalogue(settings, key)
     without = items.photo.nunique() - known.photo.nunique()
     simulated = int(data.items.groupby('photo').simulated.first().sum())
     return (

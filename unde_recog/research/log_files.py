@@ -6,17 +6,24 @@
 __all__ = ['LogFileError', 'flat', 'unflat', 'untied', 'write_table', 'write_log', 'read_log', 'log_source', 'metrics_table']
 
 # %% ../../nbs/241_research.log_files.ipynb #69f26f36
-import hashlib, json, secrets
-from collections.abc import Mapping
+import hashlib, json, math, re, secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/241_research.log_files.ipynb #b38a1252
 import pandas as pd
-from ..contracts import SkuKey
+from ..catalogue.columns import TimeColumn
+from ..catalogue.reading import cell_text, header_key, open_table
+from ..catalogue.texts import refuse, says_false
+from ..contracts import SkuKey, canonical_brand
 from ..db.database import open_databases
-from .log_rows import COLUMNS, as_items
-from .records import read_items
+from ..folding import is_null
+from .log_rows import COLUMNS, FLAGS, NUMBERS, items_of
+from .records import UUID, read_items
 from ..settings import Settings, load_settings
 
 # %% ../../nbs/241_research.log_files.ipynb #fcf28db4
@@ -33,17 +40,164 @@ def flat(items: pd.DataFrame) -> pd.DataFrame:
     columns = {c: items[c].map(listed) for c in _LISTS if c in items}
     return items.assign(**columns, **{c: items[c].map(text) for c in _JSON if c in items})
 
-def unflat(table: pd.DataFrame) -> pd.DataFrame:
-    "The inverse, with the types of `log_rows.as_items`. Raises `LogFileError`."
-    if missing := [c for c in ('photo', 'item', 'created_at') if c not in table]:
-        raise LogFileError(f"the file has no column {', '.join(missing)}: it is no log of this package")
-    known = table.astype(object).where(table.notna(), None)
-    keys = lambda v: None if v is None else tuple(SkuKey(str(b), str(e)) for b, e in json.loads(v))
-    value = lambda v: None if v is None else json.loads(v)
-    rows = known.assign(**{c: known[c].map(keys) for c in _LISTS if c in known},
-                        **{c: known[c].map(value) for c in _JSON if c in known}).to_dict('records')
-    for r in rows: r |= {'settings': r.get('settings') or {}, 'degraded': tuple(r.get('degraded') or ())}
-    return as_items({'shape': 'items'} | r for r in rows)
+# %% ../../nbs/241_research.log_files.ipynb #b035e8d8
+def _value(v: Any) -> Any:
+    "A value that was written as JSON; Parquet may hold it as it is."
+    return json.loads(v) if isinstance(v, str) else v.tolist() if hasattr(v, 'tolist') else v
+
+def _list(v: Any) -> list[Any]:
+    found = _value(v)
+    return list(found) if isinstance(found, (list, tuple)) else refuse('is no JSON list')
+
+def _mapping(v: Any) -> dict[str, Any]:
+    found = _value(v)
+    return found if isinstance(found, dict) else refuse('is no JSON object')
+
+@lru_cache(200_000)  # a product is in thousands of lists, and is kept once
+def _key(brand: str, external_id: str) -> SkuKey: return SkuKey(canonical_brand(brand), external_id)
+
+def _pair(entry: Any) -> SkuKey:
+    "An entry of a ranked list: [brand, external_id], or an object with both, as in the database."
+    if isinstance(entry, str): refuse('is no pair')  # of two letters
+    brand, sku = (entry['brand'], entry['external_id']) if isinstance(entry, Mapping) else entry
+    return _key(*(v if isinstance(v, str) and v else str(int(v)) for v in (brand, sku)))
+
+def _keys(v: Any) -> tuple[SkuKey, ...]:
+    try: return tuple(map(_pair, _list(v)))
+    except json.JSONDecodeError: raise
+    except (KeyError, TypeError, ValueError): return refuse('is no list of [brand, external_id]')
+
+# %% ../../nbs/241_research.log_files.ipynb #86bcc840
+_TRUE = frozenset('''true 1 1.0 yes t y wahr vrai verdadero vero waar prawda истина sant sand
+    ja j oui sí si sim tak ano да evet igen kyllä'''.split())
+_FALSE = frozenset('0.0 f n nein non não nao nie ne нет hayır nem ei nej nee'.split())
+
+def _flag(v: Any) -> bool:
+    text = str(v).strip().lower()
+    if text in _TRUE: return True
+    return False if says_false(text) or text in _FALSE else refuse('is neither true nor false')
+
+def _number(v: Any) -> float:
+    try: number = float(str(v).strip().replace(',', '.'))
+    except ValueError: return refuse('is no number: write it as 0.53')
+    if not math.isfinite(number): return refuse('is no number: leave the cell empty where none is known')
+    return number if abs(number) < 1e15 else refuse('is too large for anything that is logged')
+
+def _share(v: Any) -> float:
+    "A number on the scale of scores, 0–1."
+    number = _number(v)
+    if -1e-6 <= number <= 1 + 1e-6: return min(max(number, 0.), 1.)
+    return refuse('is not from 0 to 1, the scale of scores, their margins and chances: '
+                  'divide the column by 100 if it holds percent')
+
+def _whole(v: Any) -> int:
+    number = _number(v)
+    return int(number) if number == int(number) else refuse('is no whole number')
+
+# %% ../../nbs/241_research.log_files.ipynb #58576736
+def _time_reader(values: Sequence[Any]) -> Callable[[Any], Any]:
+    "A reader for one column of times, all of which it has seen."
+    times = TimeColumn()
+    for v in values:
+        if isinstance(v, str): times.observe(v)
+    def read(v: Any) -> Any:
+        if isinstance(v, date) and not isinstance(v, datetime): v = datetime.combine(v, time())
+        if isinstance(v, datetime): return v if v.tzinfo else v.replace(tzinfo=timezone.utc)
+        text = v.strip() if isinstance(v, str) else f'{v:.6f}'.rstrip('0').rstrip('.')
+        try: at = _since_1970(text) if _EPOCH.fullmatch(text) else times.read(text)
+        except ValueError: return refuse('is no certain time: write it as 2026-11-20T09:00:00+00:00')
+        return at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    return read
+
+_EPOCH = re.compile(r'[12]\d{9}(?:\d{3}){0,3}(?:\.\d+)?')
+
+def _since_1970(text: str) -> datetime:
+    "Of seconds, or of thousandths, millionths or billionths of them."
+    digits = len(text.partition('.')[0])
+    return datetime.fromtimestamp(float(text)/10**(digits - 10), timezone.utc)
+
+# %% ../../nbs/241_research.log_files.ipynb #90650b11
+_NEEDED = 'photo', 'item', 'created_at'
+_NAMES = 'photo', 'user_id', 'content_hash', 'model_version'
+
+def _name(v: Any) -> str:
+    "An identifier as the labels write it, whatever type a tool has given it."
+    text = str(int(v) if isinstance(v, float) and v.is_integer() else v).strip()
+    return text.lower() if re.fullmatch(UUID, text, re.I) else text
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_LISTS, _keys), 'box': _list, 'degraded': _list, 'settings': _mapping,
+    **dict.fromkeys(FLAGS, _flag), **dict.fromkeys(NUMBERS, _number), 'item': _whole,
+    **dict.fromkeys(('top1', 'margin', 'propensity'), _share), **dict.fromkeys(_NAMES, _name),
+    'category': lambda v: str(v).strip().lower(),  # Top and top are one kind of garment
+}
+
+def _read_column(column: str, values: Sequence[Any], lines: Sequence[int]) -> list[Any]:
+    "The values of a column. Raises `LogFileError`, naming the line."
+    read = _time_reader(values) if column == 'created_at' else _READERS.get(column, lambda v: v)
+    found = []
+    for line, v in zip(lines, values):
+        if isinstance(v, str) and column in _READERS and is_null(v): v = None
+        try:
+            if v is None and column in _NEEDED: refuse('is missing')
+            found.append(None if v is None else read(v))
+        except (ValueError, TypeError, OverflowError) as e:
+            reason = 'is no JSON' if isinstance(e, json.JSONDecodeError) else str(e)
+            written = '' if v is None else f'{str(v)[:60]!r} '
+            raise LogFileError(f'line {line}, column {column}: {written}{reason}') from None
+    return found
+
+# %% ../../nbs/241_research.log_files.ipynb #88b56e5b
+def _check_twice(columns: Mapping[str, Sequence[Any]], lines: Sequence[int]) -> None:
+    "Raises `LogFileError` if two lines are of one garment."
+    seen: dict[tuple[Any, Any], int] = {}
+    for photo, item, line in zip(columns['photo'], columns['item'], lines):
+        first = seen.setdefault((photo, item), line)
+        if first == line: continue
+        raise LogFileError(f'line {line} repeats item {item} of photo {photo} of line {first}: leave one out')
+
+# %% ../../nbs/241_research.log_files.ipynb #37e689cf
+_NO_LOG = ('a row a garment with photo, item (from 0) and created_at is needed, as `unde-recog export log` '
+           'writes it')
+
+def _headers(names: Iterable[Any]) -> list[Any]:
+    "Names of columns, those of a log as in `COLUMNS`. Raises `LogFileError` if one comes twice."
+    known = {header_key(c): c for c in COLUMNS}
+    found = [known.get(header_key(str(name)), name) for name in names]
+    if twice := [c for c, n in Counter(found).items() if n > 1 and c in COLUMNS]:
+        raise LogFileError(f'column {twice[0]} stands there twice: leave one out')
+    return found
+
+_GROUPED = re.compile(r'[+-]?[1-9]\d{0,2}(?:([,.])\d{3})+')
+
+def _check_decimals(columns: Mapping[str, Sequence[Any]], lines: Sequence[int]) -> None:
+    "Raises `LogFileError` for a number as 14,296 in a file that does not surely write 0,5 so."
+    every = {c: [v.strip() if isinstance(v, str) else '' for v in values] for c, values in columns.items()}
+    signs = {v.lstrip('+-')[1:2] for values in every.values() for v in values if re.match(r'[+-]?0[.,]\d', v)}
+    doubtful = {',', '.'} - signs if signs else {','}
+    for column, values in every.items():
+        for line, v in zip(lines, values):
+            if (found := _GROUPED.fullmatch(v)) and found[1] in doubtful:
+                raise LogFileError(f'line {line}, column {column}: {v!r} may be thousands or a fraction: '
+                                   'write it without a sign of thousands')
+
+# %% ../../nbs/241_research.log_files.ipynb #c7182352
+def unflat(table: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
+    """The inverse, with the types of `log_rows.as_items`; `lines` of the rows in their file.
+
+    Raises `LogFileError`."""
+    table = table.set_axis(_headers(table.columns), axis=1)
+    if missing := [c for c in _NEEDED if c not in table]:
+        raise LogFileError(f"the file has no column {', '.join(missing)}: {_NO_LOG}")
+    numbers = range(2, len(table) + 2) if lines is None else lines
+    def cells(c: str) -> list[Any]: return table[c].astype(object).where(table[c].notna(), None).tolist()
+    _check_decimals({c: cells(c) for c in NUMBERS if c in table}, numbers)
+    columns = {c: _read_column(c, cells(c), numbers) for c in COLUMNS if c in table}
+    _check_twice(columns, numbers)
+    nothing = [None]*len(table)
+    columns['settings'] = [v or {} for v in columns.get('settings', nothing)]
+    columns['degraded'] = [tuple(v or ()) for v in columns.get('degraded', nothing)]
+    columns['shape'] = [v or 'items' for v in columns.get('shape', nothing)]
+    return items_of(columns)
 
 # %% ../../nbs/241_research.log_files.ipynb #cee20da8
 def untied(items: pd.DataFrame) -> pd.DataFrame:
@@ -56,13 +210,13 @@ def untied(items: pd.DataFrame) -> pd.DataFrame:
     return items.assign(**names, photo_url=None)
 
 # %% ../../nbs/241_research.log_files.ipynb #9fb3e292
-_TEXT = ('photo', 'user_id', 'content_hash', 'mall', 'model_version', 'photo_url', 'category',
-         *_LISTS, *_JSON)
-
 def write_table(table: pd.DataFrame, path: Path | str) -> Path:
     "Into a .parquet or .csv file. Raises `LogFileError` for another ending."
     file = Path(path)
-    if file.suffix == '.parquet': table.to_parquet(file, index=False)
+    # a column without a value would have no type, and could not be joined with that of another day
+    bare = {c: 'string' for c in table if table[c].dtype == object and table[c].isna().all()}
+    micro = {'coerce_timestamps': 'us', 'allow_truncated_timestamps': True}  # Spark reads no nanoseconds
+    if file.suffix == '.parquet': table.astype(bare).to_parquet(file, index=False, **micro)
     elif file.suffix == '.csv': table.to_csv(file, index=False)
     else: raise LogFileError(f'{file.name}: .parquet or .csv is needed')
     return file
@@ -72,20 +226,105 @@ def write_log(items: pd.DataFrame, path: Path | str) -> Path:
     return write_table(flat(items), path)
 
 # %% ../../nbs/241_research.log_files.ipynb #04e45dad
-def read_log(path: Path | str) -> pd.DataFrame:
-    "A log table out of a file that `write_log` wrote. Raises `LogFileError`, `FileNotFoundError`."
-    file = Path(path)
-    if file.suffix == '.parquet': return unflat(pd.read_parquet(file))
-    if file.suffix != '.csv': raise LogFileError(f'{file.name}: .parquet or .csv is needed')
-    table = pd.read_csv(file, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[''])
+def _read_csv(file: Path, lists: bool = True) -> pd.DataFrame:
+    "A log out of a CSV file, whatever has saved it since. Raises `LogFileError`."
+    try: source = open_table(file)
+    except ValueError as e:
+        reason = str(e).removeprefix(str(file)).lstrip(': ')
+        raise LogFileError(reason.replace('give --encoding', 'save it as UTF-8')) from None
+    headers, rows, lines = _headers(source.headers), list[list[str | None]](), list[int]()
+    kept = [n for n, h in enumerate(headers) if h in COLUMNS and (lists or h not in _LISTS)]
+    for row in source.rows():
+        if row.fault: raise LogFileError(f'line {row.line} {row.fault}')
+        rows.append([cell_text(row.cells[n]) or None for n in kept])
+        lines.append(row.line)
+    return unflat(pd.DataFrame(rows, columns=[headers[n] for n in kept], dtype=object), lines)
+
+# %% ../../nbs/241_research.log_files.ipynb #061ab491
+_ENDINGS = ('.csv', '.tsv', '.txt', '.xlsx')
+_PACKED = ('.gz', '.zip', '.bz2', '.xz', '.zst')
+
+def _is_parquet(file: Path) -> bool:
+    "Whether a file is Parquet and no text. Raises `LogFileError` for what is neither."
+    if file.is_fifo(): raise LogFileError('is a pipe, and a file is read more than once: write it into one')
+    kind, size = file.suffix.lower(), file.stat().st_size
+    if kind in _PACKED: raise LogFileError('.parquet or .csv is needed: unpack it first')
+    if not size: raise LogFileError('is empty')
+    with file.open('rb') as f: head = f.read(4)
+    if head == b'PAR1': return True
+    if kind == '.parquet': raise LogFileError('cannot be read: it is no Parquet file, whatever its name says')
+    if kind not in _ENDINGS: raise LogFileError('.parquet or .csv is needed')
+    return False
+
+def _read_parquet(path: Path, lists: bool = True) -> pd.DataFrame:
+    "A log out of a Parquet file, or out of a folder of them."
+    import pyarrow.parquet as parquet
+    try:
+        whole = parquet.ParquetDataset(path)
+        kept = [h for h, c in zip(whole.schema.names, _headers(whole.schema.names))
+                if c in COLUMNS and (lists or c not in _LISTS)]
+        table = whole.read(columns=kept).to_pandas(ignore_metadata=True)
+    except LogFileError: raise
+    except (OSError, ValueError) as e:
+        raise LogFileError(f'cannot be read: it is no whole Parquet file ({type(e).__name__})') from None
     return unflat(table)
 
-# %% ../../nbs/241_research.log_files.ipynb #4f453b80
-def log_source(log: str, settings: Settings | None = None, **how: Any) -> pd.DataFrame:
-    "The log of the settings in force if `log` is 'database', else of a file; `how`: `read_items`'."
-    if log != 'database': return read_log(log)
-    with open_databases(settings or load_settings()) as db: return read_items(db, **how)
+# %% ../../nbs/241_research.log_files.ipynb #7c700a18
+def _read_parts(folder: Path, lists: bool = True) -> pd.DataFrame:
+    "A log out of a folder of files. Raises `LogFileError`."
+    parts = sorted(p for p in folder.rglob('*') if p.is_file() and not p.name.startswith(('_', '.')))
+    if not parts: raise LogFileError(f'{folder.name}: the folder holds no .parquet or .csv file')
+    if all(p.suffix == '.parquet' for p in parts):  # names of folders may hold a column
+        try: return _read_parquet(folder, lists)
+        except LogFileError as e: raise LogFileError(f'{folder.name}: {e}') from None
+    found = pd.concat([read_log(p, lists=lists) for p in parts], ignore_index=True)
+    again = found[found.duplicated(['photo', 'item'])]
+    if len(again):
+        raise LogFileError(f"{folder.name}: item {again['item'].iloc[0]} of photo {again.photo.iloc[0]} "
+                           'is in two of its files: leave one out')
+    return found
 
+# %% ../../nbs/241_research.log_files.ipynb #dd0f3c07
+def read_log(path: Path | str, *, lists: bool = True) -> pd.DataFrame:
+    """A log table out of a file, as `write_log` and other tools write it, or out of a folder of its
+    parts; `lists=False` leaves the ranked lists out. Raises `LogFileError`, `FileNotFoundError`."""
+    file = Path(path)
+    if not file.exists(): raise FileNotFoundError(2, 'no such file', str(file))
+    if file.is_dir(): return _read_parts(file, lists)
+    try:
+        if _is_parquet(file): return _read_parquet(file, lists)
+        return _read_csv(file, lists)
+    except LogFileError as e: raise LogFileError(f'{file.name}: {e}') from None
+    except (OSError, ValueError) as e: raise LogFileError(f'{file.name}: cannot be read ({e})') from None
+
+# %% ../../nbs/241_research.log_files.ipynb #4f453b80
+def log_source(
+    log: str,
+    settings: Settings | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    model_version: str | None = None,
+    **how: Any,
+) -> pd.DataFrame:
+    """The log of the settings in force if `log` is 'database', else of a file, oldest first; `how`:
+    `read_items`'. Of a file, too, only what was asked for."""
+    limits: dict[str, Any] = {'since': since, 'until': until, 'model_version': model_version}
+    if log == 'database':
+        with open_databases(settings or load_settings()) as db: return read_items(db, **limits, **how)
+    if not Path(log).suffix and not Path(log).exists():
+        raise LogFileError(f'log={log}: database, or a .parquet or .csv file is needed')
+    items = read_log(log, lists=how.get('lists', True))
+    items = items.sort_values(['created_at', 'photo', 'item'], ignore_index=True)
+    kept = pd.Series(True, items.index)
+    if since: kept &= items.created_at >= since
+    if until: kept &= items.created_at < until
+    # photos without garments are of no model version
+    if model_version: kept &= (items.model_version == model_version) | (items['shape'] == 'photo')
+    if how.get('older') == 'none' or model_version: kept &= items['shape'] != 'request'
+    return items[kept].reset_index(drop=True)
+
+# %% ../../nbs/241_research.log_files.ipynb #fe4628fc
 def metrics_table(metrics: Mapping[str, Any], report: str = '') -> pd.DataFrame:
     "A report's metrics.json, a row a number: report, metric (path with dots), value."
     rows: list[dict[str, Any]] = []

@@ -28,6 +28,8 @@ from unde_recog.research.simulated_street import (
     read_scene,
     shop_photos,
     stock_shop,
+    swap_vectors,
+    swapped,
 )
 from ..sandbox.faults import Fault
 from ..sandbox.server import App, Sandbox
@@ -226,6 +228,7 @@ def _ask_batch(run: _Run, session: Session, app: App, products: Sequence, *,
     started, made, drift = time.monotonic(), run.made, run.plan.drift if run.plan.drifted(part[0]) else None
     made.drawn += draw_photos(run.world, run.plan, part, run.storage, workers=run.workers,
                               on_event=run.on_event)
+    if drift and drift.swapped: swap_vectors(run.db, swapped(run.world, drift.swapped))
     jobs, drawn = _show(run, app, products, part), time.monotonic()
     made.items += _written(run, session, jobs, run.at_once)
     if not (drift and drift.broken): _again(run, session, jobs)

@@ -105,22 +105,27 @@ def paired_design_effect(differences: ArrayLike, photo: ArrayLike) -> float:
 # %% ../../nbs/206_research.paired.ipynb #481331e9
 class PhotoDraws(NamedTuple):
     """Random weightings of photos: sums of the values and counts [draws, columns], and the added
-    photo's size [draws]."""
+    photo's size [draws]; `flipped` [1 + draws, columns]: sums with random signs, first as seen."""
     sums: np.ndarray
     counts: np.ndarray
     added: np.ndarray
+    flipped: np.ndarray
 
 def photo_draws(values: ArrayLike, photo: ArrayLike, *, draws: int = 4000, seed: int = 0) -> PhotoDraws:
     """Weighted sums over photos of `values` [n] or [n, k], whose garments lie within ±1.
 
-    The added photo has (mean size + 1)/2 garments: half of those beside the first go with it."""
+    The added photo has (m + 1)/2 garments, m the size of a photo as a garment sees it: half of
+    those beside the first go with it."""
     sums, counts = _photo_sums(values, photo)
-    rng, size = np.random.default_rng(seed), (len(np.asarray(photo))/max(1, len(sums)) + 1)/2
-    parts = []
+    sizes = np.unique(np.asarray(photo), return_counts=True)[1].astype(float)
+    rng, size = np.random.default_rng(seed), ((sizes**2).sum()/max(1, sizes.sum()) + 1)/2
+    parts, flipped, signs = [], [sums.sum(0)[None]], np.random.default_rng((seed, 1))
     for n in _blocks(draws, len(sums) + 1):
         weight = rng.exponential(size=(n, len(sums) + 1))
         parts.append((weight[:, :-1] @ sums, weight[:, :-1] @ counts, size*weight[:, -1]))
-    return PhotoDraws(*(np.concatenate(p) for p in zip(*parts)))
+        flipped.append((signs.integers(0, 2, (n, len(sums)))*2. - 1) @ sums)
+    weighted = [np.concatenate(p) for p in zip(*parts)]
+    return PhotoDraws(weighted[0], weighted[1], weighted[2], np.concatenate(flipped))
 
 # %% ../../nbs/206_research.paired.ipynb #6cbce1a5
 def one_sided(d: PhotoDraws) -> tuple[np.ndarray, np.ndarray]:
@@ -157,23 +162,29 @@ def holm(p: ArrayLike) -> np.ndarray:
     return out
 
 # %% ../../nbs/206_research.paired.ipynb #225e66b1
-def westfall_young(d: PhotoDraws) -> np.ndarray:
-    """Adjusted two-sided p-values of the columns (step-down minP); columns without any known
-    value: NaN."""
-    better, worse = one_sided(d)
-    p, known = np.minimum(better, worse), d.counts.max(0) > 0
-    n, added = len(d.added), d.added[:, None]
-    # how far in the tail each draw lies, of its own distribution
-    up, down = rankdata(d.sums - added, axis=0, method='max')/n, rankdata(-d.sums - added, axis=0,
-                                                                          method='max')/n
-    tail = np.minimum(up, down)
-    order = [k for k in np.argsort(p, kind='stable') if known[k]]
-    smallest, out = np.full(n, np.inf), np.full(len(p), math.nan)
-    for k in reversed(order):
+def _step_down(p: np.ndarray, tail: np.ndarray) -> np.ndarray:
+    "minP-adjusted p-values of `p`, from the tails of draws [draws, columns]."
+    smallest, out, order = np.full(len(tail), np.inf), np.empty(len(p)), np.argsort(p, kind='stable')
+    for k in order[::-1]:
         smallest = np.minimum(smallest, tail[:, k])
-        out[k] = (1 + (smallest <= p[k]).sum())/(1 + n)
+        out[k] = (1 + (smallest <= p[k]).sum())/(1 + len(tail))
     out[order] = np.minimum(1, np.maximum.accumulate(out[order]))
-    return np.fmax(out, np.where(known, np.minimum(1, 2*p), math.nan))
+    return out
+
+def westfall_young(d: PhotoDraws) -> np.ndarray:
+    """Adjusted two-sided p-values of the columns (step-down minP), the larger of those by random
+    weights and by random signs; columns without any known value: NaN."""
+    known = d.counts.max(0) > 0
+    p = np.minimum(*one_sided(d))[known]
+    sums, added = d.sums[:, known], d.added[:, None]
+    # how far in the tail each draw lies, of its own distribution
+    up, down = (rankdata(v, axis=0, method='max')/len(v) for v in (sums - added, -sums - added))
+    # what was seen is one of the draws; rounded, as sums in another order differ in the last digit
+    far = rankdata(-np.abs(d.flipped[:, known]).round(9), axis=0, method='max')/len(d.flipped)
+    both = np.maximum(_step_down(p, np.minimum(up, down)), _step_down(far[0], far[1:]))
+    out = np.full(len(known), math.nan)
+    out[known] = np.maximum(both, np.minimum(1, 2*p))
+    return out
 
 # %% ../../nbs/206_research.paired.ipynb #0a19ab61
 def power_mcnemar(n: float, better: float, worse: float, *, alpha: float = .05,
@@ -272,15 +283,17 @@ class NonInferiority:
     holds: bool
 
 def noninferior(new: ArrayLike, old: ArrayLike, photo: ArrayLike, margin: float = .02, *,
-                alpha: float = .05) -> NonInferiority:
-    "Paired non-inferiority of two 0/1 columns by Tango's bound at the effective number of items."
+                alpha: float = .05, draws: int = 4000) -> NonInferiority:
+    """Paired non-inferiority of two 0/1 columns: the lower of Tango's bound at the effective number
+    of items and of `photo_interval`, which also thinks of a photo that nobody has seen yet."""
     d = np.asarray(new, float) - np.asarray(old, float)
     deff = paired_design_effect(d, photo)
     # nothing discordant: a photo is worth one item
     if math.isnan(deff): deff = float(np.unique(np.asarray(photo), return_counts=True)[1].mean())
     counts = np.array([(d == 1).sum(), (d == -1).sum(), (~np.isnan(d)).sum()])/max(1., deff)
     found = tango_interval(*counts, level=1 - 2*alpha)
-    return NonInferiority(float(found.value), found.low, margin, deff, bool(found.low > -margin))
+    low = min(found.low, photo_interval(d, photo, level=1 - 2*alpha, draws=draws)[0].low)
+    return NonInferiority(float(found.value), low, margin, deff, bool(low > -margin))
 
 # %% ../../nbs/206_research.paired.ipynb #0cf040cc
 LISTS = ('primary', 'booster', 'merged', 'final')

@@ -65,6 +65,7 @@ def measures(items: pd.DataFrame, medium: float = .5) -> pd.DataFrame:
         raise ValueError('created_at has no time zone: read the log with read_items, or localise it')
     own = items['shape'].eq('items').to_numpy()
     best, below = items.final_top1.astype(float), medium_bands(items, medium)
+    told = own & items.match_type.notna().to_numpy()  # a file may not say what was answered
     number = lambda c: items[c].astype('Float64').astype(float).to_numpy()
     columns = {
         'photo': items.photo,
@@ -78,8 +79,8 @@ def measures(items: pd.DataFrame, medium: float = .5) -> pd.DataFrame:
         'tagging': number('tagged'),
         'candidates': number('candidates'),
         'confidence': best,
-        'fallback': np.where(best.notna(), best < below, np.where(own, 1., np.nan)),
-        'style': np.where(own, items.match_type.isin(['style', 'none']), np.nan),
+        'fallback': np.where(best.notna(), best < below, np.where(told, 1., np.nan)),
+        'style': np.where(told, items.match_type.isin(['style', 'none']), np.nan),
         'empty': empty_photos(items),
     }
     return pd.DataFrame(columns, index=items.index)
@@ -98,8 +99,9 @@ def daily(items: pd.DataFrame, days: int = 30, until: date | None = None) -> pd.
     index = pd.Index([end - timedelta(days=n) for n in range(days - 1, -1, -1)], name='day')
     rows = {}
     for day, part in table[table.day.isin(set(index))].groupby('day'):
-        basis = 'items' if (part['shape'] == 'items').any() else 'requests'
-        used = part[part['shape'] == basis.removesuffix('s') + ('s' if basis == 'items' else '')]
+        kinds = set(part['shape'])
+        basis = 'requests' if 'request' in kinds and 'items' not in kinds else 'items'
+        used = part[part['shape'] == ('request' if basis == 'requests' else 'items')]
         rows[day] = {
             'queries': part.photo.nunique(),
             'items': int((part['shape'] == 'items').sum()),
@@ -265,7 +267,7 @@ def check_text(c: Check) -> dict[str, Any]:
     }
 
 # %% ../../nbs/217_research.quality.ipynb #b65ccef3
-@dataclass
+@dataclass(kw_only=True)
 class Quality:
     """A day a row, the rules, drift against a reference (None: none given), and what could not be
     told."""
@@ -275,6 +277,7 @@ class Quality:
     notes: list[str] = field(default_factory=list)
     places: pd.DataFrame | None = None  # where the first score has drifted
     certificate: Any = None             # `watch.CertificateCheck` of the certificate in force
+    no_reference: bool = False          # drift was asked for, against days of which the log holds nothing
 
     @property
     def code(self) -> int:
@@ -282,7 +285,7 @@ class Quality:
         states = {c.state for c in self.checks}
         if 'red' in states or (self.certificate is not None and self.certificate.ended): return 2
         if 'yellow' in states or (self.drift is not None and self.drift.matters.any()): return 1
-        return 3 if states <= {'no data', 'cannot tell'} else 0
+        return 3 if self.no_reference or states <= {'no data', 'cannot tell'} else 0
 
     def table(self) -> pd.DataFrame:
         "The rules as text, to print."
@@ -309,6 +312,9 @@ def version_checks(seen: pd.DataFrame, until: date, rules: Sequence[Rule], *, re
 # %% ../../nbs/217_research.quality.ipynb #2b4703a4
 def drift_notes(found: Quality, reference: pd.DataFrame, live: pd.DataFrame) -> None:
     "Add drift against `reference` to what was found, or a note why it could not be checked."
+    if reference.empty:
+        found.no_reference = True
+        return found.notes.append('drift not checked: the log holds no row of the reference days.')
     try: found.drift = drift(reference, live)
     except ValueError as e: found.notes.append(f'drift not checked: {e}.')
     if found.drift is not None and len(found.drift):
@@ -324,7 +330,8 @@ def data_notes(found: Quality, seen: pd.DataFrame, relative: bool) -> list[str]:
     notes, holes = [], found.days.index[found.days.queries == 0]
     if len(holes):
         names = ', '.join(map(str, holes[:5])) + (' …' if len(holes) > 5 else '')
-        notes.append(f'{len(holes)} of {len(found.days)} days have no row in the log: {names}.')
+        have = 'has' if len(holes) == 1 else 'have'
+        notes.append(f'{len(holes)} of {len(found.days)} days {have} no row in the log: {names}.')
     if relative and seen.gate.isna().all() and len(seen):
         notes.append(
             "no row knows its gate: the plan's 0.65 is used for the primary score, and is meant "
@@ -343,7 +350,7 @@ def check_quality(
     end, seen = until or last_day(items), measures(items)
     healthy = measures(reference) if reference is not None and len(reference) else None
     checks = version_checks(seen, end, rules, relative=relative, reference=healthy)
-    found = Quality(daily(items, days, end), checks, notes=unknown(items))
+    found = Quality(days=daily(items, days, end), checks=checks, notes=unknown(items))
     found.notes += data_notes(found, seen, relative)
     if reference is not None:
         recent = (seen.day <= end) & (seen.day > end - timedelta(days=drift_days))

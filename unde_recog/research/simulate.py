@@ -273,6 +273,8 @@ class SimulationSpec:
             raise ValueError(f"backend={self.backend!r}: 'dual' or 'conditional' is needed")
         if self.skus < 40 or self.skus % len(_BRANDS):
             raise ValueError(f'skus={self.skus}: at least 40, and a multiple of {len(_BRANDS)}')
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f'explore={self.explore}: a share from 0 to 1 is needed')
 
 # %% ../../nbs/209_research.simulate.ipynb #b9926c10
 def _reranked(d: Mapping[str, np.ndarray], name: str, gain: float) -> np.ndarray:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['EventHandler', 'Drift', 'Plan', 'photo_key', 'outfit', 'darkened', 'scene_truth', 'draw_photo', 'read_scene',
-           'draw_photos', 'stock_day', 'goods_there', 'indexed_skus', 'import_world', 'stock_shop', 'shop_photos']
+           'draw_photos', 'stock_day', 'goods_there', 'indexed_skus', 'import_world', 'stock_shop', 'swapped',
+           'swap_vectors', 'shop_photos']
 
 # %% ../../nbs/220_research.simulated_street.ipynb #5162ce6a
 import hashlib, json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
@@ -43,6 +44,7 @@ class Drift:
     season: str | None = None     # worn from then on, and not before: spring, summer, autumn, winter
     search: float | None = None   # the booster's new chance of putting the right SKU first
     broken: str | None = None     # a fault of every booster call, see sandbox.faults
+    swapped: float = 0.           # share of the styles whose colours have changed places in the own index
 
 @dataclass(frozen=True)
 class Plan:
@@ -172,12 +174,12 @@ def goods_there(db: Databases, world: World) -> set[SkuKey]:
     return there
 
 def indexed_skus(db: Databases) -> int:
-    "How many SKUs have a vector of the default model's version."
+    "How many SKUs have a vector of the default model's version, of their own pictures."
     version = get_card(load_settings().EMBEDDER_MODEL).model_version
     with db.connect('vectors') as conn:
         (n,) = conn.execute(
             """select count(distinct (brand, sku_id)) from sku_image_embeddings
-               where model_version = %s""",
+               where model_version = %s and metadata->>'swapped' is null""",
             (version,),
         ).fetchone()  # type: ignore[misc]
     return n
@@ -214,6 +216,33 @@ def stock_shop(db: Databases, world: World, folder: Path, storage: Storage, *, d
     stock_day(db, world, folder, day)
     index_catalogue(db, load_embedder(preset='batch'), storage=storage)
     return True
+
+# %% ../../nbs/220_research.simulated_street.ipynb #fb7fbae5
+def swapped(world: World, share: float) -> dict[SkuKey, SkuKey]:
+    "Products of a share of the styles, and the one whose pictures the index has of each."
+    styles: dict[tuple[str, str], list[SkuKey]] = {}
+    for key, product in world.by_key.items():
+        styles.setdefault((key.brand, product.style_id), []).append(key)
+    pairs = [pair for style, keys in styles.items()
+             if chance('swapped', world.seed, *style).random() < share
+             for pair in zip(keys, keys[1:] + keys[:1])]
+    return {key: other for key, other in pairs if key != other}
+
+# %% ../../nbs/220_research.simulated_street.ipynb #903ff28d
+_SWAP = """update sku_image_embeddings e
+    set image_hash = o.image_hash, embedding = o.embedding, embedding_other = o.embedding_other,
+        phash = o.phash, metadata = e.metadata || '{"swapped": true}'
+    from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as s(brand, sku, from_brand, from_sku)
+    join sku_image_embeddings o on (o.brand, o.sku_id) = (s.from_brand, s.from_sku)
+    where (e.brand, e.sku_id) = (s.brand, s.sku)
+      and (e.model_version, e.image_rank) = (o.model_version, o.image_rank)
+      and not exists (select from sku_image_embeddings where metadata->>'swapped' is not null)"""
+
+def swap_vectors(db: Databases, places: Mapping[SkuKey, SkuKey]) -> int:
+    """Give vectors of other products to these, once; → how many. The next run of the index
+    (`unde-recog index`, `stock_shop`) mends it."""
+    columns = [[*c] for c in zip(*((*key, *other) for key, other in places.items()))]
+    with db.connect('vectors') as conn: return conn.execute(_SWAP, columns or [[]]*4).rowcount
 
 # %% ../../nbs/220_research.simulated_street.ipynb #d0347498
 def shop_photos(db: Databases, storage: Storage) -> list[tuple[bytes, SkuKey]]:

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from .anytime import certified_by, fortunes, label_until_certain, log_fortune
-from .anytime import path_counts, running_floor, sample_floor, stranger_counts
+from .anytime import path_counts, sample_floor, stranger_counts
 from .anytime import watch_certificate
 from .calibration import CalibrationSample, GatePath, check_in_force, confident
 from .calibration import fixed_sequence_test, icc_floor
 from .cost import forecast
-from .coverage import counts, live_path, tuned
+from .coverage import counts, counts_floor, live_path, tuned
 from .log_rows import as_items
 from .simulate import Street, draw
 from .studies import CHUNK, Counts, Study, broken_counts, drawn_sample, one_look
@@ -79,28 +79,27 @@ def in_force_study(photos: int = 250) -> Callable[[int], Counts]:
     return run
 
 # %% ../../nbs/238_research.study_table.ipynb #bf1de539
-def _logs(j: CalibrationSample, path: GatePath) -> np.ndarray:
-    "log fortunes [steps, photos]."
-    rate, n = path_counts(j, path).effective(sample_floor(j)[None], path.delta)
+def _logs(j: CalibrationSample, path: GatePath, steps: int | None = None) -> np.ndarray:
+    "log fortunes [steps, photos] of the first `steps` of a path."
+    some = replace(path, steps=path.steps[:steps])
+    rate, n = path_counts(j, some).effective(sample_floor(j, path)[None], path.delta)
     return log_fortune(rate*n, n, path.alpha)
 
 def _first(j: CalibrationSample, path: GatePath) -> float:
-    "Photos after which anything was certified; inf = never."
-    ever = certified_by(_logs(j, path), path.delta) >= 0
+    "Photos after which anything was certified, that is the first step; inf = never."
+    ever = certified_by(_logs(j, path, 1), path.delta) >= 0
     return float(ever.argmax() + 1) if ever.any() else math.inf
 
 def refusal_study(loss: float = .02, at: int = 100, most: int = 3000, icc: float = .2, *,
                   street: Street = Street()) -> Callable[[int], Counts]:
-    """Refused after `at` photos: photos named by the refusal against photos that then certified.
-
-    Anything is certified as soon as the first step is, so only that is followed."""
+    "Refused after `at` photos: photos named by the refusal against photos that then certified."
     path = live_path(.2, 1000)
-    first, world = replace(path, steps=path.steps[:1]), tuned(path, loss, street=street)
+    world = tuned(path, loss, street=street)
     def run(seed: int) -> Counts:
         found = dict.fromkeys(('refused', 'named', 'near', 'too few', 'too many', 'in range'), 0)
         for n in range(CHUNK):
             d = draw(most, 4, icc, seed*1009 + n, street=world)
-            when = _first(drawn_sample(d), first)
+            when = _first(drawn_sample(d), path)
             if when <= at or math.isinf(when): continue
             early = {k: v[d['photo'] < at] for k, v in d.items()}
             now = label_until_certain(drawn_sample(early), path)
@@ -129,18 +128,17 @@ def looks_study(icc: float, loss: float, photos: int = 500) -> Callable[[int], C
 # %% ../../nbs/238_research.study_table.ipynb #74303e56
 def looking_study(icc: float, loss: float = .01, most: int = 600) -> Callable[[int], Counts]:
     "Runs that one look after n photos certifies, and that a look after every photo has by then."
-    whole = live_path(icc, 1000)
-    path, street = replace(whole, steps=whole.steps[:1]), tuned(whole, loss)
+    path = live_path(icc, 1000)
+    street = tuned(path, loss)
     def run(seed: int) -> Counts:
         c = counts(path, street, icc, CHUNK, photos=most, items=4, seed=seed*1009)
         every, found = np.full(c['harm'].shape, 4.), {'runs': float(CHUNK)}
-        floor = running_floor(c['wrong'], c['harm'], every)
-        logs = fortunes(c['events'], c['sizes'], path.alpha, path.delta, floor=floor)
+        events, sizes = c['events'][:, :1], c['sizes'][:, :1]
+        logs = fortunes(events, sizes, path.alpha, path.delta, floor=counts_floor(c, 4))
         ever = certified_by(logs, path.delta)
         for n in range(10, most + 1, 10):
             alike = icc_floor(c['wrong'][:, :n], c['harm'][:, :n], every[:, :n])
-            once = fixed_sequence_test(c['events'][..., :n], c['sizes'][..., :n], path.alpha, path.delta,
-                                       floor=alike)
+            once = fixed_sequence_test(events[..., :n], sizes[..., :n], path.alpha, path.delta, floor=alike)
             found[f'one {n}'] = float((once.last >= 0).sum())
             found[f'any {n}'] = float((ever[:, n - 1] >= 0).sum())
         return found
@@ -173,7 +171,7 @@ def chosen_study(adversary: bool, loss: float = .051, photos: int = 800) -> Call
             kept = (rng.random(photos) < chance)[d['photo']]
             weight = 1/chance[d['photo'][kept]]
             j = drawn_sample({k: v[kept] for k, v in d.items()}, harm=harm[kept], weight=weight)
-            logs = _logs(j, path)[:1] if adversary else _logs(j, path)
+            logs = _logs(j, path, 1 if adversary else None)
             last.append(int(certified_by(logs, path.delta)[-1]))
             labels += int(j.photo.max()) + 1
         wrong = np.array([1., 0.]) if adversary else true
@@ -273,14 +271,14 @@ def later(study: Callable[..., Callable[[int], Counts]], *given: Any) -> Callabl
 def refusals() -> dict[str, Study]:
     "Photos named by a refusal against photos needed, in easy and in hard worlds."
     text, weak = 'photos named against photos needed, true loss ', Street(correlation=.5)
-    few = ('', 'near', 300)
+    no = ('', 'near')
     return {
         'refusal 1 %': Study(later(refusal_study, .01, 60), f'{text}1 %', '', 'near'),
         'refusal 2 %': Study(later(refusal_study, .02), f'{text}2 %', '22–43 % wrong', 'near'),
-        'refusal 2.5 %': Study(later(refusal_study, .025, 150), f'{text}2.5 %', *few),
-        'refusal 3 %': Study(later(refusal_study, .03, 250), f'{text}3 %', *few),
-        'refusal, ICC .5': Study(later(refusal_study, .02, 100, 3000, .5), f'{text}2 %, ICC .5', *few),
-        'refusal, weak': Study(later(weak_study, weak), f'{text}2 %, scores that say little', *few),
+        'refusal 2.5 %': Study(later(refusal_study, .025, 150), f'{text}2.5 %', *no),
+        'refusal 3 %': Study(later(refusal_study, .03, 250), f'{text}3 %', *no),
+        'refusal, ICC .5': Study(later(refusal_study, .02, 100, 3000, .5), f'{text}2 %, ICC .5', *no),
+        'refusal, weak': Study(later(weak_study, weak), f'{text}2 %, scores that say little', *no),
     }
 
 # %% ../../nbs/238_research.study_table.ipynb #66f10983
@@ -334,9 +332,10 @@ def economy_row(name: str, study: Study, c: Counts) -> dict[str, Any]:
     "Photos at the median beside one look of the same power, and what twice that number certifies."
     one, every = photos_for(c, 'one'), photos_for(c, 'any')
     at = min(2*one, max(int(k[4:]) for k in c if k.startswith('any ')))
-    twice = c[f'any {at:.0f}']/c['runs']
+    twice, once = (c[f'{way} {at:.0f}']/c['runs'] for way in ('any', 'one'))
     met = every <= 1.5*one and twice >= .8
-    return {'study': name, 'world': f'{study.title}: {every:.0f} at the median, one look {one:.0f}',
+    return {'study': name, 'world': f'{study.title}: {every:.0f} at the median, one look {one:.0f}; at '
+                     f'{at:.0f} one look certifies {once:.0%}',
             'reviewer found': study.found, 'without the remedy': '', 'now': f'{every/one:.2f} ×, {twice:.0%}',
             'asked': '≤ 1.5 ×, ≥ 80 %', 'met': 'yes' if met else 'missed', 'runs': int(c['runs'])}
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'PATTERNS', 'MANNERS', 'LUMA_KINDS', 'Way', 'Said', 'Question', 'typo', 'worth_of', 'wording',
-           'ask', 'questions', 'unheard', 'drawn_facts', 'drawn_shelf', 'russian_shelf', 'luma_facts', 'fill_shelf',
-           'ways', 'ndcg', 'measure', 'gain']
+           'ask', 'questions', 'foreign_questions', 'unheard', 'drawn_facts', 'drawn_shelf', 'russian_shelf',
+           'luma_facts', 'fill_shelf', 'ways', 'ndcg', 'measure', 'gain']
 
 # %% ../../nbs/248_research.text_search.ipynb #d2c8ff09
 import numpy as np
@@ -19,9 +19,9 @@ import pandas as pd
 import psycopg
 from psycopg.types.json import Jsonb
 from ..attributes import product_attributes
-from unde_recog.catalogue.words import (
-    Vocabulary, folded, forms, read_vocabulary, refresh_words, search_words, synonyms,
-)
+from ..catalogue.languages import LANGUAGES_TABLE, folded, read_table
+from ..catalogue.wordings import Vocabulary, synonyms, terms_of
+from ..catalogue.words import read_vocabulary, refresh_words, search_words
 from ..contracts import canonical_brand
 
 # %% ../../nbs/248_research.text_search.ipynb #2551f35e
@@ -143,11 +143,25 @@ def questions(facts: pd.DataFrame, n: int, seed: int = 0) -> list[Question]:
             found.append(Question(ask(row.kind, said, manner, rng), manner, worth))
     return found
 
+# %% ../../nbs/248_research.text_search.ipynb #9ee74ce3
+def foreign_questions(facts: pd.DataFrame, n: int, seed: int = 0) -> list[Question]:
+    "`n` questions a language of `languages.csv`; the manner names the language."
+    words = {(tongue, term): said for tongue, term, said in read_table(LANGUAGES_TABLE) if said}
+    known, found = facts[[k is not None for k in facts.kind]], []
+    for tongue in sorted({tongue for tongue, _ in words}):
+        rng = random.Random(seed)
+        for row in (known.iloc[rng.randrange(len(known))] for _ in range(n)):
+            terms = [(tongue, said.plain) for said in (row.kind, row.colour) if said is not None]
+            if len(terms) < 2 or not all(term in words for term in terms): continue
+            text = ' '.join(rng.choice(words[term]) for term in terms)
+            found.append(Question(text, tongue, worth_of(facts, row.kind, 'colour', row.colour)))
+    return found
+
 # %% ../../nbs/248_research.text_search.ipynb #967ce424
 def unheard(question: Question) -> bool:
     "Whether a word of the question is in no group of the table of synonyms."
-    known = {w for term in synonyms() for w in term.split()}
-    return any(not known & set(forms(w)) for w in folded(question.text).split())
+    known = {w: frozenset([w]) for term in synonyms() for w in term.split()}
+    return any(not terms_of(w, known) for w in folded(question.text).split())
 
 # %% ../../nbs/248_research.text_search.ipynb #eeab98f8
 def drawn_facts(world: Any) -> pd.DataFrame:

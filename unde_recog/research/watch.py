@@ -74,8 +74,8 @@ def check_certificate(state: CertificateState, log: pd.DataFrame, *, drifted: Se
     w = watch_certificate(log, state.alpha, delta=state.delta)
     ended = state.ended(now or datetime.now(timezone.utc))
     if ended is None and w.broken:
-        ended = (f'{w.losses} losses in {w.explored} explored garments are more than {state.alpha:.0%}: '
-                 f'alarm after {w.alarm} photos')
+        ended = (f'explored garments lose more than {state.alpha:.0%} (alarm after {w.alarm} photos '
+                 'that had one)')
     if ended is None and drifted: ended = f"{', '.join(drifted)} drifted from the calibration's data"
     fortune = float(w.fortune.max(initial=1.))
     return CertificateCheck(state, fortune, w.explored, w.losses, int(log['open'].sum()), ended)
