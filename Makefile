@@ -25,9 +25,10 @@ bench: $(VENV)/.dev
 	UNDE_POOLED_RECOGNITIONS=1000 UNDE_POOLED_REPORT=reports/two_at_once $(BIN)/python -m pytest -q --timeout=0 tests/db/test_pgbouncer.py
 	$(BIN)/python .ci/mutation.py 40
 
-# Every report of the research loop on simulated data; on the real log: unde-recog report NAME -p log database -p labels FILE.
+# Which committed reports are stale; then every report of the research loop on simulated data, anew. On the real log:
+# unde-recog report NAME -p log database -p labels FILE.
 reports: $(VENV)/.dev
-	$(BIN)/unde-recog report | grep -B1 -A1 'stale:' || true
+	$(BIN)/unde-recog report --stale
 	for name in ab_test threshold_calibration biased_logs credit_cost daily_quality model_comparison; do $(BIN)/unde-recog report $$name || exit 1; done
 
 # After editing notebooks: clean, export, README. Commit notebook and module together.

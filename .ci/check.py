@@ -284,6 +284,17 @@ def links():
             if not (p.parent/target).exists(): fail(f'{p.relative_to(ROOT)} links to {target}: no such file')
 
 
+def untrue_reports():
+    "No committed report tells of a model or a table that is another now (a notebook alone may be)."
+    sys.path.insert(0, str(ROOT))
+    from unde_recog.research.report import reports, stale, untrue
+
+    for name, notebook in reports().items():
+        if changed := untrue(stale(ROOT/'reports'/name, notebook)):
+            since = f"another {' and '.join(changed)} since"
+            fail(f'reports/{name}: {since}: run `unde-recog report {name}`')
+
+
 def leaks():
     bad = re.compile(rb'/root/|/work/|/home/\w+/|/opt/(pypi|wheels)|-----BEGIN [A-Z ]*PRIVATE KEY')
     for p in tracked():
@@ -321,7 +332,8 @@ def wheel():
 
 def main():
     in_sync()
-    for check in (notebooks, arrows, reading_order, lines, tests_beside, links, leaks): check()
+    checks = notebooks, arrows, reading_order, lines, tests_beside, links, leaks, untrue_reports
+    for check in checks: check()
     if sh(BIN/'ruff', 'check', '-q', '.').returncode: fail('ruff')
     if sh(BIN/'mypy').returncode: fail('mypy')
     if sh(sys.executable, '.ci/readme.py', '--check').returncode: fail('README.md')

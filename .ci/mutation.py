@@ -47,6 +47,7 @@ ROOMS = {
     'catalogue/reading': READERS,
     'catalogue/values': READERS,
     'catalogue/columns': READERS,
+    'catalogue/exports': READERS,
     'catalogue/shops': READERS,
     'catalogue/stock': [*READERS, 'tests/catalogue/test_imports.py', 'tests/catalogue/test_two_at_once.py'],
 }

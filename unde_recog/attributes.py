@@ -130,7 +130,7 @@ def common_value(attribute: str, values: Iterable[str],
 
 def type_of(name: str, category: str, vocabulary: Vocabulary | None = None) -> str | None:
     "The type of a product by its name and the shop's category."
-    head = _AFTER.split(fold(name))[0] + ' '
+    head = _AFTER.split(fold(name.replace('&', ' and ')))[0] + ' '
     named = find_terms('type', head, vocabulary)
     last = re.split(r'[/>|,]', category)[-1]
     shelf = common_value('type', (f.value for f in find_terms('type', last, vocabulary)), vocabulary)

@@ -10,15 +10,16 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['PRIMARY_K', 'BOOSTER_K', 'MERGE_K', 'vectors_of_all', 'wait_for_vector', 'ask_primary', 'exact_scores', 'ask_booster',
-           'evidence_for', 'is_sold', 'merge_step', 'retrieve', 'search_step', 'ask_tagger', 'local_step', 'tag_step',
-           'wants_context', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds', 'next_place', 'look_wider',
-           'show_unknown_stock', 'availability_step']
+           'evidence_for', 'is_sold', 'is_kind_sold', 'merge_step', 'retrieve', 'search_step', 'ask_tagger',
+           'local_step', 'tag_step', 'wants_context', 'context_step', 'stock_in_mall', 'stock_of', 'add_finds',
+           'next_place', 'look_wider', 'show_unknown_stock', 'availability_step']
 
 # %% ../nbs/146_candidates.ipynb #23b92691
 from .availability import Round, Stock, aware, feed_query, next_round, sort_by_malls
 from .catalogue.filters import afiltered
+from .catalogue.products import Product
 from .context import in_booster_share, ItemState, RequestContext, may_pay, timed
-from .contracts import Candidate, SkuKey, Tagger
+from .contracts import CATEGORIES, Candidate, SkuKey, Tagger
 from .db.database import arun
 from .evidence import Evidence, evidence_of
 from .gating import booster_thresholds, distinct, fuse, gate
@@ -95,6 +96,19 @@ def is_sold(item_state: ItemState, ctx: RequestContext) -> bool:
     "Whether anything of the garment's likely categories is sold; True where nobody knows."
     if not item_state.primary or not evidence_for(item_state, ctx): return True
     return any(c.fits for c in item_state.primary)
+
+# %% ../nbs/146_candidates.ipynb #ef9442a6
+async def is_kind_sold(item_state: ItemState, ctx: RequestContext) -> bool:
+    "Whether anything of the garment's own category is sold; True where nobody knows."
+    if not item_state.primary or not evidence_for(item_state, ctx): return True
+    own = item_state.item.category
+    others = {*CATEGORIES} - {'other', own}  # a shop's unknown kind may be it
+    if any(c.metadata.get('category') not in others for c in item_state.primary): return True
+    async def call(timeout: float) -> list[Product]:
+        window = ctx.settings.AVAILABILITY_WINDOW
+        return await ctx.catalogue.in_stock_products(own, None, None, window, now=ctx.now, limit=1)
+    found = await ctx.attempt('fallback', 'answer', call, item_state.degraded)
+    return found is None or bool(found)
 
 # %% ../nbs/146_candidates.ipynb #8af7632d
 async def merge_step(item_state: ItemState, ctx: RequestContext) -> None:

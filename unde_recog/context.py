@@ -208,6 +208,8 @@ class ItemState:
     tags: dict[str, str] = field(default_factory=dict)
     stock: Stock = field(default_factory=Stock)
     ranked: list[Candidate] = field(default_factory=list)
+    wearer: str | None = None  # whose clothes these are, as far as the photo says
+    long: bool | None = None  # whether a bottom reaches the ankles, as far as its box says
     reranked: bool = False
     kind: MatchType = 'none'
     reason: ItemReason | None = None

@@ -99,6 +99,7 @@ class Item:
     crop: Image.Image = field(repr=False)
     label: str = ''  # the detector's own word, e.g. 'Skirts'
     person_index: int = field(default=0, kw_only=True)  # who wears it, from the left
+    rivals: tuple[str, ...] = field(default=(), kw_only=True)  # less sure categories of the same find
     vector: np.ndarray | None = field(default=None, repr=False)  # of the crop, computed once
 
 # %% ../nbs/003_contracts.ipynb #4ffa7326

@@ -9,23 +9,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['FALLBACK_ASKED', 'FALLBACK_SHOWN', 'SHOWN', 'AGREES', 'EventHandler', 'mall_first', 'with_model_photos', 'judge_step',
-           'rerank_step', 'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes',
+__all__ = ['LONG', 'FALLBACK_ASKED', 'FALLBACK_SHOWN', 'SHOWN', 'AGREES', 'EventHandler', 'mall_first', 'with_model_photos',
+           'judge_step', 'rerank_step', 'wearer_of', 'for_another', 'is_long', 'of_another_length', 'unsuited',
+           'are_few', 'bands_in_force', 'likely_category', 'shop_type', 'Wanted', 'fallback_attributes',
            'products_like', 'fallback', 'reason_of', 'kinship', 'near_alternatives', 'alternatives', 'choose_step',
            'choose_matches', 'facts_of', 'with_known_stores', 'in_common', 'buyable_first', 'match_of', 'answer_step',
            'announce_candidates', 'run_steps', 'recognize_item']
 
 # %% ../nbs/147_pipeline.ipynb #23b92691
+from .attributes import canonical_value, lineage
 from .availability import Stock, with_stores
-from .candidates import availability_step, context_step, exact_scores, is_sold, local_step
-from .candidates import search_step, stock_of, tag_step
+from .candidates import availability_step, context_step, exact_scores, is_kind_sold, is_sold
+from .candidates import local_step, search_step, stock_of, tag_step
+from .catalogue.filters import gender_word
 from .catalogue.products import Facts, Product, parse_products, products_query
 from .context import ItemState, RequestContext, timed
-from .contracts import Candidate, ItemAnswer, ItemReason, Match, Reranker, SkuKey, Verdict
+from .contracts import Candidate, Item, ItemAnswer, ItemReason, Match, Reranker, SkuKey, Verdict
 from .db.database import DatabaseError, arun
 from .rerank import Bands, apply_verdicts, candidate_type, card_bands, may_match, pick, to_match
 from .resilience import end_tasks, track_cost
-from .tagging import agreements, colour_likeness, prefilter
+from .tagging import agreements, colour_likeness, known_attributes, prefilter
 
 # %% ../nbs/147_pipeline.ipynb #e5e5dd57
 def mall_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -69,6 +72,46 @@ async def rerank_step(item_state: ItemState, ctx: RequestContext) -> None:
         if judge is not None and offered and is_sold(item_state, ctx):
             await judge_step(item_state, ctx, judge)
 
+# %% ../nbs/147_pipeline.ipynb #77029e57
+def wearer_of(ctx: RequestContext) -> str | None:
+    """Whose clothes the photo of one person shows: women's where something was taken for a dress,
+    else None."""
+    items = [state.item for state in ctx.item_states]
+    several = len({item.person_index for item in items}) > 1
+    if ctx.filters.gender or several: return None  # said, or nobody knows whose dress it is
+    return 'women' if any('dress' in (item.category, *item.rivals) for item in items) else None
+
+def for_another(item_state: ItemState, candidate: Candidate) -> bool:
+    "Whether a product is sold to others than the wearer; False where nobody knows."
+    gender = gender_word(candidate.metadata.get('gender'))
+    return item_state.wearer is not None and gender not in (None, item_state.wearer)
+
+# %% ../nbs/147_pipeline.ipynb #55bcbcd3
+LONG = 1.3  # how many times as high as wide the box of a bottom is that reaches the ankles
+_LENGTHS = {'trousers': True, 'shorts': False, 'mini skirt': False, 'capri': None}
+
+def is_long(item: Item, photo_size: tuple[int, int] | None) -> bool | None:
+    "Whether a bottom reaches the ankles; None for what is none, or is cut off by the photo's edge."
+    xmin, ymin, xmax, ymax = item.box
+    if item.category != 'bottom' or photo_size is None or ymax >= .98*photo_size[1]: return None
+    return ymax - ymin >= LONG*(xmax - xmin)
+
+def of_another_length(item_state: ItemState, candidate: Candidate) -> bool:
+    "Whether a bottom is short and the garment long, or the reverse; False where nobody knows."
+    if item_state.long is None: return False
+    kind = canonical_value('type', known_attributes(candidate.metadata).get('type', ''))
+    lengths = [_LENGTHS[v] for v in lineage('type', kind) if v in _LENGTHS] if kind else []
+    return bool(lengths) and lengths[0] not in (None, item_state.long)
+
+# %% ../nbs/147_pipeline.ipynb #e8f3b3d3
+def unsuited(item_state: ItemState, candidate: Candidate) -> tuple[bool, bool]:
+    "Whether a product is for another than the wearer, and of another length."
+    return for_another(item_state, candidate), of_another_length(item_state, candidate)
+
+def are_few(item_state: ItemState, found: Sequence[Candidate]) -> bool:
+    "Whether fewer suit than a page shows at first: the rest is for others, or of another length."
+    return sum(not any(unsuited(item_state, c)) for c in found) < min(3, len(found))
+
 # %% ../nbs/147_pipeline.ipynb #7894826e
 def bands_in_force(item_state: ItemState, ctx: RequestContext) -> Bands | None:
     """The settings' bands for a judged answer, else the card's own; once the gate's certificate is
@@ -87,7 +130,8 @@ def likely_category(item_state: ItemState) -> str:
 def shop_type(item_state: ItemState) -> str | None:
     """The shops' own word for the kind of garment: the tags', else that of the nearest which say
     one."""
-    kinds = [c.metadata.get('attributes') or {} for c in item_state.merged if c.fits]
+    suited = [c for c in item_state.merged if c.fits and not of_another_length(item_state, c)]
+    kinds = [c.metadata.get('attributes') or {} for c in suited]
     words = [str(kind['type']) for kind in kinds if kind.get('type')][:3]
     return item_state.tags.get('type') or (words[0] if words else None)
 
@@ -133,27 +177,32 @@ async def products_like(item_state: ItemState, ctx: RequestContext,
         return await exact_scores(item_state, ctx, keys, timeout)
     scores = await ctx.attempt('fallback', 'answer', call, item_state.degraded) or {}
     def candidate(p: Product, score: float | None) -> Candidate:
-        known = {'category': p.category, 'colour': p.colour}
+        known = {'category': p.category, 'colour': p.colour, 'gender': p.gender, 'name': p.name}
         return Candidate(key=p.key, score=score or 0., primary=score, style_id=p.style_id, metadata=known)
     listed = [candidate(p, scores.get(p.key)) for p in found]
-    return sorted(listed, key=lambda c: -c.score)[:FALLBACK_SHOWN] if nearest else listed
+    by_likeness = sorted(listed, key=lambda c: (*unsuited(item_state, c), -c.score))
+    return by_likeness[:FALLBACK_SHOWN] if nearest else listed
 
 # %% ../nbs/147_pipeline.ipynb #c75f91ba
 async def fallback(item_state: ItemState, ctx: RequestContext) -> list[Candidate]:
     """Products of the same category and colour that the mall has, nearest first; where nothing
     near is known, the next best."""
+    here: list[Candidate] = []
     beside: list[Candidate] = []
+    known = bool(item_state.ranked or item_state.stock.gone)
     asked = fallback_attributes(item_state, ctx.mall, sold=is_sold(item_state, ctx))
     for wanted in asked:
         listed = await products_like(item_state, ctx, wanted)
         if listed is None: break
         if not listed: continue
         stock = await stock_of(item_state, ctx, listed)
-        if stock is None: return listed
-        if stock.here or item_state.ranked or item_state.stock.gone: return stock.here
+        if stock is None: return here or listed
+        here += [c for c in stock.here if c.key not in {h.key for h in here}]
+        if here and not (known and are_few(item_state, here)): return here
+        if known: continue
         unknown = 'stopped' in (stock.feed, item_state.stock.feed)
         beside = beside or [c.but(in_mall=None) if unknown else c for c in stock.elsewhere or stock.gone]
-    return beside
+    return here or beside
 
 # %% ../nbs/147_pipeline.ipynb #b23ca368
 def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
@@ -170,14 +219,15 @@ def reason_of(item_state: ItemState, ctx: RequestContext) -> ItemReason | None:
     return 'nothing_near'
 
 # %% ../nbs/147_pipeline.ipynb #e1a1f425
-def kinship(item_state: ItemState, candidate: Candidate) -> tuple[bool, int]:
-    """How far a product is from the garment in kind and colour: (of another category, 0 the same
-    colour, 1 near or unknown, 2 another one)."""
+def kinship(item_state: ItemState, candidate: Candidate) -> tuple[bool, bool, bool, int]:
+    """How far a product is from the garment in kind and colour: (of another category, for another
+    than the wearer, of another length, 0 the same colour, 1 near or unknown, 2 another one)."""
     category, colour = likely_category(item_state), item_state.tags.get('color')
     theirs, shade = candidate.metadata.get('colour'), item_state.tags.get('color_hex')
     degree = colour_likeness(colour, str(theirs), shade) if colour and theirs else None
     level = 1 if degree is None else 0 if degree == 1 else 1 if degree >= .5 else 2
-    return candidate.metadata.get('category', category) != category, level
+    another = candidate.metadata.get('category', category) != category
+    return another, *unsuited(item_state, candidate), level
 
 # %% ../nbs/147_pipeline.ipynb #84f614e9
 def near_alternatives(item_state: ItemState, *, sold: bool) -> list[Candidate]:
@@ -209,11 +259,14 @@ async def choose_step(item_state: ItemState, ctx: RequestContext) -> None:
     "Decide on the kind of the answer, what is shown, and why."
     await choose_matches(item_state, ctx)
     item_state.reason = reason_of(item_state, ctx)
+    if item_state.reason != 'nothing_near' or await is_kind_sold(item_state, ctx): return
+    item_state.reason = 'category_not_sold'
 
 async def choose_matches(item_state: ItemState, ctx: RequestContext) -> None:
     "Matches of the garment itself, else alternatives."
     item_state.kind, item_state.shown = pick(item_state.ranked, bands_in_force(item_state, ctx))
     if item_state.shown and item_state.kind in ('exact', 'similar'): return
+    item_state.wearer, item_state.long = wearer_of(ctx), is_long(item_state.item, ctx.photo_size)
     near = near_alternatives(item_state, sold=is_sold(item_state, ctx))
     shown = alternatives(await fallback(item_state, ctx), near, item_state, ctx.settings.FALLBACK_ORDER)
     item_state.shown = shown or item_state.ranked[:3] or item_state.stock.gone[:3]

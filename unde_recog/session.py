@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'Session', 'warmed', 'evidence_for', 'warn_without_thresholds',
-           'zero_shot_path', 'write_zero_shot', 'read_zero_shot', 'local_parts', 'own_parts', 'trial_primary',
-           'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer', 'changed', 'change_settings',
-           'watch_settings', 'take_index', 'follow_index']
+__all__ = ['log', 'close_session', 'close_parts', 'retire_parts', 'end_tasks', 'Session', 'warmed', 'evidence_for',
+           'warn_without_thresholds', 'zero_shot_path', 'write_zero_shot', 'read_zero_shot', 'local_parts', 'own_parts',
+           'trial_primary', 'wanted_trial', 'take_guard', 'build_parts', 'open_recognizer', 'changed',
+           'change_settings', 'watch_settings', 'take_index', 'follow_index']
 
 # %% ../nbs/149_session.ipynb #64df56c0
 from .contracts import Answer
@@ -49,6 +49,7 @@ def close_session(session: Session) -> None:
     for parts in (session.recognizer.parts, *(parts for parts, _ in session.retired)):
         session.run(close_parts(parts))
     session.run(session.recognizer.db.aclose())
+    session.run(end_tasks())
     session.loop.call_soon_threadsafe(session.loop.stop)
     session.thread.join()
     session.loop.close()
@@ -66,6 +67,13 @@ def retire_parts(session: Session, parts: Parts) -> None:
         session.retired = [entry for entry in session.retired if entry[0] is not parts]
         await close_parts(parts)
     session.retired.append((parts, asyncio.run_coroutine_threadsafe(later(), session.loop)))
+
+# %% ../nbs/149_session.ipynb #0f82f16b
+async def end_tasks(patience: float = 1.) -> None:
+    "Cancel what is still at work in this loop, and wait for it to end."
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest: task.cancel()
+    if rest: await asyncio.wait(rest, timeout=patience)
 
 # %% ../nbs/149_session.ipynb #46100e08
 class Session:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['COLOURS', 'UNTOLD', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'colour_names', 'colour_name',
-           'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'Wording', 'read_wordings',
+__all__ = ['COLOURS', 'UNTOLD', 'SYNONYMS', 'UNLIKE', 'EXACT', 'CONTRADICTED', 'rgb_to_lab', 'rgb_to_oklab', 'colour_names',
+           'colour_name', 'pixel_weights', 'dominant_colours', 'colour_tags', 'PixelTagger', 'Wording', 'read_wordings',
            'probabilities', 'TagCalibration', 'fit_zero_shot', 'ZeroShotTagger', 'LocalTagger', 'colours_in',
            'colour_likeness', 'agreement', 'colour_pattern', 'known_attributes', 'agreements', 'contradicts',
            'prefilter']
@@ -47,6 +47,23 @@ def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116*y - 16, 500*(x - y), 200*(y - z)], -1)
 
+# %% ../nbs/006_tagging.ipynb #6ab3cd99
+_TO_LMS = np.array([
+    [.4122214708, .5363325363, .0514459929],
+    [.2119034982, .6806995451, .1073969566],
+    [.0883024619, .2817188376, .6299787005],
+])
+_TO_OKLAB = np.array([
+    [.2104542553, .7936177850, -.0040720468],
+    [1.9779984951, -2.4285922050, .4505937099],
+    [.0259040371, .7827717662, -.8086757660],
+])
+_STRETCH = np.array([100, 350, 350])
+
+def rgb_to_oklab(rgb: np.ndarray) -> np.ndarray:
+    "sRGB 0–255, shape [..., 3] → Oklab, stretched to about the distances of Lab."
+    return np.cbrt(_to_linear(rgb) @ _TO_LMS.T) @ _TO_OKLAB.T*_STRETCH
+
 # %% ../nbs/006_tagging.ipynb #0f84b171
 COLOURS: Mapping[str, tuple[str, ...]] = {
     'black': ('#0c0c0e', '#1d1d20'),
@@ -61,15 +78,15 @@ COLOURS: Mapping[str, tuple[str, ...]] = {
     'red': ('#b3262e', '#d23a3a', '#7c1c26'),
     'pink': ('#e59ab0', '#f1c6cf', '#d1567e'),
     'purple': ('#6a4686', '#9c7bb4', '#4a2f5e'),
-    'blue': ('#2f62a8', '#5b8cc4', '#a3c1de', '#4a6a8e'),
+    'blue': ('#2f62a8', '#5b8cc4', '#a3c1de', '#4a6a8e', '#27386b'),
     'navy': ('#1b2440', '#222f52'),
 }
 _ANCHORS = [(name, anchor) for name, anchors in COLOURS.items() for anchor in anchors]
-_ANCHOR_LAB = rgb_to_lab(np.array([list(bytes.fromhex(anchor[1:])) for _, anchor in _ANCHORS]))
+_PLACES = rgb_to_oklab(np.array([list(bytes.fromhex(anchor[1:])) for _, anchor in _ANCHORS]))
 
 def colour_names(rgbs: Sequence[Sequence[int]]) -> list[str]:
-    "The nearest of the coarse names for each, by distance in Lab."
-    distances = ((_ANCHOR_LAB - rgb_to_lab(np.asarray(rgbs))[:, None])**2).sum(-1)
+    "The nearest of the coarse names for each, by distance in Oklab."
+    distances = ((_PLACES - rgb_to_oklab(np.asarray(rgbs))[:, None])**2).sum(-1)
     return [_ANCHORS[i][0] for i in distances.argmin(1)]
 
 def colour_name(rgb: Sequence[int]) -> str:
@@ -256,11 +273,11 @@ def colours_in(text: str) -> frozenset[str]:
     return frozenset(w for w in words if w in COLOURS)
 
 # %% ../nbs/006_tagging.ipynb #b2376ec8
-UNLIKE = 40.  # the distance in Lab from which two colours have nothing in common
+UNLIKE = 35.  # the distance in Oklab from which two colours have nothing in common
 
 def _anchors(names: frozenset[str]) -> np.ndarray:
-    "The Lab values of the anchors of some coarse names."
-    return _ANCHOR_LAB[[i for i, (name, _) in enumerate(_ANCHORS) if name in names]]
+    "The places of the anchors of some coarse names."
+    return _PLACES[[i for i, (name, _) in enumerate(_ANCHORS) if name in names]]
 
 @lru_cache(maxsize=4096)  # a garment is compared with many products, of few colours
 def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> float | None:
@@ -270,7 +287,7 @@ def colour_likeness(ours: str, theirs: str, ours_hex: str | None = None) -> floa
     if mine & other: return 1.
     seen = _anchors(mine)
     if ours_hex and re.fullmatch('#[0-9a-f]{6}', ours_hex.lower()):
-        seen = rgb_to_lab(np.array([[int(ours_hex[i:i+2], 16) for i in (1, 3, 5)]]))
+        seen = rgb_to_oklab(np.array([[int(ours_hex[i:i+2], 16) for i in (1, 3, 5)]]))
     distance = np.linalg.norm(seen[:, None] - _anchors(other)[None], axis=-1).min()
     return float(max(0., 1 - distance/UNLIKE))
 

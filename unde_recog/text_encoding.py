@@ -6,7 +6,7 @@
 __all__ = ['TWICE', 'EncodingUnclear', 'older_encoding', 'undo_twice', 'find_encoding']
 
 # %% ../nbs/004_text_encoding.ipynb #90f23e32
-import codecs, itertools, re, unicodedata
+import codecs, itertools, math, re, unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -138,9 +138,14 @@ def _too_many_accents(words: Iterable[str]) -> bool:
 _FREQUENT = set('оеаинтсрвлкмдпу')
 
 def _cyrillic(text: str) -> float:
-    "Share of frequent letters among the Cyrillic ones, capitals after capitals not counted."
-    letters = [c for c in text if 'а' <= c.lower() <= 'я']
+    "Share of frequent letters among the Cyrillic ones of its different words."
+    letters = [c for word in set(text.split()) for c in word if 'а' <= c.lower() <= 'я']
     return sum(c.lower() in _FREQUENT for c in letters)/len(letters) if letters else 0.
+
+def _telling(text: str) -> float:
+    "By how much a share of frequent letters must be larger to tell: a word alone says little."
+    letters = sum(c.isalpha() and not c.isascii() for word in set(text.split()) for c in word)
+    return max(.15, 1/math.sqrt(max(letters, 1)))
 
 _COMMON = {  # lead bytes of common characters
     'gb18030': range(0xB0, 0xD8), 'big5': range(0xA4, 0xC7), 'cp949': range(0xB0, 0xC9),
@@ -193,9 +198,9 @@ def _readings(sample: bytes) -> dict[str, str]:
     if 'cp1251' in found: found.pop('mac_cyrillic', None)
     share = {page: _cyrillic(text) for page, text in found.items() if _cyrillic(text)}
     if len(share) > 1:
-        top = max(share.values())
+        top = max(share, key=share.__getitem__)
         for page, value in share.items():
-            if value < top - .15: del found[page]
+            if value < share[top] - _telling(found[top]): del found[page]
     return found
 
 # %% ../nbs/004_text_encoding.ipynb #da3ddab5
@@ -212,7 +217,9 @@ def older_encoding(sample: bytes, name: str = 'the file') -> str:
         raise EncodingUnclear(f'{name}: the encoding is not clear (likely: {guesses}); give --encoding')
     words = [text.split() for text in found.values()]
     differing = next((w for w in zip(*words) if len(set(w)) > 1), [t[:20] for t in found.values()])
-    shown = ', or '.join(f'{page} ({word[:30]})' for page, word in zip(found, differing))
+    at = next((n for n, letters in enumerate(zip(*differing)) if len(set(letters)) > 1), 0)
+    part = slice(max(0, at - 15), at + 15)  # a row of a table may be one long word
+    shown = ', or '.join(f'{page} ({word[part]})' for page, word in zip(found, differing))
     raise EncodingUnclear(f'{name}: the encoding is not clear: {shown}; give --encoding')
 
 # %% ../nbs/004_text_encoding.ipynb #2f56277a

@@ -165,6 +165,19 @@ def test_polite_and_main_photos_first(db, tmp_path, shop):
     assert sum(gaps) > 11/40*.9  # never faster than the pace
 
 
+def test_a_slow_host_keeps_no_other_waiting(db, tmp_path, shop):
+    other = shop.url.replace('127.0.0.1', 'localhost')
+    add(db, {str(n): [f'{shop.url if n < 20 else other}/{n}.jpg'] for n in range(30)})
+    answer, served = shop.answer, threading.Event()
+    def held(h):
+        if h.headers['Host'].startswith('127.0.0.1'): assert served.wait(timeout=20)
+        answer(h)
+        if sum(shop.asked[f'{n}.jpg'] for n in range(20, 30)) == 10: served.set()
+    shop.answer = held
+    report = run_job(JOB, context(db, tmp_path, at_once=2, threads=4))
+    assert report.done['fetched'] == 30 and not report.failed
+
+
 RUN = '''
 import sys
 from unde_recog.db.database import LOGICALS, Databases

@@ -1,8 +1,11 @@
 "A run as a person sees it: a real terminal (a pty), rate, time left, failures, Ctrl+C."
+import contextlib
+import itertools
 import os
 import pty
 import re
 import select
+import signal
 import sys
 import threading
 import time
@@ -19,27 +22,30 @@ PRODUCTS = 60
 
 @pytest.fixture
 def photos():
-    "A server of photos, every tenth of which is not there."
-    body = to_jpeg(Image.new('RGB', (60, 90), 'navy'))
+    "(address, event) of a server of photos, a tenth missing; half of them wait for the event."
+    body, ready = to_jpeg(Image.new('RGB', (60, 90), 'navy')), threading.Event()
+    asked = itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            time.sleep(.05)
+            if next(asked) >= PRODUCTS/2: ready.wait(60)
             self.send_response(404 if self.path.endswith('0.jpg') else 200)
             self.send_header('Content-Length', str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(OSError): self.wfile.write(body)
         def log_message(self, *args): pass
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
+    yield f'http://127.0.0.1:{server.server_port}', ready
+    ready.set()
     server.shutdown()
     server.server_close()
 
 
-def in_terminal(words, env, stop_at=None):
-    "(screens, exit code) of a command in a terminal; Ctrl+C is pressed once `stop_at` was seen."
+def in_terminal(words, env, stop_at=None, then=lambda: None):
+    """(screens, exit code) of a command in a terminal; Ctrl+C is pressed once `stop_at` was seen, and
+    `then` called."""
     pid, fd = pty.fork()
     if pid == 0: os.execvpe(words[0], words, env)
     said, pressed, ends = '', False, time.monotonic() + 90
@@ -52,24 +58,28 @@ def in_terminal(words, env, stop_at=None):
         if stop_at and not pressed and re.search(stop_at, said):
             os.write(fd, b'\x03')
             pressed = True
+            then()
+    else: os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     os.close(fd)
     return [line for line in re.split(r'[\r\n]+', said) if line.strip()], os.waitstatus_to_exitcode(status)
 
 
 def test_a_run_in_a_terminal(db, fresh_url, tmp_path, photos):
+    address, ready = photos
     with db.connect('catalogue') as conn, conn.cursor() as cursor:
         cursor.executemany(
             'insert into raw_products (source, brand, external_id, image_urls, image_views) '
             "values ('s', 'hm', %s, %s, '[\"front\"]')",
-            [(f'p{n}', Jsonb([f'{photos}/{n}.jpg'])) for n in range(PRODUCTS)],
+            [(f'p{n}', Jsonb([f'{address}/{n}.jpg'])) for n in range(PRODUCTS)],
         )
     kept = {k: v for k, v in os.environ.items() if k not in ('COLUMNS', 'LINES', 'NO_COLOR')}
     env = kept | {'DATABASE_URL': fresh_url, 'UNDE_DATA_DIR': str(tmp_path), 'ALLOW_PRIVATE_URLS': 'true',
                   'TERM': 'xterm', 'COLUMNS': '110'}
     program = [sys.executable, '-c', 'from unde_recog.cli import app; app()']
     words = [*program, 'photos', 'run', '--rate', '40']
-    lines, code = in_terminal(words, env, stop_at=r'2\d/60')
+    # what is under way is waited for
+    lines, code = in_terminal(words, env, stop_at=r'[23]\d/60', then=ready.set)
     stopped = re.search(r'photos: stopped at (\d+) of 60; the next run goes on', '\n'.join(lines))
     assert code == 130 and int(stopped[1]) < 60
     lines, code = in_terminal(words, env)

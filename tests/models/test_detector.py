@@ -16,6 +16,7 @@ from unde_recog.models.registry import ModelUnavailable, sha256_of
 from unde_recog.models.detector import (
     OWN_DETECTOR,
     OnnxDetector,
+    as_item,
     open_detector,
 )
 from unde_recog.models.detector_card import (
@@ -27,6 +28,7 @@ from unde_recog.models.detector_card import (
 )
 from unde_recog.models.detector_outputs import (
     Finds,
+    Found,
     corners,
     gather,
     join_pairs,
@@ -34,7 +36,9 @@ from unde_recog.models.detector_outputs import (
     overlaps,
     peaks,
     suppress,
+    without_rivals,
 )
+from unde_recog.models.groups import Worn
 from unde_recog.settings import load_settings
 from unde_recog.wardrobe.world import World
 
@@ -264,6 +268,43 @@ def test_doubles_go_and_pairs_join():
     )
     far = np.array([[0, 90, 10, 97], [80, 90, 90, 97.]])
     assert len(join_pairs(far)) == 2 and len(join_pairs(far[:1])) == 1
+
+
+COAT = Found((50, 90, 150, 420), 'outerwear', .5, '')
+JUMPER = Found((80, 100, 120, 240), 'top', .4, '')
+TROUSERS = Found((70, 230, 130, 600), 'bottom', .45, '')
+
+
+@pytest.mark.parametrize('other, one', [
+    (Found((55, 100, 150, 425), 'dress', .3, ''), COAT),  # a buttoned coat, taken for a dress
+    (TROUSERS._replace(box=(70, 230, 130, 430), score=.4), TROUSERS),  # cut at the knee
+])
+def test_one_garment_is_found_once(other, one):
+    outfit = [COAT, TROUSERS, JUMPER]
+    found = without_rivals([*outfit, other])
+    assert [g._replace(rivals=()) for g in found] == outfit
+    assert one.category not in [g.category for g in without_rivals([other._replace(score=.6), *outfit])
+                                if g.box == one.box]
+
+
+def test_a_garment_notes_what_else_it_was_taken_for():
+    as_dress = Found((60, 110, 140, 440), 'dress', .3, '')
+    skirt = as_dress._replace(category='bottom', score=.4)
+    again = skirt._replace(score=.2)
+    (found,) = without_rivals([skirt, as_dress, again])
+    assert found == skirt._replace(rivals=('dress',))
+    (other,) = without_rivals([as_dress._replace(score=.5), found])  # of two looks at one person
+    assert (other.category, other.rivals) == ('dress', ('bottom',))
+    assert as_item(PHOTO, Worn(found, 1)).rivals == ('dress',)
+
+
+@pytest.mark.parametrize('outfit', [
+    [COAT, TROUSERS, JUMPER],
+    [COAT, Found((75, 120, 125, 420), 'dress', .3, '')],  # an open coat over a dress
+    [COAT, JUMPER._replace(box=(52, 95, 148, 410))],  # a jacket whose top shows above and below
+    [TROUSERS, TROUSERS._replace(box=(85, 420, 115, 600))],  # a child stands in front
+])
+def test_what_is_worn_in_layers_stays(outfit): assert without_rivals(outfit) == outfit
 
 
 def test_our_maps_read_back_the_boxes_they_were_drawn_from(tmp_path):

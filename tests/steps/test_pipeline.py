@@ -1,6 +1,8 @@
 "All steps on a real database: paths, faults, log rows, and what a person is shown."
 import asyncio
 import uuid
+from concurrent.futures import CancelledError
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -12,12 +14,14 @@ from unde_recog.catalogue.stock import import_availability
 from unde_recog.context import ItemState, Parts
 from unde_recog.contracts import CATEGORIES, Box, Candidate, Item, SkuKey, Verdict
 from unde_recog.db.database import LOGICALS, DatabaseError, Databases, run
+from unde_recog.detect import cut
 from unde_recog.embedder import load_embedder
+from unde_recog.evidence import EvidenceTable
 from unde_recog.media.images import ImageError, to_jpeg
 from unde_recog.jobs.index import index_catalogue
 from unde_recog.candidates import availability_step, search_step
 from unde_recog.catalogue.products import fallback_query
-from unde_recog.pipeline import Wanted, products_like
+from unde_recog.pipeline import Wanted, alternatives, is_long, products_like
 from unde_recog.recognizer import Recognizer, brands_of_mall, new_context
 from unde_recog.session import Session, own_parts
 from unde_recog.request_log import RequestLog
@@ -361,6 +365,67 @@ def test_alternatives_are_of_the_same_kind_and_colour_first(open_session, shop, 
     assert scores[0] < scores[-1]  # the nearer ones of other colours follow
 
 
+class Seen:
+    "A detector that finds one garment in the upper half, and what else it may be."
+    name, local = 'seen', True
+
+    def __init__(self, category, *rivals): self.category, self.rivals = category, rivals
+
+    async def detect(self, photo, *, timeout):
+        box = 0, 0, photo.width*2//3, photo.height//2
+        return [replace(cut(photo, box, self.category, .4), rivals=self.rivals)]
+
+
+def genders(session, world, *boxes, **how):
+    "For whom the alternatives for the first garment of a grey photo are."
+    photo = Image.new('RGB', (300, 600), '#777777')
+    found = session.recognize(photo, boxes=boxes or None, now=NOW, **how).items[0]
+    assert found.match_type == 'style'
+    return [world.product(SkuKey(m.brand, m.external_id)).gender for m in found.matches]
+
+
+def test_with_a_dress_go_womens_clothes_first(open_session, world):
+    "An order of alternatives, no filter: the men's follow, and whoever says for whom is believed."
+    session = open_session()
+    trousers, dress = (
+        {'box': [0, top, 200, top + 300], 'category': category}
+        for category, top in (('bottom', 0), ('dress', 300))
+    )
+    alone, dressed = genders(session, world, trousers), genders(session, world, trousers, dress)
+    assert set(alone) == {'women', 'men'} and sorted(alone) == sorted(dressed)
+    assert dressed == sorted(dressed, reverse=True) != alone
+    assert set(genders(session, world, trousers, dress, filters=Filters(gender='men'))) == {'men'}
+
+
+def test_what_was_taken_for_a_dress_says_for_whom_too(open_session, world):
+    "A skirt, as nobody takes trousers for a dress."
+    alone, skirt = (
+        genders(open_session(lambda p: replace(p, detector=Seen('bottom', *rivals))), world)
+        for rivals in ((), ('dress',))
+    )
+    assert sorted(alone) == sorted(skirt) and skirt == sorted(skirt, reverse=True) != alone
+
+
+@pytest.mark.parametrize('size, order', [
+    ((100, 260), ['black jeans', 'blue jeans', 'black shorts']),
+    ((100, 110), ['black shorts', 'black jeans', 'blue jeans']),
+    ((100, 500), ['black jeans', 'black shorts', 'blue jeans']),  # the photo ends there: nobody knows
+])
+def test_trousers_are_answered_by_trousers(size, order):
+    "Length before colour, colour before likeness; the others follow."
+    width, height = size
+    item = Item(Box(0, 0, width, height), 'bottom', .6, Image.new('RGB', size))
+    state = ItemState(index=0, item=item, tags={'color': 'black', 'color_hex': '#101012'})
+    state.long = is_long(item, (100, 500))
+    goods = [('black', 'jeans', .3), ('blue', 'jeans', .4), ('black', 'shorts', .2)]
+    found = [
+        Candidate(key=SkuKey('mine', f'{colour} {kind}'), score=score,
+                  metadata={'category': 'bottom', 'colour': colour, 'attributes': {'type': kind}})
+        for colour, kind, score in goods
+    ]
+    assert [c.key.external_id for c in alternatives([], found, state, 'likeness')] == order
+
+
 class Away:
     "A primary whose embedder is down."
     name, version = 'pgvector', 'none'
@@ -500,6 +565,14 @@ def test_without_a_database_the_error_names_it(shop, world):
     assert 'planted-secret' not in str(e.value)
 
 
+def test_a_session_ends_what_is_left_in_its_loop(open_session):
+    session = open_session()
+    left = asyncio.run_coroutine_threadsafe(asyncio.sleep(60), session.loop)
+    session.close()
+    with pytest.raises(CancelledError): left.result(5)
+    assert session.loop.is_closed() and not session.thread.is_alive()
+
+
 def test_many_at_once_each_get_their_own(open_session, world):
     session = open_session()
 
@@ -584,6 +657,20 @@ def test_a_kind_that_nobody_sells_is_said_and_nothing_is_bought(open_session, wo
     columns = 'reason', 'pgvector_top1_score', 'pgvector_top1_cosine'
     ((reason, score, cosine),) = rows(session, answer, *columns)
     assert reason == 'category_not_sold' and score < cosine
+
+
+def test_a_kind_that_nobody_sells_is_said_though_what_it_may_be_is_sold(open_session, world):
+    "An unsure hat may be a bag, so bags are looked at; but what is not sold is a hat."
+    kinds = {world.garment(key).category for key in world.keys}
+    assert 'bag' in kinds and not kinds & {'accessory', 'hat'}
+    def unsure(parts):
+        chances = dict.fromkeys(CATEGORIES, .005) | {'hat': .7, 'bag': .265}
+        parts.primary.evidence = EvidenceTable(edges=(0., 1.), rows={'hat': (chances,)})
+        return replace(parts, detector=Seen('hat'))
+    session = open_session(unsure)
+    (item,) = session.recognize(world.photo(world.keys[0], 'back'), now=NOW).items
+    assert item.reason == 'category_not_sold' and item.match_type == 'style'
+    assert {world.garment((m.brand, m.external_id)).category for m in item.matches} == {'bag'}
 
 
 def test_a_stopped_feed_is_the_reason(open_session, world):

@@ -134,7 +134,8 @@ def site(shop, vendors):
     with serving(
         load_settings(
             env={},
-            **shop[1] | vendors.settings() | {'GEMINI_API_KEY': None, 'ANTHROPIC_API_KEY': None},
+            **shop[1] | vendors.settings()
+            | {'GEMINI_API_KEY': None, 'ANTHROPIC_API_KEY': None, 'REQUEST_DEADLINE': '30s'},
         )
     ) as url:
         for _ in range(600):
@@ -146,10 +147,11 @@ def site(shop, vendors):
 
 class Line:
     """A TCP proxy in front of the service that hears what the browser sends; while `armed`, it
-    ends a connection soon after `mark` has gone to the browser."""
+    ends a connection once `mark` has gone to the browser and `seen` is set."""
 
     def __init__(self, port, mark=b'event: candidates'):
         self.port, self.mark, self.armed, self.cuts, self.received = port, mark, False, 0, []
+        self.seen = threading.Event()
         self.door = socket.create_server(('127.0.0.1', 0))
         self.url = f'http://127.0.0.1:{self.door.getsockname()[1]}'
         threading.Thread(target=self._accept, daemon=True).start()
@@ -172,9 +174,9 @@ class Line:
                     seen = (seen + data)[-200_000:]
                     if (at := seen.find(self.mark)) >= 0 and (end := seen.find(b'\n\n', at)) >= 0:
                         b.sendall(data[:max(0, len(data) - (len(seen) - end - 2))])
-                        self.armed, self.cuts = False, self.cuts + 1
                         # a browser throws away what it had not read yet when the line breaks
-                        time.sleep(.3)
+                        self.seen.wait(timeout=30)
+                        self.armed, self.cuts = False, self.cuts + 1
                         break
                 b.sendall(data)
         for s in (a, b):
@@ -246,7 +248,7 @@ def visit(browser, site):
 def until(page, expression, what=None):
     """Wait for a JavaScript expression to hold; Chromium's own waiting needs eval, which the
     content policy forbids."""
-    for _ in range(300):
+    for _ in range(600):
         if page.evaluate(f'() => Boolean({expression})'): return
         page.wait_for_timeout(50)
     raise AssertionError(
@@ -434,6 +436,8 @@ def test_stream_cut_in_the_middle(visit, line, scene, shop):
     )
     line.armed = True
     upload(page, fresh(scene))
+    page.wait_for_selector('[data-state=first] .card')
+    line.seen.set()
     page.wait_for_selector('.problem')
     assert line.cuts == 1 and 'The line broke off' in page.locator('.problem').inner_text()
     # what was known is still there
@@ -974,9 +978,13 @@ def test_colours_prices_and_stock_by_tapping(visit, scene, world):
     row = page.locator('.item:has(.ways)').first
     assert row.locator('.card[data-sku]').count() == 2 and '2 colours' in row.locator('.ways').inner_text()
     assert 'currency not given' in row.locator('.card').first.inner_text()
+    sheet, large = page.locator('#sheet'), page.locator('#sheet img.large')
     row.locator('.open').first.tap()
-    sheet = page.locator('#sheet')
-    first = sheet.locator('img.large').get_attribute('src')
+    for _ in range(50):
+        if large.count(): break
+        page.wait_for_timeout(100)
+    else: row.locator('.open').first.tap()  # the tap fell into the page's last redrawing
+    first = large.get_attribute('src')
     sheet.get_by_role('button', name='Show it in red').tap()
     assert sheet.locator('img.large').get_attribute('src') != first
     assert 'red' in sheet.locator('figcaption').last.inner_text()

@@ -36,13 +36,12 @@ def tower_of(settings: Settings, db: Any) -> tuple[Any, str] | None:
 # %% ../../nbs/353_commands.find.ipynb #a19b8337
 def find_products(settings: Settings, db: Any, words: str, *, k: int, mall: str | None) -> dict[str, Any]:
     "What the service answers to a search by words, as a dictionary."
-    from unde_recog.catalogue.price_limits import within_price
-    from unde_recog.catalogue.words import WordIndex, blend
+    from unde_recog.catalogue.words import WordIndex, allowed, blend
     from unde_recog.search import layout_query, parse_layout, search
     from unde_recog.db.database import run as ask
     with db.connect('catalogue') as conn:
         hits = WordIndex(settings.SEARCH_LANGUAGE).search(conn, words, max(100, 3*k))
-    found, said, depth = list(hits.candidates), 'words', max(500 if hits.limit else 100, 3*k)
+    found, said, depth = list(hits.candidates), 'words', max(500 if hits.limited else 100, 3*k)
     if hits.asked and (tower := tower_of(settings, db)):
         embedder, version = tower
         with db.connect('vectors') as conn:
@@ -53,11 +52,14 @@ def find_products(settings: Settings, db: Any, words: str, *, k: int, mall: str 
         from unde_recog.vendors.text_source import TextSource
         if near := asyncio.run(TextSource(settings, timeout=10.).search(db, hits.asked, depth)):
             found, said = blend(found, near.candidates, share=1 - weight), f'{near.version} and {said}'
-    with db.connect('catalogue') as conn: found = within_price(conn, found, hits.limit)
+    with db.connect('catalogue') as conn: found = allowed(conn, found, hits, settings.SEARCH_LANGUAGE)
     return {
         'asked': hits.asked,
         'corrected': dict(hits.corrected),
         'limit': hits.limit.text if hits.limit else '',
+        'size': hits.size.text if hits.size else '',
+        'unmatched': list(hits.unmatched),
+        'left_out': list(hits.left_out),
         'model_version': said,
         'matches': matches_of(settings, db, found, mall=mall, k=k),
     }
@@ -89,7 +91,7 @@ Count = Annotated[int, typer.Option('-k', help='Number of products.', min=1, max
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, as the service answers.')]
 
 def show_found(found: dict[str, Any]) -> None:
-    "A table of products, corrected words, the limit of the price, and what the search used."
+    "A table of products, what became of the words, the limits, and what the search used."
     table = plain_table(['', 'product', 'brand', 'price', 'where', 'score'])
     for n, m in enumerate(found['matches'], 1):
         row = product_lines(m), brand_name(m.brand), price_text(m), where_lines(m), f'{m.score:.2f}'
@@ -97,7 +99,9 @@ def show_found(found: dict[str, Any]) -> None:
     if found['matches']: out.print(table)
     for written, meant in found['corrected'].items():
         err.print(f'searched for {meant!r} instead of {written!r}', highlight=False)
-    if found['limit']: err.print(found['limit'], highlight=False)
+    for word in found['unmatched']: err.print(f'no product is described as {word!r}', highlight=False)
+    for word in found['left_out']: err.print(f'left out: {word}', highlight=False)
+    for limit in filter(None, (found['limit'], found['size'])): err.print(limit, highlight=False)
     count = f"{len(found['matches'])} products" if found['matches'] else 'no product'
     out.print(f"[dim]{count} found by {found['model_version']}[/]")
 

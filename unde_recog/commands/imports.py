@@ -20,10 +20,10 @@ from ..settings import load_settings
 
 # %% ../../nbs/342_commands.imports.ipynb #f767d0f4
 File = Annotated[Path, typer.Argument(
-    help='A CSV, TSV, Parquet or Excel file with the columns below, unless --map is given.'
+    help='A CSV, TSV, Parquet, Excel or RSS file with the columns below, unless --map is given.'
 )]
 Mapping = Annotated[str | None, typer.Option(
-    '--map', help='magento, shopify, woocommerce, or a JSON file {"ours": "theirs"}.'
+    '--map', help='google, magento, prestashop, shopify, woocommerce, or a JSON file {"ours": "theirs"}.'
 )]
 Brand = Annotated[str | None,
                   typer.Option(help='Brand of every row, if the file has no brand column.')]
@@ -114,12 +114,17 @@ WooCommerce: unde-recog import products wc-products.csv --map woocommerce --bran
 
 Magento: unde-recog import products catalog_product.csv --map magento --brand Luma --images media
 
+PrestaShop: unde-recog import products product_list.csv --map prestashop --brand Nordlys
+
+Google Merchant feed: unde-recog import products feed.tsv --map google (RSS and Atom need no --map)
+
 Excel, Parquet: unde-recog import products feed.xlsx --map ours.json
 
 Stock in local time: unde-recog import availability stock.csv --timezone Europe/Madrid
 
 Stock by SKU: unde-recog import availability stock_sources.csv --map magento --brand Luma --fetched-at now
-(shopify: the inventory export; woocommerce: the product export, with --store-id)'''
+(shopify: the inventory export; google: the feed of local inventory; woocommerce, prestashop: the product
+export, with --store-id)'''
 
 # %% ../../nbs/342_commands.imports.ipynb #1db2175d
 COLUMNS = {
@@ -130,7 +135,7 @@ COLUMNS = {
               'longitude, timezone.',
     'availability': 'brand, store_id, product_id, fetched_at, and sizes_in_stock or quantity (needed). '
                     'product_id is the external_id of the product, or the SKU of one of its sizes as '
-                    'Magento, Shopify and WooCommerce export them: then a quantity will do. '
+                    'the exports of shop systems have them: then a quantity will do. '
                     'An empty sizes_in_stock means out of stock.',
 }
 

@@ -6,7 +6,6 @@
 __all__ = ['export_app', 'LogFile', 'Since', 'Labels', 'ReportsFolder', 'export_log', 'export_metrics']
 
 # %% ../../nbs/352_commands.log_files.ipynb #82b96a10
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +28,10 @@ def export_log(file: LogFile, since: Since = None, labels: Labels = None) -> Non
     with report_errors():
         from unde_recog.research.log_files import log_source, untied, write_log, write_table
         from unde_recog.research.records import outcomes, read_labels
-        start = datetime.fromisoformat(since).replace(tzinfo=timezone.utc) if since else None
-        items = log_source('database', since=start)
-        if labels is None: write_log(untied(items), file)
+        from unde_recog.research.report import day_start
+        # people and photos renamed: an export outlives what is deleted
+        items = untied(log_source('database', since=day_start(since or '', '--since')))
+        if labels is None: write_log(items, file)
         else: write_table(outcomes(items, read_labels(labels)), file)
         print(file)
 

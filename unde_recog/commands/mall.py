@@ -23,13 +23,14 @@ def size(
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     "Per brand: stores, SKUs in stock, indexed SKUs, photos to add to the booster, credits, euros."
+    from unde_recog.availability import known_mall
     from unde_recog.catalogue.sizing import mall_brands
     from unde_recog.db.database import open_databases
     from unde_recog.research.cost import euros
     with report_errors():
         settings = load_settings()
         with open_databases(settings) as db, db.connect('catalogue') as conn:
-            brands = mall_brands(conn, name, settings.AVAILABILITY_WINDOW)
+            brands = mall_brands(conn, known_mall(conn, name), settings.AVAILABILITY_WINDOW)
         rows = [b._asdict() | {'credits': b.credits} for b in brands]
         whole = {k: sum(r[k] for r in rows) for k in rows[0] if k != 'brand'}
         rows.append({'brand': 'all'} | whole)

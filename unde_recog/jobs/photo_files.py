@@ -5,13 +5,13 @@
 # %% ../../nbs/139_jobs.photo_files.ipynb #b061e301
 from __future__ import annotations
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 # %% auto #0
 __all__ = ['ATTEMPTS', 'JOB', 'PhotoJobOptions', 'base_addresses', 'full_address', 'PhotoRow', 'wanted_photos', 'copy_listed',
@@ -124,6 +124,9 @@ class DuePhoto(NamedTuple):
     etag: str | None
     state: str
 
+    @property
+    def host(self) -> str: return urlsplit(self.photo.url).netloc.lower()
+
 def due_photos(
     conn: psycopg.Connection, brands: Sequence[str] | None, days: float
 ) -> list[DuePhoto]:
@@ -150,16 +153,23 @@ def fetch_one(
         except ImageError as e: found = Fetched(kind='storage', detail=str(e))
     return Outcome(due, found._replace(data=b''))
 
-def fetch_all(due: Sequence[DuePhoto], work: Any, threads: int) -> Iterator[Outcome]:
-    "`work` each photo, a few at once; in the order in which they are done."
-    waiting, running = iter(due), set[Future[Outcome]]()
+# %% ../../nbs/139_jobs.photo_files.ipynb #0bd5072b
+def fetch_all(due: Sequence[DuePhoto], work: Any, threads: int, at_once: int = 2) -> Iterator[Outcome]:
+    "`work` each photo: hosts side by side, each in the order given; → as they are done."
+    lanes: dict[str, deque[DuePhoto]] = {}
+    for one in due: lanes.setdefault(one.host, deque()).append(one)
+    free = deque([host for _ in range(at_once) for host in lanes])
+    running: dict[Future[Outcome], str] = {}
+    def start() -> None:
+        while free and len(running) < threads:
+            if lane := lanes[host := free.popleft()]: running[pool.submit(work, lane.popleft())] = host
     with ThreadPoolExecutor(threads, thread_name_prefix='fetch') as pool:
         try:
-            while True:
-                while len(running) < 4*threads and (one := next(waiting, None)) is not None:
-                    running.add(pool.submit(work, one))
-                if not running: return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
+            start()
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done: free.append(running.pop(future))
+                start()
                 for future in done: yield future.result()
         finally:
             for future in running: future.cancel()
@@ -329,7 +339,7 @@ def run_photos(context: JobContext) -> JobReport:
     how = {'timeout': chosen.timeout, 'allow_private': context.settings.ALLOW_PRIVATE_URLS}
     work = partial(fetch_one, storage=context.storage, limits=limits, **how)
     try:
-        for outcome in fetch_all(due, work, chosen.threads): notes.add(outcome)
+        for outcome in fetch_all(due, work, chosen.threads, chosen.at_once): notes.add(outcome)
     finally: notes.write()
     with context.db.connect('catalogue') as conn: settle_status(conn, brands)
     made = make_collages(context, brands) if chosen.collages else 0

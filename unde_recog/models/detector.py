@@ -119,7 +119,7 @@ def as_item(photo: Image.Image, worn: Worn) -> Item:
     "The item of a garment, cut from the photo."
     g = worn.garment
     item = cut(photo, g.box, g.category, min(1., g.score), label=g.label)
-    return replace(item, person_index=worn.person_index)
+    return replace(item, person_index=worn.person_index, rivals=g.rivals)
 
 # %% ../../nbs/079_models.detector.ipynb #2dc99532
 OWN_DETECTOR = 'street-garments'
