@@ -11,7 +11,7 @@ from PIL import Image
 from unde_recog.availability import UnknownMall
 from unde_recog.catalogue.imports import import_products, import_stores
 from unde_recog.catalogue.stock import import_availability
-from unde_recog.context import ItemState, Parts
+from unde_recog.context import CAPS, ItemState, Parts
 from unde_recog.contracts import CATEGORIES, Box, Candidate, Item, SkuKey, Verdict
 from unde_recog.db.database import LOGICALS, DatabaseError, Databases, run
 from unde_recog.detect import cut
@@ -79,6 +79,14 @@ def open_session(shop):
         return sessions[-1]
     yield make
     for s in sessions: s.close()
+
+
+@pytest.fixture
+def hurry(monkeypatch):
+    "Shortens the time of one step, in seconds; the others keep what the long deadline of the tests gives."
+    return lambda step, seconds: monkeypatch.setitem(
+        CAPS, step, seconds/load_settings(env={}).REQUEST_DEADLINE.total_seconds()
+    )
 
 
 def rows(session, answer, *columns):
@@ -220,13 +228,15 @@ def test_conditional_does_not_pay_when_sure(open_session, world):
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
 @pytest.mark.parametrize('backend', ['conditional', 'dual', 'ximilar'])
-def test_a_broken_booster_leaves_the_primarys_list(open_session, world, backend, fault, caplog):
+def test_a_broken_booster_leaves_the_primarys_list(
+    open_session, world, backend, fault, caplog, hurry
+):
+    hurry('booster', .5)
     session = open_session(
         lambda p: Parts(primary=p.primary, booster=Booster(fault=fault)),
         SEARCH_BACKEND=backend,
         CONFIDENCE_THRESHOLD=1.0,
         MARGIN=1.0,
-        REQUEST_DEADLINE='3s',
     )
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert (
@@ -252,12 +262,12 @@ class Blind:
     [(hang, ['ximilar_detect']), (broken, ['ximilar_detect']), (None, [])],
     ids=['hang', 'nonsense', 'nothing found'],
 )
-def test_the_own_detector_stands_in(open_session, world, fault, left_out):
+def test_the_own_detector_stands_in(open_session, world, fault, left_out, hurry):
+    hurry('detect', .5)
     street = world.scene(6, size=(512, 768)).image
-    alone = open_session(REQUEST_DEADLINE='4s').recognize(street, now=NOW)
+    alone = open_session().recognize(street, now=NOW)
     answer = open_session(
-        lambda p: Parts(primary=p.primary, detector=Blind(fault), local_detector=p.detector),
-        REQUEST_DEADLINE='4s',
+        lambda p: Parts(primary=p.primary, detector=Blind(fault), local_detector=p.detector)
     ).recognize(street, now=NOW)
     assert (
         len(alone.items) > 1
@@ -298,10 +308,9 @@ async def _offered(session, world, mall):
 
 
 @pytest.mark.parametrize('fault', [hang, broken], ids=['hang', 'nonsense'])
-def test_a_broken_judge_leaves_the_order_of_retrieval(open_session, world, fault):
-    session = open_session(
-        lambda p: Parts(primary=p.primary, reranker=Judge(fault=fault)), REQUEST_DEADLINE='1s'
-    )
+def test_a_broken_judge_leaves_the_order_of_retrieval(open_session, world, fault, hurry):
+    hurry('rerank', .5)
+    session = open_session(lambda p: Parts(primary=p.primary, reranker=Judge(fault=fault)))
     answer = session.recognize(world.photo(world.keys[0]), now=NOW)
     assert answer.degraded == ['judge_rerank'] and not answer.items[0].reranked and answer.items[0].matches
 
@@ -499,10 +508,8 @@ def test_a_slow_vector_takes_nothing_from_its_neighbours(open_session, world, ca
         slow = Slow(parts.primary)
         return Parts(primary=slow)
 
-    session, boxes = (
-        open_session(plug, REQUEST_DEADLINE='2s'),
-        [{'box': [0, 0, 300, 300], 'category': c} for c in ('top', 'bag', 'shoes')],
-    )
+    session = open_session(plug, REQUEST_DEADLINE='10s')
+    boxes = [{'box': [0, 0, 300, 300], 'category': c} for c in ('top', 'bag', 'shoes')]
     top, bag, shoes = session.recognize(
         world.photo(world.keys[0], 'front'), boxes=boxes, user_mall=world.mall_names[0], now=NOW
     ).items
