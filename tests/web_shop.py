@@ -88,12 +88,14 @@ class Shop:
             conn.execute(f'drop database if exists {self.name} with (force)')
 
 
-def events(response):
-    "[(event, data)] of a stream that is read to its end."
+def events(response, on_comment=lambda: None):
+    "[(event, data)] of a stream that is read to its end; `on_comment` is called at each heartbeat."
     import json
     found, kind = [], None
     for line in response.iter_lines():
         if line.startswith('event: '): kind = line[7:]
         elif line.startswith('data: '): found.append((kind, json.loads(line[6:])))
-        elif line.startswith(':'): found.append(('comment', line))
+        elif line.startswith(':'):
+            found.append(('comment', line))
+            on_comment()
     return found

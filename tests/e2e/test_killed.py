@@ -483,10 +483,10 @@ def test_redis_away_for_longer_than_a_task_may_take(shop, tmp_path):
     with Redis(tmp_path, True) as broker:
         queue = queue_of(broker)
         tasks = [send(queue, shop, n % 6) for n in range(6)]
-        with Worker(shop, broker, soft=2):
+        with Worker(shop, broker, soft=5):
             eventually(lambda: len(rows_of(shop, tasks)) >= 2)
             broker.kill()
-            time.sleep(4)
+            time.sleep(7)
             broker.start()
             queue.close()
             queue = queue_of(broker)
