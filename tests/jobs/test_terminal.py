@@ -22,13 +22,16 @@ PRODUCTS = 60
 
 @pytest.fixture
 def photos():
-    "(address, event) of a server of photos, a tenth missing; half of them wait for the event."
-    body, ready = to_jpeg(Image.new('RGB', (60, 90), 'navy')), threading.Event()
+    """(address, ready, stopped) of a server of photos, a tenth missing; half of them wait for the event
+    `ready`, and then take their time until the event `stopped`."""
+    body, ready, stopped = to_jpeg(Image.new('RGB', (60, 90), 'navy')), threading.Event(), threading.Event()
     asked = itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            if next(asked) >= PRODUCTS/2: ready.wait(60)
+            if next(asked) >= PRODUCTS/2:
+                ready.wait(60)
+                stopped.wait(2)  # Ctrl+C may reach the run late
             self.send_response(404 if self.path.endswith('0.jpg') else 200)
             self.send_header('Content-Length', str(len(body)))
             self.end_headers()
@@ -37,8 +40,9 @@ def photos():
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}', ready
+    yield f'http://127.0.0.1:{server.server_port}', ready, stopped
     ready.set()
+    stopped.set()
     server.shutdown()
     server.server_close()
 
@@ -66,7 +70,7 @@ def in_terminal(words, env, stop_at=None, then=lambda: None):
 
 
 def test_a_run_in_a_terminal(db, fresh_url, tmp_path, photos):
-    address, ready = photos
+    address, ready, stopped = photos
     with db.connect('catalogue') as conn, conn.cursor() as cursor:
         cursor.executemany(
             'insert into raw_products (source, brand, external_id, image_urls, image_views) '
@@ -80,8 +84,9 @@ def test_a_run_in_a_terminal(db, fresh_url, tmp_path, photos):
     words = [*program, 'photos', 'run', '--rate', '40']
     # what is under way is waited for
     lines, code = in_terminal(words, env, stop_at=r'[23]\d/60', then=ready.set)
-    stopped = re.search(r'photos: stopped at (\d+) of 60; the next run goes on', '\n'.join(lines))
-    assert code == 130 and int(stopped[1]) < 60
+    stopped.set()
+    done = re.search(r'photos: stopped at (\d+) of 60; the next run goes on', '\n'.join(lines))
+    assert code == 130 and int(done[1]) < 60
     lines, code = in_terminal(words, env)
     bars = [line for line in lines if '━' in line]
     assert any(re.search(r' \d+(\.\d)?/s, \d+ s left, \d failed', line) for line in bars)

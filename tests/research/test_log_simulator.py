@@ -162,6 +162,7 @@ settings = load_settings(
     SEARCH_BACKEND='dual',
     CONFIDENCE_THRESHOLD=.4,
     MARGIN=.02,
+    REQUEST_DEADLINE={str(chosen().REQUEST_DEADLINE.total_seconds()) + 's'!r},
 )
 say = lambda what, done, total: print(what, done, flush=True)
 labels = {str(tmp_path / 'l.csv')!r}
