@@ -51,7 +51,9 @@ def in_terminal(words, env, stop_at=None, then=lambda: None):
     """(screens, exit code) of a command in a terminal; Ctrl+C is pressed once `stop_at` was seen, and
     `then` called."""
     pid, fd = pty.fork()
-    if pid == 0: os.execvpe(words[0], words, env)
+    if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a shell; background jobs ignore it
+        os.execvpe(words[0], words, env)
     said, pressed, ends = '', False, time.monotonic() + 90
     while time.monotonic() < ends:
         if not select.select([fd], [], [], .2)[0]: continue
